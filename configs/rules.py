@@ -1,0 +1,235 @@
+"""What the values of a config must satisfy, key by key and across keys."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from configs.defaults import GLUE_TASKS
+
+BUILTIN = "builtin:"
+
+# (test, what is expected): a rule of one value.
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _at_least(low: float) -> Rule:
+    return lambda value: value >= low, f"at least {low}"
+
+
+def _above(low: float) -> Rule:
+    return lambda value: value > low, f"more than {low}"
+
+
+def _between(low: float, high: float) -> Rule:
+    """low <= value < high"""
+    return lambda value: low <= value < high, f"at least {low} and below {high}"
+
+
+def _inside(low: float, high: float) -> Rule:
+    """low < value < high"""
+    return lambda value: low < value < high, f"more than {low} and below {high}"
+
+
+def _one_of(*names: str) -> Rule:
+    return lambda value: value in names, "one of " + ", ".join(names)
+
+
+def _each(rule: Rule) -> Rule:
+    test, expected = rule
+    return lambda values: all(test(value) for value in values), f"each {expected}"
+
+
+_FILE_NAME: Rule = (
+    lambda value: (
+        value == "" or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value) is not None
+    ),
+    "a plain file name of letters, digits, `.`, `_` and `-`, as folders are named after it",
+)
+
+RULES: dict[str, Rule] = {
+    "SYSTEM.NUM_GPUS": _at_least(-1),
+    "SYSTEM.MAX_MEMORY_IN_GB": _above(0),
+    "SYSTEM.NUM_WORKERS": _at_least(0),
+    "WANDB.MODE": _one_of("disabled", "offline", "online"),
+    "TOKENIZER.VOCAB_SIZE": _at_least(100),
+    "DATASET.ID": _FILE_NAME,
+    "DATASET.HUGGINGFACE_DATASETS": _each((lambda pair: len(pair) == 2, "a [name, subset] pair")),
+    "DATASET.NUM_TRAIN_SHARDS": _at_least(0),
+    "DATASET.NUM_TEST_SHARDS": _at_least(0),
+    "DATASET.FRAC_TEST": _inside(0, 1),
+    "DATASET.MAX_SEQ_LENGTH": _between(8, 65536),
+    "DATASET.MASKED_LM_PROB": _inside(0, 1),
+    "DATASET.MAX_PREDICTIONS_PER_SEQ": _at_least(1),
+    "DATASET.SHORT_SEQ_PROB": _between(0, 1),
+    "DATASET.DUP_FACTOR": _at_least(1),
+    "DATASET.SEED": _at_least(0),
+    "MODEL.TYPE": _one_of("bert-mlm"),
+    "MODEL.ENCODER_LN_MODE": _one_of("pre-ln", "post-ln"),
+    "MODEL.HIDDEN_SIZE": _at_least(1),
+    "MODEL.NUM_HIDDEN_LAYERS": _at_least(1),
+    "MODEL.NUM_ATTENTION_HEADS": _at_least(1),
+    "MODEL.INTERMEDIATE_SIZE": _at_least(1),
+    "MODEL.HIDDEN_ACT": _one_of("gelu", "gelu_new", "relu", "silu"),
+    "MODEL.HIDDEN_DROPOUT_PROB": _between(0, 1),
+    "MODEL.ATTENTION_PROBS_DROPOUT_PROB": _between(0, 1),
+    "MODEL.INITIALIZER_RANGE": _above(0),
+    "MODEL.LAYER_NORM_EPS": _above(0),
+    "PRETRAIN.ID": _FILE_NAME,
+    "PRETRAIN.NUM_STEPS": _at_least(0),
+    "PRETRAIN.BATCH_SIZE": _at_least(1),
+    "PRETRAIN.MICRO_BATCH_SIZE": _at_least(1),
+    "PRETRAIN.LEARNING_RATE": _above(0),
+    "PRETRAIN.WARMUP_PROPORTION": _between(0, 1),
+    "PRETRAIN.LR_CURVE": _one_of("elastic_step_decay", "linear", "cosine", "constant"),
+    "PRETRAIN.ESD_R": _inside(0.5, 1),
+    "PRETRAIN.ESD_L": _at_least(1),
+    "PRETRAIN.OPTIMIZER": _one_of("adamw", "adam", "sgd", "sgd-momentum"),
+    "PRETRAIN.ADAM_BETA1": _between(0, 1),
+    "PRETRAIN.ADAM_BETA2": _between(0, 1),
+    "PRETRAIN.ADAM_EPS": _above(0),
+    "PRETRAIN.MOMENTUM": _between(0, 1),
+    "PRETRAIN.WEIGHT_DECAY": _at_least(0),
+    "PRETRAIN.GRADIENT_CLIPPING": _at_least(0),
+    "PRETRAIN.PRECISION": _one_of("auto", "fp16", "bf16", "fp32"),
+    "PRETRAIN.SEED": _at_least(0),
+    "PRETRAIN.PRINT_STEPS": _at_least(1),
+    "PRETRAIN.CHECKPOINT_STEPS": _at_least(1),
+    "PRETRAIN.KEEP_CHECKPOINTS": _at_least(1),
+    "PRETRAIN.VALIDATION_STEPS": _at_least(1),
+    "PRETRAIN.VALIDATION_MICRO_BATCH": _at_least(1),
+    "PRETRAIN.VALIDATION_SAMPLES": _at_least(0),
+    "FINETUNE.TASKS": _each(_one_of(*GLUE_TASKS)),
+    "FINETUNE.STILT_TASKS": _each(_one_of(*GLUE_TASKS)),
+    "FINETUNE.SEEDS": (lambda seeds: seeds and min(seeds) >= 0, "at least one seed, none below 0"),
+    "FINETUNE.MAX_SEQ_LENGTH": _at_least(8),
+    "FINETUNE.WEIGHT_DECAY": _at_least(0),
+    "FINETUNE.WARMUP_PROPORTION": _between(0, 1),
+    "FINETUNE.LR_SCHEDULER_TYPE": _one_of("polynomial", "linear", "cosine", "constant_with_warmup"),
+    "FINETUNE.MAX_GRAD_NORM": _above(0),
+    "FINETUNE.EVAL_BATCH_SIZE": _at_least(1),
+    "FINETUNE.MULTIPROCESS_GPU_LIST": _each(
+        (lambda gpus: gpus and min(gpus) >= 0, "a list of GPU numbers, e.g. [0, 1]")
+    ),
+}
+
+GRID_RULES: dict[str, Rule] = {
+    "EPOCHS": _each(_at_least(1)),
+    "BATCH_SIZES": _each(_at_least(1)),
+    "LEARNING_RATES": _each(_above(0)),
+}
+
+
+def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> list[str]:
+    """One line for every value or combination of values that cannot work.
+
+    stages: those that will run, None for all. What only the others need is not looked at.
+    """
+    problems = []
+    for key, (test, expected) in _rules_of(config):
+        value = _get(config, key)
+        if not test(value):
+            problems.append(f"{key}: value out of range, got {value!r}, expected {expected}")
+    running = {
+        stage
+        for stage in ("dataset", "pretrain", "finetune", "result_collection")
+        if config[stage.upper()].ENABLED and (stages is None or stage in stages)
+    }
+    problems += _model_problems(config)
+    if "dataset" in running:
+        problems += _dataset_problems(config)
+    if "finetune" in running:
+        problems += _finetune_problems(config)
+    return problems
+
+
+def _rules_of(config: CfgNode) -> Iterator[tuple[str, Rule]]:
+    yield from RULES.items()
+    for task in config.FINETUNE.GRID:
+        for name, rule in GRID_RULES.items():
+            yield f"FINETUNE.GRID.{task}.{name}", rule
+
+
+def _get(config: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def _model_problems(config: CfgNode) -> Iterator[str]:
+    hidden_size, heads = config.MODEL.HIDDEN_SIZE, config.MODEL.NUM_ATTENTION_HEADS
+    if heads > 0 and hidden_size % heads:
+        yield (
+            f"MODEL.HIDDEN_SIZE: not divisible by MODEL.NUM_ATTENTION_HEADS, got {hidden_size}, "
+            f"expected a multiple of {heads}"
+        )
+    room = config.DATASET.MAX_SEQ_LENGTH - 2
+    if config.DATASET.MAX_PREDICTIONS_PER_SEQ > room:
+        yield (
+            "DATASET.MAX_PREDICTIONS_PER_SEQ: more than a sample has tokens, got "
+            f"{config.DATASET.MAX_PREDICTIONS_PER_SEQ}, expected at most "
+            f"DATASET.MAX_SEQ_LENGTH - 2 = {room}"
+        )
+
+
+def _dataset_problems(config: CfgNode) -> Iterator[str]:
+    dataset, tokenizer = config.DATASET, config.TOKENIZER
+    if not dataset.CUSTOMIZED_DATASETS and not dataset.HUGGINGFACE_DATASETS:
+        yield (
+            "DATASET.CUSTOMIZED_DATASETS: no text to train on, expected folders here or "
+            "[name, subset] pairs in DATASET.HUGGINGFACE_DATASETS"
+        )
+    for folder in dataset.CUSTOMIZED_DATASETS:
+        if folder.startswith(BUILTIN):
+            if folder != "builtin:python-docs":
+                yield (
+                    f"DATASET.CUSTOMIZED_DATASETS: unknown built-in text, got {folder}, "
+                    "expected builtin:python-docs"
+                )
+        elif not Path(folder).is_dir():
+            yield _no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
+    name = tokenizer.NAME_OR_PATH
+    looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
+    if not tokenizer.TRAIN and looks_like_a_path and not Path(name).exists():
+        yield (
+            f"TOKENIZER.NAME_OR_PATH: not there, got {Path(name).absolute()}, expected a folder "
+            "in Hugging Face format or a vocab.txt"
+        )
+
+
+def _finetune_problems(config: CfgNode) -> Iterator[str]:
+    finetune = config.FINETUNE
+    if not finetune.TASKS:
+        yield "FINETUNE.TASKS: no task, expected at least one of " + ", ".join(GLUE_TASKS)
+    for task in finetune.TASKS:
+        for name in GRID_RULES:
+            if not finetune.GRID[task][name] and not finetune.GRID.DEFAULT[name]:
+                yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"
+    if finetune.GLUE_DIR.startswith(BUILTIN):
+        if finetune.GLUE_DIR != "builtin:demo":
+            yield (
+                f"FINETUNE.GLUE_DIR: unknown built-in benchmark, got {finetune.GLUE_DIR}, "
+                "expected builtin:demo"
+            )
+    elif finetune.GLUE_DIR and not Path(finetune.GLUE_DIR).is_dir():
+        yield _no_folder("FINETUNE.GLUE_DIR", finetune.GLUE_DIR)
+    stilt_tasks = [task for task in finetune.STILT_TASKS if task in finetune.TASKS]
+    if stilt_tasks and "MNLI" not in finetune.TASKS:
+        yield (
+            f"FINETUNE.STILT_TASKS: {', '.join(stilt_tasks)} start from the best MNLI model, but "
+            "MNLI is not in FINETUNE.TASKS; add it there, or set FINETUNE.STILT_TASKS: []"
+        )
+    if "MNLI" in finetune.STILT_TASKS:
+        yield "FINETUNE.STILT_TASKS: MNLI cannot start from itself, expected other tasks"
+    if not finetune.MODEL_NAME_OR_PATH and finetune.MAX_SEQ_LENGTH > config.DATASET.MAX_SEQ_LENGTH:
+        yield (
+            "FINETUNE.MAX_SEQ_LENGTH: longer than the pretrained model's positions, got "
+            f"{finetune.MAX_SEQ_LENGTH}, expected at most DATASET.MAX_SEQ_LENGTH = "
+            f"{config.DATASET.MAX_SEQ_LENGTH}"
+        )
+
+
+def _no_folder(key: str, folder: str) -> str:
+    return f"{key}: folder is not there, got {Path(folder).absolute()}, expected a folder"

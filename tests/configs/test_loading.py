@@ -1,0 +1,257 @@
+"""Loading: the manual's files load unchanged, types are mended, and every mistake is named."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from configs.defaults import get_default_config
+from configs.loading import flatten, load_config
+from configs.manual import MANUAL, comments, render
+from configs.rules import GRID_RULES, RULES
+from pipeline.errors import ConfigError
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+SHIPPED = sorted((PROJECT / "configs").rglob("*.yaml"))
+
+# The YAML files of the user manual's figure 4 and the classic ones of the first toolkit.
+SEED_FILES = {
+    "data-preprocess": """
+SYSTEM:
+  NUM_GPUS: 8
+DATASET:
+  HUGGINGFACE_DATASETS:
+    - [wikipedia, 20220301.en]
+    - [bookcorpusopen, plain_text]
+PRETRAIN:
+  ENABLED: False
+  NUM_STEPS: 57500
+FINETUNE:
+  ENABLED: False
+RESULT_COLLECTION:
+  ENABLED: False
+TOKENIZER:
+  NAME_OR_PATH: bert-large-uncased
+""",
+    "train": """
+SYSTEM:
+  NUM_GPUS: 8
+DATASET:
+  ENABLED: False
+  HUGGINGFACE_DATASETS:
+    - [wikipedia, 20220301.en]
+    - [bookcorpusopen, plain_text]
+PRETRAIN:
+  NUM_STEPS: 57500
+TOKENIZER:
+  NAME_OR_PATH: bert-large-uncased
+""",
+    "customized": """
+SYSTEM:
+  NUM_GPUS: 4
+  MAX_MEMORY_IN_GB: 64
+DATASET:
+  ENABLED: False
+  ID: bert-dataset
+  CUSTOMIZED_DATASETS:
+    - raw_data/wikipedia
+    - raw_data/bookcorpus
+PRETRAIN:
+  NUM_STEPS: 23000
+  OPTIMIZER: adamw
+  LEARNING_RATE: 1e-3
+TOKENIZER:
+  NAME_OR_PATH: bert-large-uncased
+""",
+    "simple": """
+SYSTEM:
+  NUM_GPUS: 4
+DATASET:
+  HUGGINGFACE_DATASETS:
+    - [wikipedia, 20220301.simple]
+    - [wikipedia, 20220301.frr]
+PRETRAIN:
+  NUM_STEPS: 100
+FINETUNE:
+  MULTIPROCESS_GPU_LIST:
+    - [0, 1]
+    - [2, 3]
+WANDB:
+  API_KEY: 0123456789abcdef
+TOKENIZER:
+  NAME_OR_PATH: bert-large-uncased
+""",
+}
+
+
+def load_text(tmp_path: Path, text: str, *overrides: str):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return load_config(file, overrides)
+
+
+def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, text, *overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_load(path, monkeypatch, tmp_path):
+    (tmp_path / "raw_data" / "my_texts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    load_config(path)
+
+
+@pytest.mark.parametrize("name", SEED_FILES)
+def test_seed_files_load_unchanged(tmp_path, name):
+    config = load_text(tmp_path, SEED_FILES[name])
+    assert config.SYSTEM.NUM_GPUS in (4, 8)
+    assert config.PRETRAIN.LEARNING_RATE == 1e-3
+
+
+def test_defaults_are_the_papers():
+    flat = flatten(get_default_config())
+    paper = {
+        "PRETRAIN.NUM_STEPS": 23000,
+        "PRETRAIN.BATCH_SIZE": 4096,
+        "PRETRAIN.LEARNING_RATE": 1e-3,
+        "PRETRAIN.WARMUP_PROPORTION": 0.06,
+        "PRETRAIN.ESD_R": 2**-0.5,
+        "PRETRAIN.ESD_L": 6,
+        "PRETRAIN.OPTIMIZER": "adamw",
+        "PRETRAIN.ADAM_BETA1": 0.9,
+        "PRETRAIN.ADAM_BETA2": 0.98,
+        "PRETRAIN.ADAM_EPS": 1e-6,
+        "PRETRAIN.WEIGHT_DECAY": 0.01,
+        "MODEL.HIDDEN_SIZE": 1024,
+        "MODEL.NUM_HIDDEN_LAYERS": 24,
+        "MODEL.HIDDEN_DROPOUT_PROB": 0.1,
+        "DATASET.MAX_SEQ_LENGTH": 128,
+        "DATASET.MASKED_LM_PROB": 0.15,
+        "DATASET.MAX_PREDICTIONS_PER_SEQ": 20,
+        "DATASET.FRAC_TEST": 0.005,
+    }
+    assert {key: flat[key] for key in paper} == paper
+
+
+def test_values_take_the_type_of_their_default(tmp_path):
+    config = load_text(
+        tmp_path,
+        "PRETRAIN: {LEARNING_RATE: 1e-4, WEIGHT_DECAY: 1, NUM_STEPS: 23e3}\n"
+        "FINETUNE: {GRID: {RTE: {LEARNING_RATES: [1e-5, 3e-5]}}, ENABLED: False}\n"
+        "DATASET: {ID: 2022, ENABLED: False}\n",
+    )
+    assert config.PRETRAIN.LEARNING_RATE == 1e-4
+    assert config.PRETRAIN.NUM_STEPS == 23000 and isinstance(config.PRETRAIN.NUM_STEPS, int)
+    assert isinstance(config.PRETRAIN.WEIGHT_DECAY, float)
+    assert config.FINETUNE.GRID.RTE.LEARNING_RATES == [1e-5, 3e-5]
+    assert config.DATASET.ID == "2022"
+
+
+def test_five_mistakes_get_five_messages(tmp_path):
+    found = problems(
+        tmp_path,
+        """
+PRETRAIN:
+  NUM_STEP: 100
+  LEARNING_RATE: fast
+  NUM_STEPS: -5
+MODEL:
+  HIDDEN_SIZE: 100
+  NUM_ATTENTION_HEADS: 12
+DATASET:
+  CUSTOMIZED_DATASETS: [no/such/folder]
+""",
+    )
+    assert len(found) == 5
+    keys = [line.partition(":")[0] for line in found]
+    assert sorted(keys) == [
+        "DATASET.CUSTOMIZED_DATASETS",
+        "MODEL.HIDDEN_SIZE",
+        "PRETRAIN.LEARNING_RATE",
+        "PRETRAIN.NUM_STEP",
+        "PRETRAIN.NUM_STEPS",
+    ]
+    assert "did you mean PRETRAIN.NUM_STEPS?" in " ".join(found)
+    assert all("got" in line or "unknown key" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SYSTEM: {NUM_GPUS: 1, NUM_GPUS: 2}", "stands twice"),
+        ("SYSTEM: [1, 2", "line 1"),
+        ("- a\n- b", "expected sections"),
+        ("SYSTEM: 3", "expected a section"),
+        ("SYSTEM: {MAX_MEMORY_IN_GB: .nan}", "expected a number"),
+        ("PRETRAIN: {NUM_STEPS: True}", "expected a whole number"),
+        ("PRETRAIN: {NUM_STEPS: 2.5}", "expected a whole number"),
+        ("DATASET: {CUSTOMIZED_DATASETS: folder}", "expected a list"),
+        ("DATASET: {HUGGINGFACE_DATASETS: [[wikipedia]]}", "[name, subset] pair"),
+        ("DATASET: {HUGGINGFACE_DATASETS: [wikipedia]}", "expected a list"),
+        ("DATASET: {ID: ../../x}", "plain file name"),
+        ("DATASET: {ID: ..}", "plain file name"),
+        ("NUM_STEPS: 5", "did you mean PRETRAIN.NUM_STEPS?"),
+        ("FINETUNE: {TASKS: [RTE, CoLA]}", "MNLI is not in FINETUNE.TASKS"),
+        ("FINETUNE: {MAX_SEQ_LENGTH: 512}", "longer than the pretrained model's positions"),
+        ("FINETUNE: {SEEDS: []}", "at least one seed"),
+        ("_BASE_: missing.yaml", "cannot be read"),
+        ("_BASE_: config.yaml", "leads back"),
+        ("TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}", "TOKENIZER.NAME_OR_PATH: not there"),
+        ("TOKENIZER: !!python/object/apply:os.getcwd []", "line 1"),
+    ],
+)
+def test_each_mistake_is_named(tmp_path, text, expected):
+    assert expected in "\n".join(problems(tmp_path, text))
+
+
+def test_overrides_come_last_and_are_checked(tmp_path):
+    off = "DATASET: {ENABLED: False}\n"
+    config = load_text(tmp_path, off, "PRETRAIN.NUM_STEPS", "7", "FINETUNE.SEEDS", "[1, 2]")
+    assert (config.PRETRAIN.NUM_STEPS, config.FINETUNE.SEEDS) == (7, [1, 2])
+    assert "without a value" in problems(tmp_path, off, "PRETRAIN.NUM_STEPS")[0]
+    assert "unknown key" in problems(tmp_path, off, "PRETRAIN.STEPS", "7")[0]
+
+
+def test_base_file_is_built_upon(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "PRETRAIN: {NUM_STEPS: 1, SEED: 9}\nDATASET: {ENABLED: False}"
+    )
+    config = load_text(tmp_path, "_BASE_: base.yaml\nPRETRAIN: {NUM_STEPS: 2}\n")
+    assert (config.PRETRAIN.NUM_STEPS, config.PRETRAIN.SEED) == (2, 9)
+
+
+def test_what_other_stages_need_is_not_checked(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("FINETUNE: {GLUE_DIR: no/such/folder}")
+    load_config(file, stages=("pretrain",))
+    with pytest.raises(ConfigError, match="GLUE_DIR"):
+        load_config(file, stages=("finetune",))
+
+
+def test_every_key_has_a_comment_and_the_manual_is_current():
+    explained = comments()
+    for key in flatten(get_default_config()):
+        assert explained.get(key) or key.startswith("FINETUNE.GRID."), key
+    assert MANUAL.read_text() == render(), "run python -m configs.manual"
+
+
+def test_every_rule_belongs_to_a_key():
+    assert set(RULES) <= set(flatten(get_default_config()))
+
+
+def test_every_key_is_read_somewhere():
+    """Outside of configs/, an attribute chain ends in SECTION.KEY for each key."""
+    read = set()
+    for path in PROJECT.glob("*/*.py"):
+        if path.parent.name in ("configs", "tests", "benchmarks"):
+            continue
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute | ast.Constant):
+                name = node.attr if isinstance(node, ast.Attribute) else node.value
+                read.add(name)
+    keys = {key.rpartition(".")[2] for key in flatten(get_default_config())}
+    assert keys - read == set()
+    assert set(GRID_RULES) <= read
