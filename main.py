@@ -1,0 +1,119 @@
+"""ExtremeBERT: from raw text to a GLUE submission with one command.
+
+    python main.py --config configs/quickstart.yaml [KEY VALUE ...]
+
+Exit codes: 0 done, 2 the config or the command line is wrong (nothing was touched), 3 a stage
+failed, 130 interrupted. Standard library only until the dependencies are known to be there.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+if sys.version_info < (3, 10):
+    sys.exit("ExtremeBERT needs Python 3.10 or newer, this is " + sys.version.split()[0])
+
+from pipeline import install
+from pipeline.artifacts import log_path
+from pipeline.errors import ConfigError, StageError
+from pipeline.orchestrator import STAGE_NAMES, run_pipeline
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Runs install, dataset, pretrain, finetune and result_collection in order; "
+        "what is up to date is left alone.",
+        epilog="All keys: configs/defaults.py or docs/PIPELINE_CONFIG.md.",
+    )
+    parser.add_argument("--config", "--config_file", required=True, type=Path, metavar="YAML")
+    parser.add_argument(
+        "--stages",
+        type=_stage_list,
+        default=STAGE_NAMES,
+        metavar="A,B",
+        help=f"run just these of {','.join(STAGE_NAMES)}",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
+    parser.add_argument(
+        "--force", action="append", default=[], choices=STAGE_NAMES, help="redo a stage"
+    )
+    parser.add_argument("--clear_cache", action="store_true", help="redo all stages of this config")
+    parser.add_argument("--output-root", metavar="DIR", help="default: SYSTEM.OUTPUT_ROOT")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="e.g. PRETRAIN.NUM_STEPS 1000"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def _stage_list(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in STAGE_NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"unknown stage {', '.join(unknown)}, expected some of {','.join(STAGE_NAMES)}"
+        )
+    return names
+
+
+def main(arguments: list[str]) -> int:
+    options = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not options.config.is_file():
+            raise ConfigError([f"--config: no such file, got {options.config}"])
+        if install.missing_packages():
+            return _run_in_environment(options, arguments)
+        _run_stages(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    except StageError as error:
+        return _report_failure(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Goes on in .venv, which is made first where it is not there yet."""
+    missing = ", ".join(install.missing_packages())
+    if install.inside_environment() or not install.environment_is_ready():
+        if options.dry_run:
+            print(f"install: running, missing packages: {missing}")
+            print("  the other stages can be planned once it has run")
+            return 0
+        off = install.switched_off_in(options.config, options.overrides)
+        if off or "install" not in options.stages:
+            raise StageError(
+                f"install: missing packages: {missing}; the install stage is not part of this "
+                f"run; run `bash {install.PROJECT / 'install.sh'}` first"
+            )
+        print(f"install: running, missing packages: {missing}", flush=True)
+        install.run_install_script(log_path(Path(options.output_root or "."), "install"))
+    install.continue_inside_environment(arguments)
+    return 3  # not reached
+
+
+def _run_stages(options: argparse.Namespace) -> None:
+    from configs.loading import load_config
+
+    overrides = list(options.overrides)
+    if options.output_root:
+        overrides += ["SYSTEM.OUTPUT_ROOT", options.output_root]
+    config = load_config(options.config, overrides, options.stages)
+    force = set(options.stages) - {"install"} if options.clear_cache else set(options.force)
+    run_pipeline(config, options.stages, force, options.dry_run)
+
+
+def _report_failure(error: StageError) -> int:
+    print(f"failed: {error.cause}", file=sys.stderr)
+    if error.log:
+        print(f"log: {error.log}", file=sys.stderr)
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

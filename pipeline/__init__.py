@@ -1,0 +1,1 @@
+"""What the stages share: artifacts and their paths, processes, console, errors, the run order."""

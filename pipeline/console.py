@@ -1,0 +1,160 @@
+"""What a person sees: lines, progress bars on a terminal, and the same lines in a log file."""
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.errors import ConfigError, StageError
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+class Console:
+    """Prints lines of one stage and appends them, with the time, to its log file."""
+
+    def __init__(self, stage: str, log: Path):
+        self.stage = stage
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+
+    def say(self, text: str) -> None:
+        for line in text.splitlines():
+            print(f"{self.stage}: {line}", flush=True)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """To the log file only."""
+        stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+
+    @contextmanager
+    def progress(self, description: str, total: float, unit: str) -> Iterator["Progress"]:
+        """A bar with rate and remaining time on a terminal, else a line now and then."""
+        bar = _TerminalBar if sys.stdout.isatty() else _PlainLines
+        progress = bar(self, description, total, unit)
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+
+class Progress:
+    """Counts work that is done. `advance` by an amount or `update` to a total; note: free text."""
+
+    def __init__(self, console: Console, description: str, total: float, unit: str):
+        self.console, self.description, self.total, self.unit = console, description, total, unit
+        self.completed = 0.0
+
+    def advance(self, amount: float, note: str = "") -> None:
+        self.update(self.completed + amount, note)
+
+    def update(self, completed: float, note: str = "") -> None:
+        self.completed = completed
+        self._show(note)
+
+    def _show(self, note: str) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class _PlainLines(Progress):
+    """One line at most every PLAIN_LINE_SECONDS, for logs and pipes."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.start = self.last_line = time.monotonic()
+        self.start_completed: float | None = None
+
+    def _show(self, note: str) -> None:
+        if self.start_completed is None:
+            self.start_completed = self.completed  # resumed work was not done in this run
+        now = time.monotonic()
+        if now - self.last_line < PLAIN_LINE_SECONDS:
+            return
+        self.last_line = now
+        rate = (self.completed - self.start_completed) / (now - self.start)
+        left = f", {duration((self.total - self.completed) / rate)} left" if rate > 0 else ""
+        self.console.say(
+            f"{self.description} {self.completed:,.0f}/{self.total:,.0f} {self.unit}, "
+            f"{rate:,.1f} {self.unit}/s{left}{', ' + note if note else ''}"
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class _TerminalBar(Progress):
+    """A rich progress bar."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        from rich import progress
+
+        self.bar = progress.Progress(
+            progress.TextColumn(f"{self.console.stage}: {{task.description}}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + self.unit),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[note]}"),
+        )
+        self.task = self.bar.add_task(self.description, total=self.total, note="", rate="")
+        self.bar.start()
+
+    def _show(self, note: str) -> None:
+        speed = self.bar.tasks[0].speed
+        rate = f"{speed:,.1f} {self.unit}/s" if speed else ""
+        self.bar.update(self.task, completed=self.completed, note=note, rate=rate)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+@contextmanager
+def stage_console(stage: str, log: Path) -> Iterator[Console]:
+    """The console of a stage. What goes wrong inside is logged and becomes a StageError."""
+    console = Console(stage, log)
+    try:
+        yield console
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except StageError as error:
+        console.note(f"failed: {error.cause}")
+        raise StageError(error.cause, error.log or log) from error
+    except Exception as error:
+        console.note(traceback.format_exc())
+        cause = str(error).strip().splitlines()
+        raise StageError(
+            f"{type(error).__name__}: {cause[0] if cause else 'no message'}", log
+        ) from error
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of strings as aligned text columns; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(padded).rstrip()
+
+    header, *body = rows
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, body)])

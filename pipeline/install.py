@@ -1,0 +1,130 @@
+"""The install stage: are the dependencies there, and if not, install.sh and on inside .venv.
+
+Standard library only: this runs on a bare Python. As a program (`python -m pipeline.install`) it
+checks that everything imports, prints what was found and records it; install.sh ends with that.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.artifacts import read_json, write_json
+from pipeline.errors import StageError
+from pipeline.processes import run_logged
+
+PROJECT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = PROJECT / "requirements.txt"
+ENVIRONMENT = PROJECT / ".venv"
+RECORD = ENVIRONMENT / "installed.json"
+
+# Names under which distributions are imported, where the two differ.
+IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+
+
+def pinned_requirements() -> dict[str, str]:
+    """`{distribution: version}` as requirements.txt pins them for this Python."""
+    pins = {}
+    for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
+        requirement, _, marker = line.partition(";")
+        name, pinned, version = requirement.strip().partition("==")
+        if pinned and (not marker or ("<" in marker) == (sys.version_info < (3, 11))):
+            pins[name] = version
+    return pins
+
+
+def missing_packages() -> list[str]:
+    """Distributions of requirements.txt that cannot be imported here; nothing is imported."""
+    return [
+        name
+        for name in pinned_requirements()
+        if importlib.util.find_spec(IMPORT_NAMES.get(name, name)) is None
+    ]
+
+
+def other_versions() -> list[str]:
+    """`numpy 2.3.0 (tested with 2.4.6)` for each package that is not at its pinned version."""
+    return [
+        f"{name} {installed} (tested with {pinned})"
+        for name, pinned in pinned_requirements().items()
+        if (installed := importlib.metadata.version(name).partition("+")[0]) != pinned
+    ]
+
+
+def inside_environment() -> bool:
+    return Path(sys.prefix).resolve() == ENVIRONMENT.resolve()
+
+
+def environment_is_ready() -> bool:
+    """Whether .venv was completed from the requirements as they are now."""
+    return (read_json(RECORD) or {}).get("requirements") == _requirements_digest()
+
+
+def _requirements_digest() -> str:
+    return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+
+
+def run_install_script(log: Path, again: bool = False) -> None:
+    """Runs install.sh; its last line is the cause of the StageError if it fails."""
+    lines: list[str] = []
+
+    def show(line: str) -> None:
+        lines.append(line)
+        print(f"install: {line}", flush=True)
+
+    settings = {"EXTREMEBERT_REINSTALL": "1"} if again else {}
+    command = ["bash", str(PROJECT / "install.sh")]
+    if run_logged(command, log, settings, on_line=show) != 0:
+        cause = next((line for line in reversed(lines) if line.strip()), "install.sh failed")
+        raise StageError(cause, log)
+
+
+def continue_inside_environment(arguments: Sequence[str]) -> None:
+    """Replaces this process by the same command in .venv; does not return."""
+    python = ENVIRONMENT / "bin" / "python"
+    sys.stdout.flush()
+    os.execv(python, [str(python), str(PROJECT / "main.py"), *arguments])
+
+
+def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
+    """Whether INSTALL.ENABLED is False, read without a YAML parser, which is not there yet."""
+    pairs = dict(zip(overrides[::2], overrides[1::2], strict=False))  # checked by the loader
+    if "INSTALL.ENABLED" in pairs:
+        return pairs["INSTALL.ENABLED"].lower() in ("false", "off", "no")
+    text = config.read_text(encoding="utf-8", errors="replace")
+    section = re.search(r"^INSTALL:[^\n]*\n((?:[ \t#][^\n]*\n?|\n)*)", text, re.MULTILINE)
+    setting = section and re.search(r"^\s+ENABLED:\s*(\w+)", section[1], re.MULTILINE)
+    return bool(setting) and setting[1].lower() in ("false", "off", "no")
+
+
+def _report() -> None:
+    """Imports everything, prints what was found and records that the environment is complete."""
+    for name in pinned_requirements():
+        importlib.import_module(IMPORT_NAMES.get(name, name))
+    import deepspeed
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpus": ", ".join(gpus) or "none (training will use the CPU)",
+        "deepspeed": deepspeed.__version__,
+        "c++ compiler": compiler or "none (not needed)",
+    }
+    for name, value in found.items():
+        print(f"{name}: {value}")
+    write_json(RECORD, {**found, "requirements": _requirements_digest()})
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if environment_is_ready() else 1)
+    _report()

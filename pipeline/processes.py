@@ -1,0 +1,90 @@
+"""Child processes that are logged, never outlive their parent and never fail unnoticed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PARENT_VARIABLE = "EXTREMEBERT_PARENT_PID"
+
+
+def exit_with_parent(poll_seconds: float = 1.0) -> None:
+    """Ends this process soon after the process that `run_logged` was called in has gone.
+
+    Called by grandchildren too (a launcher may stand in between), so the process to follow is
+    named in the environment; without it the direct parent is followed.
+    """
+    parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
+    started = _start_time(parent)
+
+    def watch() -> None:
+        while _start_time(parent) == started is not None:
+            time.sleep(poll_seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
+
+
+def _start_time(pid: int) -> str | None:
+    """Start time of a process in clock ticks since boot: tells a reused pid from the old one."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def run_logged(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] = {},
+    on_line: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Runs a command and returns its exit code.
+
+    Output goes to `log` (appended) and, line by line, to `on_line`; errors go to the same name
+    with `.err`. When this process is interrupted, the child is terminated first.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    child_environment = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
+    with open(log, "a", encoding="utf-8") as out, open(log.with_suffix(".err"), "ab") as err:
+        out.write(f"$ {' '.join(command)}\n")
+        out.flush()
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            env=child_environment,
+            start_new_session=True,
+        )
+        try:
+            for raw_line in child.stdout:
+                line = raw_line.decode("utf-8", errors="replace")
+                out.write(line)
+                out.flush()
+                on_line(line.rstrip("\n"))
+            return child.wait()
+        finally:
+            if child.poll() is None:
+                _terminate(child)
+
+
+def _terminate(child: subprocess.Popen, patience_seconds: float = 20.0) -> None:
+    """SIGTERM to the child's process group, SIGKILL to what is left after a while."""
+    for number, wait in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, None)):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(timeout=wait)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def python_command(*arguments: str) -> list[str]:
+    """A command line that runs the present Python."""
+    return [sys.executable, *arguments]

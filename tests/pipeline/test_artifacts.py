@@ -1,0 +1,117 @@
+"""Done means that the manifest exists and was made from the same inputs."""
+
+import json
+
+import pytest
+
+from pipeline.artifacts import (
+    MANIFEST,
+    Artifact,
+    describe_changes,
+    fingerprint,
+    log_path,
+    read_json,
+    write_json,
+    written_aside,
+)
+from pipeline.errors import ConfigError, StageError
+
+
+def make(directory, inputs, **kwargs) -> Artifact:
+    return Artifact("pretrain", directory, inputs, **kwargs)
+
+
+def test_life_of_an_artifact(tmp_path):
+    artifact = make(tmp_path / "run", {"MODEL.NUM_HIDDEN_LAYERS": 24}, parts=(tmp_path / "part",))
+    assert artifact.status().state == "new"
+    artifact.begin()
+    assert artifact.status().state == "unfinished"
+    artifact.finish({"loss": 1.5})
+    assert artifact.status().done
+    assert artifact.manifest["results"] == {"loss": 1.5}
+    artifact.clear()
+    assert artifact.status().state == "new"
+    assert not (tmp_path / "part").exists()
+
+
+def test_a_changed_input_is_named(tmp_path):
+    old = make(tmp_path / "run", {"MODEL.NUM_HIDDEN_LAYERS": 24, "dataset": "aa"})
+    old.begin()
+    old.finish({})
+    new = make(tmp_path / "run", {"MODEL.NUM_HIDDEN_LAYERS": 12, "dataset": "bb"})
+    assert new.status().reason == "MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed"
+
+
+def test_a_new_folder_is_explained_by_its_most_similar_neighbour(tmp_path):
+    for name, layers, seed in (("a", 24, 1), ("b", 6, 2)):
+        other = make(tmp_path / name, {"MODEL.NUM_HIDDEN_LAYERS": layers, "PRETRAIN.SEED": seed})
+        other.begin()
+        other.finish({})
+    new = make(tmp_path / "c", {"MODEL.NUM_HIDDEN_LAYERS": 12, "PRETRAIN.SEED": 1})
+    assert new.status().reason == "MODEL.NUM_HIDDEN_LAYERS 24 -> 12"
+
+
+def test_a_users_name_is_never_reused_for_something_else(tmp_path):
+    make(tmp_path / "mine", {"PRETRAIN.SEED": 1}, user_named="PRETRAIN.ID").begin()
+    changed = make(tmp_path / "mine", {"PRETRAIN.SEED": 2}, user_named="PRETRAIN.ID")
+    before = (tmp_path / "mine" / "started.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"PRETRAIN\.ID: .*PRETRAIN\.SEED 1 -> 2.*--force"):
+        changed.begin()
+    assert (tmp_path / "mine" / "started.json").read_bytes() == before
+
+
+def test_a_folder_that_is_not_ours_is_not_deleted(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    with pytest.raises(StageError, match="not made by this program"):
+        make(tmp_path / "precious", {}).clear()
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+def test_a_damaged_manifest_is_not_done(tmp_path):
+    artifact = make(tmp_path / "run", {"a": 1})
+    artifact.begin()
+    artifact.finish({})
+    (tmp_path / "run" / MANIFEST).write_text('{"fingerprint": ')
+    assert artifact.status().state == "unfinished"
+
+
+def test_begin_again_changes_no_file(tmp_path):
+    artifact = make(tmp_path / "run", {"a": 1})
+    artifact.begin()
+    before = (tmp_path / "run" / "started.json").stat().st_mtime_ns
+    artifact.begin()
+    assert (tmp_path / "run" / "started.json").stat().st_mtime_ns == before
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+    with pytest.raises(RuntimeError), written_aside(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_fingerprint_depends_on_content_alone():
+    assert fingerprint({"a": 1, "b": [1.5]}) == fingerprint({"b": [1.5], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
+
+
+def test_long_values_are_cut_in_the_reason():
+    assert len(describe_changes({"A.B": "x" * 1000}, {"A.B": "y" * 1000})) < 200
+
+
+def test_log_paths_keep_dots_in_names(tmp_path):
+    path = log_path(tmp_path, "pretrain", "data", "run-1.5")
+    assert path == tmp_path / "log" / "pretrain" / "data" / "run-1.5.log"
+
+
+def test_manifest_is_readable_json(tmp_path):
+    artifact = make(tmp_path / "run", {"DATASET.SEED": 3})
+    artifact.begin()
+    artifact.finish({"n": 1})
+    content = json.loads((tmp_path / "run" / MANIFEST).read_text())
+    assert content["inputs"] == {"DATASET.SEED": 3}
+    assert content["fingerprint"] == artifact.fingerprint

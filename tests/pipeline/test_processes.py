@@ -1,0 +1,99 @@
+"""Children are logged, their failure is seen, and none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.executor import local_pool, run_unordered
+from pipeline.processes import python_command, run_logged
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_output_reaches_log_and_caller(tmp_path):
+    lines = []
+    script = "import sys; print('one'); print('two'); print('bad', file=sys.stderr); sys.exit(5)"
+    log = tmp_path / "deep" / "child.log"
+    code = run_logged(python_command("-c", script), log, on_line=lines.append)
+    assert code == 5
+    assert lines == ["one", "two"]
+    assert "two" in log.read_text()
+    assert log.with_suffix(".err").read_text() == "bad\n"
+
+
+def test_environment_is_added(tmp_path):
+    lines = []
+    script = "import os; print(os.environ['SOME_VALUE'])"
+    run_logged(python_command("-c", script), tmp_path / "a.log", {"SOME_VALUE": "7"}, lines.append)
+    assert lines == ["7"]
+
+
+def wait_until_gone(pid: int, seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+SLEEPER = """
+import os, time
+from pipeline.processes import exit_with_parent
+exit_with_parent(0.1)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+LAUNCHER = """
+import subprocess, sys
+subprocess.run([sys.executable, sys.argv[1]])
+"""
+
+PARENT = """
+import sys
+from pathlib import Path
+from pipeline.processes import python_command, run_logged
+log = Path(sys.argv[1])
+run_logged(python_command(*sys.argv[2:]), log, on_line=lambda line: print(line, flush=True))
+"""
+
+
+def start(folder: Path, *child: str) -> tuple[subprocess.Popen, int]:
+    """Starts a parent that runs the child scripts; returns it and the last child's pid."""
+    scripts = {"sleeper.py": SLEEPER, "launcher.py": LAUNCHER, "parent.py": PARENT}
+    for name, script in scripts.items():
+        (folder / name).write_text(script)
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py", "child.log", *child],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
+    return parent, int(parent.stdout.readline())
+
+
+def test_grandchild_dies_with_the_killed_parent(tmp_path):
+    parent, grandchild = start(tmp_path, "launcher.py", "sleeper.py")
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert wait_until_gone(grandchild)
+
+
+def test_interrupted_parent_ends_its_child(tmp_path):
+    parent, child = start(tmp_path, "sleeper.py")
+    parent.send_signal(signal.SIGINT)
+    parent.wait()
+    assert wait_until_gone(child)
+
+
+def test_pool_runs_all_jobs():
+    with local_pool(2) as pool:
+        assert dict(run_unordered(pool, abs, [-1, -2, -3])) == {-1: 1, -2: 2, -3: 3}
