@@ -1,0 +1,144 @@
+"""What the dataset stage makes, and out of what: planning, which reads and never writes."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset.digests import FileDigests, digest_of_files, digest_store, identity_of
+from dataset.sources import Source, configured_sources, local_files, problem_with, slug
+from dataset.tokenizer import NAME_KEY, problem_with_tokenizer, tokenizer_files
+from pipeline.artifacts import (
+    MANIFEST,
+    Artifact,
+    dataset_dir,
+    fingerprint,
+    read_json,
+    sharded_text_dir,
+)
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+FORMAT = 1  # raised whenever the same inputs would give other files
+SHAPING_KEYS = (
+    "NUM_TRAIN_SHARDS",
+    "NUM_TEST_SHARDS",
+    "FRAC_TEST",
+    "MAX_SEQ_LENGTH",
+    "MASKED_LM_PROB",
+    "MAX_PREDICTIONS_PER_SEQ",
+    "SHORT_SEQ_PROB",
+    "DUP_FACTOR",
+    "SEED",
+)
+BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
+FILLED_SHARE = 0.85  # of the positions of a sample, roughly
+
+
+def dataset_artifact(config: "CfgNode") -> Artifact:
+    """Raises ConfigError, with all problems, if a source or the tokenizer is not there."""
+    root = Path(config.SYSTEM.OUTPUT_ROOT)
+    sources = sources_of(config)
+    inputs = dataset_inputs(config, sources, FileDigests(digest_store(root)))
+    dataset_id = config.DATASET.ID or f"{slug(sources)}-{fingerprint(inputs)[:10]}"
+    return Artifact(
+        stage="dataset",
+        directory=dataset_dir(root, dataset_id),
+        inputs=inputs,
+        parts=(sharded_text_dir(root, dataset_id),),
+        user_named="DATASET.ID" if config.DATASET.ID else "",
+        notes=size_notes(config, sources),
+    )
+
+
+def sources_of(config: "CfgNode") -> list[Source]:
+    return configured_sources(
+        config.DATASET.HUGGINGFACE_DATASETS, config.DATASET.CUSTOMIZED_DATASETS
+    )
+
+
+def dataset_inputs(
+    config: "CfgNode", sources: list[Source], digests: FileDigests
+) -> dict[str, Any]:
+    """Everything that decides the samples' content.
+
+    Raises ConfigError for what is missing, unless the stage is off and the dataset of this name
+    was made elsewhere: then its own record says what it was made from.
+    """
+    inputs = {f"DATASET.{key}": config.DATASET[key] for key in SHAPING_KEYS}
+    inputs |= {"TOKENIZER.TRAIN": config.TOKENIZER.TRAIN, "format": FORMAT}
+    inputs["TOKENIZER.DO_LOWER_CASE"] = config.TOKENIZER.DO_LOWER_CASE
+    recorded = recorded_inputs(config)
+    problems = [problem for source in sources if (problem := problem_with(source))]
+    if not sources:
+        problems = ["DATASET.CUSTOMIZED_DATASETS: no text, expected folders of .txt files"]
+    if not problems:
+        identities = [identity_of(source, digests) for source in sources]
+        inputs["sources"] = fingerprint({"sources": identities})[:32]
+    elif "sources" in recorded:
+        inputs["sources"] = recorded["sources"]
+        problems = []
+    return inputs | tokenizer_inputs(config, digests, recorded, problems)
+
+
+def recorded_inputs(config: "CfgNode") -> dict[str, Any]:
+    """The inputs of a finished dataset that is only used here, not made; else nothing."""
+    if config.DATASET.ENABLED or not config.DATASET.ID:
+        return {}
+    directory = dataset_dir(Path(config.SYSTEM.OUTPUT_ROOT), config.DATASET.ID)
+    return (read_json(directory / MANIFEST) or {}).get("inputs", {})
+
+
+def tokenizer_inputs(
+    config: "CfgNode", digests: FileDigests, recorded: dict[str, Any], problems: list[str]
+) -> dict[str, Any]:
+    """The tokenizer's part of the inputs. Raises ConfigError with `problems` and its own."""
+    name = config.TOKENIZER.NAME_OR_PATH
+    if config.TOKENIZER.TRAIN:
+        found = {"TOKENIZER.VOCAB_SIZE": config.TOKENIZER.VOCAB_SIZE}
+    elif problem := problem_with_tokenizer(name, config.TOKENIZER.DO_LOWER_CASE):
+        if "tokenizer" not in recorded or Path(name).expanduser().exists():
+            raise ConfigError([*problems, problem])
+        found = {"tokenizer": recorded["tokenizer"]}
+    elif files := tokenizer_files(name):
+        found = {"tokenizer": digest_of_files(files, Path(name).expanduser(), digests)}
+    else:
+        found = {NAME_KEY: name}
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def size_notes(config: "CfgNode", sources: list[Source]) -> tuple[str, ...]:
+    """Size of the text and of what will be made from it, for the plan."""
+    files = [path for source in sources for path in local_files(source) if path.exists()]
+    num_bytes = sum(path.stat().st_size for path in files)
+    unknown = sum(source.kind in ("hub", "python-docs") for source in sources)
+    notes = []
+    if num_bytes:
+        disk = num_bytes * (1 + sample_bytes_per_text_byte(config))
+        notes.append(
+            f"text: {megabytes(num_bytes)} in {len(files):,} files; "
+            f"disk: about {megabytes(disk)}, and {megabytes(num_bytes)} more while it is made"
+        )
+    if unknown:
+        notes.append(f"{unknown} of {len(sources)} sources: size not known before they are loaded")
+    return tuple(notes)
+
+
+def sample_bytes_per_text_byte(config: "CfgNode") -> float:
+    """Rough size of the samples, with 2 bytes per id and per position."""
+    dataset = config.DATASET
+    tokens_per_sample = (dataset.MAX_SEQ_LENGTH - 2) * FILLED_SHARE
+    bytes_per_sample = 2 * dataset.MAX_SEQ_LENGTH + 4 * dataset.MAX_PREDICTIONS_PER_SEQ
+    copies = (1 - dataset.FRAC_TEST) * dataset.DUP_FACTOR + dataset.FRAC_TEST
+    return bytes_per_sample * copies / (tokens_per_sample * BYTES_PER_TOKEN)
+
+
+def megabytes(num_bytes: float) -> str:
+    """`0.4 MB`, `12 MB`, `3.1 GB`."""
+    size = num_bytes / 1e6
+    if size >= 1000:
+        return f"{size / 1000:,.1f} GB"
+    return f"{size:.1f} MB" if size < 10 else f"{math.ceil(size):,} MB"

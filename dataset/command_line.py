@@ -1,0 +1,64 @@
+"""What the two command lines of this package share."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dataset.sharding import read_summary
+from pipeline.artifacts import Artifact
+from pipeline.console import Console, stage_console
+from pipeline.errors import ConfigError, StageError
+
+
+def run_command(name: str, output_dir: Path, run: Callable[[Console], None]) -> None:
+    """Runs a command with its log beside what it makes. Exits with 2 or 3, as main.py does."""
+    try:
+        with stage_console(name, output_dir.with_name(f"{output_dir.name}.log")) as console:
+            run(console)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except StageError as error:
+        print(f"{name} failed: {error.cause} (details: {error.log})", file=sys.stderr)
+        sys.exit(3)
+
+
+def claim(
+    name: str, output_dir: Path, flag: str, inputs: dict[str, Any], console: Console
+) -> Artifact | None:
+    """The artifact of this command, begun; None if it is finished already.
+
+    Raises ConfigError if the folder holds something else.
+    """
+    artifact = Artifact(name, output_dir, {**inputs, "format": 1})
+    status = artifact.status()
+    if status.done:
+        console.say(f"up to date ({output_dir})")
+        return None
+    if status.state == "changed":
+        raise ConfigError(
+            [
+                f"{flag}: {output_dir} was made with other settings ({status.reason}), "
+                "expected a new or an empty folder"
+            ]
+        )
+    artifact.begin()
+    return artifact
+
+
+def list_text_shards(folder: Path) -> list[Path]:
+    """The text shards of a folder; other files in it are left alone.
+
+    Raises ConfigError if there are none, or one split is missing.
+    """
+    summary = read_summary(folder)
+    if summary:
+        return [folder / name for name in summary["shards"]]
+    shards = {split: sorted(folder.glob(f"{split}_[0-9]*.txt")) for split in ("train", "test")}
+    for split, paths in shards.items():
+        if not paths:
+            raise ConfigError(
+                [f"--dir: no {split}_*.txt in {folder}, expected what shard_data.py makes"]
+            )
+    return [*shards["train"], *shards["test"]]

@@ -1,0 +1,58 @@
+"""Digests of the files that a dataset is made of, remembered so that they are not read twice.
+
+The memory is a JSON file that only the stage writes; planning reads it and never writes.
+"""
+
+import functools
+from pathlib import Path
+
+from dataset.sources import PYTHON_DOCS, Source, local_files, relative_name
+from pipeline.artifacts import file_digest, fingerprint, read_json, write_json
+
+
+def digest_store(root: Path) -> Path:
+    return root / "tmp" / "dataset" / "digests.json"
+
+
+@functools.cache
+def digest_in_state(path: Path, size: int, mtime_ns: int) -> str:
+    """Digest of a file; each is read once in a process, although every stage is planned."""
+    return file_digest(path)
+
+
+class FileDigests:
+    """Digest by absolute path, valid as long as size and time of change stay the same."""
+
+    def __init__(self, store: Path):
+        self.store = store
+        self.known: dict[str, list] = read_json(store) or {}
+        self.changed = False
+
+    def of(self, path: Path) -> str:
+        found = path.stat()
+        key, state = str(path.absolute()), [found.st_size, found.st_mtime_ns]
+        if self.known.get(key, [])[:2] != state:
+            self.known[key] = [*state, digest_in_state(path, *state)]
+            self.changed = True
+        return self.known[key][2]
+
+    def save(self) -> None:
+        if self.changed:
+            write_json(self.store, {**(read_json(self.store) or {}), **self.known})
+
+
+def digest_of_files(files: list[Path], folder: Path, digests: FileDigests) -> str:
+    """Of the content of files and their names relative to a folder."""
+    return fingerprint({relative_name(path, folder): digests.of(path) for path in files})[:32]
+
+
+def identity_of(source: Source, digests: FileDigests) -> list[str]:
+    """What a source's text depends on: file contents, or the names of what is not a file."""
+    if source.kind == "hub":
+        return [source.kind, source.name, source.subset]
+    if source.kind == "python-docs":
+        import platform
+
+        return [PYTHON_DOCS, platform.python_version()]
+    digest = digest_of_files(local_files(source), Path(source.name), digests)
+    return [source.kind, digest, *([source.subset] if source.kind == "files" else [])]

@@ -1,0 +1,80 @@
+"""The manual's commands, run for real."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataset.samples import read_samples
+
+ROOT = Path(__file__).parents[2]
+SHARD_FLAGS = shlex.split("--num_train_shards 2 --num_test_shards 1 --frac_test 0.1 --max_memory 4")
+SAMPLE_FLAGS = shlex.split(
+    "--dup_factor 2 --seed 42 --do_lower_case 1 --masked_lm_prob 0.15 --max_seq_length 32 "
+    "--max_predictions_per_seq 5 --n_processes 1 --model_name bert-large-uncased"
+)
+
+
+def run(arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("folder", "prefix", "suffix"),
+    [(ROOT, "-m dataset.", ""), (ROOT, "dataset/", ".py"), (ROOT / "dataset", "", ".py")],
+)
+def test_both_commands(corpus, vocabulary, tmp_path, folder, prefix, suffix):
+    def command(name, *arguments):
+        done = run([*f"{prefix}{name}{suffix}".split(), *arguments], folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shards, samples = tmp_path / "shards", tmp_path / "samples"
+    sharding = ["--output_dir", shards, *SHARD_FLAGS, "--dataset", "custom", corpus]
+    sharding += ["--n_processes", "1"]
+    sampling = ["--dir", shards, "-o", samples, *SAMPLE_FLAGS, "--tokenizer_name", vocabulary]
+    command("shard_data", *sharding)
+    assert "300 articles" in (tmp_path / "shards.log").read_text()
+    assert {path.name for path in shards.glob("t*.txt")} == {
+        "train_00000.txt", "train_00001.txt", "test_00000.txt",
+    }  # fmt: skip
+    assert "[MASK]" in command("generate_samples", *sampling)
+    names = {path.name for path in samples.glob("*.hdf5")}
+    assert len(names) == 5 and "train_00001_01.hdf5" in names
+    results = json.loads((samples / "manifest.json").read_text())["results"]
+    assert (
+        len(read_samples(samples / "test_00000.hdf5")["input_ids"]) == results["num_test_samples"]
+    )
+    assert "up to date" in command("shard_data", *sharding)
+    assert "up to date" in command("generate_samples", *sampling)
+
+
+def test_several_sources(corpus, tmp_path):
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json/a.jsonl").write_text('{"text": "A row."}\n{"text": "Another row."}\n')
+    command = ["-m", "dataset.shard_data", "--output_dir", tmp_path / "out", *SHARD_FLAGS]
+    command += ["--dataset", "custom", corpus, "--dataset", tmp_path / "json", "default"]
+    done = run([*command, "--n_processes", "1"])
+    assert done.returncode == 0, done.stderr
+    assert "302 articles" in done.stdout
+
+
+def test_errors_have_exit_codes_and_one_line(corpus, vocabulary, tmp_path):
+    missing = ["--dataset", "custom", tmp_path / "gone"]
+    done = run(["-m", "dataset.shard_data", "--output_dir", tmp_path / "out", *missing])
+    assert done.returncode == 2 and "--dataset custom: folder" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = run(["-m", "dataset.generate_samples", "--dir", corpus, "-o", tmp_path / "out"])
+    assert done.returncode == 2 and "no train_*.txt" in done.stderr
+    (tmp_path / "train_00000.txt").write_text("A cat.\n\n")
+    (tmp_path / "test_00000.txt").write_text("")
+    command = ["-m", "dataset.generate_samples", "--dir", tmp_path, "-o", tmp_path / "out"]
+    done = run([*command, "--tokenizer_name", vocabulary, "--n_processes", "1"])
+    assert done.returncode == 3 and "test part of the corpus has no tokens" in done.stderr
+    done = run([*command, "--tokenizer_name", vocabulary, "--seed", "7"])
+    assert done.returncode == 2 and "was made with other settings" in done.stderr

@@ -1,0 +1,261 @@
+"""The whole stage: contents, resuming after a kill, identity, errors."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_helpers import files_of
+
+from dataset.artifact import dataset_artifact
+from dataset.digests import digest_in_state
+from dataset.packing import iter_articles
+from dataset.samples import ARRAYS, read_samples
+from dataset.stage import prepare_dataset
+from dataset.tokenizer import load_tokenizer
+from pipeline.errors import ConfigError, StageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def prepare(config):
+    prepare_dataset(config)
+    artifact = dataset_artifact(config)
+    assert artifact.status().done
+    return artifact
+
+
+def tokens_of(path):
+    """Rows of original tokens of a file of samples, without special tokens and padding."""
+    samples = read_samples(path)
+    ids = samples["input_ids"].astype(int)
+    rows, columns = np.nonzero(samples["masked_lm_positions"])
+    at = rows, samples["masked_lm_positions"][rows, columns]
+    ids[at] = samples["masked_lm_ids"][rows, columns]
+    lengths = samples["input_mask"].sum(axis=1)
+    return [tuple(row[1 : length - 1]) for row, length in zip(ids, lengths, strict=True)]
+
+
+def test_samples_hold_every_token_of_the_corpus(config, articles):
+    artifact = prepare(config)
+    tokenizer = load_tokenizer(artifact.directory / "tokenizer")
+    results = artifact.manifest["results"]
+    num_articles = 0
+    for shard in sorted(artifact.parts[0].glob("*_*.txt")):
+        stream = sorted(
+            token
+            for sentences in iter_articles(shard)
+            for ids in tokenizer.encode(sentences)
+            for token in ids
+        )
+        num_articles += sum(1 for _ in iter_articles(shard))
+        copies = sorted(artifact.directory.glob(f"{shard.stem}*.hdf5"))
+        rows = [tokens_of(path) for path in copies]
+        assert len(copies) == (2 if shard.stem.startswith("train") else 1)
+        assert all(sorted(token for row in copy for token in row) == stream for copy in rows)
+        assert all(sorted(copy) == sorted(rows[0]) for copy in rows)
+        if len(copies) == 2:
+            assert rows[0] != rows[1]  # another order
+    assert num_articles == len(articles)
+    assert results["num_tokens"] == sum(
+        len(row)
+        for name in [*results["train_shards"], *results["test_shards"]]
+        if not name.endswith("_01.hdf5")
+        for row in tokens_of(artifact.directory / name)
+    )
+
+
+def test_manifest_and_format(config):
+    artifact = prepare(config)
+    results = artifact.manifest["results"]
+    assert results["num_train_shards"] == 3 and results["num_test_shards"] == 2
+    assert len(results["train_shards"]) == 6 and len(results["test_shards"]) == 2
+    assert sum(results["train_shards"].values()) == 2 * results["num_train_samples"]
+    assert sum(results["test_shards"].values()) == results["num_test_samples"]
+    assert results["vocab_size"] == load_tokenizer(artifact.directory / "tokenizer").vocab_size
+    samples = read_samples(artifact.directory / "train_00000_00.hdf5")
+    assert [samples[name].shape[1] for name in ARRAYS] == [32, 32, 32, 5, 5]
+    assert (samples["input_ids"][:, 0] == 2).all() and samples["segment_ids"].sum() == 0
+    assert ((samples["input_ids"] != 0) == samples["input_mask"]).all()
+
+
+def test_same_bytes_for_other_workers_and_memory(config, tmp_path):
+    first = prepare(config)
+    config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "other")
+    config.SYSTEM.NUM_WORKERS = 2
+    config.SYSTEM.MAX_MEMORY_IN_GB = 1.5
+    second = prepare(config)
+    assert first.directory.name == second.directory.name
+    assert files_of(first.directory) == files_of(second.directory)
+    assert files_of(first.parts[0]) == files_of(second.parts[0])
+
+
+def test_second_run_changes_nothing(config):
+    artifact = prepare(config)
+    before = {path: path.stat().st_mtime_ns for path in artifact.directory.rglob("*")}
+    digests = Path(config.SYSTEM.OUTPUT_ROOT) / "tmp/dataset/digests.json"
+    before[digests] = digests.stat().st_mtime_ns
+    prepare_dataset(config)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch):
+    dataset_artifact(config)
+    assert not Path(config.SYSTEM.OUTPUT_ROOT).exists()
+    prepare(config)
+    digest_in_state.cache_clear()
+    monkeypatch.setattr("dataset.digests.file_digest", lambda path: pytest.fail("read again"))
+    assert dataset_artifact(config).status().done
+
+
+def test_killed_at_any_moment(config, tmp_path):
+    undisturbed = prepare(config)
+    config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "killed")
+    config.TOKENIZER.TRAIN = False
+    yaml = tmp_path / "config.yaml"
+    yaml.write_text(config.dump())
+    program = (
+        "import sys\n"
+        "from configs.defaults import get_default_config\n"
+        "from dataset.stage import prepare_dataset\n"
+        "if __name__ == '__main__':\n"
+        "    config = get_default_config()\n"
+        "    config.merge_from_file(sys.argv[1])\n"
+        "    prepare_dataset(config)\n"
+    )
+    script = tmp_path / "prepare.py"
+    script.write_text(program)
+    for delay in (0.3, 0.5, 0.7, 0.9):
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(yaml)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(delay)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    resumed = prepare(config)
+    assert files_of(resumed.directory) == files_of(undisturbed.directory)
+    assert files_of(resumed.parts[0]) == files_of(undisturbed.parts[0])
+
+
+def test_missing_sample_files_are_made_again(config, tmp_path):
+    artifact = prepare(config)
+    expected = files_of(artifact.directory)
+    kept = (artifact.directory / "train_00001_00.hdf5").stat().st_mtime_ns
+    for name in ("manifest.json", "train_00000_00.hdf5", "train_00000_01.hdf5", "test_00000.hdf5"):
+        (artifact.directory / name).unlink()
+    (artifact.directory / "train_00002_01.hdf5").unlink()
+    prepare(config)
+    assert files_of(artifact.directory) == expected
+    assert (artifact.directory / "train_00001_00.hdf5").stat().st_mtime_ns == kept
+
+
+def test_identity(config, corpus, vocabulary, tmp_path):
+    first = dataset_artifact(config)
+    config.SYSTEM.NUM_WORKERS = 7
+    moved = shutil.copytree(corpus, tmp_path / "elsewhere" / corpus.name)
+    config.DATASET.CUSTOMIZED_DATASETS = [str(moved)]
+    assert dataset_artifact(config) == first
+    (moved / "a.txt").write_text("Other text.\n\nMore.")
+    changed = dataset_artifact(config)
+    changes = {key for key in first.inputs if first.inputs[key] != changed.inputs[key]}
+    assert changes == {"sources"}
+    config.DATASET.SEED = 1
+    config.TOKENIZER.DO_LOWER_CASE = False
+    assert {"DATASET.SEED", "TOKENIZER.DO_LOWER_CASE"} <= {
+        key for key in first.inputs if first.inputs[key] != dataset_artifact(config).inputs[key]
+    }
+    other = tmp_path / "vocab.txt"
+    other.write_text(vocabulary.read_text() + "more\n")
+    config.TOKENIZER.NAME_OR_PATH = str(other)
+    assert dataset_artifact(config).inputs["tokenizer"] != first.inputs["tokenizer"]
+    config.TOKENIZER.TRAIN = True
+    inputs = dataset_artifact(config).inputs
+    assert "tokenizer" not in inputs and "TOKENIZER.VOCAB_SIZE" in inputs
+
+
+def test_same_name_for_other_settings_is_an_error(config):
+    config.DATASET.ID = "mine"
+    prepare(config)
+    config.DATASET.SEED = 1
+    with pytest.raises(ConfigError, match=r"DATASET\.SEED 42 -> 1"):
+        prepare_dataset(config)
+
+
+def test_dataset_that_was_made_elsewhere(config, corpus, tmp_path):
+    config.DATASET.ID = "mine"
+    config.DATASET.CUSTOMIZED_DATASETS = [str(shutil.copytree(corpus, tmp_path / "text"))]
+    vocabulary = shutil.copy(config.TOKENIZER.NAME_OR_PATH, tmp_path / "v.txt")
+    config.TOKENIZER.NAME_OR_PATH = str(vocabulary)
+    made = prepare(config)
+    shutil.rmtree(tmp_path / "text")
+    vocabulary.unlink()
+    with pytest.raises(ConfigError, match=r"CUSTOMIZED_DATASETS: folder .*\n.*NAME_OR_PATH"):
+        dataset_artifact(config)
+    config.DATASET.ENABLED = False
+    assert dataset_artifact(config).fingerprint == made.fingerprint
+    config.DATASET.SEED = 1
+    assert dataset_artifact(config).status().reason == "DATASET.SEED 42 -> 1"
+
+
+def test_seed_configs_need_no_files_to_be_planned(config):
+    config.DATASET.CUSTOMIZED_DATASETS = []
+    config.DATASET.HUGGINGFACE_DATASETS = [["wikipedia", "20220301.en"]]
+    config.TOKENIZER.NAME_OR_PATH = "bert-large-uncased"
+    artifact = dataset_artifact(config)
+    assert artifact.directory.name.startswith("wikipedia-")
+    assert artifact.inputs["TOKENIZER.NAME_OR_PATH"] == "bert-large-uncased"
+
+
+def test_trained_tokenizer_and_default_shards(config):
+    config.TOKENIZER.TRAIN = True
+    config.TOKENIZER.VOCAB_SIZE = 200
+    config.DATASET.NUM_TRAIN_SHARDS = config.DATASET.NUM_TEST_SHARDS = 0
+    results = prepare(config).manifest["results"]
+    assert results["vocab_size"] <= 200
+    assert results["num_unknown_tokens"] == 0
+    assert results["num_train_shards"] == results["num_test_shards"] == 1
+
+
+def test_more_shards_than_articles(config, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The cat sat.\n\nThe dog ran.\n\nIt saw a river.")
+    config.DATASET.CUSTOMIZED_DATASETS = [str(folder)]
+    results = prepare(config).manifest["results"]
+    assert results["num_train_samples"] + results["num_test_samples"] == 3
+    assert results["num_train_shards"] <= 2 and results["num_test_shards"] == 1
+
+
+def test_failure_is_one_line_and_is_not_remembered_as_success(config, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a.txt").write_text("A single article.")
+    config.DATASET.CUSTOMIZED_DATASETS = [str(tmp_path / "one")]
+    with pytest.raises(StageError, match="expected at least two") as caught:
+        prepare_dataset(config)
+    assert "expected at least two" in caught.value.log.read_text()
+    assert dataset_artifact(config).status().state == "unfinished"
+
+
+def test_planning_imports_nothing_heavy():
+    program = (
+        "import sys, dataset.artifact, dataset.stage; "
+        "print([m for m in ('numpy', 'torch', 'transformers', 'datasets', 'h5py', 'tokenizers', "
+        "'pyarrow', 'sentencex') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_manifest_is_json_of_plain_numbers(config):
+    text = (prepare(config).directory / "manifest.json").read_text()
+    assert json.loads(text)["results"]["headline"]
