@@ -1,0 +1,223 @@
+"""Which samples a step trains on, and reading them ahead.
+
+The order is a function of the seed and the sample's number alone. Samples are numbered without
+end: epoch e holds the numbers [e * n, (e + 1) * n), and visits each row of each shard once, the
+shards in an order drawn for that epoch, the rows of a shard in an order drawn for that visit.
+Step t takes the numbers [t * batch size, (t + 1) * batch size) and the ranks share them out, so
+that any number of ranks, and any restart, trains on the same batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from dataset.samples import ARRAYS, read_attributes, read_samples
+from pretrain.read_ahead import ReadAhead
+
+STEPS_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class Shard:
+    path: Path
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of one shard, in the order in which they are trained on."""
+
+    shard: int
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The arguments of BasePretrainModel.forward; see there for shapes and dtypes."""
+
+    input_ids: torch.Tensor
+    segment_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    prediction_index: torch.Tensor
+    labels: torch.Tensor
+    num_tokens: int  # without padding
+
+    @property
+    def num_predictions(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, device: torch.device) -> list[torch.Tensor | None]:
+        """The tensors on a device; the copy does not wait for the device."""
+        fields = (self.input_ids, self.segment_ids, self.attention_mask, self.prediction_index)
+        return [
+            tensor if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (*fields, self.labels)
+        ]
+
+
+def list_shards(dataset_path: Path, split: str) -> list[Shard]:
+    """The shards of "train" (every mask copy) or "test", by name, with their sizes.
+
+    Raises FileNotFoundError if there is none.
+    """
+    paths = sorted(dataset_path.glob(f"{split}_*.hdf5"))
+    if not paths:
+        raise FileNotFoundError(f"{dataset_path}: holds no {split}_*.hdf5")
+    return [Shard(path, read_attributes(path)["num_samples"]) for path in paths]
+
+
+def sequence_length(path: Path) -> int:
+    """Tokens per sample of a shard."""
+    with h5py.File(path) as file:
+        return file["input_ids"].shape[1]
+
+
+def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
+    """Tensors of the model from rows as they are stored; position 0 pads the predictions."""
+    input_ids = torch.from_numpy(rows["input_ids"].astype(np.int64))
+    real = rows["input_mask"].astype(bool)
+    row, column = np.nonzero(rows["masked_lm_positions"])
+    positions = rows["masked_lm_positions"][row, column].astype(np.int64)
+    return MicroBatch(
+        input_ids=input_ids,
+        segment_ids=torch.from_numpy(rows["segment_ids"].astype(np.int64)),
+        attention_mask=None if real.all() else torch.from_numpy(real),
+        prediction_index=torch.from_numpy(row * input_ids.shape[1] + positions),
+        labels=torch.from_numpy(rows["masked_lm_ids"][row, column].astype(np.int64)),
+        num_tokens=int(real.sum()),
+    )
+
+
+class SampleOrder:
+    """Maps sample numbers to rows of shards."""
+
+    def __init__(self, shard_sizes: list[int], seed: int):
+        self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self.num_samples = int(self.shard_sizes.sum())
+        self.seed = seed
+        self._row_order = lru_cache(maxsize=1)(self._draw_row_order)
+
+    def slices(self, start: int, stop: int) -> Iterator[Slice]:
+        """The samples [start, stop), in order, cut where the shard changes."""
+        while start < stop:
+            epoch, offset = divmod(start, self.num_samples)
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shard_sizes))
+            ends = np.cumsum(self.shard_sizes[order])
+            place = int(np.searchsorted(ends, offset, side="right"))
+            shard = int(order[place])
+            first = offset - int(ends[place] - self.shard_sizes[shard])
+            count = min(stop - start, int(ends[place]) - offset)
+            yield Slice(shard, self._row_order(epoch, shard)[first : first + count])
+            start += count
+
+    def _draw_row_order(self, epoch: int, shard: int) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, epoch, shard])
+        return generator.permutation(int(self.shard_sizes[shard]))
+
+
+class ShardReader:
+    """Reads rows of shards; keeps the shard read last."""
+
+    def __init__(self, shards: list[Shard]):
+        self.shards = shards
+        self.held: tuple[int, dict[str, np.ndarray]] | None = None
+
+    def rows(self, slices: Iterator[Slice]) -> dict[str, np.ndarray]:
+        parts = [
+            {name: array[piece.rows] for name, array in self._shard(piece.shard).items()}
+            for piece in slices
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+
+    def _shard(self, number: int) -> dict[str, np.ndarray]:
+        if self.held is None or self.held[0] != number:
+            self.held = None  # so that two shards are never in memory at once
+            self.held = number, read_samples(self.shards[number].path)
+        return self.held[1]
+
+
+class PretrainDatasetProvider:
+    """The training batches of one rank, read ahead by a thread.
+
+    batch_size: samples per step over all ranks. micro_batch: samples per forward pass. Both
+    batch_size / world_size and micro_batch must divide without rest. Use it in a `with` block.
+    """
+
+    def __init__(
+        self,
+        shards: list[Shard],
+        seed: int,
+        batch_size: int,
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.order = SampleOrder([shard.num_samples for shard in shards], seed)
+        if self.order.num_samples == 0:
+            raise ValueError(f"{shards[0].path.parent}: the training shards hold no samples")
+        self.shards = shards
+        self.batch_size, self.micro_batch = batch_size, micro_batch
+        self.rank, self.world_size = rank, world_size
+        self._ahead: ReadAhead | None = None
+        self._next_step = -1
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch in which a step begins."""
+        return step * self.batch_size // self.order.num_samples
+
+    def batch(self, step: int) -> list[MicroBatch]:
+        """This rank's micro batches of a step. Steps asked for in order are read ahead."""
+        if self._ahead is None or step != self._next_step:
+            self.close()
+            self._ahead = ReadAhead(self._batches(step), STEPS_AHEAD)
+        self._next_step = step + 1
+        return self._ahead.get()
+
+    def _batches(self, step: int) -> Iterator[list[MicroBatch]]:
+        reader = ShardReader(self.shards)
+        share = self.batch_size // self.world_size
+        while True:
+            start = step * self.batch_size + self.rank * share
+            rows = reader.rows(self.order.slices(start, start + share))
+            yield [
+                collate({name: array[i : i + self.micro_batch] for name, array in rows.items()})
+                for i in range(0, share, self.micro_batch)
+            ]
+            step += 1
+
+    def close(self) -> None:
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
+
+    def __enter__(self) -> "PretrainDatasetProvider":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def validation_batches(
+    shards: list[Shard], num_samples: int, micro_batch: int, rank: int = 0, world_size: int = 1
+) -> list[MicroBatch]:
+    """This rank's share of the first `num_samples` rows of the shards (0: all), held in memory.
+
+    The rows are dealt out in micro batches, so that ranks differ by at most one.
+    """
+    wanted = num_samples or sum(shard.num_samples for shard in shards)
+    parts = []
+    for shard in shards:
+        if wanted <= 0:
+            break
+        parts.append({name: array[:wanted] for name, array in read_samples(shard.path).items()})
+        wanted -= shard.num_samples
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+    starts = range(rank * micro_batch, len(rows["input_ids"]), world_size * micro_batch)
+    return [
+        collate({name: array[i : i + micro_batch] for name, array in rows.items()}) for i in starts
+    ]

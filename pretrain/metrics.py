@@ -1,0 +1,103 @@
+"""Numbers of a run: metrics.jsonl, progress lines for the parent process, and W&B."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import flush_to_disk, write_text
+
+PROGRESS_PREFIX = "@progress "
+PROGRESS_SECONDS = 1.0
+
+
+def parse_progress(line: str) -> dict[str, Any] | None:
+    """`{"step", "steps", "note", ...}` of a progress line, None for any other line."""
+    if not line.startswith(PROGRESS_PREFIX):
+        return None
+    return json.loads(line.removeprefix(PROGRESS_PREFIX))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and prints; the log of rank 0."""
+
+    def __init__(self, path: Path, wandb_run=None):
+        self.path = path
+        self.wandb_run = wandb_run
+        self.last_progress = 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def truncate(self, step: int) -> None:
+        """Drops the lines beyond a step: the run goes on from there and writes them again."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write(self, line: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.wandb_run:
+            self.wandb_run.log({f"{line['kind']}/{key}": line[key] for key in line}, line["step"])
+
+    def flush(self) -> None:
+        if self.path.exists():
+            flush_to_disk(self.path)
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progress(self, now: bool, **numbers) -> None:
+        """A progress line, at most one per PROGRESS_SECONDS unless `now`."""
+        if now or time.monotonic() - self.last_progress >= PROGRESS_SECONDS:
+            self.last_progress = time.monotonic()
+            self.say(PROGRESS_PREFIX + json.dumps(numbers))
+
+    def close(self) -> None:
+        if self.wandb_run:
+            self.wandb_run.finish()
+
+
+class SilentLog:
+    """The log of the other ranks: takes everything and keeps nothing."""
+
+    def truncate(self, step: int) -> None: ...
+
+    def write(self, line: dict[str, Any]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, now: bool, **numbers) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def start_wandb(mode: str, project: str, name: str, directory: Path, settings: dict[str, Any]):
+    """A W&B run, or None if mode is "disabled". The key is taken from WANDB_API_KEY.
+
+    mode: disabled | offline | online. Raises ModuleNotFoundError if wandb is not installed and
+    ValueError if there is no key to go online with.
+    """
+    if mode == "disabled":
+        return None
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "WANDB.MODE is on, but wandb is missing: pip install -r requirements-wandb.txt"
+        ) from error
+    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+        raise ValueError("WANDB.MODE is online, but WANDB_API_KEY is not set")
+    directory.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=project, name=name, mode=mode, dir=str(directory), config=settings, resume="allow"
+    )

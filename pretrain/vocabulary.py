@@ -1,0 +1,51 @@
+"""What pretraining needs to know of the tokenizer: its size and its special tokens."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """size: number of rows of the embedding table; special_ids: as in a model's config.json."""
+
+    directory: Path
+    size: int
+    special_ids: dict[str, int]
+
+
+def find_tokenizer(dataset_path: Path, tokenizer_name: str, output_dir: Path) -> Path:
+    """Folder of the dataset's tokenizer, or else of the one of that name (saved in output_dir).
+
+    Raises FileNotFoundError if there is neither.
+    """
+    own = dataset_path / "tokenizer"
+    if own.is_dir():
+        return own
+    if not tokenizer_name:
+        raise FileNotFoundError(f"{own} is missing; name one with --tokenizer_name")
+    from transformers import AutoTokenizer
+
+    copy = output_dir / "tokenizer"
+    AutoTokenizer.from_pretrained(tokenizer_name).save_pretrained(copy)
+    return copy
+
+
+def read_vocabulary(directory: Path) -> Vocabulary:
+    """Reads tokenizer.json and tokenizer_config.json. Raises KeyError if there is no [PAD]."""
+    from tokenizers import Tokenizer
+
+    tokens = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    special_ids = {
+        "pad_token_id": tokens[_token(config, "pad_token", "[PAD]")],
+        "bos_token_id": tokens[_token(config, "cls_token", "[CLS]")],
+        "eos_token_id": tokens[_token(config, "sep_token", "[SEP]")],
+    }
+    return Vocabulary(directory, max(tokens.values()) + 1, special_ids)
+
+
+def _token(config: dict, role: str, default: str) -> str:
+    """A special token's text; older files hold an object in place of the string."""
+    value = config.get(role) or default
+    return value["content"] if isinstance(value, dict) else value

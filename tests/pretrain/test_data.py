@@ -1,0 +1,138 @@
+"""The order of samples, its independence of ranks and restarts, and the tensors of a batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset.samples import read_samples
+from pretrain.data import (
+    PretrainDatasetProvider,
+    SampleOrder,
+    Shard,
+    collate,
+    list_shards,
+    validation_batches,
+)
+from tests.pretrain.shards import write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def _rows(order, start, stop):
+    return [(s.shard, int(row)) for s in order.slices(start, stop) for row in s.rows]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any),
+    seed=st.integers(0, 2**32),
+    epoch=st.integers(0, 3),
+)
+def test_every_row_once_per_epoch(sizes, seed, epoch):
+    order = SampleOrder(sizes, seed)
+    n = order.num_samples
+    rows = _rows(order, epoch * n, (epoch + 1) * n)
+    assert sorted(rows) == [(shard, row) for shard, size in enumerate(sizes) for row in range(size)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(start=st.integers(0, 40), middle=st.integers(0, 40), stop=st.integers(0, 40))
+def test_cutting_the_stream_anywhere_changes_nothing(start, middle, stop):
+    start, middle, stop = sorted((start, middle, stop))
+    order = SampleOrder([4, 0, 7], seed=3)
+    whole = _rows(order, start, stop)
+    assert whole == _rows(order, start, middle) + _rows(SampleOrder([4, 0, 7], 3), middle, stop)
+
+
+def test_epochs_and_seeds_differ():
+    first = _rows(SampleOrder([50], 1), 0, 50)
+    assert first != _rows(SampleOrder([50], 1), 50, 100)
+    assert first != _rows(SampleOrder([50], 2), 0, 50)
+
+
+def _ids(batches):
+    return torch.cat([batch.input_ids for batch in batches])
+
+
+def _provider(dataset, rank=0, world_size=1, micro_batch=2):
+    return PretrainDatasetProvider(
+        list_shards(dataset, "train"), 42, 8, micro_batch, rank, world_size
+    )
+
+
+def test_any_number_of_ranks_trains_on_the_same_batches(dataset):
+    with _provider(dataset) as alone:
+        expected = [_ids(alone.batch(step)) for step in range(7)]
+    for world_size in (2, 4):
+        ranks = [_provider(dataset, rank, world_size) for rank in range(world_size)]
+        for step in range(7):
+            together = torch.cat([_ids(provider.batch(step)) for provider in ranks])
+            assert torch.equal(together, expected[step])
+        for provider in ranks:
+            provider.close()
+
+
+def test_a_restart_goes_on_with_the_same_batches(dataset):
+    with _provider(dataset) as undisturbed, _provider(dataset) as restarted:
+        expected = [_ids(undisturbed.batch(step)) for step in range(9)]
+        assert torch.equal(_ids(restarted.batch(5)), expected[5])
+        assert torch.equal(_ids(restarted.batch(6)), expected[6])
+        assert torch.equal(_ids(restarted.batch(2)), expected[2])
+
+
+def test_micro_batches_cut_the_batch_without_changing_it(dataset):
+    with _provider(dataset, micro_batch=2) as small, _provider(dataset, micro_batch=8) as large:
+        assert len(small.batch(0)) == 4 and len(large.batch(0)) == 1
+        assert torch.equal(_ids(small.batch(1)), _ids(large.batch(1)))
+
+
+def test_all_mask_copies_are_trained_on(dataset):
+    shards = list_shards(dataset, "train")
+    assert [shard.path.name for shard in shards] == [
+        f"train_{shard:05d}_{copy:02d}.hdf5" for shard in range(2) for copy in range(2)
+    ]
+    assert sum(shard.num_samples for shard in shards) == 2 * (7 + 5)
+
+
+def test_an_error_while_reading_ahead_reaches_the_loop(dataset, tmp_path):
+    shards = [Shard(tmp_path / "gone.hdf5", 8)]
+    with (
+        PretrainDatasetProvider(shards, 0, 4, 4) as provider,
+        pytest.raises(Exception, match=r"gone\.hdf5"),
+    ):
+        provider.batch(0)
+
+
+def test_missing_shards_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"train_\*\.hdf5"):
+        list_shards(tmp_path, "train")
+
+
+def test_tensors_of_a_micro_batch(dataset):
+    rows = read_samples(dataset / "train_00000_00.hdf5")
+    batch = collate(rows)
+    flat = batch.input_ids.flatten()
+    assert (flat[batch.prediction_index] == 4).all()  # every prediction stands at a [MASK]
+    assert len(batch.labels) == np.count_nonzero(rows["masked_lm_positions"])
+    assert torch.equal(batch.attention_mask, torch.from_numpy(rows["input_mask"]).bool())
+    assert batch.num_tokens == rows["input_mask"].sum()
+
+
+def test_no_mask_where_nothing_is_padded(tmp_path):
+    folder = write_dataset(tmp_path, padding=False)
+    assert collate(read_samples(folder / "test_00000.hdf5")).attention_mask is None
+
+
+def test_validation_is_the_first_rows_shared_out_over_the_ranks(dataset):
+    shards = list_shards(dataset, "test")
+    rows = torch.from_numpy(read_samples(shards[0].path)["input_ids"].astype(np.int64))
+    assert torch.equal(_ids(validation_batches(shards, 5, 2)), rows[:5])
+    assert torch.equal(_ids(validation_batches(shards, 0, 2)), rows)
+    first, second = (validation_batches(shards, 0, 2, rank, 2) for rank in range(2))
+    assert [len(batch.input_ids) for batch in first] == [2, 2, 1]
+    assert [len(batch.input_ids) for batch in second] == [2, 2]

@@ -1,0 +1,194 @@
+"""The stage: its identity, the way of every key to the ranks, and what happens when it dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs.defaults import get_default_config
+from dataset.stage import prepare_dataset
+from pipeline.errors import StageError
+from pretrain import stage
+from pretrain.artifact import OUTSIDE_IDENTITY, precision_in_use, pretrain_artifact
+from pretrain.checkpoints import list_checkpoints
+from pretrain.flags import parse_flags
+from pretrain.stage import launch_command, pretrain, training_flags
+
+PROJECT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    "TOKENIZER": {"TRAIN": True, "VOCAB_SIZE": 100},
+    "DATASET": {"FRAC_TEST": 0.1, "MAX_SEQ_LENGTH": 32, "DUP_FACTOR": 2},
+    "MODEL": {"HIDDEN_SIZE": 32, "NUM_HIDDEN_LAYERS": 2, "NUM_ATTENTION_HEADS": 2},
+    "PRETRAIN": {"NUM_STEPS": 150, "BATCH_SIZE": 16, "PRINT_STEPS": 10, "CHECKPOINT_STEPS": 15},
+    "SYSTEM": {"NUM_GPUS": 0, "NUM_WORKERS": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread_per_rank(monkeypatch):
+    """On a busy machine, more of them mostly wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    words = ["the", "cat", "sees", "a", "small", "dog", "under", "red", "trees"]
+    sentences = [" ".join(words[i % 9 :] + words[: i % 7]).capitalize() + "." for i in range(300)]
+    articles = ["\n".join(sentences[i : i + 5]) for i in range(0, 300, 5)]
+    (folder / "corpus.txt").write_text("\n\n".join(articles))
+    return folder
+
+
+@pytest.fixture
+def config(corpus, tmp_path):
+    config = get_default_config()
+    for node, values in SETTINGS.items():
+        config[node].update(values)
+    config.MODEL.INTERMEDIATE_SIZE = 64
+    config.DATASET.CUSTOMIZED_DATASETS = [str(corpus)]
+    config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "root")
+    return config
+
+
+def _other(value):
+    """A different value of the same type."""
+    if isinstance(value, str):
+        return value + "x"
+    return not value if isinstance(value, bool) else value + 1
+
+
+KEYS = [(node, key) for node in ("MODEL", "PRETRAIN") for key in get_default_config()[node]]
+
+
+@pytest.mark.parametrize(("node", "key"), KEYS)
+def test_every_key_reaches_the_ranks(config, node, key):
+    if key in ("ENABLED", "ID"):
+        return
+    before = training_flags(config, Path("d"), Path("s/d/p"), 0)
+    config[node][key] = "bf16" if key == "PRECISION" else _other(config[node][key])
+    assert training_flags(config, Path("d"), Path("s/d/p"), 0) != before
+
+
+@pytest.mark.parametrize(("node", "key"), KEYS)
+def test_keys_that_shape_the_weights_are_the_identity(config, node, key):
+    before = pretrain_artifact(config).fingerprint
+    config[node][key] = "bf16" if key == "PRECISION" else _other(config[node][key])
+    changed = pretrain_artifact(config).fingerprint != before
+    assert changed == (key not in OUTSIDE_IDENTITY or key == "PRECISION")
+
+
+def test_the_dataset_is_part_of_the_identity(config):
+    before = pretrain_artifact(config)
+    config.DATASET.SEED += 1
+    assert pretrain_artifact(config).inputs["dataset"] != before.inputs["dataset"]
+
+
+def test_ids(config):
+    assert pretrain_artifact(config).directory.name.startswith("bert-mlm-2x32-150steps-")
+    config.PRETRAIN.ID = "mine"
+    artifact = pretrain_artifact(config)
+    assert artifact.directory.name == "mine" and artifact.user_named == "PRETRAIN.ID"
+
+
+def test_precision():
+    assert precision_in_use("auto", 0) == "fp32" and precision_in_use("auto", 2) == "fp16"
+    assert precision_in_use("bf16", 0) == "bf16"
+
+
+def test_the_command_line_carries_every_flag(config):
+    flags = training_flags(config, Path("d"), Path("s/d/p"), 0)
+    command = launch_command(flags, 0, 1234)
+    script = command.index(str(PROJECT / "pretrain" / "run_pretraining.py"))
+    parsed = vars(parse_flags(command[script + 1 :]))
+    assert all(parsed[name] == type(parsed[name])(value) for name, value in flags.items())
+    assert command[script - 4 : script] == ["--num_gpus", "1", "--master_port", "1234"]
+
+
+def test_secrets_travel_in_the_environment_alone(config):
+    config.WANDB.API_KEY = "secret"
+    assert "WANDB_API_KEY" not in stage._environment(config, 0)
+    config.WANDB.MODE = "offline"
+    assert stage._environment(config, 0)["WANDB_API_KEY"] == "secret"
+    flags = training_flags(config, Path("d"), Path("s/d/p"), 0)
+    assert not any("secret" in word for word in launch_command(flags, 0, 1))
+
+
+def test_planning_imports_nothing_heavy():
+    code = "import pretrain.artifact, pretrain.stage, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_a_missing_dataset_is_named(config):
+    with pytest.raises(StageError, match=r"dataset .* is not ready"):
+        pretrain(config)
+
+
+def test_a_failure_is_told_in_one_line(config):
+    prepare_dataset(config)
+    config.PRETRAIN.LEARNING_RATE = 1e30
+    with pytest.raises(StageError, match=r"FloatingPointError: the loss is .* at step") as failure:
+        pretrain(config)
+    assert "\n" not in failure.value.cause
+    assert failure.value.log.exists() and not pretrain_artifact(config).status().done
+
+
+RUN_STAGE = """
+import sys
+from yacs.config import CfgNode
+from pretrain.stage import pretrain
+pretrain(CfgNode.load_cfg(open(sys.argv[1])))
+"""
+
+
+def _ranks(directory):
+    """Processes that work on a pretraining folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if f"--output_dir={directory.resolve()}" in (process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def _wait(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_killed_and_called_again_it_ends_the_same_and_leaves_nothing_behind(config, tmp_path):
+    prepare_dataset(config)
+    directory = pretrain_artifact(config).directory
+    (tmp_path / "config.yaml").write_text(config.dump())
+    command = [sys.executable, "-c", RUN_STAGE, str(tmp_path / "config.yaml")]
+    child = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    _wait(lambda: list_checkpoints(directory / "checkpoints"))
+    os.kill(child.pid, signal.SIGKILL)  # the pipeline alone: its children must notice
+    child.wait()
+    _wait(lambda: not _ranks(directory))
+    assert pretrain_artifact(config).status().state == "unfinished"
+    pretrain(config)
+    artifact = pretrain_artifact(config)
+    assert artifact.status().done
+    assert artifact.manifest["results"]["step"] == 150
+    flags = training_flags(config, _dataset_path(config), tmp_path / "undisturbed", 0)
+    words = launch_command(flags, 0, 1)
+    script = next(i for i, word in enumerate(words) if word.endswith("run_pretraining.py"))
+    subprocess.run([sys.executable, *words[script:]], check=True, capture_output=True)
+    weights = Path("model") / "model.safetensors"
+    assert (directory / weights).read_bytes() == (tmp_path / "undisturbed" / weights).read_bytes()
+
+
+def _dataset_path(config):
+    from dataset.artifact import dataset_artifact
+
+    return dataset_artifact(config).directory
