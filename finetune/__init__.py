@@ -1,0 +1,1 @@
+"""Finetuning on GLUE: the tasks, the search over settings, and the runs that it is made of."""

@@ -1,0 +1,156 @@
+"""Finetunes one classifier with transformers' Trainer, and predicts with it."""
+
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finetune.encoding import Encoded
+from finetune.metrics import predicted_values, score_predictions
+from finetune.runs import TrainingSettings
+from finetune.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import (
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+# Lines about loss and learning rate that a run leaves in its log.
+LOG_LINES = 20
+
+
+def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
+    """The checkpoint's encoder with a head for the task; what it lacks is drawn from the seed."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, logging, set_seed
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    set_seed(seed)
+    words = list(task.labels) or ["score"]
+    return AutoModelForSequenceClassification.from_pretrained(
+        model,
+        num_labels=len(words),
+        id2label=dict(enumerate(words)),
+        label2id={word: i for i, word in enumerate(words)},
+        problem_type="regression" if task.is_regression else "single_label_classification",
+        ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
+        dtype=torch.float32,
+    )
+
+
+def usable_length(model: "PretrainedConfig", wanted: int) -> int:
+    """The wanted tokens per sample, or as many as the model has positions for."""
+    positions = getattr(model, "max_position_embeddings", wanted)
+    if "roberta" in model.model_type:  # these number their positions from pad_token_id + 1
+        positions -= model.pad_token_id + 1
+    return min(wanted, positions)
+
+
+def build_trainer(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: Task,
+    settings: TrainingSettings,
+    train: Encoded | None,
+    dev: dict[str, Encoded],
+    log: Callable[[str], None],
+) -> "Trainer":
+    """A Trainer that writes no files. dev: the splits that `eval_steps` evaluates on."""
+    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer
+
+    trainer = Trainer(
+        model=model,
+        args=_training_arguments(settings, len(train) if train else 0),
+        train_dataset=train,
+        eval_dataset=dev,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=lambda output: score_predictions(
+            task, predicted_values(task, output.predictions), output.label_ids
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_log_lines(log))
+    return trainer
+
+
+def _training_arguments(settings: TrainingSettings, num_rows: int) -> "TrainingArguments":
+    import torch
+    from transformers import TrainingArguments
+
+    num_gpus = torch.cuda.device_count()
+    num_steps = settings.epochs * num_rows / settings.batch_size
+    with_bf16 = num_gpus > 0 and torch.cuda.is_bf16_supported()
+    return TrainingArguments(
+        output_dir=tempfile.gettempdir(),  # has to be there; the Trainer saves nothing
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=_micro_batch(settings, num_gpus),
+        per_device_eval_batch_size=settings.eval_batch_size,
+        gradient_accumulation_steps=settings.accumulation_steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        use_cpu=num_gpus == 0,
+        bf16=with_bf16,
+        fp16=num_gpus > 0 and not with_bf16,
+        eval_strategy="steps" if settings.eval_steps else "no",
+        eval_steps=settings.eval_steps or None,
+        save_strategy="no",
+        logging_steps=max(1, round(num_steps / LOG_LINES)),
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=num_gpus > 0,
+    )
+
+
+def _micro_batch(settings: TrainingSettings, num_gpus: int) -> int:
+    """Samples per GPU and pass: GPUs x accumulation steps x this is the batch size."""
+    parts = max(1, num_gpus) * settings.accumulation_steps
+    if settings.batch_size % parts:
+        raise ValueError(f"a batch of {settings.batch_size} cannot be split into {parts} parts")
+    return settings.batch_size // parts
+
+
+def _log_lines(log: Callable[[str], None]) -> "TrainerCallback":
+    """Writes what the Trainer reports as `step 20: loss 0.61, learning_rate 3e-05`."""
+    from transformers import TrainerCallback
+
+    class LogLines(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+            log(f"step {state.global_step}: {shown}")
+
+    return LogLines()
+
+
+def predict(trainer: "Trainer", split: Encoded) -> np.ndarray:
+    """[N, num_labels] float32 outputs in the order of the samples.
+
+    Samples go through the model sorted by length, so that little is padded. Raises ValueError
+    if an output is not finite.
+    """
+    from torch.utils.data import Subset
+
+    order = np.argsort(split.lengths, kind="stable")
+    sorted_outputs = trainer.predict(Subset(split, order.tolist())).predictions
+    if not np.isfinite(sorted_outputs).all():
+        raise ValueError("the model's outputs are not finite: training diverged")
+    outputs = np.empty_like(sorted_outputs, dtype=np.float32)
+    outputs[order] = sorted_outputs
+    return outputs
+
+
+def training_history(trainer: "Trainer") -> list[dict[str, float]]:
+    """Loss and learning rate over the steps."""
+    names = ("step", "epoch", "loss", "learning_rate")
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    return [{name: line[name] for name in names} for line in lines]

@@ -1,0 +1,40 @@
+"""A checkpoint small enough to be finetuned in seconds, with a tokenizer for the demo's words."""
+
+import re
+
+import pytest
+
+from finetune.demo_glue import demo_files
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    """Folder of a random pre-LN model (2 layers x 32) with a WordPiece tokenizer."""
+    from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM, set_seed
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    tokenizer = _tokenizer(folder)
+    set_seed(0)
+    config = RobertaPreLayerNormConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        type_vocab_size=2,
+        pad_token_id=0,
+    )
+    RobertaPreLayerNormForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def _tokenizer(folder):
+    from transformers import BertTokenizerFast
+
+    words = sorted({w for t in demo_files().values() for w in re.findall(r"\w+|[.,:?]", t.lower())})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return tokenizer

@@ -1,0 +1,46 @@
+"""The demo benchmark: readable as GLUE is, the same every time, balanced, not submittable."""
+
+from collections import Counter
+
+from finetune.artifact import _task_files
+from finetune.demo_glue import DEMO_NAME, demo_files, write_demo_glue
+from finetune.examples import file_digests, load_examples
+from finetune.tasks import TASKS
+
+
+def test_every_split_is_read_and_none_has_glues_row_count(tmp_path):
+    write_demo_glue(tmp_path)
+    for task in TASKS:
+        for split in task.splits:
+            examples = load_examples(task, split, str(tmp_path))
+            assert len(examples.texts) > 50 and not examples.malformed
+            assert len(examples.texts) != split.num_rows
+            assert all(text for texts in examples.texts for text in texts)
+
+
+def test_labels_are_balanced(tmp_path):
+    write_demo_glue(tmp_path)
+    for task in TASKS:
+        for split in (task.train, *task.dev):
+            counts = Counter(load_examples(task, split, str(tmp_path)).labels)
+            assert max(counts.values()) - min(counts.values()) <= 1
+            assert task.is_regression or len(counts) == len(task.labels)
+
+
+def test_a_seed_decides_all_bytes():
+    assert demo_files.__wrapped__(1) == demo_files.__wrapped__(1)
+    assert demo_files.__wrapped__(1) != demo_files.__wrapped__(2)
+
+
+def test_planned_digests_are_those_of_the_written_files(tmp_path):
+    write_demo_glue(tmp_path)
+    planned = _task_files(TASKS, DEMO_NAME)
+    assert planned == {task.name: file_digests(task, tmp_path) for task in TASKS}
+
+
+def test_a_damaged_file_is_mended(tmp_path):
+    write_demo_glue(tmp_path)
+    file = tmp_path / "RTE" / "dev.tsv"
+    file.write_text("broken")
+    write_demo_glue(tmp_path)
+    assert file.read_text() == demo_files()["RTE/dev.tsv"]

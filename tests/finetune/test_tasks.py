@@ -1,0 +1,56 @@
+"""The table of tasks: names, labels, files, and the Hub's label names."""
+
+import pytest
+
+from configs.defaults import GLUE_TASKS
+from finetune.examples import load_examples
+from finetune.tasks import TASKS, find_task, submission_splits
+
+
+def test_tasks_are_those_of_the_config():
+    assert [task.name for task in TASKS] == GLUE_TASKS
+
+
+@pytest.mark.parametrize(
+    "spelling, name",
+    [("STS-B", "STS-B"), ("stsb", "STS-B"), ("sts_b", "STS-B"), ("sst2", "SST-2"), ("SST", "SST-2"),
+     ("mrpc", "MRPC"), ("cola", "CoLA"), ("Mnli", "MNLI")],
+)  # fmt: skip
+def test_usual_spellings(spelling, name):
+    assert find_task(spelling).name == name
+
+
+def test_unknown_task_lists_the_known_ones():
+    with pytest.raises(KeyError, match="boolq is not a task, expected one of CoLA"):
+        find_task("boolq")
+
+
+def test_eleven_submitted_files_with_the_server_counts():
+    counts = {name: split.num_rows for name, (_, split) in submission_splits().items()}
+    assert counts == {
+        "CoLA": 1063, "SST-2": 1821, "MRPC": 1725, "STS-B": 1379, "QQP": 390965, "MNLI-m": 9796,
+        "MNLI-mm": 9847, "AX": 1104, "QNLI": 5463, "RTE": 3000, "WNLI": 146,
+    }  # fmt: skip
+
+
+def test_hub_labels_are_mapped_by_name(tmp_path, monkeypatch):
+    """The ids of this copy run the other way round, which must not matter."""
+    import datasets
+
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "sentence": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["not_entailment", "entailment"]),
+        }
+    )
+    rows = {"question": ["q1", "q2"], "sentence": ["s1", "s2"], "label": [0, 1]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
+    task = find_task("qnli")
+    examples = load_examples(task, task.train, "")
+    assert examples.texts == [("q1", "s1"), ("q2", "s2")]
+    assert [list(task.labels)[label] for label in examples.labels] == [
+        "not_entailment",
+        "entailment",
+    ]
