@@ -109,6 +109,7 @@ def _prepare_worker(gpus: tuple[int, ...], num_threads: int) -> None:
     chosen = [numbers[gpu] if numbers else str(gpu) for gpu in gpus]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would slow the other slots
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
