@@ -73,7 +73,8 @@ def _dataset() -> CfgNode:
     # Hub datasets as [name, subset] pairs, e.g. [wikipedia, 20220301.en]. A local folder of
     # parquet, json, csv or text files may stand in place of the name. The column `text` is read.
     dataset.HUGGINGFACE_DATASETS = []
-    # Folders of .txt files, articles separated by blank lines, or `builtin:python-docs`: the
+    # Folders of .txt files, articles separated by blank lines (files without any blank line hold
+    # an article per line), or `builtin:python-docs`: the
     # English prose of the documentation that ships with Python, for trying things out.
     # Relative paths start where the command is run.
     dataset.CUSTOMIZED_DATASETS = []
@@ -112,7 +113,8 @@ def _model() -> CfgNode:
     model.NUM_ATTENTION_HEADS = 16
     # Width of the feed-forward layers.
     model.INTERMEDIATE_SIZE = 4096
-    # Activation of the feed-forward layers and the head: gelu | gelu_new | relu | silu.
+    # Activation of the feed-forward layers: gelu | gelu_new | relu | silu. The head of a post-ln
+    # model has it too; that of a pre-ln model is always gelu, as in RobertaPreLayerNorm.
     model.HIDDEN_ACT = "gelu"
     # Dropout on embeddings and on each sublayer's output.
     model.HIDDEN_DROPOUT_PROB = 0.1

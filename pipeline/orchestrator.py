@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline import install
 from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration
+from pipeline.devices import num_gpus
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:  # a bare Python, which has no yacs, imports this module too
@@ -24,7 +25,8 @@ class Stage:
     name: str
     plan: str
     run: str
-    needs: str
+    needs: str = ""
+    uses_gpus: bool = False
 
     def artifact(self, config: "CfgNode") -> Artifact:
         return getattr(importlib.import_module(f"{self.name}.artifact"), self.plan)(config)
@@ -37,10 +39,10 @@ class Stage:
 
 
 STAGES = (
-    Stage("dataset", "dataset_artifact", "prepare_dataset", needs=""),
-    Stage("pretrain", "pretrain_artifact", "pretrain", needs="dataset"),
-    Stage("finetune", "finetune_artifact", "finetune", needs="pretrain"),
-    Stage("result_collection", "result_artifact", "collect_test_result", needs="finetune"),
+    Stage("dataset", "dataset_artifact", "prepare_dataset"),
+    Stage("pretrain", "pretrain_artifact", "pretrain", "dataset", uses_gpus=True),
+    Stage("finetune", "finetune_artifact", "finetune", "pretrain", uses_gpus=True),
+    Stage("result_collection", "result_artifact", "collect_test_result", "finetune"),
 )
 STAGE_NAMES = ("install", *(stage.name for stage in STAGES))
 
@@ -110,6 +112,8 @@ def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> 
             step = Step(stage, artifact, artifact.status(), forced)
             if step.runs:
                 problems += _missing_upstream(stage, config, steps)
+                if stage.uses_gpus:
+                    num_gpus(config.SYSTEM.NUM_GPUS)
             steps.append(step)
         except ConfigError as error:
             problems += [line for line in error.problems if line not in problems]

@@ -5,7 +5,7 @@ from typing import Any
 
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, fingerprint, pretrain_dir
-from pipeline.devices import num_gpus
+from pipeline.devices import num_visible_gpus
 
 FORMAT = 1
 # Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
@@ -22,7 +22,6 @@ OUTSIDE_IDENTITY = {
     "VALIDATION_MICRO_BATCH",
     "VALIDATION_SAMPLES",
     "MICRO_BATCH_SIZE",
-    "PRECISION",  # what it amounts to on this machine is part of the identity instead
 }
 
 
@@ -36,14 +35,13 @@ def precision_in_use(precision: str, gpus: int) -> str:
 def pretrain_artifact(config) -> Artifact:
     """The pretraining run of this config: weights, metrics and checkpoints."""
     dataset = dataset_artifact(config)
-    precision = precision_in_use(config.PRETRAIN.PRECISION, num_gpus(config.SYSTEM.NUM_GPUS))
     inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL}
     inputs |= {
         f"PRETRAIN.{key}": config.PRETRAIN[key]
         for key in config.PRETRAIN
         if key not in OUTSIDE_IDENTITY
     }
-    inputs |= {"PRETRAIN.PRECISION": precision, "dataset": dataset.fingerprint, "format": FORMAT}
+    inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}
     pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs)
     return Artifact(
         stage="pretrain",
@@ -52,7 +50,7 @@ def pretrain_artifact(config) -> Artifact:
         ),
         inputs=inputs,
         user_named="PRETRAIN.ID" if config.PRETRAIN.ID else "",
-        notes=_notes(config, dataset, precision),
+        notes=_notes(config, dataset),
     )
 
 
@@ -65,9 +63,13 @@ def _generated_id(config, inputs: dict[str, Any]) -> str:
     )
 
 
-def _notes(config, dataset: Artifact, precision: str) -> tuple[str, ...]:
+def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     """Steps, epochs where the dataset is there to tell, and the model's size."""
     steps, batch = config.PRETRAIN.NUM_STEPS, config.PRETRAIN.BATCH_SIZE
+    # Not an error here if there are fewer GPUs than asked for: this may be just a look at what
+    # another machine has made.
+    gpus = num_visible_gpus() if config.SYSTEM.NUM_GPUS else 0
+    precision = precision_in_use(config.PRETRAIN.PRECISION, gpus)
     effort = f"{steps} steps of {batch} samples in {precision}"
     manifest = dataset.manifest if dataset.status().done else None
     if manifest:

@@ -12,7 +12,7 @@ from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from result_collection.artifact import result_artifact
 from result_collection.submission import find_problems, submission_text, write_zip, zip_path
-from result_collection.summary import as_text, as_tsv, summarize
+from result_collection.summary import as_text, as_tsv, headline, summarize
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -41,7 +41,14 @@ def collect_test_result(config: "CfgNode") -> None:
         files = _write_files(best_runs, artifact.directory)
         allow_partial = config.RESULT_COLLECTION.ALLOW_PARTIAL
         archive, problems = _write_zip(artifact.directory, files, allow_partial, console)
-        artifact.finish({"zip": archive.name, "problems": problems, "average": summary["average"]})
+        artifact.finish(
+            {
+                "zip": archive.name,
+                "problems": problems,
+                "average": summary["average"],
+                "headline": [headline(summary), str(archive)],
+            }
+        )
 
 
 def _best_runs(config: "CfgNode", search: Search) -> dict[str, Path]:

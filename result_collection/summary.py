@@ -75,5 +75,12 @@ def as_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def headline(summary: Mapping[str, Any]) -> str:
+    return (
+        f"average of {len(summary['tasks'])} tasks: {_points(summary['average'])} "
+        f"(dev scores, {summary['benchmark']})"
+    )
+
+
 def as_tsv(summary: Mapping[str, Any]) -> str:
     return "".join("\t".join(row) + "\n" for row in summary_rows(summary))

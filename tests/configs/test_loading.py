@@ -99,6 +99,7 @@ def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_load(path, monkeypatch, tmp_path):
     (tmp_path / "raw_data" / "my_texts").mkdir(parents=True)
+    (tmp_path / "glue_data").mkdir()
     monkeypatch.chdir(tmp_path)
     load_config(path)
 
