@@ -63,9 +63,9 @@ def build_trainer(
     log: Callable[[str], None],
 ) -> "Trainer":
     """A Trainer that writes no files. dev: the splits that `eval_steps` evaluates on."""
-    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer
+    from transformers import DataCollatorWithPadding, PrinterCallback
 
-    trainer = Trainer(
+    trainer = _length_grouping_trainer()(
         model=model,
         args=_training_arguments(settings, len(train) if train else 0),
         train_dataset=train,
@@ -78,6 +78,26 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_log_lines(log))
     return trainer
+
+
+def _length_grouping_trainer() -> type["Trainer"]:
+    """A Trainer whose training batches hold samples of similar length, so that little is padded.
+
+    The Trainer's own option for this would reorder the samples to be predicted, too.
+    """
+    import torch
+    from transformers import Trainer
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    class LengthGroupingTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return LengthGroupedSampler(
+                self.args.train_batch_size * self.args.gradient_accumulation_steps,
+                lengths=self.train_dataset.lengths.tolist(),
+                generator=torch.Generator().manual_seed(self.args.seed),
+            )
+
+    return LengthGroupingTrainer
 
 
 def _training_arguments(settings: TrainingSettings, num_rows: int) -> "TrainingArguments":
