@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def _stage_list(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
+    names = tuple(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in STAGE_NAMES]
     if unknown:
         raise argparse.ArgumentTypeError(
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if not options.config.is_file():
-            raise ConfigError([f"--config: no such file, got {options.config}"])
+            raise ConfigError([f"--config: not a file, got {options.config}, expected a YAML file"])
         if install.missing_packages():
             return _run_in_environment(options, arguments)
         _run_stages(options)
@@ -88,11 +88,14 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
         off = install.switched_off_in(options.config, options.overrides)
         if off or "install" not in options.stages:
             raise StageError(
-                f"install: missing packages: {missing}; the install stage is not part of this "
+                f"missing packages: {missing}; the install stage is not part of this "
                 f"run; run `bash {install.PROJECT / 'install.sh'}` first"
             )
         print(f"install: running, missing packages: {missing}", flush=True)
-        install.run_install_script(log_path(Path(options.output_root or "."), "install"))
+        log = log_path(Path(options.output_root or "."), "install")
+        if install.begun_anew():
+            raise StageError(f"install.sh ran, still missing: {missing}", log, "install")
+        install.run_install_script(log, again=install.environment_is_ready())
     install.continue_inside_environment(arguments)
     return 3  # not reached
 
@@ -102,14 +105,17 @@ def _run_stages(options: argparse.Namespace) -> None:
 
     overrides = list(options.overrides)
     if options.output_root:
-        overrides += ["SYSTEM.OUTPUT_ROOT", options.output_root]
+        overrides = ["SYSTEM.OUTPUT_ROOT", options.output_root, *overrides]
     config = load_config(options.config, overrides, options.stages)
     force = set(options.stages) - {"install"} if options.clear_cache else set(options.force)
+    idle = sorted(force - set(options.stages))
+    if idle:
+        raise ConfigError([f"--force {idle[0]}: not among --stages {','.join(options.stages)}"])
     run_pipeline(config, options.stages, force, options.dry_run)
 
 
 def _report_failure(error: StageError) -> int:
-    print(f"failed: {error.cause}", file=sys.stderr)
+    print(f"{error.stage or 'ExtremeBERT'} failed: {error.cause}", file=sys.stderr)
     if error.log:
         print(f"log: {error.log}", file=sys.stderr)
     return 3

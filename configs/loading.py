@@ -6,6 +6,7 @@ wrong is collected and raised at once.
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ ELEMENT_EXAMPLES = {
 }
 
 
+PATH_KEYS = (
+    ("SYSTEM", "OUTPUT_ROOT"),
+    ("TOKENIZER", "NAME_OR_PATH"),
+    ("FINETUNE", "GLUE_DIR"),
+    ("FINETUNE", "MODEL_NAME_OR_PATH"),
+)
+
+
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), stages: Iterable[str] | None = None
 ) -> CfgNode:
@@ -42,8 +51,9 @@ def load_config(
     """
     config = get_default_config()
     problems: list[str] = []
-    for key, value in (*_read_yaml(Path(path)), *_read_overrides(overrides)):
+    for key, value in (*_read_yaml(Path(path)), *_read_overrides(overrides, flatten(config))):
         _set(config, key, value, problems)
+    _expand_home(config)
     # A value of the wrong kind was not taken over, so checks across keys would mislead.
     problems += problems_of_values(config, stages)
     if problems:
@@ -67,13 +77,22 @@ def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain YAML takes the last of two equal keys silently; here they are an error."""
+    """Plain YAML takes the last of two equal keys silently; here they are an error.
+
+    Nor is a name like 2024-01-05 made into a date.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the base class)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if not key.tag.endswith(":merge")]
+        keys = [self.construct_object(key, deep=True) for key in own]
         for position, key in enumerate(keys):
             if key in keys[:position]:
-                mark = node.value[position][0].start_mark
+                mark = own[position].start_mark
                 raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", mark)
         return super().construct_mapping(node, deep)
 
@@ -110,18 +129,36 @@ def _pairs(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _read_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _read_overrides(
+    overrides: Sequence[str], defaults: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """(full key, value) pairs; a text key takes its value as it is, the others read it as YAML."""
     if len(overrides) % 2:
         raise ConfigError([f"{overrides[-1]}: expected KEY VALUE pairs, got a key without a value"])
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        if isinstance(defaults.get(key), str):
+            yield key, text
+            continue
         try:
             value = yaml.load(text, _StrictLoader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError([f"{key}: {_one_line(error)}"]) from error
         yield from _pairs({key: value})
 
 
 # --- merging ---------------------------------------------------------------------------------
+
+
+def _expand_home(config: CfgNode) -> None:
+    """`~` in paths, wherever the config takes one."""
+    dataset = config.DATASET
+    for node, key in PATH_KEYS:
+        config[node][key] = os.path.expanduser(config[node][key])
+    dataset.CUSTOMIZED_DATASETS = [os.path.expanduser(path) for path in dataset.CUSTOMIZED_DATASETS]
+    dataset.HUGGINGFACE_DATASETS = [
+        [os.path.expanduser(pair[0]), *pair[1:]] if pair else pair
+        for pair in dataset.HUGGINGFACE_DATASETS
+    ]
 
 
 def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
@@ -162,21 +199,24 @@ def _coerce(value: Any, example: Any, key: str) -> Any:
     elif isinstance(example, bool):
         if isinstance(value, bool):
             return value
+    elif isinstance(value, int) and isinstance(example, int) and not isinstance(value, bool):
+        return value  # exactly, however large
     elif not isinstance(value, bool):
         number = _number(value)
         if number is not None and isinstance(example, float):
             return number
         if number is not None and number.is_integer():
             return int(number)
-    raise ValueError(f"wrong type, got {value!r}, expected {_kind(example)}")
+    shown = "a value that is not shown" if key.endswith("API_KEY") else repr(value)
+    raise ValueError(f"wrong type, got {shown}, expected {_kind(example)}")
 
 
 def _coerce_list(values: Any, example: list, key: str) -> list:
-    if not isinstance(values, list | tuple):
-        raise ValueError(f"wrong type, got {values!r}, expected a list like [{_kind(example)}]")
     element = ELEMENT_EXAMPLES.get(key, ELEMENT_EXAMPLES.get(key.rpartition(".")[2]))
     if element is None:
         element = example[0]
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"wrong type, got {values!r}, expected a list like [{_kind(element)}]")
     return [_coerce(value, element, "") for value in values]
 
 
@@ -191,7 +231,7 @@ def _number(value: Any) -> float | None:
 
 def _kind(example: Any) -> str:
     if isinstance(example, list):
-        return ", ".join(_kind(element) for element in example[:1]) or "values"
+        return f"[{', '.join(map(_kind, example))}]"
     return {bool: "True or False", int: "a whole number", float: "a number"}.get(
         type(example), "text"
     )

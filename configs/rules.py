@@ -1,5 +1,6 @@
 """What the values of a config must satisfy, key by key and across keys."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -49,6 +50,9 @@ _FILE_NAME: Rule = (
     "a plain file name of letters, digits, `.`, `_` and `-`, as folders are named after it",
 )
 
+# What numpy and torch both take.
+_SEED: Rule = (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32")
+
 RULES: dict[str, Rule] = {
     "SYSTEM.NUM_GPUS": _at_least(-1),
     "SYSTEM.MAX_MEMORY_IN_GB": _above(0),
@@ -65,7 +69,7 @@ RULES: dict[str, Rule] = {
     "DATASET.MAX_PREDICTIONS_PER_SEQ": _at_least(1),
     "DATASET.SHORT_SEQ_PROB": _between(0, 1),
     "DATASET.DUP_FACTOR": _at_least(1),
-    "DATASET.SEED": _at_least(0),
+    "DATASET.SEED": _SEED,
     "MODEL.TYPE": _one_of("bert-mlm"),
     "MODEL.ENCODER_LN_MODE": _one_of("pre-ln", "post-ln"),
     "MODEL.HIDDEN_SIZE": _at_least(1),
@@ -94,7 +98,7 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.WEIGHT_DECAY": _at_least(0),
     "PRETRAIN.GRADIENT_CLIPPING": _at_least(0),
     "PRETRAIN.PRECISION": _one_of("auto", "fp16", "bf16", "fp32"),
-    "PRETRAIN.SEED": _at_least(0),
+    "PRETRAIN.SEED": _SEED,
     "PRETRAIN.PRINT_STEPS": _at_least(1),
     "PRETRAIN.CHECKPOINT_STEPS": _at_least(1),
     "PRETRAIN.KEEP_CHECKPOINTS": _at_least(1),
@@ -103,7 +107,10 @@ RULES: dict[str, Rule] = {
     "PRETRAIN.VALIDATION_SAMPLES": _at_least(0),
     "FINETUNE.TASKS": _each(_one_of(*GLUE_TASKS)),
     "FINETUNE.STILT_TASKS": _each(_one_of(*GLUE_TASKS)),
-    "FINETUNE.SEEDS": (lambda seeds: seeds and min(seeds) >= 0, "at least one seed, none below 0"),
+    "FINETUNE.SEEDS": (
+        lambda seeds: seeds and all(map(_SEED[0], seeds)),
+        f"at least one seed, each {_SEED[1]}",
+    ),
     "FINETUNE.MAX_SEQ_LENGTH": _at_least(8),
     "FINETUNE.WEIGHT_DECAY": _at_least(0),
     "FINETUNE.WARMUP_PROPORTION": _between(0, 1),
@@ -137,6 +144,11 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
         for stage in ("dataset", "pretrain", "finetune", "result_collection")
         if config[stage.upper()].ENABLED and (stages is None or stage in stages)
     }
+    if not _can_be_a_folder(Path(config.SYSTEM.OUTPUT_ROOT)):
+        problems.append(
+            f"SYSTEM.OUTPUT_ROOT: not a folder that can be written to, got "
+            f"{config.SYSTEM.OUTPUT_ROOT}, expected one that exists or can be made"
+        )
     problems += _model_problems(config)
     if "dataset" in running:
         problems += _dataset_problems(config)
@@ -156,6 +168,12 @@ def _get(config: CfgNode, key: str) -> Any:
     for name in key.split("."):
         config = config[name]
     return config
+
+
+def _can_be_a_folder(path: Path) -> bool:
+    path = path.absolute()
+    present = next(folder for folder in (path, *path.parents) if folder.exists())
+    return present.is_dir() and os.access(present, os.W_OK)
 
 
 def _model_problems(config: CfgNode) -> Iterator[str]:
@@ -203,7 +221,7 @@ def _finetune_problems(config: CfgNode) -> Iterator[str]:
     finetune = config.FINETUNE
     if not finetune.TASKS:
         yield "FINETUNE.TASKS: no task, expected at least one of " + ", ".join(GLUE_TASKS)
-    for task in finetune.TASKS:
+    for task in set(finetune.TASKS) & set(GLUE_TASKS):
         for name in GRID_RULES:
             if not finetune.GRID[task][name] and not finetune.GRID.DEFAULT[name]:
                 yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"

@@ -63,8 +63,8 @@ def dataset_inputs(
 ) -> dict[str, Any]:
     """Everything that decides the samples' content.
 
-    Raises ConfigError for what is missing, unless the stage is off and the dataset of this name
-    was made elsewhere: then its own record says what it was made from.
+    Raises ConfigError for what is missing, unless the dataset has a name and is finished (made
+    elsewhere, or its text has been moved away): then its record says what it was made from.
     """
     inputs = {f"DATASET.{key}": config.DATASET[key] for key in SHAPING_KEYS}
     inputs |= {"TOKENIZER.TRAIN": config.TOKENIZER.TRAIN, "format": FORMAT}
@@ -83,8 +83,8 @@ def dataset_inputs(
 
 
 def recorded_inputs(config: "CfgNode") -> dict[str, Any]:
-    """The inputs of a finished dataset that is only used here, not made; else nothing."""
-    if config.DATASET.ENABLED or not config.DATASET.ID:
+    """The inputs of the finished dataset of a user's name; nothing if there is none."""
+    if not config.DATASET.ID:
         return {}
     directory = dataset_dir(Path(config.SYSTEM.OUTPUT_ROOT), config.DATASET.ID)
     return (read_json(directory / MANIFEST) or {}).get("inputs", {})

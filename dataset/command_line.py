@@ -1,19 +1,26 @@
 """What the two command lines of this package share."""
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from configs.rules import RULES
 from dataset.sharding import read_summary
 from pipeline.artifacts import Artifact
 from pipeline.console import Console, stage_console
 from pipeline.errors import ConfigError, StageError
 
+# Flags whose range is that of a config key of another name; the others are DATASET.<FLAG>.
+KEYS = {"max_memory": "SYSTEM.MAX_MEMORY_IN_GB", "n_processes": "SYSTEM.NUM_WORKERS"}
 
-def run_command(name: str, output_dir: Path, run: Callable[[Console], None]) -> None:
+
+def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> None:
     """Runs a command with its log beside what it makes. Exits with 2 or 3, as main.py does."""
+    output_dir = args.output_dir.absolute()
     try:
+        check_ranges(args)
         with stage_console(name, output_dir.with_name(f"{output_dir.name}.log")) as console:
             run(console)
     except ConfigError as error:
@@ -22,6 +29,17 @@ def run_command(name: str, output_dir: Path, run: Callable[[Console], None]) -> 
     except StageError as error:
         print(f"{name} failed: {error.cause} (details: {error.log})", file=sys.stderr)
         sys.exit(3)
+
+
+def check_ranges(args: Namespace) -> None:
+    """Raises ConfigError for every flag whose value is outside the range of its config key."""
+    problems = []
+    for flag, value in vars(args).items():
+        test, expected = RULES.get(KEYS.get(flag, f"DATASET.{flag.upper()}"), (None, ""))
+        if test and not test(value):
+            problems.append(f"--{flag}: value out of range, got {value!r}, expected {expected}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def claim(

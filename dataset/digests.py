@@ -3,7 +3,6 @@
 The memory is a JSON file that only the stage writes; planning reads it and never writes.
 """
 
-import functools
 from pathlib import Path
 
 from dataset.sources import PYTHON_DOCS, Source, local_files, relative_name
@@ -12,12 +11,6 @@ from pipeline.artifacts import file_digest, fingerprint, read_json, write_json
 
 def digest_store(root: Path) -> Path:
     return root / "tmp" / "dataset" / "digests.json"
-
-
-@functools.cache
-def digest_in_state(path: Path, size: int, mtime_ns: int) -> str:
-    """Digest of a file; each is read once in a process, although every stage is planned."""
-    return file_digest(path)
 
 
 class FileDigests:
@@ -32,7 +25,7 @@ class FileDigests:
         found = path.stat()
         key, state = str(path.absolute()), [found.st_size, found.st_mtime_ns]
         if self.known.get(key, [])[:2] != state:
-            self.known[key] = [*state, digest_in_state(path, *state)]
+            self.known[key] = [*state, file_digest(path)]
             self.changed = True
         return self.known[key][2]
 

@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         artifact.finish(describe({"counts": {}}, results, args.output_dir, console))
 
-    run_command("generate_samples", args.output_dir, run)
+    run_command("generate_samples", args, run)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         artifact.finish(text)
 
-    run_command("shard_data", args.output_dir, run)
+    run_command("shard_data", args, run)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from finetune.demo_glue import DEMO_NAME, demo_digests
 from finetune.examples import HUB_DATASET, file_digests, has_split
 from finetune.runs import JobRun, Source, TrainingSettings, model_path
 from finetune.search import STILT_SOURCE, Grid, Job, plan_jobs
+from finetune.slots import Slot, plan_slots
 from finetune.tasks import Task, find_task
 from pipeline.artifacts import (
     Artifact,
@@ -18,6 +19,7 @@ from pipeline.artifacts import (
     finetune_task_dir,
     log_path,
 )
+from pipeline.devices import num_gpus
 from pipeline.errors import ConfigError
 from pretrain.artifact import pretrain_artifact
 
@@ -139,6 +141,30 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         parts=tuple(search.task_dir(name) for name in names),
         notes=(_count_note(search), *_missing_tests_note(search)),
     )
+
+
+def check_machine(config: "CfgNode") -> None:
+    """Raises ConfigError if the search cannot run on the GPUs of this machine."""
+    slots_for(config, load_search(config))
+
+
+def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
+    """The processes that the search runs in. Raises ConfigError for GPUs that cannot be used."""
+    slots = plan_slots(
+        num_gpus(config.SYSTEM.NUM_GPUS),
+        config.FINETUNE.MULTIPROCESS_GPU_LIST,
+        config.SYSTEM.NUM_WORKERS,
+    )
+    for count in {len(slot.gpus) for slot in slots if slot.gpus}:
+        uneven = sorted({job.batch_size for job in search.jobs if job.batch_size % count})
+        if uneven:
+            raise ConfigError(
+                [
+                    f"FINETUNE.MULTIPROCESS_GPU_LIST: {count} GPUs cannot share a batch of "
+                    f"{' or '.join(map(str, uneven))} evenly"
+                ]
+            )
+    return slots
 
 
 def load_search(config: "CfgNode") -> Search:

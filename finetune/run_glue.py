@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--output_dir: {folder} is not empty (--overwrite_output_dir writes into it)")
     try:
         results = run(flags)
-    except StageError as error:
+    except (StageError, OSError, ValueError) as error:
         print(f"run_glue: {error}", file=sys.stderr)
         return 3
     for split, metrics in results["dev"].items():

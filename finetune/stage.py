@@ -3,16 +3,15 @@
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from finetune.artifact import Search, finetune_artifact, load_search
+from finetune.artifact import Search, finetune_artifact, load_search, slots_for
 from finetune.demo_glue import DEMO_NAME, write_demo_glue
 from finetune.examples import num_train_rows
 from finetune.progress import SearchProgress
 from finetune.search import Job, best_job, run_order
-from finetune.slots import Slot, plan_slots, run_in_slots
+from finetune.slots import Slot, run_in_slots
 from pipeline.artifacts import demo_glue_dir, write_json
 from pipeline.console import Console, stage_console
-from pipeline.devices import num_gpus
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import StageError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -25,7 +24,7 @@ def finetune(config: "CfgNode") -> None:
     there or if runs failed (it names them; the results of the others are kept).
     """
     artifact, search = finetune_artifact(config), load_search(config)
-    slots = _slots(config, search)
+    slots = slots_for(config, search)
     console_log = search.log("search", search.model.pretrain_id)
     with stage_console("finetune", console_log) as console:
         if artifact.status().done:
@@ -39,24 +38,6 @@ def finetune(config: "CfgNode") -> None:
         summary = _summary(search, results)
         write_json(artifact.directory / "summary.json", summary)
         artifact.finish({"best": summary["best"], "num_runs": len(results)})
-
-
-def _slots(config: "CfgNode", search: Search) -> list[Slot]:
-    slots = plan_slots(
-        num_gpus(config.SYSTEM.NUM_GPUS),
-        config.FINETUNE.MULTIPROCESS_GPU_LIST,
-        config.SYSTEM.NUM_WORKERS,
-    )
-    for count in {len(slot.gpus) for slot in slots if slot.gpus}:
-        uneven = sorted({job.batch_size for job in search.jobs if job.batch_size % count})
-        if uneven:
-            raise ConfigError(
-                [
-                    f"FINETUNE.MULTIPROCESS_GPU_LIST: {count} GPUs cannot share a batch of "
-                    f"{' or '.join(map(str, uneven))} evenly"
-                ]
-            )
-    return slots
 
 
 def _check_pretrained(search: Search) -> None:
@@ -109,14 +90,16 @@ def _describe(job: Job, outcome: dict | Exception) -> str:
 
 
 def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
-    """Says which runs failed and where their logs are; the cause in one line."""
+    """Says which runs failed and where their logs are; returns one line on the whole."""
     for job in progress.failures:
         console.say(f"see {search.log(job.task, search.model.pretrain_id, job.setting)}")
     waiting = sorted({job.task for job in progress.waiting})
-    names = ", ".join(str(job) for job in progress.failures)
+    job, error = next(iter(progress.failures.items()))
     not_run = f"; {', '.join(waiting)} waited for MNLI and did not run" if waiting else ""
-    kept = f"{len(progress.results)} results are kept for the next run"
-    return f"{len(progress.failures)} of {len(search.jobs)} runs failed: {names}{not_run}; {kept}"
+    return (
+        f"{len(progress.failures)} of {len(search.jobs)} runs failed, first {_describe(job, error)}"
+        f"{not_run}; {len(progress.results)} results are kept for the next run"
+    )
 
 
 def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:

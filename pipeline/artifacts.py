@@ -6,6 +6,7 @@ is written last, and every file is written aside and then moved into place, so t
 moment leaves either the old state or the new one.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -115,7 +116,13 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Hex digest of a file's content; a process reads a file again only when it has changed."""
+    state = path.stat()
+    return _digest_in_state(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _digest_in_state(path: Path, size: int, mtime_ns: int) -> str:
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -216,6 +223,8 @@ class Artifact:
         """Claims the folders. An unfinished run from the same inputs is gone on with."""
         self.check_owner()
         record = {"fingerprint": self.fingerprint, "inputs": self.inputs}
+        if self.status().state == "changed":  # what the manifest vouches for is about to change
+            (self.directory / MANIFEST).unlink(missing_ok=True)
         for directory in (self.directory, *self.parts):
             if read_json(directory / STARTED) != record:
                 write_json(directory / STARTED, record)
@@ -234,5 +243,8 @@ class Artifact:
                 continue
             if not ((directory / STARTED).exists() or (directory / MANIFEST).exists()):
                 raise StageError(f"{directory} was not made by this program; not deleted")
-            (directory / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(directory)
+            # Renamed first: half a folder must not be taken for a whole one after a kill.
+            aside = directory.with_name(f".{directory.name}.deleted")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(directory, aside)
+            shutil.rmtree(aside)

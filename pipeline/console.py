@@ -4,7 +4,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -120,20 +120,28 @@ class _TerminalBar(Progress):
 @contextmanager
 def stage_console(stage: str, log: Path) -> Iterator[Console]:
     """The console of a stage. What goes wrong inside is logged and becomes a StageError."""
-    console = Console(stage, log)
+    try:
+        console = Console(stage, log)
+    except OSError as error:
+        raise StageError(f"no log can be written: {error}", stage=stage) from error
     try:
         yield console
     except (ConfigError, KeyboardInterrupt):
         raise
     except StageError as error:
-        console.note(f"failed: {error.cause}")
-        raise StageError(error.cause, error.log or log) from error
+        _note_failure(console, f"failed: {error.cause}")
+        raise StageError(error.cause, error.log or log, stage) from error
     except Exception as error:
-        console.note(traceback.format_exc())
+        _note_failure(console, traceback.format_exc())
         cause = str(error).strip().splitlines()
         raise StageError(
-            f"{type(error).__name__}: {cause[0] if cause else 'no message'}", log
+            f"{type(error).__name__}: {cause[0] if cause else 'no message'}", log, stage
         ) from error
+
+
+def _note_failure(console: Console, text: str) -> None:
+    with suppress(OSError):  # a full disk, say, may be the failure itself
+        console.note(text)
 
 
 def duration(seconds: float) -> str:

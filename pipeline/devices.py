@@ -11,10 +11,18 @@ def num_visible_gpus() -> int:
     present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if not present:
         present = len([node for node in Path("/dev").glob("nvidia*") if node.name[6:].isdigit()])
+    visible = visible_gpu_names()
+    return present if visible is None else min(present, len(visible))
+
+
+def visible_gpu_names() -> list[str] | None:
+    """The entries of CUDA_VISIBLE_DEVICES up to the first -1, as CUDA reads it; None if not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return present
-    return min(present, len([number for number in visible.split(",") if number.strip()]))
+        return None
+    names = [name.strip() for name in visible.split(",")]
+    end = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
+    return names[:end]
 
 
 def num_gpus(asked: int) -> int:

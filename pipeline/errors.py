@@ -17,10 +17,12 @@ class ConfigError(Exception):
 class StageError(Exception):
     """A stage failed. Exit code 3.
 
-    cause: one line; log: the file that holds the details, if there is one.
+    cause: one line; log: the file that holds the details, if there is one; stage: its name, once
+    it is known.
     """
 
-    def __init__(self, cause: str, log: Path | None = None):
+    def __init__(self, cause: str, log: Path | None = None, stage: str = ""):
         super().__init__(cause)
         self.cause = cause
         self.log = log
+        self.stage = stage

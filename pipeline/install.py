@@ -24,6 +24,8 @@ REQUIREMENTS = PROJECT / "requirements.txt"
 ENVIRONMENT = PROJECT / ".venv"
 RECORD = ENVIRONMENT / "installed.json"
 
+ANEW_VARIABLE = "EXTREMEBERT_BEGUN_ANEW"
+
 # Names under which distributions are imported, where the two differ.
 IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 
@@ -70,6 +72,11 @@ def _requirements_digest() -> str:
     return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
 
 
+def begun_anew() -> bool:
+    """Whether this process was started by `continue_inside_environment`."""
+    return os.environ.get(ANEW_VARIABLE) == "1"
+
+
 def run_install_script(log: Path, again: bool = False) -> None:
     """Runs install.sh; its last line is the cause of the StageError if it fails."""
     lines: list[str] = []
@@ -82,13 +89,14 @@ def run_install_script(log: Path, again: bool = False) -> None:
     command = ["bash", str(PROJECT / "install.sh")]
     if run_logged(command, log, settings, on_line=show) != 0:
         cause = next((line for line in reversed(lines) if line.strip()), "install.sh failed")
-        raise StageError(cause, log)
+        raise StageError(cause, log, "install")
 
 
 def continue_inside_environment(arguments: Sequence[str]) -> None:
     """Replaces this process by the same command in .venv; does not return."""
     python = ENVIRONMENT / "bin" / "python"
     sys.stdout.flush()
+    os.environ[ANEW_VARIABLE] = "1"
     os.execv(python, [str(python), str(PROJECT / "main.py"), *arguments])
 
 
@@ -98,8 +106,8 @@ def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
     if "INSTALL.ENABLED" in pairs:
         return pairs["INSTALL.ENABLED"].lower() in ("false", "off", "no")
     text = config.read_text(encoding="utf-8", errors="replace")
-    section = re.search(r"^INSTALL:[^\n]*\n((?:[ \t#][^\n]*\n?|\n)*)", text, re.MULTILINE)
-    setting = section and re.search(r"^\s+ENABLED:\s*(\w+)", section[1], re.MULTILINE)
+    section = re.search(r"^INSTALL:([^\n]*\n(?:[ \t#][^\n]*\n?|\n)*)", text, re.MULTILINE)
+    setting = section and re.search(r"(?:^\s+|\{\s*)ENABLED:\s*(\w+)", section[1], re.MULTILINE)
     return bool(setting) and setting[1].lower() in ("false", "off", "no")
 
 

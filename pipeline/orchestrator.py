@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline import install
 from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration
-from pipeline.devices import num_gpus
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StageError
 
 if TYPE_CHECKING:  # a bare Python, which has no yacs, imports this module too
     from yacs.config import CfgNode
@@ -20,16 +19,23 @@ if TYPE_CHECKING:  # a bare Python, which has no yacs, imports this module too
 
 @dataclass(frozen=True)
 class Stage:
-    """A row of the pipeline. plan and run are functions of `<name>.artifact` and `<name>.stage`."""
+    """A row of the pipeline. plan and run are functions of `<name>.artifact` and `<name>.stage`.
+
+    check: a function of `<name>.artifact` that raises ConfigError if this machine cannot run it.
+    """
 
     name: str
     plan: str
     run: str
     needs: str = ""
-    uses_gpus: bool = False
+    check: str = ""
 
     def artifact(self, config: "CfgNode") -> Artifact:
         return getattr(importlib.import_module(f"{self.name}.artifact"), self.plan)(config)
+
+    def check_machine(self, config: "CfgNode") -> None:
+        if self.check:
+            getattr(importlib.import_module(f"{self.name}.artifact"), self.check)(config)
 
     def __call__(self, config: "CfgNode") -> None:
         getattr(importlib.import_module(f"{self.name}.stage"), self.run)(config)
@@ -40,8 +46,8 @@ class Stage:
 
 STAGES = (
     Stage("dataset", "dataset_artifact", "prepare_dataset"),
-    Stage("pretrain", "pretrain_artifact", "pretrain", "dataset", uses_gpus=True),
-    Stage("finetune", "finetune_artifact", "finetune", "pretrain", uses_gpus=True),
+    Stage("pretrain", "pretrain_artifact", "pretrain", "dataset", "check_machine"),
+    Stage("finetune", "finetune_artifact", "finetune", "pretrain", "check_machine"),
     Stage("result_collection", "result_artifact", "collect_test_result", "finetune"),
 )
 STAGE_NAMES = ("install", *(stage.name for stage in STAGES))
@@ -49,20 +55,20 @@ STAGE_NAMES = ("install", *(stage.name for stage in STAGES))
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of this run: what it makes, how that stands, and whether it is redone anyway."""
+    """One stage of this run: what it makes, how that stands, and why it is redone anyway."""
 
     stage: Stage
     artifact: Artifact
     status: Status
-    forced: bool
+    forced: str = ""
 
     @property
     def runs(self) -> bool:
-        return self.forced or not self.status.done
+        return bool(self.forced) or not self.status.done
 
     def __str__(self) -> str:
         if self.forced:
-            return f"{self.stage.name}: running again, as asked"
+            return f"{self.stage.name}: running again, {self.forced}"
         if self.status.done:
             return f"{self.stage.name}: up to date ({self.artifact.directory})"
         return f"{self.stage.name}: running, {self.status.reason}"
@@ -74,7 +80,7 @@ def run_pipeline(
     force: Collection[str] = (),
     dry_run: bool = False,
 ) -> None:
-    """Runs the enabled stages among `stages`; those in `force` are made anew.
+    """Runs the enabled stages among `stages`; those in `force`, and what builds on them, anew.
 
     Raises ConfigError before anything is touched, StageError when a stage fails.
     """
@@ -106,20 +112,29 @@ def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> 
             continue
         try:
             artifact = stage.artifact(config)
-            forced = stage.name in force
-            if not forced:
+            step = Step(stage, artifact, artifact.status(), _force(stage, force, steps))
+            steps.append(step)
+            if not step.forced:
                 artifact.check_owner()
-            step = Step(stage, artifact, artifact.status(), forced)
             if step.runs:
                 problems += _missing_upstream(stage, config, steps)
-                if stage.uses_gpus:
-                    num_gpus(config.SYSTEM.NUM_GPUS)
-            steps.append(step)
+                stage.check_machine(config)
         except ConfigError as error:
             problems += [line for line in error.problems if line not in problems]
+        except (OSError, ValueError) as error:
+            problems.append(f"{stage.name}: {error}")
     if problems:
         raise ConfigError(problems)
     return steps
+
+
+def _force(stage: Stage, force: Collection[str], steps: list[Step]) -> str:
+    """Why a stage is made anew although it may be done; empty if it is not."""
+    if stage.name in force:
+        return "as asked"
+    if any(step.forced for step in steps if step.stage.name == stage.needs):
+        return f"because {stage.needs} is"
+    return ""
 
 
 def _missing_upstream(stage: Stage, config: "CfgNode", steps: list[Step]) -> list[str]:
@@ -141,9 +156,12 @@ def _missing_upstream(stage: Stage, config: "CfgNode", steps: list[Step]) -> lis
 
 def _run(step: Step, config: "CfgNode") -> None:
     begin = time.monotonic()
-    if step.forced:
-        step.artifact.clear()
-    step.stage(config)
+    try:
+        if step.forced:
+            step.artifact.clear()
+        step.stage(config)
+    except StageError as error:
+        raise StageError(error.cause, error.log, step.stage.name) from error
     print(f"{step.stage.name}: done in {duration(time.monotonic() - begin)}", flush=True)
 
 
@@ -167,4 +185,20 @@ def _install(
         install.run_install_script(log, again=True)
         # This process holds the packages as they were: the other stages get a new one.
         rest = ",".join(name for name in stages if name != "install")
-        install.continue_inside_environment([*sys.argv[1:], "--stages", rest])
+        if not rest:
+            return
+        forced = [word for name in force if name != "install" for word in ("--force", name)]
+        install.continue_inside_environment(
+            [*_without_options(sys.argv[1:]), "--stages", rest, *forced]
+        )
+
+
+def _without_options(arguments: list[str]) -> list[str]:
+    """The command line without --stages and --force, which are given anew."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in ("--stages", "--force"):
+            next(words, None)
+        elif not word.startswith(("--stages=", "--force=")):
+            kept.append(word)
+    return kept

@@ -1,11 +1,14 @@
 """What pretraining makes, and out of what; reads nothing but the dataset's plan."""
 
+import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, fingerprint, pretrain_dir
-from pipeline.devices import num_visible_gpus
+from pipeline.devices import num_gpus, num_visible_gpus
+from pipeline.errors import ConfigError
 
 FORMAT = 1
 # Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
@@ -30,6 +33,27 @@ def precision_in_use(precision: str, gpus: int) -> str:
     if precision != "auto":
         return precision
     return "fp16" if gpus else "fp32"
+
+
+def check_machine(config) -> None:
+    """Raises ConfigError for what would stop the run on this machine as soon as it begins."""
+    gpus, batch_size = num_gpus(config.SYSTEM.NUM_GPUS), config.PRETRAIN.BATCH_SIZE
+    problems = []
+    if batch_size % max(1, gpus):
+        problems.append(
+            f"PRETRAIN.BATCH_SIZE: cannot be shared out, got {batch_size}, expected a multiple of "
+            f"the {gpus} GPUs"
+        )
+    mode = config.WANDB.MODE
+    if mode != "disabled" and importlib.util.find_spec("wandb") is None:
+        problems.append(
+            f"WANDB.MODE: wandb is not installed, got {mode}; "
+            "run pip install -r requirements-wandb.txt"
+        )
+    if mode == "online" and not (config.WANDB.API_KEY or os.environ.get("WANDB_API_KEY")):
+        problems.append("WANDB.MODE: no key, got online, expected WANDB_API_KEY in the environment")
+    if problems:
+        raise ConfigError(problems)
 
 
 def pretrain_artifact(config) -> Artifact:

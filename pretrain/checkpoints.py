@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import flush_to_disk, read_json, write_json
-from pretrain.distributed import barrier, from_first_rank, rank
+from pretrain.distributed import barrier, from_first_rank, rank, world_size
 
 RECORD = "checkpoint.json"
 STATE_KEY = "training_run"
@@ -40,15 +40,22 @@ def save_checkpoint(engine, directory: Path, step: int, state: dict[str, Any], k
         str(aside), tag=path.name, client_state={STATE_KEY: state}, save_latest=False
     )
     if rank() == 0:
-        _move_into_place(aside / path.name, path)
+        _move_into_place(aside / path.name, path, _layout(engine))
         _prune(directory, step, keep)
     barrier()
     return path
 
 
-def _move_into_place(aside: Path, path: Path) -> None:
+def _layout(engine) -> dict[str, int]:
+    """What the files depend on: with ZeRO, each rank holds its share of the optimizer's state."""
+    stage = engine.zero_optimization_stage()
+    return {"zero_stage": stage, "num_ranks": world_size() if stage else 1}
+
+
+def _move_into_place(aside: Path, path: Path, layout: dict[str, int]) -> None:
     files = [file for file in aside.iterdir() if file.is_file()]
-    write_json(aside / RECORD, {file.name: file.stat().st_size for file in files})
+    sizes = {file.name: file.stat().st_size for file in files}
+    write_json(aside / RECORD, {"files": sizes, "layout": layout})
     for file in (*files, aside):
         flush_to_disk(file)
     shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
@@ -71,7 +78,7 @@ def damage(path: Path) -> str:
     record = read_json(path / RECORD)
     if not record:
         return f"no readable {RECORD}"
-    for name, size in record.items():
+    for name, size in record["files"].items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
@@ -108,5 +115,13 @@ def load_newest_checkpoint(
     path = from_first_rank(found)
     if path is None:
         return None
+    written, ours = read_json(path / RECORD)["layout"], _layout(engine)
+    if written != ours:
+        raise RuntimeError(
+            f"{path} was written by {written['num_ranks']} ranks at ZeRO stage "
+            f"{written['zero_stage']}, this run has {ours['num_ranks']} at stage "
+            f"{ours['zero_stage']}: go on with as many GPUs (SYSTEM.NUM_GPUS) and the precision of "
+            "before"
+        )
     _, client_state = engine.load_checkpoint(str(directory), tag=path.name)
     return client_state[STATE_KEY]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import flush_to_disk, write_json
+from pipeline.artifacts import flush_to_disk, read_json, write_json
 from pretrain.model import NUM_SEGMENTS
 
 TOKENIZER_FILES = (
@@ -143,6 +143,11 @@ def export_model(
     for name in TOKENIZER_FILES:
         if (tokenizer_dir / name).is_file():
             shutil.copyfile(tokenizer_dir / name, aside / name)
+    settings = read_json(aside / "tokenizer_config.json") or {}
+    # The corpus' tokenizer knows no limit of this model's; truncation=True must fit its positions.
+    write_json(
+        aside / "tokenizer_config.json", {**settings, "model_max_length": args.max_seq_length}
+    )
     for file in (*aside.iterdir(), aside):
         flush_to_disk(file)
     shutil.rmtree(output, ignore_errors=True)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import flush_to_disk, write_text
+from pipeline.artifacts import fingerprint, flush_to_disk, write_text
 
 PROGRESS_PREFIX = "@progress "
 PROGRESS_SECONDS = 1.0
@@ -99,5 +99,11 @@ def start_wandb(mode: str, project: str, name: str, directory: Path, settings: d
         raise ValueError("WANDB.MODE is online, but WANDB_API_KEY is not set")
     directory.mkdir(parents=True, exist_ok=True)
     return wandb.init(
-        project=project, name=name, mode=mode, dir=str(directory), config=settings, resume="allow"
+        project=project,
+        name=name,
+        id=fingerprint({"output": str(directory.resolve())})[:16],  # a restart goes on in its run
+        mode=mode,
+        dir=str(directory),
+        config=settings,
+        resume="allow",
     )

@@ -7,7 +7,7 @@ from typing import Any
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, log_path
 from pipeline.console import Console, Progress, stage_console
-from pipeline.devices import num_gpus
+from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.processes import python_command, run_logged
 from pretrain.artifact import precision_in_use, pretrain_artifact
@@ -118,10 +118,19 @@ def launch_command(flags: dict[str, Any], gpus: int, port: int) -> list[str]:
         arguments += [f"--{name}"] if value is True else [f"--{name}={value}"]
     return python_command(
         *("-m", "deepspeed.launcher.runner", "--log_level", "warning"),
-        *("--num_gpus", str(max(1, gpus)), "--master_port", str(port)),
+        *_devices(gpus),
+        *("--master_port", str(port)),
         str(PROJECT / "pretrain" / "run_pretraining.py"),
         *arguments,
     )
+
+
+def _devices(gpus: int) -> tuple[str, str]:
+    """Which GPUs the launcher takes; told a number, it would ignore CUDA_VISIBLE_DEVICES."""
+    visible = visible_gpu_names()
+    if gpus and visible is not None and all(name.isdigit() for name in visible):
+        return "--include", f"localhost:{','.join(visible[:gpus])}"
+    return "--num_gpus", str(max(1, gpus))
 
 
 def _environment(config, gpus: int) -> dict[str, str]:

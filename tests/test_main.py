@@ -217,13 +217,21 @@ def test_a_users_name_is_not_reused(folder, finished):
     assert run(folder, "named", *named, "DATASET.SEED", "7", "--force", "dataset").returncode == 0
 
 
+def test_forcing_a_stage_redoes_what_builds_on_it(folder, finished):
+    plan = run(folder, "root", "--dry-run", "--force", "pretrain")
+    assert "pretrain: running again, as asked" in plan.stdout
+    assert "result_collection: running again, because finetune is" in plan.stdout
+    outside = run(folder, "root", "--stages", "dataset", "--force", "pretrain")
+    assert outside.returncode == 2 and "--force pretrain" in outside.stderr
+
+
 def test_a_failed_stage_ends_with_its_cause_and_log(folder):
     (folder / "one").mkdir()
     (folder / "one" / "a.txt").write_text("Just one article.")
     done = run(folder, "failed", "DATASET.CUSTOMIZED_DATASETS", f"[{folder / 'one'}]")
     assert done.returncode == 3
     *_, cause, log = done.stderr.splitlines()
-    assert "expected at least two" in cause
+    assert cause.startswith("dataset failed: ") and "expected at least two" in cause
     assert Path(log.removeprefix("log: ")).is_file()
 
 
@@ -255,7 +263,8 @@ def test_interrupted_it_answers_130_and_leaves_no_child(folder):
 def test_more_gpus_than_there_are_is_found_before_any_work(folder):
     done = run(folder, "gpus", "SYSTEM.NUM_GPUS", "64")
     assert done.returncode == 2
-    assert "SYSTEM.NUM_GPUS" in done.stderr
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("SYSTEM.NUM_GPUS: ")
     assert not (folder / "gpus").exists()
 
 

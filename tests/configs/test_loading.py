@@ -200,6 +200,10 @@ DATASET:
         ("_BASE_: missing.yaml", "cannot be read"),
         ("_BASE_: config.yaml", "leads back"),
         ("TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}", "TOKENIZER.NAME_OR_PATH: not there"),
+        ("FINETUNE: {TASKS: [sst2]}", "one of CoLA, SST-2"),
+        ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
+        ("FINETUNE: {GRID: {RTE: {EPOCHS: 5}}}", "a list like [a whole number]"),
+        ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),
         ("TOKENIZER: !!python/object/apply:os.getcwd []", "line 1"),
     ],
 )
@@ -213,6 +217,31 @@ def test_overrides_come_last_and_are_checked(tmp_path):
     assert (config.PRETRAIN.NUM_STEPS, config.FINETUNE.SEEDS) == (7, [1, 2])
     assert "without a value" in problems(tmp_path, off, "PRETRAIN.NUM_STEPS")[0]
     assert "unknown key" in problems(tmp_path, off, "PRETRAIN.STEPS", "7")[0]
+
+
+def test_text_is_taken_as_it_is(tmp_path):
+    off = "DATASET: {ENABLED: False, ID: 2024-01-05}\n"
+    assert load_text(tmp_path, off).DATASET.ID == "2024-01-05"
+    overridden = load_text(tmp_path, off, "DATASET.ID", "010", "PRETRAIN.ID", "1.10")
+    assert (overridden.DATASET.ID, overridden.PRETRAIN.ID) == ("010", "1.10")
+    with pytest.raises(ConfigError, match="plain file name"):
+        load_text(tmp_path, off, "DATASET.ID", "2024-13-45 #1")
+
+
+def test_home_is_expanded_and_anchors_merge(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "texts").mkdir()
+    text = "DATASET: {CUSTOMIZED_DATASETS: [~/texts]}\nSYSTEM: {OUTPUT_ROOT: ~/runs}\n"
+    config = load_text(tmp_path, text)
+    assert config.DATASET.CUSTOMIZED_DATASETS == [str(tmp_path / "texts")]
+    assert config.SYSTEM.OUTPUT_ROOT == str(tmp_path / "runs")
+    grid = "FINETUNE: {GRID: {RTE: &small {EPOCHS: [1]}, MRPC: {<<: *small}}}\n"
+    assert load_text(tmp_path, text + grid).FINETUNE.GRID.MRPC.EPOCHS == [1]
+
+
+def test_a_secret_is_not_shown(tmp_path):
+    (message,) = problems(tmp_path, "WANDB: {API_KEY: [sk-secret]}\nDATASET: {ENABLED: False}")
+    assert "sk-secret" not in message
 
 
 def test_base_file_is_built_upon(tmp_path):

@@ -14,7 +14,6 @@ import pytest
 from dataset_helpers import files_of
 
 from dataset.artifact import dataset_artifact
-from dataset.digests import digest_in_state
 from dataset.packing import iter_articles
 from dataset.samples import ARRAYS, read_samples
 from dataset.stage import prepare_dataset
@@ -109,7 +108,6 @@ def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch):
     dataset_artifact(config)
     assert not Path(config.SYSTEM.OUTPUT_ROOT).exists()
     prepare(config)
-    digest_in_state.cache_clear()
     monkeypatch.setattr("dataset.digests.file_digest", lambda path: pytest.fail("read again"))
     assert dataset_artifact(config).status().done
 
@@ -198,12 +196,12 @@ def test_dataset_that_was_made_elsewhere(config, corpus, tmp_path):
     made = prepare(config)
     shutil.rmtree(tmp_path / "text")
     vocabulary.unlink()
-    with pytest.raises(ConfigError, match=r"CUSTOMIZED_DATASETS: folder .*\n.*NAME_OR_PATH"):
-        dataset_artifact(config)
-    config.DATASET.ENABLED = False
     assert dataset_artifact(config).fingerprint == made.fingerprint
     config.DATASET.SEED = 1
     assert dataset_artifact(config).status().reason == "DATASET.SEED 42 -> 1"
+    config.DATASET.ID = ""  # nothing tells what it was made from
+    with pytest.raises(ConfigError, match=r"CUSTOMIZED_DATASETS: folder .*\n.*NAME_OR_PATH"):
+        dataset_artifact(config)
 
 
 def test_seed_configs_need_no_files_to_be_planned(config):

@@ -60,6 +60,15 @@ def test_a_users_name_is_never_reused_for_something_else(tmp_path):
     assert (tmp_path / "mine" / "started.json").read_bytes() == before
 
 
+def test_a_changed_run_takes_back_what_the_old_manifest_says(tmp_path):
+    """Its files are overwritten, so that going back to the old inputs must not find it done."""
+    old = make(tmp_path / "run", {"FINETUNE.WEIGHT_DECAY": 0.1})
+    old.begin()
+    old.finish({})
+    make(tmp_path / "run", {"FINETUNE.WEIGHT_DECAY": 0.01}).begin()
+    assert old.status().state == "changed"
+
+
 def test_a_folder_that_is_not_ours_is_not_deleted(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")

@@ -34,6 +34,7 @@ def test_main_imports_only_the_standard_library():
         ("INSTALL:\n  # why\n\n  ENABLED: False\n", [], True),
         ("INSTALL:\n  ENABLED: True\nDATASET:\n  ENABLED: False\n", [], False),
         ("INSTALL:\nDATASET:\n  ENABLED: False\n", [], False),
+        ("INSTALL: {ENABLED: False}\n", [], True),
         ("", ["INSTALL.ENABLED", "False"], True),
     ],
 )
