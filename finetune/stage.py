@@ -94,10 +94,10 @@ def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
     for job in progress.failures:
         console.say(f"see {search.log(job.task, search.model.pretrain_id, job.setting)}")
     waiting = sorted({job.task for job in progress.waiting})
-    job, error = next(iter(progress.failures.items()))
+    first = _describe(*next(iter(progress.failures.items())))
     not_run = f"; {', '.join(waiting)} waited for MNLI and did not run" if waiting else ""
     return (
-        f"{len(progress.failures)} of {len(search.jobs)} runs failed, first {_describe(job, error)}"
+        f"{len(progress.failures)} of {len(search.jobs)} runs failed; {first}"
         f"{not_run}; {len(progress.results)} results are kept for the next run"
     )
 

@@ -1,7 +1,8 @@
 """Checkpoints: written aside, moved into place when complete, checked before they are used.
 
 `checkpoints/step_0000500/` holds DeepSpeed's files and `checkpoint.json`, which lists them with
-their sizes. DeepSpeed writes them with torch.save, as zip archives that carry checksums.
+their sizes and says how many ranks wrote them. DeepSpeed writes them with torch.save, as zip
+archives that carry checksums.
 """
 
 import os
@@ -76,7 +77,7 @@ def _prune(directory: Path, step: int, keep: int) -> None:
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint, or an empty string."""
     record = read_json(path / RECORD)
-    if not record:
+    if not record or "files" not in record:
         return f"no readable {RECORD}"
     for name, size in record["files"].items():
         file = path / name

@@ -86,7 +86,8 @@ def test_a_failing_run_is_named_and_the_others_are_kept(config, tmp_path):
     with pytest.raises(StageError) as error:
         finetune(config)
     setting = "lr0.001_bs32_ep1_seed42"
-    assert f"1 of 2 runs failed: CoLA {setting}; 1 results are kept" in error.value.cause
+    assert f"1 of 2 runs failed; CoLA {setting} failed, StageError: " in error.value.cause
+    assert error.value.cause.endswith("1 results are kept for the next run")
     [log] = tmp_path.glob("log/finetune/*/CoLA/*/*.log")
     assert log.stem == setting and "dev.tsv:1: label 'perhaps', expected" in log.read_text()
     [kept] = result_files(config)

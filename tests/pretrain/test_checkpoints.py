@@ -21,7 +21,8 @@ def _checkpoint(directory, step):
     path = checkpoint_dir(directory, step)
     path.mkdir(parents=True)
     torch.save({"weight": torch.ones(1000)}, path / "weights.pt")
-    write_json(path / RECORD, {"weights.pt": (path / "weights.pt").stat().st_size})
+    files = {"weights.pt": (path / "weights.pt").stat().st_size}
+    write_json(path / RECORD, {"files": files, "layout": {"zero_stage": 0, "num_ranks": 1}})
     return path
 
 

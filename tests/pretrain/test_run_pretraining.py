@@ -167,6 +167,12 @@ def test_half_precision_needs_no_compiler(dataset, tmp_path, precision):
     assert {line["loss_scale"] for line in trained} == {65536.0 if precision == "fp16" else 1.0}
 
 
+def test_a_checkpoint_of_another_layout_is_refused_with_a_sentence(dataset, tmp_path, device):
+    _here(device, *_flags(dataset, tmp_path, "--max_steps=1"))
+    with pytest.raises(RuntimeError, match=r"by 1 ranks at ZeRO stage 0, this run .* at stage 1"):
+        _here(device, *_flags(dataset, tmp_path, "--max_steps=2", "--bf16"))
+
+
 def test_no_steps_export_the_initial_model(dataset, tmp_path, device):
     _here(device, *_flags(dataset, tmp_path, "--max_steps=0"))
     assert [line["kind"] for line in _metrics(tmp_path)] == ["validation"]
