@@ -1,5 +1,6 @@
 """The dataset stage: raw text to a tokenizer and masked samples."""
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -10,7 +11,7 @@ from dataset.digests import FileDigests, digest_store, identity_of
 from dataset.generation import SampleSettings, generate_samples
 from dataset.inspection import decoded_sample
 from dataset.layout import plan_layout
-from dataset.sharding import PART_BYTES, write_text_shards
+from dataset.sharding import PART_BYTES, read_summary, write_text_shards
 from dataset.sources import Source, open_sources
 from dataset.tokenizer import build_tokenizer, tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
@@ -91,11 +92,15 @@ def make_text_shards(
     console: Console,
 ) -> dict:
     """Text shards out of sources, with progress; num_shards: (train, test), 0 for what fits."""
+    done = read_summary(text_dir)
+    if done and done["fingerprint"] == identity:
+        return done
     slices = open_sources(sources, text_dir / "sources", PART_BYTES, console.say)
     num_bytes = sum(piece.num_bytes for piece in slices)
     layout = plan_layout(num_bytes, *num_shards, frac_test, seed)
     with console.progress("sharding text", num_bytes / 1e6, "MB") as progress:
         text = write_text_shards(slices, text_dir, layout, identity, executor, in_mb(progress))
+    shutil.rmtree(text_dir / "sources", ignore_errors=True)  # text that was converted on the way
     console.say(text_summary(text))
     return text
 

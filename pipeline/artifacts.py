@@ -6,14 +6,17 @@ is written last, and every file is written aside and then moved into place, so t
 moment leaves either the old state or the new one.
 """
 
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +221,26 @@ class Artifact:
                     f"with --force {self.stage}"
                 ]
             )
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Holds the artifact for this process; a lock of a process that died is free again.
+
+        Raises StageError, saying who has it, if another process is at work on it.
+        """
+        path = self.directory.with_name(f".{self.directory.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise StageError(f"{self.directory} is being made by {lock.read()}") from error
+            lock.truncate(0)
+            since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
+            lock.flush()
+            yield
 
     def begin(self) -> None:
         """Claims the folders. An unfinished run from the same inputs is gone on with."""

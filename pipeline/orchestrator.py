@@ -157,9 +157,10 @@ def _missing_upstream(stage: Stage, config: "CfgNode", steps: list[Step]) -> lis
 def _run(step: Step, config: "CfgNode") -> None:
     begin = time.monotonic()
     try:
-        if step.forced:
-            step.artifact.clear()
-        step.stage(config)
+        with step.artifact.owned():
+            if step.forced:
+                step.artifact.clear()
+            step.stage(config)
     except StageError as error:
         raise StageError(error.cause, error.log, step.stage.name) from error
     print(f"{step.stage.name}: done in {duration(time.monotonic() - begin)}", flush=True)

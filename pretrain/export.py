@@ -16,13 +16,6 @@ from torch import Tensor
 from pipeline.artifacts import flush_to_disk, read_json, write_json
 from pretrain.model import NUM_SEGMENTS
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 # Ours -> theirs, below `encoder.layer.<n>.`; the norms stand elsewhere in the two models.
 LAYER_NAMES = {
     "attention.output": "attention.output.dense",
@@ -140,9 +133,8 @@ def export_model(
     tensors = hugging_face_weights(weights, args, special_ids["pad_token_id"])
     save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
     write_json(aside / "config.json", hugging_face_config(args, special_ids))
-    for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).is_file():
-            shutil.copyfile(tokenizer_dir / name, aside / name)
+    for file in tokenizer_dir.iterdir():
+        shutil.copyfile(file, aside / file.name)
     settings = read_json(aside / "tokenizer_config.json") or {}
     # The corpus' tokenizer knows no limit of this model's; truncation=True must fit its positions.
     write_json(

@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
+from pretrain.lr_curves import CURVES
+
 # Names spelled out here so that --help and the planning need not import torch; a test compares
 # them with the tables that they stand for.
-CURVES = ("elastic_step_decay", "linear", "cosine", "constant")
 OPTIMIZERS = ("adamw", "adam", "sgd", "sgd-momentum")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 NO_LIMIT = 10**9  # steps
@@ -94,7 +95,7 @@ def _add_schedule(group) -> None:
         choices=("step", "time"),
         help="what the learning rate follows and the budget counts",
     )
-    group.add_argument("--curve", default="elastic_step_decay", choices=CURVES)
+    group.add_argument("--curve", default="elastic_step_decay", choices=tuple(CURVES))
     group.add_argument("--warmup_proportion", type=float, default=0.06, help="share of the run")
     group.add_argument("--esd_r", type=float, default=2**-0.5, help="r of equation (1)")
     group.add_argument("--esd_l", type=int, default=6, help="l of equation (1)")

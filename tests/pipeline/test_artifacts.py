@@ -93,6 +93,15 @@ def test_begin_again_changes_no_file(tmp_path):
     assert (tmp_path / "run" / "started.json").stat().st_mtime_ns == before
 
 
+def test_only_one_process_works_on_an_artifact(tmp_path):
+    artifact = make(tmp_path / "run", {"a": 1})
+    refused = pytest.raises(StageError, match=r"is being made by process \d+ on .* since ")
+    with artifact.owned(), refused, artifact.owned():
+        pass
+    with artifact.owned():
+        artifact.begin()
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, 1)

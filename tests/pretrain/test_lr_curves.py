@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from pretrain import flags
 from pretrain.lr_curves import CURVES, CurveShape, LearningRateSchedule, lr_multiplier
 
 PAPER = CurveShape()
@@ -79,7 +78,3 @@ def test_schedule_sets_every_parameter_group():
     schedule = LearningRateSchedule(optimizer, 2e-3, "elastic_step_decay", PAPER)
     assert schedule.set_progress(0.9375) == pytest.approx(1e-3)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3] * 2)
-
-
-def test_flags_offer_every_curve():
-    assert tuple(CURVES) == flags.CURVES
