@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, StageError
 
 STARTED = "started.json"
 MANIFEST = "manifest.json"
+MAX_CHANGES_SHOWN = 5
 
 
 # --- paths -----------------------------------------------------------------------------------
@@ -134,7 +135,10 @@ def _digest_in_state(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """`MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`; digests are not spelled out."""
+    """`MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`; digests are not spelled out.
+
+    Of many changes the first few are named.
+    """
     changes = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, "unset"), new.get(key, "unset")
@@ -144,6 +148,9 @@ def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
             changes.append(f"{key} {_brief(before)} -> {_brief(after)}")
         else:
             changes.append(f"{key.replace('_', ' ')} changed")
+    if len(changes) > MAX_CHANGES_SHOWN:
+        hidden = len(changes) - MAX_CHANGES_SHOWN
+        changes = [*changes[:MAX_CHANGES_SHOWN], f"and {hidden} more changes"]
     return ", ".join(changes)
 
 
@@ -208,7 +215,11 @@ class Artifact:
         others = [found["inputs"] for found in manifests if found and "inputs" in found]
         if not others:
             return "not made yet"
-        return min((describe_changes(inputs, self.inputs) for inputs in others), key=len)
+
+        def num_equal(inputs: dict[str, Any]) -> int:
+            return sum(inputs.get(key) == value for key, value in self.inputs.items())
+
+        return describe_changes(max(others, key=num_equal), self.inputs)
 
     def check_owner(self) -> None:
         """ConfigError if the user's name for this run already stands for something else."""

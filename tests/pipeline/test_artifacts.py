@@ -117,6 +117,12 @@ def test_fingerprint_depends_on_content_alone():
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
 
 
+def test_of_many_changes_a_few_are_named():
+    old, new = ({f"A.K{i}": value for i in range(9)} for value in (1, 2))
+    text = describe_changes(old, new)
+    assert text.startswith("A.K0 1 -> 2, A.K1 1 -> 2") and text.endswith("and 4 more changes")
+
+
 def test_long_values_are_cut_in_the_reason():
     assert len(describe_changes({"A.B": "x" * 1000}, {"A.B": "y" * 1000})) < 200
 
