@@ -3,6 +3,7 @@
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -43,7 +44,7 @@ class Console:
             progress.close()
 
 
-class Progress:
+class Progress(ABC):
     """Counts work that is done. `advance` by an amount or `update` to a total; note: free text."""
 
     def __init__(self, console: Console, description: str, total: float, unit: str):
@@ -57,11 +58,11 @@ class Progress:
         self.completed = completed
         self._show(note)
 
-    def _show(self, note: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _show(self, note: str) -> None: ...
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
 
 class _PlainLines(Progress):
