@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,9 +73,12 @@ def log_path(root: Path, stage: str, *parts: str) -> Path:
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; moves it into place, durably, if all goes well."""
+    """Yields a path beside `path` to write to; moves it into place, durably, if all goes well.
+
+    Several processes, on several servers too, may write the same path: the last one counts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield aside
         flush_to_disk(aside)

@@ -1,14 +1,29 @@
-"""A pool of worker processes behind the interface of `concurrent.futures.Executor`."""
+"""Worker processes behind the interface of `concurrent.futures.Executor`.
+
+Here: a pool on this machine, and the loop that feeds any executor. A Dask cluster: cluster.py.
+"""
 
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from itertools import islice
 from typing import Any, TypeVar
 
+from pipeline.errors import StageError
 from pipeline.processes import PARENT_VARIABLE, exit_with_parent
 
 Job = TypeVar("Job")
+
+JOBS_PER_WORKER = 3  # one at work and two in wait hide the way there and back
+CHECK_SECONDS = 5.0
 
 
 def num_cores() -> int:
@@ -16,11 +31,28 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+class LocalPool(ProcessPoolExecutor):
+    """Processes on this machine. num_workers: how many jobs run at the same time."""
+
+    def __init__(self, num_workers: int, **settings: Any):
+        super().__init__(num_workers, **settings)
+        self.num_workers = num_workers
+
+    def problem(self, error: Exception | None = None) -> str:
+        """What is wrong with the workers themselves, or an empty string."""
+        if not isinstance(error, BrokenExecutor):
+            return ""
+        return (
+            "a worker process was ended from outside, most likely because the machine ran out of "
+            "memory; lower SYSTEM.NUM_WORKERS or SYSTEM.MAX_MEMORY_IN_GB and run again"
+        )
+
+
 def local_pool(
     num_workers: int, initializer: Callable[..., None] | None = None, initargs: tuple = ()
-) -> ProcessPoolExecutor:
+) -> LocalPool:
     """A pool of spawned processes that end with their parent. Use it in a `with` block."""
-    return ProcessPoolExecutor(
+    return LocalPool(
         num_workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_initialize_worker,
@@ -36,13 +68,51 @@ def _initialize_worker(parent: int, initializer: Callable | None, initargs: tupl
 
 
 def run_unordered(
-    executor: Executor, function: Callable[[Job], Any], jobs: Iterable[Job]
+    executor: Executor,
+    function: Callable[[Job], Any],
+    jobs: Iterable[Job],
+    max_in_flight: int = 0,
 ) -> Iterator[tuple[Job, Any]]:
-    """Yields (job, result) as jobs finish. The first failure cancels what has not begun."""
-    futures = {executor.submit(function, job): job for job in jobs}
+    """Yields (job, result) as jobs finish. The first failure cancels what has not begun.
+
+    Jobs are taken from `jobs` in order and only as workers get free, at most `max_in_flight` ahead
+    (0: a few per worker), so it may be an iterator without end. Raises what a job raised, and
+    StageError if the workers died.
+    """
+    max_in_flight = max_in_flight or JOBS_PER_WORKER * num_workers(executor)
+    jobs = iter(jobs)
+    running: dict[Future, Job] = {}
     try:
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while True:
+            for job in islice(jobs, max_in_flight - len(running)):
+                running[executor.submit(function, job)] = job
+            if not running:
+                return
+            finished, _ = wait(running, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
+            if not finished and (cause := problem_with_workers(executor)):
+                raise StageError(cause)
+            for future in finished:
+                yield running.pop(future), _result(executor, future)
     finally:
-        for future in futures:
+        for future in running:
             future.cancel()
+
+
+def num_workers(executor: Executor) -> int:
+    """Jobs that run at the same time; for an executor of another kind, the cores here."""
+    return getattr(executor, "num_workers", 0) or num_cores()
+
+
+def problem_with_workers(executor: Executor, error: Exception | None = None) -> str:
+    """What is wrong with the workers, given how a job failed, if it did; empty if nothing is."""
+    problem = getattr(executor, "problem", None)
+    return problem(error) if problem else ""
+
+
+def _result(executor: Executor, future: Future) -> Any:
+    try:
+        return future.result()
+    except Exception as error:
+        if cause := problem_with_workers(executor, error):
+            raise StageError(cause) from error
+        raise

@@ -1,0 +1,108 @@
+"""What runs inside Dask workers before they know this project.
+
+Workers get this module by value, so it uses nothing but the standard library and `distributed`.
+"""
+
+import asyncio
+import hashlib
+import importlib
+import io
+import os
+import pickle
+import shutil
+import socket
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distributed import WorkerPlugin
+
+FOLDER = "extremebert-"  # followed by a digest, in the worker's own temporary folder
+
+
+def pack_project(project: Path) -> bytes:
+    """The Python packages of a repository as a zip file."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for package in sorted(path.parent for path in project.glob("*/__init__.py")):
+            for path in sorted(package.rglob("*.py")):
+                archive.write(path, path.relative_to(project))
+    return packed.getvalue()
+
+
+class ProjectPlugin(WorkerPlugin):
+    """Puts the project's code into a worker, also into one that joins or restarts later.
+
+    initializer: called once in each worker, after that.
+    """
+
+    name = "extremebert"
+
+    def __init__(self, packed: bytes, initializer: Callable[..., None] | None, initargs: tuple):
+        self.packed = packed
+        self.initialize = pickle.dumps((initializer, initargs))  # its module is in the zip
+
+    def setup(self, worker: Any) -> None:
+        folder = Path(worker.local_directory) / (
+            FOLDER + hashlib.sha256(self.packed).hexdigest()[:16]
+        )
+        if str(folder) not in sys.path:
+            self.unpack(folder)
+        initializer, initargs = pickle.loads(self.initialize)
+        if initializer:
+            initializer(*initargs)
+
+    def unpack(self, folder: Path) -> None:
+        """Code of an earlier run is forgotten: the user may have changed it since."""
+        for old in [entry for entry in sys.path if Path(entry).name.startswith(FOLDER)]:
+            sys.path.remove(old)
+            shutil.rmtree(old, ignore_errors=True)
+        with zipfile.ZipFile(io.BytesIO(self.packed)) as archive:
+            archive.extractall(folder)
+        packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+        for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+            del sys.modules[name]
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+
+
+class Call:
+    """A call as bytes: unpickling it makes the call. Only the worker needs to know the function."""
+
+    def __init__(self, function: Callable, args: tuple):
+        self.function, self.args = function, args
+
+    def __reduce__(self) -> tuple:
+        return self.function, self.args
+
+
+def host_name() -> str:
+    return socket.gethostname()
+
+
+def answer_probe(probe: str, patience_seconds: float = 10.0) -> str:
+    """Looks for a file in the shared folder and answers beside it. Returns what is wrong."""
+    deadline = time.monotonic() + patience_seconds
+    while not os.path.exists(probe):  # network file systems may take a moment to show a new file
+        if time.monotonic() > deadline:
+            return "does not see it"
+        time.sleep(0.2)
+    try:
+        Path(f"{probe}.{socket.gethostname()}").touch()
+    except OSError as error:
+        return f"cannot write to it ({error.strerror})"
+    return ""
+
+
+def missing_paths(paths: list[str]) -> list[str]:
+    return [path for path in paths if not os.path.exists(path)]
+
+
+async def until_idle(patience_seconds: float, dask_worker: Any = None) -> None:
+    """Waits for what the worker is executing, cancelled or not: a thread cannot be stopped."""
+    deadline = time.monotonic() + patience_seconds
+    while dask_worker.state.executing and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)

@@ -1,0 +1,99 @@
+"""Jobs on worker processes: lazily submitted, bounded, and with an end when something fails."""
+
+import os
+import signal
+import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StageError
+from pipeline.executor import local_pool, num_workers, run_unordered
+
+
+class Counted(Executor):
+    """Does every job at once and remembers what it was given."""
+
+    num_workers = 2
+
+    def __init__(self):
+        self.submitted = []
+
+    def submit(self, function, job):
+        self.submitted.append(job)
+        future = Future()
+        future.set_result(function(job))
+        return future
+
+
+def touch(path: Path) -> None:
+    path.touch()
+    time.sleep(0.05)
+
+
+def fail_at_3(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+def die(_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_come_with_their_jobs():
+    with local_pool(2) as pool:
+        assert dict(run_unordered(pool, abs, range(-50, 0))) == {-i: i for i in range(1, 51)}
+        assert list(run_unordered(pool, abs, [])) == []
+
+
+def test_a_million_jobs_are_never_held():
+    taken = 0
+
+    def jobs():
+        nonlocal taken
+        for number in range(1_000_000):
+            taken += 1
+            yield number
+
+    executor = Counted()
+    for done, _ in enumerate(run_unordered(executor, abs, jobs()), start=1):
+        assert taken - done < 6  # three for each of two workers
+        if done == 1000:
+            break
+    assert executor.submitted == sorted(executor.submitted)
+
+
+def test_number_in_flight_can_be_given():
+    executor = Counted()
+    next(run_unordered(executor, abs, iter(range(100)), max_in_flight=17))
+    assert len(executor.submitted) == 17
+
+
+def test_equal_jobs_are_done_each():
+    with ThreadPoolExecutor(3) as pool:
+        assert sorted(run_unordered(pool, abs, [-1, -1, -2])) == [(-2, 2), (-1, 1), (-1, 1)]
+
+
+def test_failure_cancels_what_has_not_begun(tmp_path):
+    jobs = [tmp_path / "no" / "folder", *(tmp_path / str(i) for i in range(200))]
+    with local_pool(2) as pool, pytest.raises(FileNotFoundError):
+        list(run_unordered(pool, touch, jobs))
+    assert len(list(tmp_path.iterdir())) < 20
+
+
+def test_failure_comes_unchanged():
+    with local_pool(1) as pool, pytest.raises(ValueError, match="three"):
+        list(run_unordered(pool, fail_at_3, range(9)))
+
+
+def test_killed_worker_is_explained():
+    with local_pool(2) as pool, pytest.raises(StageError, match="ran out of memory"):
+        list(run_unordered(pool, die, range(9)))
+
+
+def test_number_of_workers_is_known():
+    with local_pool(3) as pool:
+        assert num_workers(pool) == 3
+    assert num_workers(ThreadPoolExecutor()) >= 1
