@@ -17,10 +17,13 @@ def _system() -> CfgNode:
     system = CfgNode()
     # GPUs to use. -1: all there are; 0: train on the CPU; n: GPUs 0 to n-1.
     system.NUM_GPUS = -1
-    # Memory that data preparation may use, summed over all its processes, in GB.
+    # Memory that data preparation may use on a server, summed over all its processes, in GB.
     system.MAX_MEMORY_IN_GB = 16.0
     # Worker processes for data preparation and for finetuning on the CPU. 0: one per core.
     system.NUM_WORKERS = 0
+    # Dask scheduler that data preparation shares its work out with, e.g. tcp://server:8786; all
+    # servers must see OUTPUT_ROOT and the text under the same paths. Empty: this machine alone.
+    system.DASK_SCHEDULER = ""
     # Folder under which data/, saved_models/, output/, output_test_translated/, log/ and
     # tmp/ are made.
     system.OUTPUT_ROOT = "."
@@ -59,8 +62,18 @@ def _tokenizer() -> CfgNode:
     tokenizer.DO_LOWER_CASE = True
     # Train the tokenizer on the corpus instead of loading NAME_OR_PATH.
     tokenizer.TRAIN = False
+    # Kind of a tokenizer trained here: wordpiece (BERT's) | bpe.
+    tokenizer.MODEL = "wordpiece"
     # Number of entries of a tokenizer trained here, special tokens included.
     tokenizer.VOCAB_SIZE = 30522
+    # Accents, for a vocab.txt and a tokenizer trained here: strip | keep | auto, which strips them
+    # when the text is lower-cased, as BERT does.
+    tokenizer.ACCENTS = "auto"
+    # Special tokens of a tokenizer trained here, besides [PAD], [UNK], [CLS], [SEP] and [MASK].
+    tokenizer.SPECIAL_TOKENS = []
+    # Text that a tokenizer is trained on, in MB: a random sample of the corpus of at most this
+    # size.
+    tokenizer.MAX_TRAINING_MB = 256.0
     return tokenizer
 
 
@@ -70,14 +83,22 @@ def _dataset() -> CfgNode:
     dataset.ENABLED = True
     # Name of the dataset and of its folders. Empty: made from the content and the settings.
     dataset.ID = ""
-    # Hub datasets as [name, subset] pairs, e.g. [wikipedia, 20220301.en]. A local folder of
-    # parquet, json, csv or text files may stand in place of the name. The column `text` is read.
+    # Hub datasets as [name, subset], e.g. [wikipedia, 20220301.en]; if need be with the split, and
+    # with the column of the text: [name, subset, train, text]. A local folder or file of parquet,
+    # json, csv or text may stand in place of the name.
     dataset.HUGGINGFACE_DATASETS = []
-    # Folders of .txt files, articles separated by blank lines (files without any blank line hold
-    # an article per line), or `builtin:python-docs`: the
-    # English prose of the documentation that ships with Python, for trying things out.
+    # Folders (or single files) of .txt, .jsonl, .csv, .parquet, or what WikiExtractor writes; all
+    # but parquet also as .gz, .bz2 or .zst. In .txt, articles are separated by blank lines; in the
+    # others a row is an article (docs/FORMATS.md). Or `builtin:python-docs`: the English prose of
+    # the documentation that ships with Python, for trying things out.
     # Relative paths start where the command is run.
     dataset.CUSTOMIZED_DATASETS = []
+    # Column (JSON key) that holds the text, where a source does not name its own.
+    dataset.TEXT_COLUMN = "text"
+    # Read Hub datasets as a stream instead of downloading them first.
+    dataset.STREAMING = False
+    # Language of the text, as an ISO 639 code: rules for where sentences end.
+    dataset.LANGUAGE = "en"
     # Files that the samples are spread over, per mask copy. 0: as many as fit the corpus.
     dataset.NUM_TRAIN_SHARDS = 0
     # The same for the held-out part. 0: as many as fit it.
@@ -86,13 +107,27 @@ def _dataset() -> CfgNode:
     dataset.FRAC_TEST = 0.005
     # Tokens per sample, [CLS] and [SEP] included.
     dataset.MAX_SEQ_LENGTH = 128
+    # static: DUP_FACTOR differently masked copies of the samples are stored. dynamic: the samples
+    # are stored once, unmasked, and masked anew in every epoch of pretraining.
+    dataset.MASKING = "static"
     # Share of the tokens of a sample that is chosen for prediction.
     dataset.MASKED_LM_PROB = 0.15
     # Most predictions per sample.
     dataset.MAX_PREDICTIONS_PER_SEQ = 20
     # Share of samples that are cut to a random shorter length, as BERT's own were.
     dataset.SHORT_SEQ_PROB = 0.1
-    # Differently masked copies of each training sample.
+    # Of the chosen tokens, the share that becomes [MASK].
+    dataset.MASK_TOKEN_SHARE = 0.8
+    # Of the chosen tokens, the share that becomes a random token. The rest stays as it is.
+    dataset.RANDOM_TOKEN_SHARE = 0.1
+    # Choose whole words instead of single tokens.
+    dataset.WHOLE_WORD_MASKING = False
+    # Fill each row with several short documents, which pretraining keeps apart, instead of padding.
+    dataset.PACKING = False
+    # Samples of two text segments, the second of which follows the first or is a random one, with
+    # labels for next-sentence prediction. bert-mlm trains on them without a look at the labels.
+    dataset.NEXT_SENTENCE_PREDICTION = False
+    # Differently masked copies of each training sample (static masking).
     dataset.DUP_FACTOR = 10
     # Seed of the split, the shuffling and the masks.
     dataset.SEED = 42

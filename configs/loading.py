@@ -23,6 +23,7 @@ BASE = "_BASE_"
 # Shape of the elements of those lists whose default is empty and cannot show it.
 ELEMENT_EXAMPLES = {
     "DATASET.HUGGINGFACE_DATASETS": ["wikipedia", "20220301.en"],
+    "TOKENIZER.SPECIAL_TOKENS": "[ENT]",
     "DATASET.CUSTOMIZED_DATASETS": "folder",
     "FINETUNE.MULTIPROCESS_GPU_LIST": [0],
     "EPOCHS": 3,

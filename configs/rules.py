@@ -38,6 +38,10 @@ def _one_of(*names: str) -> Rule:
     return lambda value: value in names, "one of " + ", ".join(names)
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _each(rule: Rule) -> Rule:
     test, expected = rule
     return lambda values: all(test(value) for value in values), f"each {expected}"
@@ -57,10 +61,33 @@ RULES: dict[str, Rule] = {
     "SYSTEM.NUM_GPUS": _at_least(-1),
     "SYSTEM.MAX_MEMORY_IN_GB": _above(0),
     "SYSTEM.NUM_WORKERS": _at_least(0),
+    "SYSTEM.DASK_SCHEDULER": (
+        lambda value: not value or re.fullmatch(r"[a-z]+://[^\s/]+:\d+", value) is not None,
+        "an address like tcp://server:8786",
+    ),
     "WANDB.MODE": _one_of("disabled", "offline", "online"),
+    "TOKENIZER.MODEL": _one_of("wordpiece", "bpe"),
+    "TOKENIZER.ACCENTS": _one_of("auto", "strip", "keep"),
+    "TOKENIZER.SPECIAL_TOKENS": _each(
+        (lambda token: token.split() == [token], "a token without white space")
+    ),
+    "TOKENIZER.MAX_TRAINING_MB": _above(0),
     "TOKENIZER.VOCAB_SIZE": _at_least(100),
     "DATASET.ID": _FILE_NAME,
-    "DATASET.HUGGINGFACE_DATASETS": _each((lambda pair: len(pair) == 2, "a [name, subset] pair")),
+    "DATASET.HUGGINGFACE_DATASETS": _each(
+        (
+            lambda entry: 2 <= len(entry) <= 4 and entry[0] and all(map(_is_text, entry)),
+            "[name, subset], [name, subset, split] or [name, subset, split, text column]",
+        )
+    ),
+    "DATASET.TEXT_COLUMN": (lambda value: value != "", "the name of a column"),
+    "DATASET.LANGUAGE": (
+        lambda value: re.fullmatch(r"[a-z]{2,3}(-[a-z]+)?", value) is not None,
+        "an ISO 639 code like en",
+    ),
+    "DATASET.MASKING": _one_of("static", "dynamic"),
+    "DATASET.MASK_TOKEN_SHARE": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "DATASET.RANDOM_TOKEN_SHARE": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "DATASET.NUM_TRAIN_SHARDS": _at_least(0),
     "DATASET.NUM_TEST_SHARDS": _at_least(0),
     "DATASET.FRAC_TEST": _inside(0, 1),
@@ -206,8 +233,19 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
                     f"DATASET.CUSTOMIZED_DATASETS: unknown built-in text, got {folder}, "
                     "expected builtin:python-docs"
                 )
-        elif not Path(folder).is_dir():
+        elif not Path(folder).exists():
             yield _no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
+    if dataset.PACKING and dataset.NEXT_SENTENCE_PREDICTION:
+        yield (
+            "DATASET.PACKING: cannot be combined with DATASET.NEXT_SENTENCE_PREDICTION, got both, "
+            "expected one of them"
+        )
+    if dataset.MASK_TOKEN_SHARE + dataset.RANDOM_TOKEN_SHARE > 1:
+        yield (
+            "DATASET.RANDOM_TOKEN_SHARE: more than all, got "
+            f"{dataset.RANDOM_TOKEN_SHARE} with DATASET.MASK_TOKEN_SHARE "
+            f"{dataset.MASK_TOKEN_SHARE}, expected a sum of at most 1"
+        )
     name = tokenizer.NAME_OR_PATH
     looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
     if not tokenizer.TRAIN and looks_like_a_path and not Path(name).exists():

@@ -45,7 +45,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("dataset", "dataset_artifact", "prepare_dataset"),
+    Stage("dataset", "dataset_artifact", "prepare_dataset", check="check_machine"),
     Stage("pretrain", "pretrain_artifact", "pretrain", "dataset", "check_machine"),
     Stage("finetune", "finetune_artifact", "finetune", "pretrain", "check_machine"),
     Stage("result_collection", "result_artifact", "collect_test_result", "finetune"),

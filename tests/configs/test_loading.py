@@ -189,7 +189,7 @@ DATASET:
         ("PRETRAIN: {NUM_STEPS: True}", "expected a whole number"),
         ("PRETRAIN: {NUM_STEPS: 2.5}", "expected a whole number"),
         ("DATASET: {CUSTOMIZED_DATASETS: folder}", "expected a list"),
-        ("DATASET: {HUGGINGFACE_DATASETS: [[wikipedia]]}", "[name, subset] pair"),
+        ("DATASET: {HUGGINGFACE_DATASETS: [[wikipedia]]}", "[name, subset]"),
         ("DATASET: {HUGGINGFACE_DATASETS: [wikipedia]}", "expected a list"),
         ("DATASET: {ID: ../../x}", "plain file name"),
         ("DATASET: {ID: ..}", "plain file name"),
