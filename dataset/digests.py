@@ -3,9 +3,11 @@
 The memory is a JSON file that only the stage writes; planning reads it and never writes.
 """
 
+import os
 from pathlib import Path
 
-from dataset.sources import PYTHON_DOCS, Source, local_files, relative_name
+from dataset.corpus_files import relative_name
+from dataset.sources import PYTHON_DOCS, Source, local_files
 from pipeline.artifacts import file_digest, fingerprint, read_json, write_json
 
 
@@ -23,7 +25,7 @@ class FileDigests:
 
     def of(self, path: Path) -> str:
         found = path.stat()
-        key, state = str(path.absolute()), [found.st_size, found.st_mtime_ns]
+        key, state = os.path.abspath(path), [found.st_size, found.st_mtime_ns]
         if self.known.get(key, [])[:2] != state:
             self.known[key] = [*state, file_digest(path)]
             self.changed = True
@@ -41,11 +43,13 @@ def digest_of_files(files: list[Path], folder: Path, digests: FileDigests) -> st
 
 def identity_of(source: Source, digests: FileDigests) -> list[str]:
     """What a source's text depends on: file contents, or the names of what is not a file."""
-    if source.kind == "hub":
-        return [source.kind, source.name, source.subset]
     if source.kind == "python-docs":
         import platform
 
         return [PYTHON_DOCS, platform.python_version()]
-    digest = digest_of_files(local_files(source), Path(source.name), digests)
-    return [source.kind, digest, *([source.subset] if source.kind == "files" else [])]
+    how = [source.column]
+    if source.kind != "folder":
+        how += [source.subset, source.split, "streamed" if source.streaming else "converted"]
+    if source.kind == "hub":
+        return [source.kind, source.name, *how]
+    return [source.kind, digest_of_files(local_files(source), Path(source.name), digests), *how]

@@ -1,51 +1,57 @@
-"""Articles out of Hub datasets, and out of local folders of parquet, JSON or CSV files.
+"""Articles out of Hub datasets, and out of local folders that stand in their place.
 
-`datasets` downloads and converts them to Arrow files, which workers then map into memory: a row
-is an article, its text in the column `text`.
+Parquet files, which nearly all Hub datasets consist of, are downloaded, or left where they are to
+be streamed, and read by tables.ParquetSlice within bounded memory. `datasets` converts anything
+else to Arrow files, which workers then map into memory, or streams it. A row is an article.
 """
 
-from collections import Counter
+import mmap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dataset.corpus_files import list_files, text_size
+from dataset.pieces import Piece, Tally
+from dataset.tables import ParquetSlice, arrow_pieces, check_column, cut_parquet_file
 from pipeline.errors import StageError
 
-TEXT_COLUMN = "text"
+STREAM_BYTES = 256 << 20  # taken for the text of a streamed shard whose size is not known
+STREAM_ROWS = 64  # fetched at once
+MAPPED_BYTES = 16 << 20  # of text, after which mapped pages are given back
 
 
 @dataclass(frozen=True)
-class ArrowSlice:
-    """Rows [start, end) of an Arrow stream file; num_bytes: size of their text."""
+class HubDataset:
+    """name, subset: as configured. split and column: of the text. cache: where a local folder is
+    converted."""
 
     name: str
-    path: Path
-    start: int
-    end: int
-    num_bytes: int
+    subset: str
+    split: str
+    column: str
+    cache: str
 
-    def articles(self, tally: Counter) -> Iterator[tuple[int, str]]:
-        """Yields (position, text); position is the row's number in its file."""
-        for first_row, column in iter_text_batches(self.path):
-            begin = max(self.start - first_row, 0)
-            end = min(self.end - first_row, len(column))
-            for row in range(begin, end):
-                text = column[row].as_py() or ""
-                tally["nul_characters"] += text.count("\0")
-                yield first_row + row, text.replace("\0", " ")
-            if first_row + len(column) >= self.end:
-                break
+    @property
+    def home(self) -> tuple[str, str]:
+        if Path(self.name).exists():
+            return self.name, self.subset
+        return present_name(self.name, self.subset)
 
+    def place(self) -> dict[str, str | None]:
+        """What `datasets` finds it by."""
+        name, subset = self.home
+        return {
+            "path": name,
+            "name": None if subset in ("", "default") else subset,
+            "cache_dir": self.cache if Path(name).exists() else None,
+        }
 
-def iter_text_batches(path: Path):
-    """Yields (number of the first row, text column) of each batch, without copying it."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as batches:
-        first_row = 0
-        for batch in batches:
-            yield first_row, batch.column(TEXT_COLUMN)
-            first_row += len(batch)
+    @property
+    def label(self) -> str:
+        """As the user finds it on the Hub."""
+        return f"dataset [{', '.join((*self.home, self.split))}]"
 
 
 def present_name(name: str, subset: str) -> tuple[str, str]:
@@ -58,45 +64,181 @@ def present_name(name: str, subset: str) -> tuple[str, str]:
     return name, subset
 
 
-def load_arrow_files(name: str, subset: str, cache: Path, say: Callable[[str], None]) -> list[Path]:
-    """Downloads or converts a dataset's training split; a local folder is converted in `cache`.
-
-    Raises StageError if it cannot be loaded, or has no split `train` or no column `text`.
-    """
+def load(dataset: HubDataset, streaming: bool) -> Any:
+    """Raises StageError, with the first line of the reason, if it cannot be loaded."""
     import datasets
 
-    home, home_subset = (name, subset) if Path(name).exists() else present_name(name, subset)
-    if (home, home_subset) != (name, subset):
-        say(f"[{name}, {subset}] is read from its present home [{home}, {home_subset}]")
+    datasets.config.TORCH_AVAILABLE = False  # or streams import torch: seconds, and 200 MB
     datasets.disable_progress_bars()
+    with readable(dataset):
+        return datasets.load_dataset(**dataset.place(), split=dataset.split, streaming=streaming)
+
+
+def parquet_files(dataset: HubDataset, streaming: bool) -> list[str]:
+    """Paths, or addresses to stream from, if the split is whole Parquet files; else none."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    with readable(dataset):
+        builder = datasets.load_dataset_builder(**dataset.place())
+        if type(builder).__name__ != "Parquet" or dataset.split not in builder.config.data_files:
+            return []
+        files = list(map(str, builder.config.data_files[dataset.split]))
+        return files if streaming else datasets.DownloadManager().download(files)
+
+
+@contextmanager
+def readable(dataset: HubDataset) -> Iterator[None]:
+    """Turns what can go wrong with a dataset into a StageError with its first line."""
+    import datasets
+    import pyarrow
+
     try:
-        loaded = datasets.load_dataset(
-            home,
-            None if home_subset in ("", "default") else home_subset,
-            split="train",
-            cache_dir=str(cache) if Path(home).exists() else None,
-        )
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        yield
+    except (
+        OSError,
+        ValueError,
+        NotImplementedError,
+        pyarrow.ArrowException,
+        datasets.exceptions.DatasetsError,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise StageError(
-            f"dataset [{home}, {home_subset}] could not be loaded: {reason}"
-        ) from error
-    if TEXT_COLUMN not in loaded.column_names:
-        raise StageError(
-            f"dataset [{home}, {home_subset}] has no column `{TEXT_COLUMN}`, "
-            f"it has {', '.join(loaded.column_names)}"
+        raise StageError(f"{dataset.label} could not be loaded: {reason}") from error
+
+
+def open_dataset(
+    dataset: HubDataset, prefix: str, streaming: bool, slice_bytes: int, say: Callable[[str], None]
+) -> list["ParquetSlice | ArrowSlice | StreamSlice"]:
+    """All slices of a dataset. prefix: begins their names.
+
+    Raises StageError if it cannot be loaded or has no such split or column of text.
+    """
+    if dataset.home != (dataset.name, dataset.subset):
+        given, home = (f"[{', '.join(x)}]" for x in ((dataset.name, dataset.subset), dataset.home))
+        say(f"{given} is read from its present home {home}")
+    if files := parquet_files(dataset, streaming):
+        return [
+            piece
+            for number, file in enumerate(files)
+            for piece in cut_parquet_file(file, f"{prefix}/{number}", dataset.column, slice_bytes)
+        ]
+    loaded = load(dataset, streaming)
+    if streaming:
+        return stream_slices(dataset, loaded, prefix)
+    check_column(dataset.label, dataset.column, loaded.features.arrow_schema)
+    return [
+        piece
+        for number, file in enumerate(loaded.cache_files)
+        for piece in cut_arrow_file(
+            file["filename"], f"{prefix}/{number}", dataset.column, slice_bytes
         )
-    return [Path(file["filename"]) for file in loaded.cache_files]
+    ]
 
 
-def cut_arrow_file(path: Path, name: str, slice_bytes: int) -> list[ArrowSlice]:
+# --- converted -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArrowSlice:
+    """Rows [start, end) of an Arrow stream file; num_bytes: size of their text."""
+
+    name: str
+    path: str
+    num_bytes: int
+    column: str
+    start: int
+    end: int
+
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (number of the row in its file, text, whether the article ends)."""
+        with mapped(self.path) as pages:
+            taken = 0
+            for first_row, column in iter_text_batches(pages, self.column):
+                rows = range(max(self.start - first_row, 0), min(self.end - first_row, len(column)))
+                for piece in arrow_pieces(column, rows, first_row, limit, tally):
+                    yield piece
+                    taken += len(piece[1])
+                    if taken > MAPPED_BYTES:
+                        pages.madvise(mmap.MADV_DONTNEED)
+                        taken = 0
+                if first_row + len(column) >= self.end:
+                    break
+
+
+@contextmanager
+def mapped(path: str) -> Iterator[mmap.mmap]:
+    with open(path, "rb") as file:
+        yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def iter_text_batches(pages: mmap.mmap, column: str) -> Iterator[tuple[int, Any]]:
+    """Yields (number of the first row, text column) of each batch, without copying it."""
+    import pyarrow
+
+    with pyarrow.ipc.open_stream(pyarrow.py_buffer(pages)) as batches:
+        first_row = 0
+        for batch in batches:
+            yield first_row, batch.column(column)
+            first_row += len(batch)
+
+
+def cut_arrow_file(path: str, name: str, column: str, slice_bytes: int) -> list[ArrowSlice]:
     """An Arrow file as slices of at most about `slice_bytes` of text."""
     slices = []
-    for first_row, column in iter_text_batches(path):
-        pieces = -(-column.nbytes // slice_bytes) or 1
-        rows = -(-len(column) // pieces) or 1
-        for start in range(0, len(column), rows):
-            piece = column[start : start + rows]
-            begin = first_row + start
-            slices.append(ArrowSlice(name, path, begin, begin + len(piece), piece.nbytes))
+    with mapped(path) as pages:
+        for first_row, texts in iter_text_batches(pages, column):
+            parts = -(-texts.nbytes // slice_bytes) or 1
+            rows = -(-len(texts) // parts) or 1
+            for start in range(0, len(texts), rows):
+                part, begin = texts[start : start + rows], first_row + start
+                end = begin + len(part)
+                slices.append(ArrowSlice(name, path, part.nbytes, column, begin, end))
     return slices
+
+
+# --- streamed --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StreamSlice:
+    """Shard `index` of the `num_shards` of a streamed dataset."""
+
+    name: str
+    dataset: HubDataset
+    num_bytes: int
+    index: int
+    num_shards: int
+
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (number of the row in the shard, text, whether the article ends)."""
+        stream = load(self.dataset, streaming=True)
+        shard = stream.shard(self.num_shards, self.index).select_columns([self.dataset.column])
+        first_row = 0
+        with readable(self.dataset):
+            for table in shard.with_format("arrow").iter(STREAM_ROWS):
+                column = table.column(0).combine_chunks()
+                yield from arrow_pieces(column, range(len(column)), first_row, limit, tally)
+                first_row += len(column)
+
+
+def stream_slices(dataset: HubDataset, stream: Any, prefix: str) -> list[StreamSlice]:
+    """The shards of a stream. Raises StageError if it has no such column of text."""
+    with readable(dataset):
+        first = next(stream.with_format("arrow").iter(1), None)
+    if first is not None:
+        check_column(dataset.label, dataset.column, first.schema)
+    num_shards = stream.num_shards
+    size = stream_size(dataset, stream) // num_shards
+    return [
+        StreamSlice(f"{prefix}/{index}", dataset, size, index, num_shards)
+        for index in range(num_shards)
+    ]
+
+
+def stream_size(dataset: HubDataset, stream: Any) -> int:
+    """Bytes of text, as far as known beforehand."""
+    path = Path(dataset.name)
+    if path.exists():
+        return sum(text_size(str(file)) for file in list_files(path)[0])
+    described = (stream.info.splits or {}).get(dataset.split)
+    return (described and described.num_bytes) or STREAM_BYTES * stream.num_shards

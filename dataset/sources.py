@@ -1,7 +1,7 @@
-"""Where the text comes from: folders of text files, Hub datasets, Python's own documentation.
+"""Where the text comes from: files, Hub datasets, Python's own documentation.
 
-Slices (of a file, of an Arrow table) are what articles are read from, each with a `name`, its
-size `num_bytes` and `articles(tally)`. (name, position) identifies an article.
+Slices (of a file, of a table) are what workers read: each has a `name`, its size `num_bytes` and
+`pieces(limit, tally)` (dataset/pieces.py). (name, position) identifies an article.
 """
 
 import re
@@ -9,66 +9,89 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.hub import ArrowSlice, cut_arrow_file, load_arrow_files
-from dataset.text_files import TextSlice, cut_file
+from dataset.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
+from dataset.hub import ArrowSlice, HubDataset, StreamSlice, open_dataset
+from dataset.tables import CsvSlice, ParquetSlice, check_csv_file, cut_parquet_file, open_csv
+from dataset.text_files import TextSlice, check_text_file, cut_file
 from pipeline.errors import StageError
 
 PYTHON_DOCS = "builtin:python-docs"
-Slice = TextSlice | ArrowSlice
+MIN_PART_BYTES = 32 << 20  # of a unit of work
+MAX_PARTS = 1024  # of a large corpus; each costs the main process some memory
+NAMED_FILES = 5  # of those that are passed over
+Slice = TextSlice | CsvSlice | ParquetSlice | ArrowSlice | StreamSlice
 
 
 @dataclass(frozen=True)
 class Source:
     """One entry of the config.
 
-    kind: folder (of .txt files) | files (local, read by `datasets`) | hub | python-docs.
+    kind: folder (of files, or a file) | files (local, read by `datasets`) | hub | python-docs.
     name: path or Hub name. key: the config key or flag that it was given by, for messages.
+    subset, split, streaming: of a dataset. column: that holds the text.
     """
 
     kind: str
     name: str
     key: str
     subset: str = ""
+    split: str = "train"
+    column: str = "text"
+    streaming: bool = False
 
 
-def hub_source(name: str, subset: str, key: str) -> Source:
+# --- what the user asked for -----------------------------------------------------------------
+
+
+def hub_source(
+    name: str,
+    subset: str,
+    key: str,
+    split: str = "",
+    column: str = "text",
+    streaming: bool = False,
+) -> Source:
     """A Hub dataset, or a local folder or file in its place. A folder of .txt files is one."""
     path = Path(name).expanduser()
+    split = split or "train"
     if not path.exists():
-        return Source("hub", name, key, subset)
-    if text_files(path):
-        return Source("folder", str(path), key)
-    return Source("files", str(path), key, subset)
+        return Source("hub", name, key, subset, split, column, streaming)
+    if any(format_of(str(file)) in ("txt", "wiki") for file in list_files(path)[0]):
+        return Source("folder", str(path), key, column=column)
+    return Source("files", str(path), key, subset, split, column, streaming)
 
 
-def customized_source(name: str, key: str) -> Source:
+def customized_source(name: str, key: str, text_column: str = "text") -> Source:
     if name == PYTHON_DOCS:
         return Source("python-docs", name, key)
-    return Source("folder", str(Path(name).expanduser()), key)
+    return Source("folder", str(Path(name).expanduser()), key, column=text_column)
 
 
 def configured_sources(
-    hub_pairs: Sequence[Sequence[str]], customized: Iterable[str]
+    hub_entries: Sequence[Sequence[str]],
+    customized: Iterable[str],
+    text_column: str = "text",
+    streaming: bool = False,
 ) -> list[Source]:
-    """DATASET.HUGGINGFACE_DATASETS and DATASET.CUSTOMIZED_DATASETS as a list of Source."""
-    pairs = [(*pair, "")[:2] for pair in hub_pairs]
-    return [
-        *(hub_source(name, subset, "DATASET.HUGGINGFACE_DATASETS") for name, subset in pairs),
-        *(customized_source(name, "DATASET.CUSTOMIZED_DATASETS") for name in customized),
-    ]
+    """DATASET.HUGGINGFACE_DATASETS and DATASET.CUSTOMIZED_DATASETS as a list of Source.
 
-
-def text_files(path: Path) -> list[Path]:
-    """All .txt files below a folder (or the one file itself), sorted by relative name."""
-    found = path.rglob("*") if path.is_dir() else [path]
-    return sorted(file for file in found if file.suffix.lower() == ".txt" and file.is_file())
+    hub_entries: [name, subset], [name, subset, split] or [name, subset, split, text column].
+    """
+    sources = []
+    for entry in hub_entries:
+        name, subset, split, column = (*entry, "", "", "")[:4]
+        key = "DATASET.HUGGINGFACE_DATASETS"
+        sources.append(hub_source(name, subset, key, split, column or text_column, streaming))
+    for name in customized:
+        sources.append(customized_source(name, "DATASET.CUSTOMIZED_DATASETS", text_column))
+    return sources
 
 
 def local_files(source: Source) -> list[Path]:
     """The files that a source's content depends on; none for the Hub and the builtin."""
     path = Path(source.name)
     if source.kind == "folder":
-        return text_files(path)
+        return list_files(path)[0]
     if source.kind == "files" and path.is_file():
         return [path]
     if source.kind == "files":
@@ -84,9 +107,12 @@ def problem_with(source: Source) -> str:
             return f"{source.key}: {source.name} does not exist, expected a folder or a Hub name"
         return ""
     if not path.exists():
-        return f"{source.key}: folder {source.name} does not exist, expected a folder of .txt files"
+        return (
+            f"{source.key}: folder {source.name} does not exist, "
+            "expected a folder or a file of text"
+        )
     if not local_files(source):
-        return f"{source.key}: folder {source.name} has no .txt file"
+        return f"{source.key}: {source.name} holds no text, expected {EXPECTED}"
     return ""
 
 
@@ -96,56 +122,117 @@ def slug(sources: Sequence[Source]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "text"
 
 
-def open_sources(
-    sources: Sequence[Source], work_dir: Path, slice_bytes: int, say: Callable[[str], None]
-) -> list[Slice]:
-    """All slices of all sources, in order; downloads and converts what is not text yet.
+# --- opening ---------------------------------------------------------------------------------
 
-    Raises StageError if there is no text at all.
+
+def open_sources(
+    sources: Sequence[Source], work_dir: Path, say: Callable[[str], None]
+) -> list[Slice]:
+    """All slices of all sources, in order; downloads and converts what needs it.
+
+    work_dir: for what is converted. Raises StageError, naming the file, if one cannot be used, and
+    if there is no text at all.
     """
+    files = [str(file) for source in sources for file in local_files(source)]
+    slice_bytes = part_bytes(sum(map(text_size, files)))
+    jobs = [
+        (source, str(number), work_dir / str(number), slice_bytes)
+        for number, source in enumerate(sources)
+    ]
+    if any(source.kind in ("files", "hub") for source in sources) or any(map(needs_arrow, files)):
+        opened = in_a_process_of_its_own(jobs)
+    else:
+        opened = [open_source(job) for job in jobs]
     slices = []
-    for index, source in enumerate(sources):
-        slices += _open_source(source, str(index), work_dir / str(index), slice_bytes, say)
+    for pieces, messages in opened:
+        slices += pieces
+        for message in messages:
+            say(message)
     if not slices:
         raise StageError("the sources hold no text")
     return slices
 
 
-def _open_source(
-    source: Source, prefix: str, work_dir: Path, slice_bytes: int, say: Callable[[str], None]
-) -> list[Slice]:
+def needs_arrow(path: str) -> bool:
+    """Whether opening a file takes a library that the main process should not carry along."""
+    return path.lower().endswith((".parquet", ".zst"))
+
+
+def in_a_process_of_its_own(jobs: list[tuple]) -> list[tuple[list[Slice], list[str]]]:
+    """What `open_source` returns for each job. The process, and its memory, end with this."""
+    from pipeline.executor import local_pool, run_unordered
+
+    with local_pool(1) as pool:
+        opened = {
+            prefix: result for (_, prefix, *_), result in run_unordered(pool, open_source, jobs)
+        }
+    return [opened[prefix] for _, prefix, *_ in jobs]
+
+
+def open_source(job: tuple[Source, str, Path, int]) -> tuple[list[Slice], list[str]]:
+    """(slices of a source, messages). job: source, prefix of the slices' names, folder for what is
+    converted, size of a slice."""
+    source, prefix, work_dir, slice_bytes = job
+    messages: list[str] = []
     if source.kind == "folder":
-        return _open_folder(Path(source.name), prefix, slice_bytes)
+        return open_folder(source, prefix, slice_bytes, messages.append), messages
     if source.kind == "python-docs":
         from dataset.python_docs import write_python_docs
 
-        return _open_folder(write_python_docs(work_dir), prefix, slice_bytes)
-    return [
-        piece
-        for number, path in enumerate(load_arrow_files(source.name, source.subset, work_dir, say))
-        for piece in cut_arrow_file(path, f"{prefix}/{number}", slice_bytes)
-    ]
+        folder = Source("folder", str(write_python_docs(work_dir)), source.key)
+        return open_folder(folder, prefix, slice_bytes, messages.append), messages
+    path = Path(source.name)
+    name = str(path.absolute()) if path.exists() else source.name
+    dataset = HubDataset(name, source.subset, source.split, source.column, str(work_dir))
+    slices = open_dataset(dataset, prefix, source.streaming, slice_bytes, messages.append)
+    return slices, messages
 
 
-def _open_folder(folder: Path, prefix: str, slice_bytes: int) -> list[TextSlice]:
-    return [
-        piece
-        for path in text_files(folder)
-        for piece in cut_file(path, f"{prefix}/{relative_name(path, folder)}", slice_bytes)
-    ]
+def open_folder(
+    source: Source, prefix: str, slice_bytes: int, say: Callable[[str], None]
+) -> list[Slice]:
+    folder = Path(source.name).absolute()
+    files, others = list_files(folder)
+    if others:
+        names = ", ".join(relative_name(file, folder) for file in others[:NAMED_FILES])
+        say(f"{source.name}: {len(others):,} other files are passed over ({names}, ...)")
+    slices: list[Slice] = []
+    for file in files:
+        name = f"{prefix}/{relative_name(file, folder)}"
+        slices += open_file(file, name, source.column, slice_bytes)
+    return slices
 
 
-def relative_name(path: Path, folder: Path) -> str:
-    return path.name if path == folder else path.relative_to(folder).as_posix()
+def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[Slice]:
+    """The slices of a file. Raises StageError if it cannot be used."""
+    if path.stat().st_size == 0:
+        return []
+    file_format = format_of(str(path))
+    if file_format == "parquet":
+        return cut_parquet_file(str(path), name, column, slice_bytes)
+    if file_format in ("csv", "tsv"):
+        check_csv_file(str(path), column)
+        return [open_csv(path, name, column)]
+    check_text_file(str(path), column)
+    return cut_file(path, name, column, slice_bytes)
 
 
-def group_slices(slices: Iterable[Slice], part_bytes: int) -> list[tuple[Slice, ...]]:
+# --- parts -----------------------------------------------------------------------------------
+
+
+def part_bytes(num_bytes: int) -> int:
+    """Size of a unit of work, for a corpus of `num_bytes`."""
+    return max(MIN_PART_BYTES, num_bytes // MAX_PARTS)
+
+
+def group_slices(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
     """Consecutive slices in parts of about `part_bytes`: many small files make one part."""
+    most = part_bytes(sum(piece.num_bytes for piece in slices))
     parts: list[tuple[Slice, ...]] = []
     part: list[Slice] = []
     size = 0
     for piece in slices:
-        if part and size + piece.num_bytes > part_bytes:
+        if part and size + piece.num_bytes > most:
             parts.append(tuple(part))
             part, size = [], 0
         part.append(piece)

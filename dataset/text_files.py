@@ -1,149 +1,214 @@
-"""Articles out of plain text files, streamed with bounded memory.
+"""Articles out of text files: plain text, JSON lines and WikiExtractor's output.
 
 What an article is:
 
-- Articles are separated by blank lines, and a file's end ends an article. Line ends inside an
-  article are white space: the lines may be sentences, paragraphs or wrapped text.
-- A file that has no blank line in its first MiB, but lines of 1000 bytes or more on average there,
-  holds one article per line.
-- Anything longer than 1 MiB is cut into several articles, at a line end if there is one, else at
-  white space, else between two characters.
-
-Byte order marks and bytes that are not UTF-8 are removed, NULs become spaces; all are counted.
+- .txt: articles are separated by blank lines, and a file's end ends an article. Line ends inside
+  an article are white space: the lines may be sentences, paragraphs or wrapped text.
+- A .txt file that has no blank line in its first MiB, but lines of 1000 bytes or more on average
+  there, holds one article per line.
+- .jsonl and .json: each line is an object, the value of its text column an article.
+- A file that begins with `<doc ` comes from WikiExtractor: each element is an article; the title
+  in its first line is dropped, as it is no sentence, and HTML entities are resolved. Files named
+  wiki_00 and the like may also be WikiExtractor's JSON lines.
 """
 
-import os
-from collections import Counter
-from collections.abc import Iterator
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
+from dataset.corpus_files import (
+    DOC_TAG,
+    format_of,
+    is_compressed,
+    iter_blocks,
+    read_head,
+    text_size,
+)
+from dataset.pieces import (
+    BLANKS,
+    BLOCK_BYTES,
+    MAX_ROW_BYTES,
+    WHITE,
+    Piece,
+    RawPiece,
+    Tally,
+    clean_text,
+    iter_raw_pieces,
+    row_pieces,
+)
 from pipeline.errors import StageError
 
-MAX_ARTICLE_BYTES = 1 << 20
 ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+LINE_END = re.compile(rb"\n")
+SEPARATORS = {
+    "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
+    "lines": LINE_END,
+    "json": LINE_END,
+    "wiki": re.compile(rb"\n</doc>"),
+}
+DOC_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<doc (?:[^\n]*title=\"([^\n]*)\")?[^\n]*(?:\n|$)")
 
 
 @dataclass(frozen=True)
 class TextSlice:
-    """Bytes [start, end) of a file, cut between articles.
+    """Bytes [start, end) of a file, cut between articles; of a compressed file, all.
 
-    name: the file's name within its source, a part of the articles' identity.
+    name: the file's name within its source, a part of the articles' identity. column: JSON key.
     """
 
     name: str
-    path: Path
-    start: int
-    end: int
-    one_article_per_line: bool
+    path: str
+    num_bytes: int
+    column: str
+    start: int = 0
+    end: int | None = None
 
-    @property
-    def num_bytes(self) -> int:
-        return self.end - self.start
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (position, text, whether the article ends), of at most `limit` bytes each.
 
-    def articles(self, tally: Counter) -> Iterator[tuple[int, str]]:
-        """Yields (position, text); position is the byte at which the article begins."""
-        for position, raw in self._raw_articles(tally):
-            yield position, clean_text(raw, tally)
-
-    def _raw_articles(self, tally: Counter) -> Iterator[tuple[int, bytes]]:
-        lines: list[bytes] = []
-        begin, size = self.start, 0
-        for position, line in self._lines():
-            too_long = size + len(line) > MAX_ARTICLE_BYTES
-            tally["cut_articles"] += bool(lines) and too_long and not is_blank(line)
-            if lines and (is_blank(line) or too_long or self.one_article_per_line):
-                yield begin, b"".join(lines)
-                lines, size = [], 0
-            if not is_blank(line):
-                begin = begin if lines else position
-                lines.append(line)
-                size += len(line)
-        if lines:
-            yield begin, b"".join(lines)
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        with open(self.path, "rb") as file:
-            file.seek(self.start)
-            position = self.start
-            while position < self.end and (line := read_line(file)):
-                yield position, line[: self.end - position]  # a giant line may go on behind
-                position += len(line)
+        position: the byte at which the article begins in the (decompressed) file.
+        """
+        content = content_of(self.path)
+        raw_limit = MAX_ROW_BYTES if content == "json" else limit
+        blocks = iter_blocks(self.path, self.start, self.end)
+        raw_pieces = iter_raw_pieces(blocks, self.start, SEPARATORS[content], raw_limit)
+        if content == "json":
+            yield from json_pieces(raw_pieces, self, limit, tally)
+        elif content == "wiki":
+            yield from wiki_pieces(raw_pieces, tally)
+        else:
+            for position, raw, ends in raw_pieces:
+                yield position, clean_text(raw, tally), ends
 
 
-def cut_file(path: Path, name: str, slice_bytes: int) -> list[TextSlice]:
-    """A file as slices of about `slice_bytes`, found without reading what lies between the cuts.
+# --- what is in a file -----------------------------------------------------------------------
 
-    Raises StageError if the file is UTF-16.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(MAX_ARTICLE_BYTES)
-        if head.startswith(UTF16_MARKS):
-            raise StageError(f"{path}: the text is UTF-16, expected UTF-8")
-        per_line = holds_one_article_per_line(head)
-        targets = range(slice_bytes, size, slice_bytes)
-        borders = {find_border(file, target, per_line) for target in targets}
-    borders = sorted({0, size} | borders)
-    return [TextSlice(name, path, start, end, per_line) for start, end in pairwise(borders)]
+
+def content_of(path: str) -> str:
+    """blocks (articles between blank lines) | lines (an article each) | json | wiki."""
+    if format_of(path) == "json":
+        return "json"
+    head = read_head(path)
+    if head.startswith(DOC_TAG):
+        return "wiki"
+    if format_of(path) == "wiki" and head.startswith(b"{"):
+        return "json"
+    return "lines" if holds_one_article_per_line(head) else "blocks"
 
 
 def holds_one_article_per_line(head: bytes) -> bool:
     """Whether a file that begins with `head` (at most 1 MiB) holds one article per line."""
     lines = head.splitlines()
-    if len(lines) < 2 or any(is_blank(line) for line in lines):
+    if len(lines) < 2 or not all(line.strip(BLANKS) for line in lines):
         return False
     return len(head) / len(lines) >= ARTICLE_LINE_BYTES
 
 
-def find_border(file: BinaryIO, target: int, per_line: bool) -> int:
-    """The first position between two articles after the line that holds byte `target`.
+def check_text_file(path: str, column: str) -> None:
+    """Raises StageError for UTF-16, for a JSON array, and if the first row lacks the column."""
+    head = read_head(path, 4096)
+    is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
+    if not is_json:
+        return
+    if head.lstrip(WHITE).startswith(b"["):
+        raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
+    first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES), None)
+    row = parsed_row(clean_text(first[1], Tally())) if first else None
+    if row is not None and column not in row:
+        raise StageError(missing_column(path, column, row))
 
-    Where no blank line comes within 1 MiB, the article is cut.
+
+def missing_column(path: str, column: str, there: Iterable[str]) -> str:
+    return f"{path}: has no column `{column}`, it has {', '.join(map(str, there)) or 'none'}"
+
+
+# --- JSON lines and WikiExtractor ------------------------------------------------------------
+
+
+def parsed_row(line: str) -> dict | None:
+    """The object in a line of JSON; None if there is none."""
+    try:
+        row = json.loads(line, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def json_pieces(
+    raw_pieces: Iterable[RawPiece], piece: TextSlice, limit: int, tally: Tally
+) -> Iterator[Piece]:
+    """Articles out of lines; lines that cannot be used are dropped and counted."""
+    is_rest = False
+    for position, raw, ends in raw_pieces:
+        place = f"{piece.path}: the row at byte {position}"
+        if ends and is_rest:
+            tally.note("oversized_rows", f"{place} is longer than {MAX_ROW_BYTES >> 20} MiB")
+        elif ends:
+            row = parsed_row(clean_text(raw, tally))
+            text = row.get(piece.column, 0) if row else 0
+            if text is None or isinstance(text, str):
+                yield from row_pieces(position, text or "", limit, tally)
+            else:
+                tally.note("malformed_rows", f"{place} has no text `{piece.column}`")
+        is_rest = not ends
+
+
+def wiki_pieces(raw_pieces: Iterable[RawPiece], tally: Tally) -> Iterator[Piece]:
+    begins = True
+    for position, raw, ends in raw_pieces:
+        text = without_title(raw) if begins else raw
+        yield position, html.unescape(clean_text(text, tally)), ends
+        begins = ends
+
+
+def without_title(raw: bytes) -> bytes:
+    """An element without its tag, and without the line after it if that repeats the title."""
+    tag = DOC_LINE.match(raw)
+    if not tag:
+        return raw
+    body = raw[tag.end() :]
+    first, _, rest = body.partition(b"\n")
+    title = html.unescape((tag[1] or b"").decode(errors="replace")).strip()
+    is_title = html.unescape(first.decode(errors="replace")).strip() == title
+    return rest if is_title else body
+
+
+# --- cutting files ---------------------------------------------------------------------------
+
+
+def cut_file(path: Path, name: str, column: str, slice_bytes: int) -> list[TextSlice]:
+    """A file as slices of about `slice_bytes`, cut between articles.
+
+    Of what lies between the cuts nothing is read, unless articles are longer than a slice.
     """
-    file.seek(target)
-    position = target + len(read_line(file))
-    while not per_line and position - target < MAX_ARTICLE_BYTES and (line := read_line(file)):
-        position += len(line)
-        if is_blank(line):
-            break
-    return position
+    size = path.stat().st_size
+    if is_compressed(str(path)):
+        return [TextSlice(name, str(path), text_size(str(path)), column)]
+    borders = [0]
+    while (target := borders[-1] + slice_bytes) < size:
+        borders.append(find_border(str(path), target, size))
+    if borders[-1] < size:
+        borders.append(size)
+    return [
+        TextSlice(name, str(path), end - start, column, start, end)
+        for start, end in pairwise(borders)
+    ]
 
 
-def read_line(file: BinaryIO) -> bytes:
-    """The next line with its end; of a line longer than 1 MiB the next piece."""
-    line = file.readline(MAX_ARTICLE_BYTES)
-    if len(line) < MAX_ARTICLE_BYTES or line.endswith(b"\n"):
-        return line
-    cut = max(line.rfind(b" "), line.rfind(b"\t")) + 1 or _last_character(line)
-    file.seek(cut - len(line), os.SEEK_CUR)
-    return line[:cut]
+def find_border(path: str, target: int, size: int) -> int:
+    """A position behind `target` at which an article begins, or the file's end.
 
-
-def _last_character(line: bytes) -> int:
-    """Start of the last UTF-8 character, which may be incomplete."""
-    start = len(line) - 1
-    while start > len(line) - 4 and line[start] & 0xC0 == 0x80:
-        start -= 1
-    return start
-
-
-def is_blank(line: bytes) -> bool:
-    return not line.strip(b" \t\r\n\v\f\0")
-
-
-def clean_text(raw: bytes, tally: Counter) -> str:
-    """Decodes UTF-8 and counts what had to be removed."""
-    text = raw.decode("utf-8", errors="replace")
-    for character, substitute, count in (
-        ("\ufffd", "", "undecodable_characters"),
-        ("\ufeff", "", "byte_order_marks"),
-        ("\0", " ", "nul_characters"),
-    ):
-        if character in text:
-            tally[count] += text.count(character)
-            text = text.replace(character, substitute)
-    return text
+    Read from `target` on, the second article is a whole one, whatever the first one is.
+    """
+    blocks = iter_blocks(path, target, size)
+    separator = SEPARATORS[content_of(path)]
+    ended = False
+    for position, _, ends in iter_raw_pieces(blocks, target, separator, BLOCK_BYTES):
+        if ended:
+            return position
+        ended = ends
+    return size

@@ -1,6 +1,12 @@
 """What several tests of this folder use."""
 
+from concurrent.futures import Executor, Future
 from pathlib import Path
+
+from dataset.layout import plan_layout
+from dataset.pieces import PIECE_BYTES, Tally
+from dataset.sharding import write_text_shards
+from dataset.sources import open_sources
 
 
 def files_of(folder: Path, pattern: str = "*") -> dict[str, bytes]:
@@ -10,3 +16,58 @@ def files_of(folder: Path, pattern: str = "*") -> dict[str, bytes]:
         for path in sorted(folder.rglob(pattern))
         if path.is_file()
     }
+
+
+class Here(Executor):
+    """Runs jobs in this process, and may be killed after some of them."""
+
+    num_workers = 1
+
+    def __init__(self, dies_after: int = 10**9):
+        self.left = dies_after
+
+    def submit(self, function, job):
+        future = Future()
+        self.left -= 1
+        if self.left < 0:
+            future.set_exception(KeyboardInterrupt())
+        else:
+            future.set_result(function(job))
+        return future
+
+
+def read_source(source, work_dir, limit=PIECE_BYTES):
+    """(articles with their white space as it is, tally, what was said)."""
+    said, tally, articles, begun = [], Tally(), [], False
+    for piece in open_sources([source], work_dir, said.append):
+        for _, text, ends in piece.pieces(limit, tally):
+            articles.append(articles.pop() + text if begun else text)
+            begun = not ends
+    return articles, tally, said
+
+
+def shard(
+    source, directory, executor=None, frac_test=0.1, num=(3, 2), buffer_bytes=1 << 20, seed=1
+):
+    """Text shards of a source; returns the summary."""
+    slices = open_sources([source], directory / "sources", lambda line: None)
+    layout = plan_layout(sum(piece.num_bytes for piece in slices), *num, frac_test, seed)
+    return write_text_shards(
+        slices,
+        directory,
+        layout,
+        "fingerprint",
+        executor or Here(),
+        lambda amount: None,
+        buffer_bytes,
+        "en",
+    )
+
+
+def articles_of(directory, split="*"):
+    """Text of all articles (or sections) of the shards, sorted."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(directory.glob(f"{split}_*.txt"))]
+    assert all(not text or text.endswith("\n\n") for text in texts)
+    return sorted(
+        article.replace("\n", " ") for text in texts for article in text.split("\n\n")[:-1]
+    )

@@ -1,131 +1,274 @@
 """Text shards: every article once, the same bytes however they are made."""
 
 import random
-from concurrent.futures import Executor, Future
+import tempfile
+from pathlib import Path
 
 import pytest
-from dataset_helpers import files_of
+from dataset_helpers import Here, articles_of, files_of, shard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dataset.layout import Layout, num_shards, plan_layout, with_both_splits
-from dataset.packing import iter_articles
-from dataset.sharding import segment, write_text_shards
-from dataset.sources import customized_source, open_sources
-from dataset.workers import plan_workers, worker_pool
+from dataset import layout as layouts
+from dataset.layout import Census, Layout, num_shards, plan_layout, with_both_splits
+from dataset.sentences import load_segmenter
+from dataset.sources import customized_source
+from dataset.workers import one_thread_each
 from pipeline.errors import StageError
+from pipeline.executor import local_pool
+
+PART_BYTES = "dataset.sources.MIN_PART_BYTES"
 
 
-class Here(Executor):
-    """Runs jobs in this process, in a random order, and may be killed after some of them."""
-
-    def __init__(self, seed: int = 0, dies_after: int = 10**9):
-        self.random, self.left, self.waiting = random.Random(seed), dies_after, []
-
-    def submit(self, function, job):
-        future = Future()
-        self.left -= 1
-        if self.left < 0:
-            future.set_exception(KeyboardInterrupt())
-        else:
-            future.set_result(function(job))
-        return future
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(PART_BYTES, 3000)
 
 
-def shard(corpus, directory, executor, frac_test=0.1, part_bytes=3000, num=(3, 2)):
-    slices = open_sources([customized_source(str(corpus), "")], directory, part_bytes, print)
-    layout = plan_layout(sum(piece.num_bytes for piece in slices), *num, frac_test, seed=1)
-    return write_text_shards(
-        slices, directory, layout, "fingerprint", executor, lambda amount: None, part_bytes
-    )
+def source_of(folder):
+    return customized_source(str(folder), "key")
+
+
+def words(texts):
+    return " ".join(texts).split()
 
 
 def test_every_article_lands_exactly_once(corpus, articles, tmp_path):
-    summary = shard(corpus, tmp_path, Here())
-    found = [" ".join(a) for path in sorted(tmp_path.glob("*_*.txt")) for a in iter_articles(path)]
-    assert sorted(found) == sorted(" ".join(article.split()) for article in articles)
-    held_out = [a for path in tmp_path.glob("test_*.txt") for a in iter_articles(path)]
-    assert 15 <= len(held_out) <= 45
+    summary = shard(source_of(corpus), tmp_path)
+    assert articles_of(tmp_path) == sorted(" ".join(article.split()) for article in articles)
+    assert 15 <= len(articles_of(tmp_path, "test")) <= 45
     for name, counts in summary["shards"].items():
-        sentences = list(iter_articles(tmp_path / name))
-        assert counts["articles"] == len(sentences)
-        assert counts["sentences"] == sum(map(len, sentences))
-        assert counts["bytes"] == (tmp_path / name).stat().st_size
+        text = (tmp_path / name).read_text()
+        assert counts == {
+            "bytes": (tmp_path / name).stat().st_size,
+            "articles": text.count("\n\n"),
+            "sentences": text.count("\n") - text.count("\n\n"),
+        }
+    assert not (tmp_path / "runs").exists()
 
 
-def test_bytes_do_not_depend_on_parts_or_processes(corpus, tmp_path):
-    shard(corpus, tmp_path / "here", Here())
-    with worker_pool(2) as executor:
-        shard(corpus, tmp_path / "two", executor)
-    shard(corpus, tmp_path / "large", Here(), part_bytes=1 << 20)
+def test_bytes_depend_on_nothing_but_the_text(corpus, tmp_path, monkeypatch):
+    shard(source_of(corpus), tmp_path / "here")
     expected = files_of(tmp_path / "here", "*_*.txt")
     assert len(expected) == 5
+    for buffer_bytes in (1, 700, 5000):
+        shard(source_of(corpus), tmp_path / str(buffer_bytes), buffer_bytes=buffer_bytes)
+        assert files_of(tmp_path / str(buffer_bytes), "*_*.txt") == expected
+    with local_pool(2, one_thread_each) as executor:
+        shard(source_of(corpus), tmp_path / "two", executor)
     assert files_of(tmp_path / "two", "*_*.txt") == expected
-    assert files_of(tmp_path / "large", "*_*.txt") == expected
+    monkeypatch.setattr(PART_BYTES, 1 << 20)
+    shard(source_of(corpus), tmp_path / "one part", buffer_bytes=999)
+    assert files_of(tmp_path / "one part", "*_*.txt") == expected
 
 
-@pytest.mark.parametrize("dies_after", [0, 1, 5, 12, 14, 16])
+@pytest.mark.parametrize("dies_after", [0, 5, 15, 16, 18])
 def test_interrupted_and_resumed(corpus, tmp_path, dies_after):
-    shard(corpus, tmp_path / "undisturbed", Here())
+    shard(source_of(corpus), tmp_path / "undisturbed")
     with pytest.raises(KeyboardInterrupt):
-        shard(corpus, tmp_path / "killed", Here(dies_after=dies_after))
-    shard(corpus, tmp_path / "killed", Here())
+        shard(source_of(corpus), tmp_path / "killed", Here(dies_after))
+    shard(source_of(corpus), tmp_path / "killed", buffer_bytes=500)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
 
 
 def test_finished_runs_are_kept(corpus, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        shard(corpus, tmp_path, Here(dies_after=4))
+        shard(source_of(corpus), tmp_path, Here(dies_after=4))
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.run")}
     with pytest.raises(KeyboardInterrupt):
-        shard(corpus, tmp_path, Here(dies_after=8))
+        shard(source_of(corpus), tmp_path, Here(dies_after=8))
     assert len(times) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
 @pytest.mark.parametrize(("frac_test", "held_out"), [(1e-9, 1), (1 - 1e-9, 299)])
 def test_no_split_is_empty(corpus, tmp_path, frac_test, held_out):
-    shard(corpus, tmp_path, Here(), frac_test=frac_test, num=(1, 1))
-    assert len(list(iter_articles(tmp_path / "test_00000.txt"))) == held_out
-    assert len(list(iter_articles(tmp_path / "train_00000.txt"))) == 300 - held_out
+    shard(source_of(corpus), tmp_path, frac_test=frac_test, num=(1, 1))
+    assert len(articles_of(tmp_path, "test")) == held_out
+    assert len(articles_of(tmp_path, "train")) == 300 - held_out
 
 
-@pytest.mark.parametrize("text", ["Just one.", "Just one.\n\n\0\n\n\xa0\n"])
-def test_one_article_is_too_few(tmp_path, text):
+def test_an_adjusted_layout_is_found_once(corpus, tmp_path):
+    with pytest.raises(KeyboardInterrupt):  # with all runs written twice, and one shard
+        shard(source_of(corpus), tmp_path, Here(dies_after=29), frac_test=1e-9, num=(1, 1))
+    run = tmp_path / "runs/000000.run"
+    written = run.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        shard(source_of(corpus), tmp_path, Here(dies_after=15), frac_test=1e-9, num=(1, 1))
+    assert run.stat().st_mtime_ns == written
+    shard(source_of(corpus), tmp_path, frac_test=1e-9, num=(1, 1))
+    assert len(articles_of(tmp_path, "test")) == 1
+
+
+# --- long articles ---------------------------------------------------------------------------
+
+
+def long_article(name: str, num_bytes: int) -> str:
+    paragraphs, size = [], 0
+    while size < num_bytes:
+        paragraphs.append(f"{name} paragraph {len(paragraphs)} begins. " + "It goes on. " * 12)
+        size += len(paragraphs[-1])
+    return "\n".join(paragraphs)
+
+
+def test_a_giant_article_is_spread_over_shards_of_one_split(tmp_path):
+    (tmp_path / "in").mkdir()
+    giant = long_article("Giant", 3_000_000)
+    small = [f"Small {i}. It is short." for i in range(100)]
+    (tmp_path / "in/a.txt").write_text("\n\n".join([*small[:50], giant, *small[50:]]))
+    for buffer_bytes in (1000, 1 << 20):
+        summary = shard(
+            source_of(tmp_path / "in"), tmp_path / "out", num=(9, 2), buffer_bytes=buffer_bytes
+        )
+        assert summary["counts"] == {"articles_over_several_shards": 1}
+    holding = [
+        path for path in sorted((tmp_path / "out").glob("*_*.txt")) if "Giant" in path.read_text()
+    ]
+    assert len({path.name.split("_")[0] for path in holding}) == 1
+    assert len(holding) == 9
+    sizes = [path.stat().st_size for path in holding]
+    assert max(sizes) < 2.5 * min(sizes)
+    sections = [text for text in articles_of(tmp_path / "out") if "Giant" in text]
+    assert 9 <= len(sections) <= 11
+    assert all(text.startswith("Giant paragraph") for text in sections)  # cut at paragraph ends
+    assert sorted(words(articles_of(tmp_path / "out"))) == sorted(words([giant, *small]))
+
+
+def test_sections_are_whole_and_in_order(tmp_path):
+    (tmp_path / "in").mkdir()
+    numbers = [f"Number {i} is here." for i in range(20_000)]
+    (tmp_path / "in/a.txt").write_text(" ".join(numbers) + "\n\nAnother. Article.")
+    shard(source_of(tmp_path / "in"), tmp_path / "out", num=(4, 1), buffer_bytes=1000)
+    sections = [text for text in articles_of(tmp_path / "out") if "Number" in text]
+    found = [[int(word) for word in text.split() if word.isdigit()] for text in sections]
+    assert all(section == list(range(section[0], section[-1] + 1)) for section in found)
+    assert sorted(number for section in found for number in section) == list(range(20_000))
+
+
+# --- small corpora ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [60, 3000, 400_000])
+def test_a_single_article_has_its_end_held_out(tmp_path, size):
+    (tmp_path / "in").mkdir()
+    text = long_article("The", size)
+    (tmp_path / "in/a.txt").write_text(text)
+    shard(source_of(tmp_path / "in"), tmp_path / "out", frac_test=0.2, num=(3, 1))
+    train, test = (words(articles_of(tmp_path / "out", split)) for split in ("train", "test"))
+    assert sorted(train + test) == sorted(text.split())
+    assert test == text.split()[-len(test) :]
+    assert 0.1 < len(test) / len(text.split()) < 0.3
+    again = shard(source_of(tmp_path / "in"), tmp_path / "one", frac_test=1e-9, num=(1, 1))
+    assert again["shards"]["test_00000.txt"]["sentences"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Just one.", "one article of one sentence"),
+        ("Just one.\n\n\0\n\n\xa0\n", "one article of one sentence"),
+        ("\xa0", "no article"),
+    ],
+)
+def test_a_single_sentence_is_too_little(tmp_path, text, found):
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(StageError, match="hold one article, expected at least two"):
-        shard(tmp_path, tmp_path / "out", Here())
+    with pytest.raises(StageError, match=f"hold {found}.*expected at least two sentences"):
+        shard(source_of(tmp_path), tmp_path / "out")
 
 
 def test_empty_articles_are_counted(tmp_path):
     (tmp_path / "a.txt").write_text("One.\n\n\xa0\n\nTwo.\n\n\ufeff\n")
-    assert shard(tmp_path, tmp_path / "out", Here())["counts"]["empty_articles"] == 2
+    assert shard(source_of(tmp_path), tmp_path / "out")["counts"]["empty_articles"] == 2
+
+
+def test_what_was_dropped_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "One."}\nbroken\n{"text": "Two."}\n')
+    summary = shard(source_of(tmp_path), tmp_path / "out")
+    assert summary["counts"] == {"malformed_rows": 1}
+    assert summary["notes"][0].endswith("a.jsonl: the row at byte 17 has no text `text`")
+
+
+# --- layout ----------------------------------------------------------------------------------
 
 
 def test_splits_are_adjusted_as_little_as_possible():
     layout = Layout(seed=0, test_draws=10, num_train_shards=1, num_test_shards=1)
-    assert with_both_splits(layout, [[5, 20]]) == layout
-    assert with_both_splits(layout, [[11, 20], [12, 90]]).test_draws == 12
-    assert with_both_splits(layout, [[1, 7], [2, 5]]).test_draws == 7
+    assert with_both_splits(layout, Census(5, 20, (1, 20), 9)) == layout
+    found = Census(11, 20, (7, 20), 4) + Census(12, 90, (3, 12), 5) + Census()
+    assert with_both_splits(layout, found).held_out_draw == 12
+    assert with_both_splits(layout, Census(1, 7, (0, 1), 9)).test_draws == 7
+    assert with_both_splits(layout, Census(7, 7, (0, 7), 9)).first_test_sentence == 8
+
+
+def test_a_giant_article_is_not_held_out_if_there_is_another(tmp_path):
+    (tmp_path / "in").mkdir()
+    for seed in range(4):
+        (tmp_path / "in/a.txt").write_text(long_article("Giant", 50_000) + "\n\nSmall. One.")
+        shard(source_of(tmp_path / "in"), tmp_path / str(seed), frac_test=1e-9, seed=seed)
+        assert articles_of(tmp_path / str(seed), "test") == ["Small. One."]
 
 
 def test_number_of_shards():
     mb = 1 << 20
     sizes = (0, 100_000, mb, 4 * mb, 100 * mb, 512 * mb, 1024 * mb, 16_384 * mb)
     assert [num_shards(size) for size in sizes] == [1, 1, 4, 16, 16, 16, 32, 512]
+    layout = plan_layout(1 << 40, 0, 0, 0.005, 1)  # a TB
+    assert 4000 < layout.num_train_shards <= 4096
+    assert layout.num_test_shards == 20
+    assert plan_layout(1000, 500, 1, 0.5, 1).section_bytes == layouts.MIN_SECTION_BYTES
+
+
+# --- sentences -------------------------------------------------------------------------------
 
 
 def test_sentences():
-    assert segment("Mr. Smith came.\nHe sat\n down.\u2028Then,\xa0nothing. ") == [
-        "Mr. Smith came.",
-        "He sat down.",
-        "Then, nothing.",
-    ]
-    assert segment(" \n\t") == []
+    segment = load_segmenter("en")
+    assert segment("Mr. Smith came.\nHe sat\n down.\u2028Then,\xa0nothing. ") == (
+        "Mr. Smith came.\nHe sat down.\nThen, nothing."
+    )
+    assert segment(" \n\t") == ""
+    assert load_segmenter("zh")("你好。再见。") == "你好。\n再见。"
+    assert load_segmenter("de")("Das ist z. B. gut. Ja.") == "Das ist z. B. gut.\nJa."
 
 
-def test_fewer_workers_when_memory_is_short():
-    said = []
-    assert plan_workers(8, 2.0, said.append) == 5
-    assert "5 of 8 workers" in said[0]
-    assert plan_workers(2, 16.0, said.append) == 2
-    assert plan_workers(4, 0.1, said.append) == 1
-    assert len(said) == 2
+@pytest.mark.parametrize("language", ["en", "zh", "hi", "xx"])
+def test_no_word_is_lost_between_sentences(language):
+    rng = random.Random(language)
+    alphabet = [*"abcXYZ,;!?\"'()[]。！？“”「」।؟éא", "\u0300", "\u200b", "\x01", "😀", *" ......"]
+    alphabet += [" Mr. ", " e.g. ", " 1. ", "\n", "\xa0", " It is. "] * 3
+    segment = load_segmenter(language)
+    for length in [10] * 200 + [300] * 50 + [5000] * 4:
+        text = "".join(rng.choices(alphabet, k=length))
+        lines = segment(text).split("\n")
+        assert "".join(words(lines)) == "".join(text.split())
+        assert all(line == line.strip() and "  " not in line for line in lines)
+        assert all(lines) or not text.split()
+
+
+def test_long_texts_take_linear_time():
+    sentence = "中文很好。"
+    assert load_segmenter("zh")(sentence * 60_000).count("\n") == 59_999
+    assert load_segmenter("en")("no end " * 100_000).count("\n") == 0
+
+
+# --- all together ----------------------------------------------------------------------------
+
+PARAGRAPHS = st.lists(
+    st.text(st.sampled_from("ab.!? \n\r\té中\0\x1c\x85\u2028"), max_size=60), max_size=30
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(PARAGRAPHS, st.integers(1, 300), st.integers(1, 200), st.integers(0, 3))
+def test_no_text_is_lost(paragraphs, part_bytes, buffer_bytes, seed):
+    text = "\n\n".join(["First one.", *paragraphs, "Last one. Really."])
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PART_BYTES, part_bytes)
+        patch.setattr(layouts, "MIN_SECTION_BYTES", 40)
+        path = Path(folder) / "a.txt"
+        path.write_bytes(text.encode())
+        shard(source_of(path), Path(folder), seed=seed, num=(5, 2), buffer_bytes=buffer_bytes)
+        found = articles_of(Path(folder))
+    expected = text.replace("\0", " ")
+    assert sorted("".join(found).replace(" ", "")) == sorted("".join(expected.split()))
+    assert found

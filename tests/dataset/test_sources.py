@@ -1,11 +1,15 @@
-"""Sources: folders, local files in place of Hub datasets, and Python's documentation."""
+"""Sources: what is asked for, which files are text, what identifies them."""
 
-from collections import Counter
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
+from dataset_helpers import read_source
 
+from dataset import shard_data
+from dataset.digests import FileDigests, identity_of
 from dataset.hub import present_name
 from dataset.python_docs import iter_python_docs, prose_paragraphs
 from dataset.sources import (
@@ -13,72 +17,71 @@ from dataset.sources import (
     customized_source,
     group_slices,
     hub_source,
+    local_files,
     open_sources,
+    part_bytes,
     problem_with,
     slug,
 )
 from pipeline.errors import StageError
 
-TEXTS = [f"Article {i}. It has two sentences." for i in range(2500)]
+ROOT = Path(__file__).parents[2]
 
 
-def read(source, work_dir, slice_bytes=1 << 20):
-    said = []
-    slices = open_sources([source], work_dir, slice_bytes, said.append)
-    return [text for piece in slices for _, text in piece.articles(Counter())], slices
+def test_entries_of_the_config(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    sources = configured_sources(
+        [["name", "subset"], ["name", "", "validation"], ["name", "", "train", "body"]],
+        [str(tmp_path), "builtin:python-docs"],
+        "content",
+        streaming=True,
+    )
+    assert [(source.split, source.column) for source in sources[:3]] == [
+        ("train", "content"),
+        ("validation", "content"),
+        ("train", "body"),
+    ]
+    assert all(source.kind == "hub" and source.streaming for source in sources[:3])
+    assert [source.kind for source in sources[3:]] == ["folder", "python-docs"]
+    assert sources[3].column == "content"
+    assert hub_source(str(tmp_path), "", "key").kind == "folder"  # articles, not lines
 
 
-def write_parquet(folder, column="text"):
-    folder.mkdir()
-    pyarrow.parquet.write_table(pyarrow.table({column: TEXTS}), folder / "part.parquet")
-    return folder
+def test_folder_order_nesting_and_other_files(tmp_path):
+    (tmp_path / "corpus/b").mkdir(parents=True)
+    folder = tmp_path / "corpus"
+    (folder / "b/1.TXT").write_text("second")
+    (folder / "a.txt").write_text("first")
+    (folder / "c.txt").write_text("")
+    (folder / "wiki").write_text('<doc id="1" title="T">\nT\n\nthird\n</doc>\n')
+    (folder / "ignored.md").write_text("not text")
+    (folder / "README").write_text("not text")
+    (folder / ".hidden.txt").write_text("not text")
+    (folder / "linked").symlink_to(folder / "b")
+    (folder / "b/circle").symlink_to(folder)
+    articles, _, said = read_source(customized_source(str(folder), "key"), tmp_path / "work")
+    assert [article.strip() for article in articles] == ["first", "second", "third"]
+    assert said == [f"{folder}: 2 other files are passed over (README, ignored.md, ...)"]
 
 
-@pytest.mark.parametrize("subset", ["", "default"])
-def test_parquet_folder_as_hub_dataset(tmp_path, subset):
-    folder = write_parquet(tmp_path / "corpus")
-    texts, slices = read(hub_source(str(folder), subset, "key"), tmp_path / "work", 10_000)
-    assert texts == TEXTS
-    assert len(slices) > 5
-    assert [piece.start for piece in slices][1:] == [piece.end for piece in slices][:-1]
-
-
-def test_csv_and_json_folders(tmp_path):
-    (tmp_path / "csv").mkdir()
-    (tmp_path / "csv/a.csv").write_text('title,text\nx,"One, two."\ny,Three.\n')
-    (tmp_path / "json").mkdir()
-    (tmp_path / "json/a.jsonl").write_text('{"text": "One, two."}\n{"text": "Three."}\n')
-    for name in ("csv", "json"):
-        source = hub_source(str(tmp_path / name), "", "key")
-        assert read(source, tmp_path / "work" / name)[0] == ["One, two.", "Three."]
-
-
-def test_text_folder_as_hub_dataset_has_articles_not_lines(tmp_path):
-    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")
-    assert read(hub_source(str(tmp_path), "", "key"), tmp_path)[0] == ["one\ntwo\n", "three\n"]
-
-
-def test_missing_column_is_named(tmp_path):
-    folder = write_parquet(tmp_path / "corpus", column="content")
-    with pytest.raises(StageError, match="no column `text`, it has content"):
-        read(hub_source(str(folder), "", "key"), tmp_path / "work")
-
-
-def test_folder_order_and_nesting(tmp_path):
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b/1.txt").write_text("second")
-    (tmp_path / "a.txt").write_text("first")
-    (tmp_path / "ignored.md").write_text("not text")
-    assert read(customized_source(str(tmp_path), "key"), tmp_path)[0] == ["first", "second"]
+def test_a_single_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "Words."}')
+    source = customized_source(str(tmp_path / "a.jsonl"), "key")
+    assert problem_with(source) == ""
+    assert read_source(source, tmp_path / "work")[0] == ["Words."]
 
 
 def test_problems_name_the_key(tmp_path):
     missing = customized_source(str(tmp_path / "gone"), "DATASET.CUSTOMIZED_DATASETS")
-    assert problem_with(missing).startswith("DATASET.CUSTOMIZED_DATASETS: folder")
+    assert problem_with(missing).startswith("DATASET.CUSTOMIZED_DATASETS: ")
+    assert "does not exist" in problem_with(missing)
     empty = customized_source(str(tmp_path), "DATASET.CUSTOMIZED_DATASETS")
-    assert problem_with(empty).endswith("has no .txt file")
+    assert "holds no text, expected .txt, .jsonl" in problem_with(empty)
     assert "does not exist" in problem_with(hub_source("./gone", "", "K"))
     assert problem_with(hub_source("wikipedia", "20220301.en", "K")) == ""
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(StageError, match="the sources hold no text"):
+        open_sources([customized_source(str(tmp_path), "K")], tmp_path, print)
 
 
 def test_classic_names():
@@ -95,13 +98,74 @@ def test_slug():
     assert slug(sources) == "wikipedia-bookcorpusopen-python-docs"
 
 
-def test_small_files_share_a_part(tmp_path):
+def test_identity_covers_all_that_decides_the_text(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/a.jsonl").write_text('{"text": "One."}')
+    digests = FileDigests(tmp_path / "digests.json")
+    sources = [
+        customized_source(str(tmp_path / "a"), "key"),
+        customized_source(str(tmp_path / "a"), "key", "body"),
+        *(
+            hub_source(name, *settings)
+            for name in ("name", str(tmp_path / "a"))
+            for settings in [
+                ("", "key"),
+                ("subset", "key"),
+                ("", "key", "dev"),
+                ("", "key", "", "body"),
+                ("", "key", "", "text", True),
+            ]
+        ),
+    ]
+    identities = [identity_of(source, digests) for source in sources]
+    assert len(set(map(tuple, identities))) == len(sources)
+    assert identity_of(customized_source(str(tmp_path / "a"), "other key"), digests) in identities
+    os.rename(tmp_path / "a", tmp_path / "b")
+    assert identity_of(customized_source(str(tmp_path / "b"), "key"), digests) == identities[0]
+
+
+def test_sources_of_the_command_line(tmp_path):
+    command = "--output_dir out --text_column body --streaming --dataset wikipedia 20220301.en"
+    command += f" --dataset name subset dev content --dataset custom {tmp_path}"
+    hub, other, custom = shard_data.sources_of(shard_data.parse_arguments(command.split()))
+    assert (hub.name, hub.subset, hub.split, hub.column) == (
+        "wikipedia", "20220301.en", "train", "body",
+    )  # fmt: skip
+    assert (other.split, other.column, other.streaming) == ("dev", "content", True)
+    assert (custom.kind, custom.column) == ("folder", "body")
+    with pytest.raises(SystemExit):
+        shard_data.parse_arguments(["--output_dir", "out", "--dataset", "custom", "a", "b"])
+
+
+def test_unknown_hub_names_are_one_line(tmp_path):
+    for streaming in (False, True):
+        source = hub_source("no-such-owner/no-such-name", "", "K", streaming=streaming)
+        with pytest.raises(StageError, match=r"\[no-such-owner/no-such-name, , train\] could not"):
+            open_sources([source], tmp_path, print)
+
+
+def test_small_files_share_a_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.sources.MIN_PART_BYTES", 1000)
     for i in range(20):
         (tmp_path / f"{i:02d}.txt").write_text("x" * 99 + "\n")
-    slices = open_sources([customized_source(str(tmp_path), "")], tmp_path, 1000, print)
-    parts = group_slices(slices, 1000)
+    slices = open_sources([customized_source(str(tmp_path), "")], tmp_path, print)
+    parts = group_slices(slices)
     assert [len(part) for part in parts] == [10, 10]
     assert [piece for part in parts for piece in part] == slices
+    assert part_bytes(1 << 40) == 1 << 30
+
+
+def test_planning_needs_the_standard_library_alone(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    program = (
+        "import sys; from dataset.sources import *; "
+        "assert not problem_with(customized_source(sys.argv[1], 'K')); "
+        "print({'pyarrow', 'datasets', 'sentencex', 'numpy'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"
+    assert len(local_files(customized_source(str(tmp_path), "K"))) == 1
 
 
 def test_python_docs_are_prose():

@@ -1,0 +1,153 @@
+"""Files of a corpus: which of them hold text, in what format, and how they are opened."""
+
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+from typing import BinaryIO
+
+from dataset.pieces import BLOCK_BYTES
+from pipeline.errors import StageError
+
+FORMATS = {
+    ".txt": "txt",
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+COMPRESSIONS = (".gz", ".bz2", ".zst")
+COMPRESSION_FACTOR = 3  # of text, roughly; sizes that are planned with must not need a look inside
+WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+")
+DOC_TAG = b"<doc "
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+EXPECTED = ".txt, .jsonl, .csv, .tsv or .parquet files, or what WikiExtractor writes"
+
+
+def format_of(path: str) -> str:
+    """txt | json | csv | tsv | parquet | wiki (of WikiExtractor), or an empty string.
+
+    By the name alone, but for files without suffix, which have to begin with `<doc `.
+    """
+    stem, suffix = os.path.splitext(os.path.basename(path).lower())
+    if suffix in COMPRESSIONS:
+        stem, suffix = os.path.splitext(stem)
+        if suffix == ".parquet":
+            return ""
+    if suffix:
+        return FORMATS.get(suffix, "")
+    if WIKIEXTRACTOR_NAME.fullmatch(stem) or _begins_with_tag(path):
+        return "wiki"
+    return ""
+
+
+def is_compressed(path: str) -> bool:
+    return path.lower().endswith(COMPRESSIONS)
+
+
+def text_size(path: str) -> int:
+    """Size of the content in bytes; of compressed files a guess."""
+    return os.path.getsize(path) * (COMPRESSION_FACTOR if is_compressed(path) else 1)
+
+
+def _begins_with_tag(path: str) -> bool:
+    try:
+        return os.path.isfile(path) and read_head(path, len(DOC_TAG)) == DOC_TAG
+    except StageError:
+        return False
+
+
+def list_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """(files with text, other files) below a folder, each sorted by its name.
+
+    Hidden files and folders are passed over. A file stands for itself.
+    """
+    if not path.is_dir():
+        return ([path], []) if path.is_file() and format_of(str(path)) else ([], [path])
+    known: list[str] = []
+    others: list[str] = []
+    for file in _iter_files(str(path)):
+        (known if format_of(file) else others).append(file)
+    by_folder = attrgetter("parts")
+    return sorted(map(Path, known), key=by_folder), sorted(map(Path, others), key=by_folder)
+
+
+def _iter_files(folder: str) -> Iterator[str]:
+    visited = set()
+    for directory, subdirectories, files in os.walk(folder, followlinks=True):
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        state = os.stat(directory)
+        if (state.st_dev, state.st_ino) in visited:  # links may run in circles
+            subdirectories.clear()
+            continue
+        visited.add((state.st_dev, state.st_ino))
+        yield from (os.path.join(directory, name) for name in files if not name.startswith("."))
+
+
+def relative_name(path: Path, folder: Path) -> str:
+    """The name of a file within its source; `folder` may be the file itself."""
+    if path == folder:
+        return path.name
+    return str(path)[len(str(folder)) :].lstrip(os.sep)
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """Opens a file for reading its decompressed bytes.
+
+    Raises StageError, naming the file, if it cannot be read, is damaged or cut off.
+    """
+    try:
+        with _open(path) as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "cut off"
+        cause = "damaged or cut off" if is_compressed(path) else "cannot be read"
+        raise StageError(f"{path}: {cause} ({reason})") from error
+
+
+def _open(path: str) -> BinaryIO:
+    suffix = os.path.splitext(path.lower())[1]
+    if suffix == ".gz":
+        import gzip
+
+        return gzip.open(path, "rb")
+    if suffix == ".bz2":
+        import bz2
+
+        return bz2.open(path, "rb")
+    if suffix == ".zst":
+        import pyarrow
+
+        return pyarrow.input_stream(path, compression="zstd")
+    return open(path, "rb")
+
+
+def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """Yields bytes [start, end) of the decompressed file in blocks of up to 1 MiB."""
+    with opened(path) as file:
+        if start:
+            file.seek(start)
+        left = BLOCK_BYTES if end is None else end - start
+        while left > 0 and (block := file.read(min(BLOCK_BYTES, left))):
+            yield block
+            left -= len(block) if end is not None else 0
+
+
+def read_head(path: str, num_bytes: int = BLOCK_BYTES) -> bytes:
+    """The first bytes of a decompressed file, without a byte order mark.
+
+    Raises StageError if the text is UTF-16.
+    """
+    with opened(path) as file:
+        head = bytes(file.read(num_bytes))
+    if head.startswith(UTF16_MARKS):
+        raise StageError(f"{path}: the text is UTF-16, expected UTF-8")
+    return head.removeprefix(b"\xef\xbb\xbf")

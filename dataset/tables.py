@@ -1,0 +1,220 @@
+"""Articles out of tables: CSV, TSV and Parquet files. A row is an article."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataset.corpus_files import format_of, iter_blocks, read_head, text_size
+from dataset.pieces import (
+    BLOCK_BYTES,
+    MAX_ROW_BYTES,
+    Piece,
+    Tally,
+    clean_text,
+    in_blocks,
+    raw_row_pieces,
+    row_pieces,
+)
+from dataset.text_files import missing_column
+from pipeline.errors import StageError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+BATCH_BYTES = 4 << 20  # of text that is decoded at once
+MAX_BATCH_ROWS = 4096
+
+
+# --- CSV -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CsvSlice:
+    """A whole .csv file (commas, or semicolons if its header has no comma; double quotes) or .tsv
+    file (tabs; quotes mean nothing, a line is a row)."""
+
+    name: str
+    path: str
+    num_bytes: int
+    column: str
+
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (number of the line, text, whether the article ends)."""
+        rows = iter_rows(self.path, tally)
+        _, header = next(rows, (0, []))
+        if not header:
+            return
+        if self.column not in header:
+            raise StageError(missing_column(self.path, self.column, header))
+        place = header.index(self.column)
+        for number, row in rows:
+            if len(row) > place:
+                yield from row_pieces(number, row[place], limit, tally)
+            elif row:
+                note = f"{self.path}: line {number} has no column `{self.column}`"
+                tally.note("malformed_rows", note)
+
+
+def open_csv(path: Path, name: str, column: str) -> CsvSlice:
+    return CsvSlice(name, str(path), text_size(str(path)), column)
+
+
+def check_csv_file(path: str, column: str) -> None:
+    """Raises StageError if the text is UTF-16 or the header lacks the column."""
+    read_head(path, 16)
+    _, header = next(iter_rows(path, Tally()), (0, []))
+    if header and column not in header:
+        raise StageError(missing_column(path, column, header))
+
+
+def iter_rows(path: str, tally: Tally) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of the row's last line, fields); what cannot be parsed is counted."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    lines = iter_lines(path, tally)
+    first = next((line for line in lines if line.strip()), "")
+    if format_of(path) == "tsv":
+        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    else:
+        dialect = {"delimiter": ";" if ";" in first and "," not in first else ","}
+    yield 0, [name.strip() for name in next(csv.reader([first], **dialect), [])]
+    reader = csv.reader(lines, **dialect)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            tally.note("malformed_rows", f"{path}: before line {reader.line_num + 2}: {error}")
+        else:
+            yield reader.line_num + 1, row
+
+
+def iter_lines(path: str, tally: Tally) -> Iterator[str]:
+    """Yields lines with their end; drops and counts those that are too long."""
+    rest, oversized = b"", False
+    for block in iter_blocks(path):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            if not oversized:
+                yield _clean_line(line, tally)
+            oversized = False
+        if len(rest) > MAX_ROW_BYTES:
+            if not oversized:
+                note = f"{path}: a line is longer than {MAX_ROW_BYTES >> 20} MiB"
+                tally.note("oversized_rows", note)
+            rest, oversized = b"", True
+    if rest and not oversized:
+        yield _clean_line(rest, tally)
+
+
+def _clean_line(line: bytes, tally: Tally) -> str:
+    return clean_text(line, tally).rstrip("\r").replace("\r", " ") + "\n"
+
+
+# --- Parquet ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ParquetSlice:
+    """Row groups [start, end) of a file."""
+
+    name: str
+    path: str
+    num_bytes: int
+    column: str
+    start: int
+    end: int
+    first_row: int
+
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (number of the row in the file, text, whether the article ends)."""
+        row = self.first_row
+        with open_parquet_file(self.path) as file:
+            for batch in iter_parquet_batches(file, self):
+                column = batch.column(0)
+                yield from arrow_pieces(column, range(len(column)), row, limit, tally)
+                row += len(column)
+
+
+def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
+    """path: or an address that fsspec knows. Raises StageError if it is no whole Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        source = path
+        if "://" in path:
+            import fsspec
+
+            source = fsspec.open(path).open()
+        return pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=BLOCK_BYTES)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise StageError(f"{path}: damaged or cut off ({error})") from error
+
+
+def iter_parquet_batches(
+    file: "pyarrow.parquet.ParquetFile", piece: ParquetSlice
+) -> Iterator["pyarrow.RecordBatch"]:
+    import pyarrow
+
+    num_rows = sum(
+        file.metadata.row_group(group).num_rows for group in range(piece.start, piece.end)
+    )
+    rows = max(1, min(MAX_BATCH_ROWS, num_rows * BATCH_BYTES // max(piece.num_bytes, 1)))
+    groups = list(range(piece.start, piece.end))
+    try:
+        yield from file.iter_batches(rows, groups, columns=[piece.column], use_threads=False)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise StageError(f"{piece.path}: damaged ({error})") from error
+
+
+def cut_parquet_file(path: str, name: str, column: str, slice_bytes: int) -> list[ParquetSlice]:
+    """A file as slices of row groups. Raises StageError if it has no such column of text."""
+    slices, start, first_row, rows, size = [], 0, 0, 0, 0
+    with open_parquet_file(path) as file:
+        check_column(path, column, file.schema_arrow)
+        place = file.schema_arrow.names.index(column)
+        for number in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(number)
+            rows += group.num_rows
+            size += group.column(place).total_uncompressed_size
+            if size >= slice_bytes or number == file.metadata.num_row_groups - 1:
+                slices.append(ParquetSlice(name, path, size, column, start, number + 1, first_row))
+                start, first_row, size = number + 1, first_row + rows, 0
+                rows = 0
+    return slices
+
+
+# --- Arrow -----------------------------------------------------------------------------------
+
+
+def check_column(place: str, column: str, schema: "pyarrow.Schema") -> None:
+    """Raises StageError unless a table has a column of text of this name."""
+    import pyarrow.types as types
+
+    if column not in schema.names:
+        raise StageError(missing_column(place, column, schema.names))
+    kind = schema.field(column).type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+        raise StageError(f"{place}: column `{column}` holds {kind}, expected text")
+
+
+def arrow_pieces(
+    column: "pyarrow.Array", rows: Iterable[int], first_row: int, limit: int, tally: Tally
+) -> Iterator[Piece]:
+    """Articles out of rows of a column of text; long ones are not copied as a whole."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    for row in rows:
+        text = column[row].as_buffer()
+        if text is None or text.size <= limit:
+            raw = text.to_pybytes() if text else b""
+            yield first_row + row, clean_text(raw, tally), True
+        else:
+            blocks = in_blocks(memoryview(text))
+            yield from raw_row_pieces(first_row + row, blocks, limit, tally)

@@ -1,0 +1,257 @@
+"""The same articles in every format, compression and way of reading."""
+
+import bz2
+import csv
+import gzip
+import html
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from dataset_helpers import articles_of, read_source, shard
+
+from dataset.pieces import Tally
+from dataset.sources import customized_source, hub_source, open_source
+from dataset.tables import cut_parquet_file, iter_parquet_batches, open_parquet_file
+from pipeline.errors import StageError
+
+TEXTS = [
+    f'Article {i} is "quoted", naïve & 中文 <b>. It has\ttwo{" very" * (i % 70)} sentences.'
+    + ("\nAnd a second line; really." if i % 3 else "")
+    for i in range(200)
+]
+
+
+def write_txt(folder):
+    (folder / "a.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+
+
+def write_gz(folder):
+    with gzip.open(folder / "a.txt.gz", "wt", encoding="utf-8") as file:
+        file.write("\n\n".join(TEXTS))
+
+
+def write_bz2(folder):
+    (folder / "a.txt.bz2").write_bytes(bz2.compress("\n\n".join(TEXTS).encode()))
+
+
+def write_zst(folder):
+    with pyarrow.output_stream(folder / "a.txt.zst", compression="zstd") as file:
+        file.write("\r\n\r\n".join(TEXTS).encode())
+
+
+def write_jsonl(folder):
+    lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(TEXTS)]
+    (folder / "a.jsonl").write_text("\n".join(lines[:90]))
+    with gzip.open(folder / "b.json.gz", "wt") as file:
+        file.write("\n".join(lines[90:]))
+
+
+def write_csv(folder):
+    with open(folder / "a.csv", "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([("id", "text"), *enumerate(TEXTS[:90])])
+    with gzip.open(folder / "b.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        rows = [(" text", "id"), *((text, i) for i, text in enumerate(TEXTS[90:]))]
+        csv.writer(file, delimiter=";").writerows(rows)
+
+
+def write_tsv(folder):
+    rows = ["\ttext", *(f"\t{' '.join(text.split())}" for text in TEXTS)]
+    (folder / "a.tsv").write_text("\n".join(rows), encoding="utf-8")
+
+
+def write_parquet(folder, column="text", kind=None):
+    table = pyarrow.table({"id": range(len(TEXTS)), column: pyarrow.array(TEXTS, kind)})
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=30)
+
+
+def write_dictionary_parquet(folder):
+    write_parquet(folder, kind=pyarrow.dictionary(pyarrow.int32(), pyarrow.string()))
+
+
+def write_wiki(folder):
+    docs = [
+        f'<doc id="{i}" url="u" title="T{i}">\nT{i}\n\n{html.escape(text)}\n\n</doc>\n'
+        for i, text in enumerate(TEXTS)
+    ]
+    (folder / "AA").mkdir()
+    (folder / "AA/wiki_00").write_text("".join(docs[:90]), encoding="utf-8")
+    (folder / "AA/wiki_01.bz2").write_bytes(bz2.compress("".join(docs[90:]).encode()))
+
+
+FORMATS = [
+    write_txt,
+    write_gz,
+    write_bz2,
+    write_zst,
+    write_jsonl,
+    write_csv,
+    write_tsv,
+    write_parquet,
+    write_dictionary_parquet,
+    write_wiki,
+]
+WORDS = sorted(" ".join(text.split()) for text in TEXTS)
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_every_format_gives_the_same_articles(tmp_path, write, monkeypatch):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    write(folder)
+    source = customized_source(str(folder), "key")
+    shard(source, tmp_path / "whole")
+    assert articles_of(tmp_path / "whole") == WORDS
+    monkeypatch.setattr("dataset.sources.MIN_PART_BYTES", 2000)
+    shard(source, tmp_path / "parts", num=(4, 1))
+    assert articles_of(tmp_path / "parts") == WORDS
+    assert len(articles_of(tmp_path / "parts", "test")) > 5
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_jsonl, write_csv])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_local_folders_in_place_of_hub_datasets(tmp_path, write, streaming):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    write(folder)
+    if write == write_csv:
+        (folder / "b.csv.gz").unlink()
+    expected = [" ".join(text.split()) for text in (TEXTS[:90] if write == write_csv else TEXTS)]
+    source = hub_source(str(folder), "", "key", streaming=streaming)
+    articles, _, _ = read_source(source, tmp_path / "work", limit=50)
+    assert [" ".join(article.split()) for article in articles] == expected
+
+
+def test_other_column_and_split(tmp_path):
+    for split in ("train", "validation"):
+        table = pyarrow.table({"content": [f"{split} {i}." for i in range(3)]})
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}-00000.parquet")
+    for streaming in (False, True):
+        source = hub_source(str(tmp_path), "", "key", "validation", "content", streaming)
+        articles, _, _ = read_source(source, tmp_path.with_name(f"work{streaming}"))
+        assert articles == ["validation 0.", "validation 1.", "validation 2."]
+    source = customized_source(str(tmp_path / "train-00000.parquet"), "key", "content")
+    assert read_source(source, tmp_path / "work")[0] == ["train 0.", "train 1.", "train 2."]
+
+
+@pytest.mark.parametrize("write", [write_jsonl, write_csv, write_tsv, write_parquet])
+def test_missing_column_names_the_file_and_what_is_there(tmp_path, write):
+    write(tmp_path)
+    source = customized_source(str(tmp_path), "key", "content")
+    with pytest.raises(StageError, match=r"a\.\w+: has no column `content`, it has .*text"):
+        read_source(source, tmp_path / "work")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("split", "column", "message"),
+    [
+        ("", "content", "has no column `content`, it has id, text"),
+        ("dev", "text", r"dataset \[.*dev\] could not be loaded"),
+        ("", "id", "column `id` holds int64, expected text"),
+    ],
+)
+def test_unusable_datasets(tmp_path, monkeypatch, streaming, split, column, message):
+    monkeypatch.setattr(
+        "dataset.sources.in_a_process_of_its_own", lambda jobs: list(map(open_source, jobs))
+    )
+    (tmp_path / "corpus").mkdir()
+    write_parquet(tmp_path / "corpus")
+    source = hub_source(str(tmp_path / "corpus"), "", "key", split, column, streaming)
+    with pytest.raises(StageError, match=message):
+        read_source(source, tmp_path / "work")
+
+
+def test_rows_without_text_are_empty_articles(tmp_path):
+    table = pyarrow.table({"text": pyarrow.array(["One.", None, "", " ", "Two."])})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    summary = shard(customized_source(str(tmp_path), "key"), tmp_path / "out")
+    assert summary["counts"] == {"empty_articles": 3}
+
+
+def test_large_row_groups_are_read_in_batches(tmp_path):
+    texts = [f"{i} " + "words " * 3000 for i in range(2000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    source = customized_source(str(tmp_path / "a.parquet"), "key")
+    (piece,), _ = open_source((source, "0", tmp_path, 1 << 25))
+    with open_parquet_file(piece.path) as file:
+        batches = [batch.num_rows for batch in iter_parquet_batches(file, piece)]
+    assert sum(batches) == 2000 and len(batches) > 5
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.zst", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize("damage", ["cut off", "overwritten", "something else"])
+def test_damaged_files_are_named(tmp_path, name, damage):
+    text = "".join(f'{{"text": "Line {i * 7919 % 10007}."}}\n' for i in range(50_000))
+    if name.endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": text.split("\n")}), tmp_path / name)
+    else:
+        kind = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}[name.rpartition(".")[2]]
+        with pyarrow.output_stream(tmp_path / name, compression=kind) as file:
+            file.write(text.encode())
+    content = (tmp_path / name).read_bytes()
+    middle = len(content) // 2
+    broken = {
+        "cut off": content[:middle],
+        "overwritten": content[:middle] + b"\xff\0" * 500 + content[middle + 1000 :],
+        "something else": text.encode(),
+    }
+    (tmp_path / name).write_bytes(broken[damage])
+    with pytest.raises(StageError, match=rf"{name}: damaged"):
+        read_source(customized_source(str(tmp_path), "key"), tmp_path / "work")
+
+
+def test_csv_dirt(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.tables.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("dataset.corpus_files.BLOCK_BYTES", 100)
+    rows = [
+        b"\xef\xbb\xbfid,text",
+        b'1,"Two\r\n\r\nlines, ""quoted"""',
+        b"2",
+        b"",
+        b"3,",
+        b"4,nul\0 and \xe9",
+        b"5," + b"x" * 2000,
+        b'6,"never closed' + b"\nmore" * 400 + b'"\r\n',
+        b"7,Last.,more",
+    ]
+    (tmp_path / "a.csv").write_bytes(b"\r\n".join(rows))
+    articles, tally, _ = read_source(customized_source(str(tmp_path), "key"), tmp_path / "work")
+    assert articles[0].split("\n") == ["Two", "", 'lines, "quoted"']
+    assert articles[1:] == ["", "nul  and ", "Last."]
+    assert tally.counts.pop("malformed_rows") > 1
+    assert tally.counts == {
+        "byte_order_marks": 1,
+        "nul_characters": 1,
+        "undecodable_characters": 1,
+        "oversized_rows": 1,
+    }
+    assert tally.notes[0].endswith("a.csv: line 5 has no column `text`")
+    assert tally.notes[1].endswith("a.csv: a line is longer than 0 MiB")
+    assert "field larger than field limit (1000)" in tally.notes[2]
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_giant_rows_come_in_pieces(tmp_path, as_dataset):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    text = "\n".join(f"Sentence {i} of a very long article." for i in range(20_000))
+    pyarrow.parquet.write_table(pyarrow.table({"text": [text, "b"]}), folder / "a.parquet")
+    name = str(folder)
+    source = hub_source(name, "", "key") if as_dataset else customized_source(name, "key")
+    articles, _, _ = read_source(source, tmp_path / "work", 1000)
+    assert "".join(articles[0].split()) == "".join(text.split())
+    assert articles[1:] == ["b"]
+
+
+def test_parquet_is_read_from_an_address_too(tmp_path):
+    """As streamed datasets are, in place of hf://..."""
+    rows = [f"Row {number}." for number in range(1000)]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": rows}), tmp_path / "a.parquet", row_group_size=300
+    )
+    slices = cut_parquet_file(f"file://{tmp_path}/a.parquet", "a", "text", slice_bytes=1)
+    assert len(slices) == 4
+    tally = Tally()
+    assert [text for piece in slices for _, text, _ in piece.pieces(1 << 20, tally)] == rows

@@ -1,0 +1,98 @@
+"""Streams cut into articles, and long articles into pieces: the same however they are read."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dataset import pieces
+from dataset.pieces import Tally, clean_text, iter_raw_pieces, row_pieces, split_off
+from dataset.text_files import SEPARATORS
+
+BLOCKS = SEPARATORS["blocks"]
+DIRT = st.lists(
+    st.sampled_from(
+        [b"word", b" ", b"\n", b"\n\n", b"\r\n", b"\t", b"\0", "é中😀".encode(), b"\xff"]
+    ),
+    max_size=60,
+).map(b"".join)
+
+
+def in_blocks(content: bytes, size: int) -> list[bytes]:
+    return [content[i : i + size] for i in range(0, len(content), size)]
+
+
+def read(content: bytes, block: int, limit: int, separator=BLOCKS):
+    return list(iter_raw_pieces(in_blocks(content, block), 0, separator, limit))
+
+
+@given(DIRT, st.integers(1, 70), st.integers(4, 40))
+@example(b"word" + b" " * 40 + b"word", 3, 8)
+def test_pieces_do_not_depend_on_blocks(content, block, limit):
+    found = read(content, block, limit)
+    assert found == read(content, len(content) + 1, limit)
+    text = b"".join(raw for _, raw, _ in found)
+    assert text.translate(None, pieces.WHITE) == content.translate(None, pieces.WHITE)
+    for position, raw, ends in found:
+        assert ends or 0 < len(raw) <= limit
+        assert len(raw.rstrip(pieces.WHITE)) <= limit
+        assert content[position : position + 1] not in (b"\n", b" ", b"\0", b"")
+
+
+@given(DIRT, st.integers(1, 70))
+def test_articles_are_what_stands_between_blank_lines(content, block):
+    expected = re.split(rb"\n(?:[ \t\r\v\f\0]*\n)+", content)
+    expected = [text.strip(pieces.WHITE) for text in expected]
+    found = read(content, block, 1 << 20)
+    assert [raw.strip(pieces.WHITE) for _, raw, _ in found] == [text for text in expected if text]
+    assert all(ends for _, _, ends in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"one two\nthree four", [b"one two\n", b"three four"]),
+        (b"one two three four", [b"one two ", b"three four"]),
+        (b"onetwothreefour", [b"onetwothre", b"efour"]),
+        ("жукжукжук".encode(), ["жукжу".encode(), "кжук".encode()]),
+        ("aжукжукжук".encode(), ["aжукж".encode(), "укжук".encode()]),
+        (b"one two   \n  ", [b"one two   \n  "]),
+    ],
+)
+def test_where_an_article_is_cut(text, expected):
+    pieces_, rest = split_off(text, 10)
+    assert [*pieces_, rest] == expected
+
+
+def test_endless_blanks_take_no_memory(monkeypatch):
+    monkeypatch.setattr(pieces, "BLOCK_BYTES", 64)
+    stream = pieces._ArticleStream(0, BLOCKS, 100)
+    found = []
+    for block in [b"head\n" + b"\0" * 59, *[b"\0" * 64] * 50, b"tail", b" " * 64, b"\n\nnext"]:
+        found += stream.feed(block)
+        assert len(stream.rest) <= 300
+    found += stream.finish()
+    assert [raw.translate(None, pieces.WHITE) for _, raw, _ in found] == [b"headtail", b"next"]
+    assert found[-1][0] == 64 * 51 + 4 + 64 + 2
+
+
+def test_dirt_is_removed_and_counted():
+    tally = Tally()
+    raw = "\ufeffa\0b\x1cc\x1fd \ufffd caf".encode() + b"\xe9 end\xc3"
+    assert clean_text(raw, tally) == "a b c d  caf end"
+    assert tally.counts == {
+        "byte_order_marks": 1,
+        "nul_characters": 1,
+        "undecodable_characters": 3,
+    }
+
+
+def test_rows_are_cleaned_and_cut():
+    tally = Tally()
+    assert list(row_pieces(7, "a\ud800b", 100, tally)) == [(7, "ab", True)]
+    assert tally.counts == {"undecodable_characters": 1}
+    assert list(row_pieces(7, " ", 100, tally)) == [(7, " ", True)]
+    assert list(row_pieces(7, " " * 99, 100, tally)) == [(7, "", True)]
+    found = list(row_pieces(7, "é" * 70, 100, tally))
+    assert found == [(7, "é" * 50, False), (7, "é" * 20, True)]
