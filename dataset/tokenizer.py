@@ -6,21 +6,15 @@ What is built here is what pretraining and finetuning load; it needs no network 
 
 import json
 import os
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.tokenizer_forms import SPECIAL_TOKENS, copy_tokenizer, save_bert_tokenizer
+from dataset.word_beginnings import continuing_ids
+from pipeline.artifacts import read_json
 from pipeline.errors import StageError
 
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
 # All that decides how a tokenizer in Hugging Face form behaves.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -29,9 +23,9 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.txt",
 )
-MAX_LENGTH = 512  # of BERT's position embeddings
-UNUSED_TOKEN = re.compile(r"\[unused\d+\]")
+UNUSED_TOKEN = "[unused"  # how such entries of BERT's vocabularies begin
 NAME_KEY, CASE_KEY = "TOKENIZER.NAME_OR_PATH", "TOKENIZER.DO_LOWER_CASE"
+ACCENTS_KEY = "TOKENIZER.ACCENTS"
 
 
 # --- what the user has -----------------------------------------------------------------------
@@ -45,8 +39,8 @@ def tokenizer_files(name_or_path: str) -> list[Path]:
     return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
 
 
-def problem_with_tokenizer(name_or_path: str, do_lower_case: bool) -> str:
-    """What is wrong with TOKENIZER.NAME_OR_PATH or DO_LOWER_CASE, or an empty string."""
+def problem_with_tokenizer(name_or_path: str, do_lower_case: bool, accents: str = "auto") -> str:
+    """What is wrong with TOKENIZER.NAME_OR_PATH, DO_LOWER_CASE or ACCENTS, or an empty string."""
     path = Path(name_or_path).expanduser()
     looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.endswith(".txt")
     if not path.exists() and (looks_like_path or name_or_path.count("/") > 1 or not name_or_path):
@@ -56,51 +50,66 @@ def problem_with_tokenizer(name_or_path: str, do_lower_case: bool) -> str:
         )
     if path.is_dir() and not {"tokenizer.json", "vocab.txt"} & set(os.listdir(path)):
         return f"{NAME_KEY}: {path} has neither tokenizer.json nor vocab.txt"
-    return problem_with_casing(path, do_lower_case) if path.is_dir() else ""
+    return problem_with_habits(path, do_lower_case, accents) if path.is_dir() else ""
 
 
-def problem_with_casing(folder: Path, do_lower_case: bool) -> str:
-    made_for = lower_cases(folder)
-    if made_for is None or made_for == do_lower_case:
-        return ""
-    habit = "lower-cases" if made_for else "keeps the case"
-    return f"{CASE_KEY}: is {do_lower_case}, but {folder} {habit}, expected {made_for}"
+def problem_with_habits(folder: Path, do_lower_case: bool, accents: str) -> str:
+    """Whether a ready-made tokenizer treats case and accents in another way than asked for."""
+    lower, strip = habits(folder)
+    if lower is not None and lower != do_lower_case:
+        habit = "lower-cases" if lower else "keeps the case"
+        return f"{CASE_KEY}: is {do_lower_case}, but {folder} {habit}, expected {lower}"
+    habit = "strip" if strip else "keep"
+    if strip is not None and accents not in ("auto", habit):
+        return f"{ACCENTS_KEY}: is {accents}, but {folder} {habit}s them, expected {habit} or auto"
+    return ""
 
 
-def lower_cases(folder: Path) -> bool | None:
-    """Whether a folder's tokenizer lower-cases; None if it does not say so."""
-    if (folder / "tokenizer.json").exists():
-        normalizer = _read_json(folder / "tokenizer.json").get("normalizer") or {}
-        steps = normalizer.get("normalizers", [normalizer])
-        return any(step.get("lowercase") or step.get("type") == "Lowercase" for step in steps)
-    return _read_json(folder / "tokenizer_config.json").get("do_lower_case")
+def habits(folder: Path) -> tuple[bool | None, bool | None]:
+    """Whether a folder's tokenizer lower-cases, and strips accents; None if it does not say so."""
+    if not (folder / "tokenizer.json").exists():
+        settings = read_json(folder / "tokenizer_config.json") or {}
+        lower, strip = settings.get("do_lower_case"), settings.get("strip_accents")
+        return lower, lower if strip is None else strip
+    normalizer = (read_json(folder / "tokenizer.json") or {}).get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    lower = any(step.get("lowercase") or step.get("type") == "Lowercase" for step in steps)
+    return lower, any(_strips_accents(step) for step in steps)
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _strips_accents(step: dict) -> bool:
+    if step.get("type") != "BertNormalizer":
+        return step.get("type") == "StripAccents"
+    strip = step.get("strip_accents")
+    return step.get("lowercase", True) if strip is None else strip
 
 
 # --- building --------------------------------------------------------------------------------
 
 
-def build_tokenizer(name_or_path: str, do_lower_case: bool, folder: Path) -> None:
+def build_tokenizer(
+    name_or_path: str, do_lower_case: bool, folder: Path, accents: str = "auto"
+) -> None:
     """Makes `folder` from a vocab.txt, a local folder or a Hub name.
 
-    Raises StageError if that cannot be loaded, lacks a special token, or has another casing.
+    accents: strip | keep | auto. Raises StageError if that cannot be loaded, lacks a special
+    token, or treats case or accents in another way.
     """
-    problem = problem_with_tokenizer(name_or_path, do_lower_case)
-    if problem:
+    if problem := problem_with_tokenizer(name_or_path, do_lower_case, accents):
         raise StageError(problem)
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return save_bert_tokenizer(read_vocabulary(path), do_lower_case, folder)
+        return save_bert_tokenizer(read_vocabulary(path), do_lower_case, folder, accents)
     source = path if path.is_dir() else download_tokenizer(name_or_path)
-    problem = problem_with_casing(source, do_lower_case)
-    if problem:
+    if problem := problem_with_habits(source, do_lower_case, accents):
         raise StageError(problem)
     if (source / "tokenizer.json").exists():
-        return copy_tokenizer(source, folder)
-    return save_bert_tokenizer(read_vocabulary(source / "vocab.txt"), do_lower_case, folder)
+        return copy_tokenizer(tokenizer_files(str(source)), habits(source)[0], folder)
+    strip = habits(source)[1]
+    accents = accents if strip is None else "strip" if strip else "keep"
+    return save_bert_tokenizer(
+        read_vocabulary(source / "vocab.txt"), do_lower_case, folder, accents
+    )
 
 
 def download_tokenizer(name: str) -> Path:
@@ -132,67 +141,6 @@ def read_vocabulary(path: Path) -> list[str]:
     return entries
 
 
-def bert_pipeline(vocabulary: dict[str, int], do_lower_case: bool):
-    """A `tokenizers.Tokenizer` with BERT's normalisation, word splitting and WordPiece."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=do_lower_case)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-
-def save_bert_tokenizer(vocabulary: Sequence[str], do_lower_case: bool, folder: Path) -> None:
-    """Writes a BERT tokenizer; entries have their place in `vocabulary` as id."""
-    from tokenizers import processors
-
-    tokenizer = bert_pipeline({entry: i for i, entry in enumerate(vocabulary)}, do_lower_case)
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))
-    cls, sep = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
-    )
-    aside = _empty_folder_beside(folder)
-    tokenizer.save(str(aside / "tokenizer.json"))
-    (aside / "vocab.txt").write_text(
-        "".join(f"{entry}\n" for entry in vocabulary), encoding="utf-8"
-    )
-    _finish(aside, folder, {"do_lower_case": do_lower_case, **SPECIAL_TOKENS})
-
-
-def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copies the files of a tokenizer in Hugging Face form."""
-    aside = _empty_folder_beside(folder)
-    for file in tokenizer_files(str(source)):
-        shutil.copyfile(file, aside / file.name)
-    settings = _read_json(source / "tokenizer_config.json")
-    settings.pop("auto_map", None)  # names code to load from the Hub
-    _finish(aside, folder, {"do_lower_case": lower_cases(source), **SPECIAL_TOKENS, **settings})
-
-
-def _empty_folder_beside(folder: Path) -> Path:
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    return aside
-
-
-def _finish(aside: Path, folder: Path, settings: dict) -> None:
-    """Adds the settings, checks that the folder can be used, and moves it into place."""
-    model = _read_json(aside / "tokenizer.json")["model"]
-    own_class = "BertTokenizer" if model["type"] == "WordPiece" else "PreTrainedTokenizerFast"
-    settings = {"tokenizer_class": own_class, "tokenize_chinese_chars": True, **settings}
-    settings["model_max_length"] = min(settings.get("model_max_length", MAX_LENGTH), MAX_LENGTH)
-    text = json.dumps(settings, indent=2, sort_keys=True)
-    (aside / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-    load_tokenizer(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-
-
 # --- using -----------------------------------------------------------------------------------
 
 
@@ -202,46 +150,71 @@ class CorpusTokenizer:
 
     special_ids: id by role (pad_token, unk_token, cls_token, sep_token, mask_token).
     banned_ids: special and unused tokens, which are neither predicted nor random replacements.
+    atomic_tokens: what is one token wherever a text spells it, like a special token of the user's.
     """
 
     tokenizer: "tokenizers.Tokenizer"  # noqa: F821 (imported where it is used)
     special_ids: dict[str, int]
     banned_ids: tuple[int, ...]
     vocab_size: int
+    atomic_tokens: tuple[str, ...] = ()
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Ids of each sentence, without special tokens and without truncation."""
         encodings = self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def continuing_ids(self) -> tuple[int, ...]:
+        """Tokens that belong to the same word as the token before them, for whole-word masking."""
+        return continuing_ids(self.tokenizer)
+
 
 def load_tokenizer(folder: Path) -> CorpusTokenizer:
     """Loads what build_tokenizer or train_tokenizer made.
 
-    A text that spells a special token, like `[MASK]`, is ordinary text to it.
-    Raises StageError if a special token is missing.
+    A text that spells one of the five special tokens, like `[MASK]`, is ordinary text to it; every
+    other added token, as those of TOKENIZER.SPECIAL_TOKENS, is one token wherever it occurs, as
+    it is in finetuning. Raises StageError if one of the five is missing.
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    special_ids = {
-        role: tokenizer.token_to_id(token)
-        for role, token in _special_tokens(_read_json(folder / "tokenizer_config.json")).items()
-    }
-    missing = [role for role, token_id in special_ids.items() if token_id is None]
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    roles = _special_tokens(read_json(folder / "tokenizer_config.json") or {})
+    ids = _vocabulary(content)
+    missing = [role for role, token in roles.items() if token not in ids]
     if missing:
         raise StageError(f"{NAME_KEY}: the tokenizer has no {', '.join(missing)}, expected BERT's")
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.get_added_tokens_decoder()
-    banned = {token_id for token_id, token in added.items() if token.special}
-    banned |= {token_id for token, token_id in vocabulary.items() if UNUSED_TOKEN.fullmatch(token)}
-    banned |= set(special_ids.values())
-    vocab_size = max(vocabulary.values()) + 1
-    banned |= set(range(vocab_size)) - set(vocabulary.values())
-    return CorpusTokenizer(tokenizer, special_ids, tuple(sorted(banned)), vocab_size)
+    special_ids = {role: ids[token] for role, token in roles.items()}
+    banned = banned_ids(ids, content["added_tokens"]) | set(special_ids.values())
+    atomic = [token for token in content["added_tokens"] if token["content"] not in roles.values()]
+    if any(token["special"] for token in atomic):
+        for token in atomic:
+            token["special"] = False
+        text = json.dumps(content)
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # as text
+    names = tuple(token["content"] for token in atomic)
+    return CorpusTokenizer(
+        tokenizer, special_ids, tuple(sorted(banned)), max(ids.values()) + 1, names
+    )
+
+
+def _vocabulary(content: dict) -> dict[str, int]:
+    """Id by entry, of the content of a tokenizer.json."""
+    entries = content["model"]["vocab"]
+    if isinstance(entries, list):  # of a unigram model: [entry, score]
+        entries = {entry[0]: number for number, entry in enumerate(entries)}
+    return {**entries, **{token["content"]: token["id"] for token in content["added_tokens"]}}
+
+
+def banned_ids(ids: dict[str, int], added_tokens: list[dict]) -> set[int]:
+    """Special tokens, unused entries, and numbers below the vocabulary's size without an entry."""
+    special = {token["id"] for token in added_tokens if token["special"]}
+    unused = {ids[entry] for entry in ids if entry.startswith(UNUSED_TOKEN) and entry[-1] == "]"}
+    return special | unused | set(range(max(ids.values()) + 1)) - set(ids.values())
 
 
 def _special_tokens(settings: dict) -> dict[str, str]:

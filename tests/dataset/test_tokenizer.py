@@ -1,24 +1,18 @@
 """Tokenizers: from a vocab.txt, a folder, the corpus; loaded by transformers without a network."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from dataset.tokenizer import (
     build_tokenizer,
-    copy_tokenizer,
     load_tokenizer,
     problem_with_tokenizer,
     read_vocabulary,
-    save_bert_tokenizer,
 )
-from dataset.tokenizer_training import train_tokenizer
+from dataset.tokenizer_forms import save_bert_tokenizer
 from pipeline.errors import StageError
 
-ROOT = Path(__file__).parents[2]
 CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris", "paris", "cafe", "café", "[", "]"]
 
 
@@ -50,6 +44,62 @@ def test_vocab_txt_with_either_casing(cased_vocabulary, tmp_path, lower, tokens)
     assert pair["token_type_ids"] == [0, 0, 0, 1, 1]
     assert theirs.model_max_length == 512
     assert (theirs.pad_token_id, theirs.mask_token_id, len(theirs)) == (0, 4, len(CASED))
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("accents", ["auto", "strip", "keep"])
+def test_accents(cased_vocabulary, tmp_path, lower, accents):
+    build_tokenizer(str(cased_vocabulary), lower, tmp_path / "tokenizer", accents)
+    stripped = accents == "strip" or (accents == "auto" and lower)
+    ids = load_tokenizer(tmp_path / "tokenizer").encode(["café"])[0]
+    assert ids == [CASED.index("cafe" if stripped else "café")]
+    assert auto(tmp_path / "tokenizer")("café")["input_ids"][1:-1] == ids
+    # BERT's own tokenizer, from the vocabulary and the settings alone.
+    from transformers import BertTokenizer
+
+    (tmp_path / "tokenizer/tokenizer.json").unlink()
+    theirs = BertTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert theirs("café")["input_ids"][1:-1] == ids
+    settings = json.loads((tmp_path / "tokenizer/tokenizer_config.json").read_text())
+    assert settings["strip_accents"] == {"auto": None, "strip": True, "keep": False}[accents]
+
+
+def test_accents_of_a_ready_made_tokenizer(cased_vocabulary, tmp_path):
+    first = str(tmp_path / "first")
+    build_tokenizer(str(cased_vocabulary), True, tmp_path / "first", "keep")
+    for accents in ("keep", "auto"):
+        build_tokenizer(first, True, tmp_path / "second", accents)
+        assert load_tokenizer(tmp_path / "second").encode(["CAFÉ"]) == [[CASED.index("café")]]
+    problem = problem_with_tokenizer(first, True, "strip")
+    assert problem == f"TOKENIZER.ACCENTS: is strip, but {first} keeps them, expected keep or auto"
+    with pytest.raises(StageError, match=r"TOKENIZER\.ACCENTS"):
+        build_tokenizer(first, True, tmp_path / "third", "strip")
+    (tmp_path / "first/tokenizer.json").unlink()  # a folder of the classic form
+    assert problem_with_tokenizer(first, True, "strip") == problem
+    build_tokenizer(first, True, tmp_path / "third")
+    assert load_tokenizer(tmp_path / "third").encode(["CAFÉ"]) == [[CASED.index("café")]]
+
+
+def test_continuing_ids(vocabulary, tmp_path):
+    build_tokenizer(str(vocabulary), True, tmp_path / "tokenizer")
+    entries = read_vocabulary(vocabulary)
+    expected = [i for i, entry in enumerate(entries) if entry.startswith("##")]
+    assert load_tokenizer(tmp_path / "tokenizer").continuing_ids() == tuple(expected)
+
+
+def test_continuing_ids_of_a_sentencepiece_model(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    entries = [*CASED[:5], "▁run", "ning", "▁", ",", "7", "中", "é"]
+    tokenizer = Tokenizer(models.Unigram([(entry, -1.0) for entry in entries], unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(CASED[:5])
+    (tmp_path / "source").mkdir()
+    tokenizer.save(str(tmp_path / "source/tokenizer.json"))
+    build_tokenizer(str(tmp_path / "source"), False, tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    assert [entries[i] for i in loaded.continuing_ids()] == ["ning", "7", "é"]
+    assert loaded.vocab_size == len(entries)
 
 
 def test_a_text_that_spells_a_special_token_is_text(cased_vocabulary, tmp_path):
@@ -100,45 +150,8 @@ def test_no_remote_code_survives(cased_vocabulary, tmp_path):
     settings = tmp_path / "first/tokenizer_config.json"
     content = json.loads(settings.read_text()) | {"auto_map": {"AutoTokenizer": ["x.Y", None]}}
     settings.write_text(json.dumps(content))
-    copy_tokenizer(tmp_path / "first", tmp_path / "second")
+    build_tokenizer(str(tmp_path / "first"), True, tmp_path / "second")
     assert "auto_map" not in json.loads((tmp_path / "second/tokenizer_config.json").read_text())
-
-
-def write_shard(path):
-    words = ["naïve", "Paris", "running", "runner", "ran", "unhappy", "happily", "日本語", "x²"]
-    lines = [" ".join(words[i % 9 :] + words[: i % 7]) + "." for i in range(300)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("lower", [True, False])
-def test_trained_tokenizer(tmp_path, lower):
-    shard = write_shard(tmp_path / "train_00000.txt")
-    size = train_tokenizer([shard], 120, lower, tmp_path / "tokenizer")
-    loaded = load_tokenizer(tmp_path / "tokenizer")
-    assert size == loaded.vocab_size <= 120
-    assert list(loaded.special_ids.values()) == [0, 1, 2, 3, 4]
-    text = "Paris ran 日本"
-    decoded = loaded.tokenizer.decode(loaded.encode([text])[0])
-    assert decoded == ("paris ran 日 本" if lower else "Paris ran 日 本")
-    assert auto(tmp_path / "tokenizer").decode([2, 4]) == "[CLS] [MASK]"
-    assert (
-        "[UNK]" not in loaded.tokenizer.encode("running unhappily", add_special_tokens=False).tokens
-    )
-
-
-def test_training_is_the_same_in_every_process(tmp_path):
-    shard = write_shard(tmp_path / "train_00000.txt")
-    program = (
-        "import sys; from pathlib import Path; "
-        "from dataset.tokenizer_training import train_tokenizer; "
-        "train_tokenizer([Path(sys.argv[1])], 90, True, Path(sys.argv[2]))"
-    )
-    for name in "abc":
-        command = [sys.executable, "-c", program, str(shard), str(tmp_path / name)]
-        subprocess.run(command, check=True, cwd=ROOT)
-    contents = {(tmp_path / name / "tokenizer.json").read_bytes() for name in "abc"}
-    assert len(contents) == 1
 
 
 @pytest.mark.parametrize(
