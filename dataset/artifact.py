@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from dataset.digests import FileDigests, digest_of_files, digest_store, identity_of
 from dataset.sources import Source, configured_sources, local_files, problem_with, slug
-from dataset.tokenizer import NAME_KEY, problem_with_tokenizer, tokenizer_files
+from dataset.tokenizer import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer, tokenizer_files
+from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
+from dataset.workers import MAIN_PROCESS_GB, plan_work
 from pipeline.artifacts import (
     MANIFEST,
     Artifact,
@@ -20,7 +22,7 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FORMAT = 1  # raised whenever the same inputs would give other files
+FORMAT = 2  # raised whenever the same inputs would give other files
 SHAPING_KEYS = (
     "NUM_TRAIN_SHARDS",
     "NUM_TEST_SHARDS",
@@ -29,9 +31,16 @@ SHAPING_KEYS = (
     "MASKED_LM_PROB",
     "MAX_PREDICTIONS_PER_SEQ",
     "SHORT_SEQ_PROB",
-    "DUP_FACTOR",
+    "MASKING",
+    "MASK_TOKEN_SHARE",
+    "RANDOM_TOKEN_SHARE",
+    "WHOLE_WORD_MASKING",
+    "PACKING",
+    "NEXT_SENTENCE_PREDICTION",
+    "LANGUAGE",
     "SEED",
 )
+MOST_SHARDS = 4096  # that the stage makes of itself
 BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
 FILLED_SHARE = 0.85  # of the positions of a sample, roughly
 
@@ -52,9 +61,34 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
     )
 
 
+def check_machine(config: "CfgNode") -> None:
+    """Raises ConfigError if the stage may not use the memory that it needs."""
+    memory = config.SYSTEM.MAX_MEMORY_IN_GB
+    plan_work(config.SYSTEM.NUM_WORKERS, memory, num_sample_files(config.DATASET))
+    needed = MAIN_PROCESS_GB + TRAINING_BYTES / 1e9
+    if config.TOKENIZER.TRAIN and memory < needed:
+        raise ConfigError(
+            [
+                "SYSTEM.MAX_MEMORY_IN_GB: too little for TOKENIZER.TRAIN, got "
+                f"{memory:g}, expected at least {needed:g}"
+            ]
+        )
+
+
+def num_sample_files(dataset: "CfgNode") -> int:
+    """The most files of samples that may be made."""
+    copies = dataset.DUP_FACTOR if dataset.MASKING == "static" else 1
+    num_train_shards = dataset.NUM_TRAIN_SHARDS or MOST_SHARDS
+    return num_train_shards * copies + (dataset.NUM_TEST_SHARDS or MOST_SHARDS)
+
+
 def sources_of(config: "CfgNode") -> list[Source]:
+    dataset = config.DATASET
     return configured_sources(
-        config.DATASET.HUGGINGFACE_DATASETS, config.DATASET.CUSTOMIZED_DATASETS
+        dataset.HUGGINGFACE_DATASETS,
+        dataset.CUSTOMIZED_DATASETS,
+        dataset.TEXT_COLUMN,
+        dataset.STREAMING,
     )
 
 
@@ -67,6 +101,8 @@ def dataset_inputs(
     elsewhere, or its text has been moved away): then its record says what it was made from.
     """
     inputs = {f"DATASET.{key}": config.DATASET[key] for key in SHAPING_KEYS}
+    if config.DATASET.MASKING == "static":
+        inputs["DATASET.DUP_FACTOR"] = config.DATASET.DUP_FACTOR
     inputs |= {"TOKENIZER.TRAIN": config.TOKENIZER.TRAIN, "format": FORMAT}
     inputs["TOKENIZER.DO_LOWER_CASE"] = config.TOKENIZER.DO_LOWER_CASE
     recorded = recorded_inputs(config)
@@ -94,10 +130,14 @@ def tokenizer_inputs(
     config: "CfgNode", digests: FileDigests, recorded: dict[str, Any], problems: list[str]
 ) -> dict[str, Any]:
     """The tokenizer's part of the inputs. Raises ConfigError with `problems` and its own."""
-    name = config.TOKENIZER.NAME_OR_PATH
-    if config.TOKENIZER.TRAIN:
-        found = {"TOKENIZER.VOCAB_SIZE": config.TOKENIZER.VOCAB_SIZE}
-    elif problem := problem_with_tokenizer(name, config.TOKENIZER.DO_LOWER_CASE):
+    tokenizer = config.TOKENIZER
+    name = tokenizer.NAME_OR_PATH
+    if tokenizer.TRAIN:
+        sizes = (tokenizer.MODEL, tokenizer.VOCAB_SIZE, tokenizer.SPECIAL_TOKENS)
+        problem = problem_with_training(*sizes)
+        problems = [*problems, problem] if problem else problems
+        found = {f"TOKENIZER.{key}": tokenizer[key] for key in TRAINING_KEYS}
+    elif problem := problem_with_tokenizer(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS):
         if "tokenizer" not in recorded or Path(name).expanduser().exists():
             raise ConfigError([*problems, problem])
         found = {"tokenizer": recorded["tokenizer"]}
@@ -107,7 +147,7 @@ def tokenizer_inputs(
         found = {NAME_KEY: name}
     if problems:
         raise ConfigError(problems)
-    return found
+    return found | {ACCENTS_KEY: tokenizer.ACCENTS}
 
 
 def size_notes(config: "CfgNode", sources: list[Source]) -> tuple[str, ...]:
@@ -130,10 +170,11 @@ def size_notes(config: "CfgNode", sources: list[Source]) -> tuple[str, ...]:
 def sample_bytes_per_text_byte(config: "CfgNode") -> float:
     """Rough size of the samples, with 2 bytes per id and per position."""
     dataset = config.DATASET
-    tokens_per_sample = (dataset.MAX_SEQ_LENGTH - 2) * FILLED_SHARE
-    bytes_per_sample = 2 * dataset.MAX_SEQ_LENGTH + 4 * dataset.MAX_PREDICTIONS_PER_SEQ
-    copies = (1 - dataset.FRAC_TEST) * dataset.DUP_FACTOR + dataset.FRAC_TEST
-    return bytes_per_sample * copies / (tokens_per_sample * BYTES_PER_TOKEN)
+    filled = 1.0 if dataset.PACKING else FILLED_SHARE
+    text_bytes = (dataset.MAX_SEQ_LENGTH - 2) * filled * BYTES_PER_TOKEN
+    row, mask = 2 * dataset.MAX_SEQ_LENGTH, 4 * dataset.MAX_PREDICTIONS_PER_SEQ
+    train = row if dataset.MASKING == "dynamic" else (row + mask) * dataset.DUP_FACTOR
+    return ((1 - dataset.FRAC_TEST) * train + dataset.FRAC_TEST * (row + mask)) / text_bytes
 
 
 def megabytes(num_bytes: float) -> str:

@@ -1,27 +1,31 @@
-"""Text shards to masked samples: each shard is tokenized once and masked once per copy.
+"""Text shards to samples: each shard is tokenized once and masked once per copy.
 
-A worker takes a whole shard. Its token rows go to a temporary file on disk, from which every copy
-takes them in an order of its own, so that memory does not grow with the shard.
+A worker streams a shard through, block by block, into the files of all its copies at once, so that
+memory does not grow with the shard.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset.masking import Masking, mask_tokens
+from dataset.masking import Masker, Masking, masking_key
+from dataset.next_sentence import iter_pair_blocks, iter_pairs
 from dataset.packing import (
-    BLOCK_ROWS,
+    HISTOGRAM_BINS,
     RowFormat,
     iter_article_tokens,
     iter_row_blocks,
     iter_samples,
 )
-from dataset.samples import read_attributes, sample_file_name, write_samples
+from dataset.samples import SampleWriter, read_attributes, sample_file_name, write_masking
 from dataset.tokenizer import CorpusTokenizer, load_tokenizer
+from dataset.word_encoder import WordEncoder
 from pipeline.errors import StageError
 from pipeline.executor import run_unordered
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 SPLIT_CODES = {"train": 0, "test": 1}
+LENGTHS, MASKS = 0, 1  # purposes of random numbers
+ONLY_COPY = -1
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,34 @@ class SampleSettings:
     short_seq_prob: float
     dup_factor: int
     seed: int
+    masking: str = "static"
+    mask_token_share: float = 0.8
+    random_token_share: float = 0.1
+    whole_word_masking: bool = False
+    packing: bool = False
+    next_sentence_prediction: bool = False
+
+    def row_format(self, tokenizer: CorpusTokenizer) -> RowFormat:
+        return RowFormat(
+            max_seq_length=self.max_seq_length,
+            short_seq_prob=self.short_seq_prob,
+            packed=self.packing,
+            cls_id=tokenizer.special_ids["cls_token"],
+            sep_id=tokenizer.special_ids["sep_token"],
+            pad_id=tokenizer.special_ids["pad_token"],
+        )
+
+    def masking_of(self, tokenizer: CorpusTokenizer) -> Masking:
+        return Masking(
+            mask_id=tokenizer.special_ids["mask_token"],
+            vocab_size=tokenizer.vocab_size,
+            banned_ids=tokenizer.banned_ids,
+            continuing_ids=tokenizer.continuing_ids() if self.whole_word_masking else (),
+            masked_lm_prob=self.masked_lm_prob,
+            max_predictions_per_seq=self.max_predictions_per_seq,
+            mask_token_share=self.mask_token_share,
+            random_token_share=self.random_token_share,
+        )
 
 
 @dataclass(frozen=True)
@@ -62,17 +96,27 @@ class SampleJob:
         return int(self.text_shard.stem.split("_")[1])
 
     @property
+    def masked(self) -> bool:
+        """The held-out part is always masked, in the same way for ever."""
+        return self.split == "test" or self.settings.masking == "static"
+
+    @property
+    def copies(self) -> list[int]:
+        if self.split == "test" or not self.masked:
+            return [ONLY_COPY]
+        return list(range(self.settings.dup_factor))
+
+    def path(self, copy: int) -> Path:
+        return self.directory / sample_file_name(self.split, self.shard, copy)
+
+    @property
     def paths(self) -> list[Path]:
-        copies = self.settings.dup_factor if self.split == "train" else 1
-        names = [sample_file_name(self.split, self.shard, copy) for copy in range(copies)]
-        return [self.directory / name for name in names]
+        return [self.path(copy) for copy in self.copies]
 
-    def rng(self, *purpose: int) -> "np.random.Generator":
-        """Random numbers for a purpose; (0,): lengths, (1, copy): masks, (2, copy): order."""
-        import numpy as np
-
-        identity = [self.settings.seed, SPLIT_CODES[self.split], self.shard, *purpose]
-        return np.random.default_rng(identity)
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """What the shard's random numbers are drawn by."""
+        return self.settings.seed, SPLIT_CODES[self.split], self.shard
 
 
 def generate_samples(
@@ -92,37 +136,44 @@ def generate_samples(
     for stray in directory.glob(".*.tmp"):  # of a run that was killed
         if stray.is_file():
             stray.unlink()
-    jobs = [
+    tokenizer = load_tokenizer(tokenizer_dir)
+    if settings.masking == "dynamic":
+        write_masking(directory, settings.masking_of(tokenizer))
+    jobs = (
         SampleJob(path, directory, tokenizer_dir, settings, fingerprint) for path in text_shards
-    ]
-    counts_of = {}
-    for job, counts in run_unordered(executor, write_sample_files, jobs):
-        counts_of[job] = counts
-        advance(job.text_shard.stat().st_size)
-    return summarize(counts_of, load_tokenizer(tokenizer_dir).vocab_size)
-
-
-def summarize(counts_of: dict[SampleJob, dict], vocab_size: int) -> dict:
-    """The results of the stage out of the counts of each shard."""
+    )
     shards: dict[str, dict[str, int]] = {"train": {}, "test": {}}
     totals = {"train": Counter(), "test": Counter()}
-    for job, counts in counts_of.items():
-        totals[job.split].update(counts)
-        if counts["samples"]:
-            shards[job.split].update({path.name: counts["samples"] for path in job.paths})
+    for job, counts in run_unordered(executor, write_sample_files, jobs):
+        advance(job.text_shard.stat().st_size)
+        totals[job.split].update(counts, shards=bool(counts["rows"]))
+        if counts["rows"]:
+            shards[job.split].update({path.name: counts["rows"] for path in job.paths})
+    facts = {
+        "vocab_size": tokenizer.vocab_size,
+        "max_seq_length": settings.max_seq_length,
+        "masking": settings.masking,
+        "packed": settings.packing,
+    }
+    return summarize(shards, totals) | facts
+
+
+def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> dict:
+    """The results of the stage out of each split's files and counts."""
     for split, files in shards.items():
         if not files:
             raise StageError(f"the {split} part of the corpus has no tokens")
     both = totals["train"] + totals["test"]
     return {
-        "num_train_samples": totals["train"]["samples"],
-        "num_train_shards": len({name.split("_")[1] for name in shards["train"]}),
-        "num_test_samples": totals["test"]["samples"],
-        "num_test_shards": len(shards["test"]),
+        "num_train_samples": totals["train"]["rows"],
+        "num_train_shards": totals["train"]["shards"],
+        "num_test_samples": totals["test"]["rows"],
+        "num_test_shards": totals["test"]["shards"],
         "num_tokens": both["tokens"],
         "num_unknown_tokens": both["unknown"],
         "num_padding": both["padding"],
-        "vocab_size": vocab_size,
+        "num_positions": both["tokens"] + both["specials"] + both["padding"],
+        "lengths": [both[f"length_{number:02d}"] for number in range(HISTOGRAM_BINS)],
         "train_shards": dict(sorted(shards["train"].items())),
         "test_shards": dict(sorted(shards["test"].items())),
     }
@@ -136,76 +187,70 @@ def write_sample_files(job: SampleJob) -> dict:
 
     A shard without tokens has no files.
     """
-    missing = [path for path in job.paths if not is_done(path, job.fingerprint)]
+    missing = [copy for copy in job.copies if not is_done(job.path(copy), job.fingerprint)]
     if not missing:
         return read_attributes(job.paths[0])["counts"]
-    tokenizer = load_tokenizer(job.tokenizer_dir)
-    with token_rows(job, tokenizer) as (rows, counts):
-        for path in missing if len(rows) else []:
-            blocks = iter_masked_blocks(job, rows, tokenizer, job.paths.index(path))
-            write_samples(path, blocks, len(rows), job.fingerprint, counts)
-    return counts
+    encoder = encoder_of(job.tokenizer_dir, job.fingerprint)
+    counts = Counter(samples=0, rows=0, tokens=0, unknown=0, padding=0)
+    blocks = iter_row_blocks_of(job, encoder, counts)
+    first = next(blocks, None)
+    if first is None:
+        return dict(counts)
+    masker = Masker(job.settings.masking_of(encoder.tokenizer))
+    with ExitStack() as files:
+        writers = {
+            copy: files.enter_context(SampleWriter(job.path(copy), job.fingerprint))
+            for copy in missing
+        }
+        write_blocks(job, chain([first], blocks), writers, masker)
+        for writer in writers.values():
+            writer.finish(counts)
+    return dict(counts)
 
 
 def is_done(path: Path, fingerprint: str) -> bool:
     return path.exists() and read_attributes(path)["fingerprint"] == fingerprint
 
 
-@contextmanager
-def token_rows(
-    job: SampleJob, tokenizer: CorpusTokenizer
-) -> Iterator[tuple["np.ndarray", dict[str, int]]]:
-    """Token rows [N, L] (int32) of a shard, mapped from a temporary file, and their counts."""
-    import numpy as np
-
-    ids = tokenizer.special_ids
-    length = job.settings.max_seq_length
-    row_format = RowFormat(
-        max_seq_length=length,
-        short_seq_prob=job.settings.short_seq_prob,
-        cls_id=ids["cls_token"],
-        sep_id=ids["sep_token"],
-        pad_id=ids["pad_token"],
-    )
-    counts = Counter(samples=0, tokens=0, unknown=0, padding=0)
-    path = job.directory / f".{job.text_shard.stem}.rows.tmp"
-    try:
-        with open(path, "wb") as file:
-            pieces = iter_article_tokens(job.text_shard, tokenizer.encode)
-            samples = iter_samples(pieces, row_format, job.rng(0))
-            for block in iter_row_blocks(samples, row_format, counts):
-                counts["unknown"] += int((block == ids["unk_token"]).sum())
-                block.tofile(file)
-        shape = (counts["samples"], length)
-        rows = np.memmap(path, np.int32, "r", shape=shape) if counts["samples"] else []
-        yield rows, dict(counts)
-    finally:
-        path.unlink(missing_ok=True)
+@lru_cache(maxsize=1)
+def encoder_of(tokenizer_dir: Path, fingerprint: str) -> WordEncoder:
+    """The encoder of a dataset, which a worker keeps, with the words it knows, between shards."""
+    return WordEncoder(load_tokenizer(tokenizer_dir))
 
 
-def iter_masked_blocks(
-    job: SampleJob, rows: "np.ndarray", tokenizer: CorpusTokenizer, copy: int
+def iter_row_blocks_of(
+    job: SampleJob, encoder: WordEncoder, counts: Counter
 ) -> Iterator[dict[str, "np.ndarray"]]:
-    """Yields one mask copy of the rows, shuffled, in blocks as `write_samples` takes them."""
+    """Yields the unmasked rows of a shard, block by block, and counts them."""
     import numpy as np
 
-    masking = Masking(
-        mask_id=tokenizer.special_ids["mask_token"],
-        vocab_size=tokenizer.vocab_size,
-        banned_ids=tokenizer.banned_ids,
-        masked_lm_prob=job.settings.masked_lm_prob,
-        max_predictions_per_seq=job.settings.max_predictions_per_seq,
-    )
-    id_type = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
-    order = job.rng(2, copy).permutation(len(rows))
-    rng = job.rng(1, copy)
-    for begin in range(0, len(rows), BLOCK_ROWS):
-        block = rows[order[begin : begin + BLOCK_ROWS]].astype(id_type)
-        input_ids, positions, original = mask_tokens(block, masking, rng)
-        yield {
-            "input_ids": input_ids,
-            "input_mask": (block != tokenizer.special_ids["pad_token"]).astype(np.uint8),
-            "segment_ids": np.zeros_like(block, dtype=np.uint8),
-            "masked_lm_positions": positions.astype(np.uint16),
-            "masked_lm_ids": original,
-        }
+    row_format = job.settings.row_format(encoder.tokenizer)
+    rng = np.random.default_rng([*job.identity, LENGTHS])
+    if job.settings.next_sentence_prediction:
+        pairs = iter_pairs(job.text_shard, encoder.encode, row_format, rng)
+        blocks = iter_pair_blocks(pairs, row_format, counts)
+    else:
+        articles = iter_article_tokens(job.text_shard, encoder.encode)
+        blocks = iter_row_blocks(iter_samples(articles, row_format, rng), row_format, counts)
+    unknown_id = encoder.tokenizer.special_ids["unk_token"]
+    for block in blocks:
+        counts["unknown"] += int((block["input_ids"] == unknown_id).sum())
+        yield block
+
+
+def write_blocks(
+    job: SampleJob,
+    blocks: Iterable[dict[str, "np.ndarray"]],
+    writers: Mapping[int, SampleWriter],
+    masker: Masker,
+) -> None:
+    """Writes all blocks to the files of all copies; writers: by the number of the copy."""
+    keys = {copy: masking_key(*job.identity, MASKS, copy + 1) for copy in writers}
+    first_sample = 0
+    for block in blocks:
+        for copy, writer in writers.items():
+            masked = {}
+            if job.masked:
+                masked = masker.mask(block["input_ids"], keys[copy], first_sample)._asdict()
+            writer.write({**block, **masked})
+        first_sample += len(block["input_ids"])

@@ -1,76 +1,184 @@
 """BERT's masked language modelling, over whole arrays of samples at once.
 
 Of the tokens that may be predicted 15 % are chosen; of these 80 % become [MASK], 10 % a random
-token, and 10 % stay as they are (Devlin et al., 2018, section 3.1).
+token, and 10 % stay as they are (Devlin et al., 2018, section 3.1). Whole-word masking chooses
+words instead, all of whose tokens are predicted.
+
+The random numbers of a sample are a function of a key and the sample's number alone, so that a
+sample is masked in the same way whichever block, batch or rank it comes in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
-MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+DRAWS_PER_COUNTER = 8  # 32-bit numbers that Philox4x64 gives for each value of its counter
 
 
 @dataclass(frozen=True)
 class Masking:
-    """What masking needs to know.
+    """What masking needs to know; plain values, so that a file of samples can carry it.
 
     banned_ids: special and unused tokens: never predicted, never a random replacement.
+    continuing_ids: tokens that continue a word, for whole-word masking; empty for single tokens.
     """
 
     mask_id: int
     vocab_size: int
-    banned_ids: tuple[int, ...]
+    banned_ids: Sequence[int]
+    continuing_ids: Sequence[int]
     masked_lm_prob: float
     max_predictions_per_seq: int
+    mask_token_share: float
+    random_token_share: float
 
 
-def mask_tokens(
-    input_ids: "np.ndarray", masking: Masking, rng: "np.random.Generator"
-) -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:
-    """Masks samples [N, L] (padding and special tokens are known by their ids).
+class MaskedTokens(NamedTuple):
+    """Masked input_ids [N, L], masked_lm_positions [N, P] (uint16, ascending) and masked_lm_ids
+    [N, P]; both are 0 after a row's last prediction."""
 
-    Returns masked input_ids [N, L], masked_lm_positions [N, P] (int64, ascending) and
-    masked_lm_ids [N, P] (dtype of input_ids); both are 0 after a row's last prediction, of which
-    it has min(P, max(1, round(n * masked_lm_prob))) for its n tokens that may be predicted.
+    input_ids: "np.ndarray"
+    masked_lm_positions: "np.ndarray"
+    masked_lm_ids: "np.ndarray"
+
+
+class Masker:
+    """Masks blocks of samples.
+
+    A row of n tokens that may be predicted gets min(P, max(1, round(n * masked_lm_prob)))
+    predictions. Whole words may make it fewer: a word that would exceed the number is left out,
+    unless it is the first one, which is then masked in part.
     """
+
+    def __init__(self, masking: Masking):
+        import numpy as np
+
+        self.masking = masking
+        self.allowed = np.ones(masking.vocab_size, dtype=bool)
+        self.allowed[list(masking.banned_ids)] = False
+        self.replacements = np.flatnonzero(self.allowed)
+        self.continues = np.zeros(masking.vocab_size, dtype=bool)
+        self.continues[list(masking.continuing_ids)] = True
+
+    def mask(
+        self, input_ids: "np.ndarray", key: "np.ndarray", first_sample: int = 0
+    ) -> MaskedTokens:
+        """Masks input_ids [N, L] (padding and special tokens are known by their ids).
+
+        key: from `masking_key`. first_sample: the number of the first row; the others follow.
+        """
+        import numpy as np
+
+        num_samples, length = input_ids.shape
+        width = self.masking.max_predictions_per_seq
+        draws = random_draws(key, first_sample, num_samples, length + width)
+        positions, chosen = self._choose(input_ids, draws[:, :length])
+        original = np.where(chosen, np.take_along_axis(input_ids, positions, axis=1), 0)
+        rows = np.nonzero(chosen)[0]
+        masked = input_ids.copy()
+        masked[rows, positions[chosen]] = self._replace(original[chosen], draws[:, length:][chosen])
+        return MaskedTokens(masked, np.where(chosen, positions, 0).astype(np.uint16), original)
+
+    def _replace(self, original: "np.ndarray", draws: "np.ndarray") -> "np.ndarray":
+        """What is shown in the place of chosen tokens [n]; draws: uint32 [n]."""
+        import numpy as np
+
+        share = draws * 2.0**-32  # uniform in [0, 1)
+        masked_share = self.masking.mask_token_share
+        random_share = self.masking.random_token_share
+        result = original.copy()
+        is_random = (share >= masked_share) & (share < masked_share + random_share)
+        # Within its range the draw is uniform again, with some 10^8 values to choose a token by.
+        place = (share[is_random] - masked_share) / (random_share or 1) * len(self.replacements)
+        place = np.minimum(place.astype(np.int64), len(self.replacements) - 1)
+        result[is_random] = self.replacements[place]
+        result[share < masked_share] = self.masking.mask_id
+        return result
+
+    def _choose(
+        self, input_ids: "np.ndarray", draws: "np.ndarray"
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        """Ascending positions [N, P] (int64) to predict, and which of them [N, P] count."""
+        import numpy as np
+
+        num_samples, length = input_ids.shape
+        most = self.masking.max_predictions_per_seq
+        candidates = self.allowed[input_ids]
+        available = candidates.sum(axis=1)
+        wanted = np.rint(available * self.masking.masked_lm_prob).astype(np.int64)
+        wanted = np.minimum(np.maximum(wanted, 1), np.minimum(available, most))
+        width = min(most, length)
+        positions = np.full((num_samples, most), length)
+        if self.masking.continuing_ids:
+            continues = self.continues[input_ids]
+            positions[:, :width] = rank_words(candidates, continues, draws, wanted)[:, :width]
+        else:
+            positions[:, :width] = rank_tokens(candidates, draws, wanted, width)
+        positions.sort(axis=1)
+        chosen = positions < length
+        positions[~chosen] = 0
+        return positions, chosen
+
+
+def rank_tokens(
+    candidates: "np.ndarray", draws: "np.ndarray", wanted: "np.ndarray", width: int
+) -> "np.ndarray":
+    """Positions [N, width] of the `wanted` [N] candidates with the lowest draws; L for the rest."""
     import numpy as np
 
-    allowed = np.ones(masking.vocab_size, dtype=bool)
-    allowed[list(masking.banned_ids)] = False
-    positions, chosen = choose_positions(allowed[input_ids], masking, rng)
-    original = np.take_along_axis(input_ids, positions, axis=1)
-    draw = rng.random(positions.shape, dtype=np.float32)
-    random_ids = rng.choice(np.flatnonzero(allowed).astype(input_ids.dtype), positions.shape)
-    replacement = np.where(draw < MASKED_SHARE + RANDOM_SHARE, random_ids, original)
-    replacement = np.where(draw < MASKED_SHARE, masking.mask_id, replacement)
-    masked = input_ids.copy()
-    rows = np.nonzero(chosen)[0]
-    masked[rows, positions[chosen]] = replacement[chosen]
-    return masked, positions, np.where(chosen, original, 0).astype(input_ids.dtype)
+    length = candidates.shape[1]
+    position_bits = np.uint32((1 << (length - 1).bit_length()) - 1)
+    columns = np.arange(length, dtype=np.uint32)
+    # The position takes the place of the draw's last bits, so that plain sorting will do.
+    ranks = np.where(candidates, draws & ~position_bits | columns, np.uint32(0xFFFFFFFF))
+    ranks.sort(axis=1)
+    return np.where(columns[:width] < wanted[:, None], ranks[:, :width] & position_bits, length)
 
 
-def choose_positions(
-    candidates: "np.ndarray", masking: Masking, rng: "np.random.Generator"
-) -> tuple["np.ndarray", "np.ndarray"]:
-    """Positions [N, P] to predict out of candidates [N, L] (bool), and which of them count."""
+def rank_words(
+    candidates: "np.ndarray", continues: "np.ndarray", draws: "np.ndarray", wanted: "np.ndarray"
+) -> "np.ndarray":
+    """As `rank_tokens` [N, L], but of whole words, by the draw of a word's first token."""
     import numpy as np
 
-    num_samples, length = candidates.shape
-    num_candidates = candidates.sum(axis=1)
-    wanted = np.maximum(1, np.rint(num_candidates * masking.masked_lm_prob)).astype(np.int64)
-    wanted = np.minimum(wanted, np.minimum(num_candidates, masking.max_predictions_per_seq))
-    scores = rng.random((num_samples, length), dtype=np.float32)
-    scores[~candidates] = 2.0  # after all candidates
-    width = min(masking.max_predictions_per_seq, length)
-    nearest = np.argpartition(scores, width - 1, axis=1)[:, :width]
-    order = np.argsort(np.take_along_axis(scores, nearest, axis=1), axis=1, kind="stable")
-    positions = np.take_along_axis(nearest, order, axis=1)
-    positions[np.arange(width) >= wanted[:, None]] = length  # sorts behind the chosen ones
-    positions.sort(axis=1)
-    padded = np.zeros((num_samples, masking.max_predictions_per_seq), dtype=np.int64)
-    padded[:, :width] = np.where(positions < length, positions, 0)
-    chosen = np.arange(masking.max_predictions_per_seq) < wanted[:, None]
-    return padded, chosen
+    length = candidates.shape[1]
+    columns = np.arange(length)
+    after_candidate = np.zeros_like(candidates)
+    after_candidate[:, 1:] = candidates[:, :-1]
+    first = np.where(continues & after_candidate, 0, columns)
+    first = np.maximum.accumulate(first, axis=1).astype(np.uint64)
+    word_draws = np.take_along_axis(draws, first.astype(np.int64), axis=1).astype(np.uint64)
+    ranks = word_draws << np.uint64(32) | first << np.uint64(16) | columns.astype(np.uint64)
+    ranks = np.where(candidates, ranks, np.uint64(0xFFFFFFFFFFFFFFFF))
+    ranks.sort(axis=1)
+    words, positions = ranks >> np.uint64(16), (ranks & np.uint64(0xFFFF)).astype(np.int64)
+    next_place = np.minimum(wanted, length - 1)[:, None]
+    cut_word = np.take_along_axis(words, next_place, axis=1)  # goes on behind the last place
+    fits = (words != cut_word) | (wanted[:, None] >= length) | (words == words[:, :1])
+    return np.where((columns < wanted[:, None]) & fits, positions, length)
+
+
+# --- random numbers --------------------------------------------------------------------------
+
+
+def masking_key(*identity: int) -> "np.ndarray":
+    """The key of a series of samples, e.g. of (seed, split, shard, copy): uint64 [2]."""
+    import numpy as np
+
+    return np.random.SeedSequence(identity).generate_state(2, np.uint64)
+
+
+def random_draws(
+    key: "np.ndarray", first_sample: int, num_samples: int, width: int
+) -> "np.ndarray":
+    """Uniform uint32 [num_samples, width]; a row is a function of the key and its number."""
+    import numpy as np
+
+    counters = -(-width // DRAWS_PER_COUNTER)  # values of the counter for each sample
+    draws_per_sample = counters * DRAWS_PER_COUNTER
+    generator = np.random.Philox(key=key, counter=first_sample * counters)
+    raw = generator.random_raw(num_samples * draws_per_sample // 2)  # of 64 bits each
+    return raw.view(np.uint32).reshape(num_samples, draws_per_sample)[:, :width]

@@ -1,11 +1,12 @@
-"""Sentences to token rows: every article is cut into samples, and no token is lost.
+"""Text shards to rows of token ids: every article is cut into samples, and no token is lost.
 
-A sample holds [CLS], up to max_seq_length - 2 tokens of one article, and [SEP]. A sentence that
-does not fit is split; the rest of it starts the next sample.
+A sample is [CLS], up to max_seq_length - 2 tokens of one article, and [SEP]. What does not fit
+starts the next sample. A row holds one sample, or, packed, one after the other until it is full:
+the sample at its end is cut to what is left of the row.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-BATCH_CHARACTERS = 1 << 19  # of text that is tokenized at once
-BLOCK_ROWS = 4096
+READ_BYTES = 1 << 20  # of text that is tokenized at once
+BLOCK_TOKENS = 1 << 18  # positions in a block of rows
+HISTOGRAM_BINS = 16
 
 
 @dataclass(frozen=True)
@@ -23,65 +25,83 @@ class RowFormat:
 
     max_seq_length: int
     short_seq_prob: float
+    packed: bool
     cls_id: int
     sep_id: int
     pad_id: int
 
+    @property
+    def block_rows(self) -> int:
+        return max(1, BLOCK_TOKENS // self.max_seq_length)
 
-def iter_articles(path: Path) -> Iterator[list[str]]:
-    """Yields the sentences of each article of a text shard."""
-    sentences: list[str] = []
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            if line != "\n":
-                sentences.append(line.rstrip("\n"))
-            elif sentences:
-                yield sentences
-                sentences = []
-    if sentences:
-        yield sentences
+    @property
+    def shortest_cut(self) -> int:
+        """Tokens of the shortest sample that a packed row is filled up with."""
+        return max(1, self.max_seq_length // 32)
+
+
+# --- articles --------------------------------------------------------------------------------
+
+
+def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[bytes, bool]]:
+    """Yields (text, whether the article ends with it) of a text shard, sentence per line.
+
+    A long article comes in pieces of about `read_bytes`, so that memory is bounded.
+    """
+    rest = b""
+    with open(path, "rb") as file:
+        while block := file.read(read_bytes):
+            *articles, rest = (rest + block).split(b"\n\n")
+            yield from ((article, True) for article in articles)
+            if len(rest) > read_bytes and (cut := rest.rfind(b"\n", 0, -1) + 1):
+                yield rest[:cut], False
+                rest = rest[cut:]
+    if rest.strip():
+        yield rest, True
 
 
 def iter_article_tokens(
-    path: Path, encode: Callable[[Sequence[str]], list[list[int]]]
-) -> Iterator[tuple[list[int], bool]]:
-    """Yields (ids, whether the article ends with them), in the order of the text.
+    path: Path, encode: Callable[[bytes], "np.ndarray"]
+) -> Iterator[tuple["np.ndarray", bool]]:
+    """Yields (ids [n], whether the article ends with them), in the order of the text."""
+    for text, article_ends in iter_articles(path):
+        yield encode(text), article_ends
 
-    encode: sentences to ids. A long article comes in several pieces, so that memory is bounded.
-    """
-    batch, ends, size = [], [], 0
-    for sentences in iter_articles(path):
-        for number, sentence in enumerate(sentences, start=1):
-            batch.append(sentence)
-            ends.append(number == len(sentences))
-            size += len(sentence)
-            if size >= BATCH_CHARACTERS:
-                yield from zip(encode(batch), ends, strict=True)
-                batch, ends, size = [], [], 0
-    yield from zip(encode(batch), ends, strict=True)
+
+# --- samples ---------------------------------------------------------------------------------
 
 
 def iter_samples(
-    pieces: Iterable[tuple[list[int], bool]],
+    articles: Iterable[tuple["np.ndarray", bool]],
     row_format: RowFormat,
     rng: "np.random.Generator",
-) -> Iterator[list[int]]:
-    """Yields the tokens of each sample, without [CLS] and [SEP].
+) -> Iterator[tuple["np.ndarray", bool]]:
+    """Yields (ids of a sample, whether a row begins with it), without [CLS] and [SEP].
 
     With probability short_seq_prob a sample is cut to a random length from 2 tokens on.
     """
+    import numpy as np
+
     lengths = iter_lengths(row_format, rng)
-    length, waiting = next(lengths), []
-    for ids, article_ends in pieces:
-        waiting += ids
+    length, room = next(lengths), row_format.max_seq_length
+    least_room = row_format.shortest_cut + 2 if row_format.packed else room
+    waiting = None  # of an article that goes on
+    for ids, article_ends in articles:
+        if waiting is not None:
+            ids = np.concatenate([waiting, ids])
         begin = 0
-        while len(waiting) - begin >= length:
-            yield waiting[begin : begin + length]
-            begin, length = begin + length, next(lengths)
-        waiting = waiting[begin:]
-        if article_ends and waiting:
-            yield waiting
-            length, waiting = next(lengths), []
+        while left := len(ids) - begin:
+            size = min(length, room - 2)
+            if left < size and not article_ends:
+                break
+            sample = ids[begin : begin + size]
+            yield sample, room == row_format.max_seq_length
+            begin += len(sample)
+            room -= len(sample) + 2
+            if room < least_room:
+                room = row_format.max_seq_length
+            length = next(lengths)
+        waiting = None if article_ends else ids[begin:]
 
 
 def iter_lengths(row_format: RowFormat, rng: "np.random.Generator") -> Iterator[int]:
@@ -90,37 +110,76 @@ def iter_lengths(row_format: RowFormat, rng: "np.random.Generator") -> Iterator[
 
     longest = row_format.max_seq_length - 2
     while True:
-        short = rng.random(BLOCK_ROWS) < row_format.short_seq_prob
-        lengths = rng.integers(min(2, longest), longest, BLOCK_ROWS, endpoint=True)
+        short = rng.random(4096) < row_format.short_seq_prob
+        lengths = rng.integers(min(2, longest), longest, 4096, endpoint=True)
         yield from np.where(short, lengths, longest).tolist()
 
 
+# --- rows ------------------------------------------------------------------------------------
+
+
 def iter_row_blocks(
-    samples: Iterable[list[int]], row_format: RowFormat, counts: Counter
-) -> Iterator["np.ndarray"]:
-    """Yields blocks of up to 4096 rows [n, max_seq_length] (int32) with special tokens."""
-    block: list[list[int]] = []
-    for sample in samples:
-        block.append(sample)
-        if len(block) == BLOCK_ROWS:
+    samples: Iterable[tuple["np.ndarray", bool]], row_format: RowFormat, counts: Counter
+) -> Iterator[dict[str, "np.ndarray"]]:
+    """Yields blocks of rows: input_ids [n, L], input_mask [n, L] and segment_ids [n, L].
+
+    counts: told samples, rows, tokens, padding and, by length, samples (`length_<bin>`).
+    """
+    block: list[tuple[np.ndarray, bool]] = []
+    num_rows, block_rows = 0, row_format.block_rows
+    for ids, begins_row in samples:
+        if begins_row and num_rows == block_rows:
             yield as_rows(block, row_format, counts)
-            block = []
+            block, num_rows = [], 0
+        block.append((ids, begins_row))
+        num_rows += begins_row
     if block:
         yield as_rows(block, row_format, counts)
 
 
-def as_rows(samples: list[list[int]], row_format: RowFormat, counts: Counter) -> "np.ndarray":
+def as_rows(
+    samples: list[tuple["np.ndarray", bool]], row_format: RowFormat, counts: Counter
+) -> dict[str, "np.ndarray"]:
+    """Rows of samples, the first of which begins a row.
+
+    input_mask is 0 where there is padding, else the number of the sample in its row, from 1 on.
+    """
     import numpy as np
 
-    lengths = np.array([len(sample) for sample in samples])
-    columns = np.arange(row_format.max_seq_length)
-    rows = np.full((len(samples), len(columns)), row_format.pad_id, dtype=np.int32)
-    inside = (columns > 0) & (columns <= lengths[:, None])
-    rows[inside] = np.fromiter(
-        (token for sample in samples for token in sample), dtype=np.int32, count=lengths.sum()
-    )
-    rows[:, 0] = row_format.cls_id
-    rows[np.arange(len(samples)), lengths + 1] = row_format.sep_id
-    counts.update(samples=len(samples), tokens=int(lengths.sum()))
-    counts["padding"] += int(rows.size - lengths.sum() - 2 * len(samples))
-    return rows
+    length = row_format.max_seq_length
+    ids = np.concatenate([sample for sample, _ in samples])
+    sizes = np.array([len(sample) for sample, _ in samples])
+    first_of_row = np.flatnonzero([begins_row for _, begins_row in samples])
+    samples_in_row = np.diff(first_of_row, append=len(samples))
+    row = np.repeat(np.arange(len(first_of_row)), samples_in_row)
+    begin = np.cumsum(sizes + 2) - sizes - 2  # if all rows were one, without padding
+    begin += row * length - begin[first_of_row][row]
+    number = np.arange(len(samples)) - first_of_row[row] + 1
+
+    input_ids = np.full(len(first_of_row) * length, row_format.pad_id, dtype=ids.dtype)
+    input_ids[begin] = row_format.cls_id
+    input_ids[begin + sizes + 1] = row_format.sep_id
+    input_ids[np.arange(len(ids)) + np.repeat(begin + 1 - np.cumsum(sizes) + sizes, sizes)] = ids
+    steps = np.zeros(len(input_ids) + 1, dtype=np.int32)  # where input_mask changes
+    np.add.at(steps, begin, number)
+    np.add.at(steps, begin + sizes + 2, -number)
+    mask_type = np.uint16 if row_format.packed and length > 255 else np.uint8
+    input_mask = np.cumsum(steps[:-1]).astype(mask_type)
+    count_rows(sizes, len(first_of_row), row_format, counts)
+    shape = (len(first_of_row), length)
+    return {
+        "input_ids": input_ids.reshape(shape),
+        "input_mask": input_mask.reshape(shape),
+        "segment_ids": np.zeros(shape, dtype=np.uint8),
+    }
+
+
+def count_rows(sizes: "np.ndarray", num_rows: int, row_format: RowFormat, counts: Counter) -> None:
+    """Adds samples of these sizes, in so many rows, to the counts."""
+    import numpy as np
+
+    tokens, length = int(sizes.sum()), row_format.max_seq_length
+    counts.update(samples=len(sizes), rows=num_rows, tokens=tokens, specials=2 * len(sizes))
+    counts["padding"] += num_rows * length - tokens - 2 * len(sizes)
+    bins = np.bincount((sizes + 1) * HISTOGRAM_BINS // length, minlength=HISTOGRAM_BINS)
+    counts.update({f"length_{number:02d}": int(count) for number, count in enumerate(bins)})

@@ -1,91 +1,123 @@
-"""The format of masked samples: one HDF5 file per shard and mask copy.
+"""The format of samples: HDF5 files, one per shard and, for static masking, mask copy.
 
-Datasets, N samples of L tokens with up to P predictions:
+Datasets, N rows of L tokens with up to P predictions:
 
-    input_ids [N, L]            masked tokens with [CLS] and [SEP], then padding
-    input_mask [N, L]           1 for tokens, 0 for padding
-    segment_ids [N, L]          all 0: a sample is one segment
-    masked_lm_positions [N, P]  ascending; 0 (always [CLS]) after the last prediction
-    masked_lm_ids [N, P]        original tokens at these positions; 0 after the last
+    input_ids [N, L]             tokens with [CLS] and [SEP], then padding
+    input_mask [N, L]            0 for padding, else the number of the sample in its row, from 1 on;
+                                 without packing a row is a sample
+    segment_ids [N, L]           1 for the second segment of a next-sentence sample, else 0
+    masked_lm_positions [N, P]   ascending; 0 (always [CLS]) after the last prediction
+    masked_lm_ids [N, P]         original tokens at these positions; 0 after the last
+    next_sentence_labels [N]     only if asked for: 0 if the second segment follows the first, 1 if
+                                 it is a random one
 
-Attributes: format_version, num_samples, fingerprint (of what it was made from), checksum (CRC-32 of
-each dataset, in this order), counts (JSON). Files without attributes, as older toolkits wrote
-them, are read too, as far as their shapes agree.
+Files for dynamic masking have neither positions nor ids, and input_ids are the text's own; what
+masking needs to know is in masking.json beside them.
+
+Attributes: format_version, num_samples (rows), fingerprint (of what it was made from), checksum
+(CRC-32 of each dataset, in the order above), counts (JSON). Files without attributes, as older
+toolkits wrote them, are read too, as far as their shapes agree.
 """
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import written_aside
+from dataset.masking import Masking
+from pipeline.artifacts import read_json, write_json, written_aside
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT_VERSION = 1
-ARRAYS = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids")
-CHUNK_BYTES = 1 << 20
+FORMAT_VERSION = 2  # 1 had no packed rows and no files without masks
+ROW_ARRAYS = ("input_ids", "input_mask", "segment_ids")
+MASK_ARRAYS = ("masked_lm_positions", "masked_lm_ids")
+ARRAYS = (*ROW_ARRAYS, *MASK_ARRAYS, "next_sentence_labels")  # those that a file may have
+MASKING_FILE = "masking.json"
 READ_ROWS = 8192
 
 Samples = Mapping[str, "np.ndarray"]
 
 
 def sample_file_name(split: str, shard: int, copy: int) -> str:
-    """Test samples have one mask, training samples a file per mask copy."""
-    return f"train_{shard:05d}_{copy:02d}.hdf5" if split == "train" else f"test_{shard:05d}.hdf5"
+    """A file per mask copy; copy -1: the only one."""
+    return f"{split}_{shard:05d}.hdf5" if copy < 0 else f"{split}_{shard:05d}_{copy:02d}.hdf5"
 
 
 # --- writing ---------------------------------------------------------------------------------
 
 
-def write_samples(
-    path: Path,
-    blocks: Iterable[Samples],
-    num_samples: int,
-    fingerprint: str,
-    counts: Mapping[str, int],
-) -> None:
-    """Writes a file from blocks of samples (ARRAYS, of the dtypes that are stored)."""
-    import h5py
+class SampleWriter:
+    """Writes a file block by block, aside; it is there, complete, once `finish` has been called.
 
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
-        checksums = [0] * len(ARRAYS)
-        begin = 0
-        for block in blocks:
-            if begin == 0:
-                _create_datasets(file, block, num_samples)
-            end = begin + len(block["input_ids"])
-            for i, name in enumerate(ARRAYS):
-                checksums[i] = zlib.crc32(block[name].tobytes(), checksums[i])
-                if block[name].any():  # what is never written reads as 0 and takes no space
-                    file[name][begin:end] = block[name]
-            begin = end
-        if begin != num_samples:
-            raise ValueError(f"{path}: {begin} samples written, expected {num_samples}")
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["num_samples"] = num_samples
-        file.attrs["fingerprint"] = fingerprint
-        file.attrs["checksum"] = checksums
-        file.attrs["counts"] = json.dumps(dict(counts), sort_keys=True)
+    Use it in a `with` block.
+    """
+
+    def __init__(self, path: Path, fingerprint: str):
+        self.path, self.fingerprint = path, fingerprint
+        self.num_samples = 0
+        self.datasets: dict[str, Any] = {}
+        self.checksums: dict[str, int] = {}
+
+    def __enter__(self) -> "SampleWriter":
+        import h5py
+
+        with ExitStack() as stack:
+            aside = stack.enter_context(written_aside(self.path))
+            # Blocks are written as whole chunks, so a cache of chunks would be of no use.
+            self.file = stack.enter_context(h5py.File(aside, "w", rdcc_nbytes=0))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> bool | None:
+        return self.stack.__exit__(*exception)
+
+    def write(self, block: Samples) -> None:
+        """Adds rows: arrays by name, in the dtypes that are stored."""
+        if not self.datasets:
+            self._create_datasets(block)
+        end = self.num_samples + len(block["input_ids"])
+        for name, dataset in self.datasets.items():
+            array = block[name]
+            self.checksums[name] = zlib.crc32(array.tobytes(), self.checksums[name])
+            dataset.resize(end, axis=0)
+            if array.any():  # what is never written reads as 0 and takes no space
+                dataset[self.num_samples : end] = array
+        self.num_samples = end
+
+    def _create_datasets(self, block: Samples) -> None:
+        for name in (name for name in ARRAYS if name in block):
+            array = block[name]
+            small = name == "input_mask"  # shrinks a hundredfold
+            self.datasets[name] = self.file.create_dataset(
+                name,
+                shape=(0, *array.shape[1:]),
+                maxshape=(None, *array.shape[1:]),
+                dtype=array.dtype,
+                chunks=array.shape,
+                compression="gzip" if small else None,
+                compression_opts=1 if small else None,
+                track_times=False,  # the same samples give the same bytes
+            )
+            self.checksums[name] = 0
+
+    def finish(self, counts: Mapping[str, int]) -> None:
+        """Adds the attributes: from now on the file is whole."""
+        self.file.attrs["format_version"] = FORMAT_VERSION
+        self.file.attrs["num_samples"] = self.num_samples
+        self.file.attrs["fingerprint"] = self.fingerprint
+        self.file.attrs["checksum"] = list(self.checksums.values())
+        self.file.attrs["counts"] = json.dumps(dict(counts), sort_keys=True)
 
 
-def _create_datasets(file: Any, block: Samples, num_samples: int) -> None:
-    for name in ARRAYS:
-        array = block[name]
-        width = array.shape[1]
-        rows = max(1, min(num_samples, CHUNK_BYTES // (width * array.itemsize)))
-        file.create_dataset(
-            name,
-            shape=(num_samples, width),
-            dtype=array.dtype,
-            chunks=(rows, width),
-            compression="gzip" if name == "input_mask" else None,  # shrinks it a hundredfold
-            compression_opts=1 if name == "input_mask" else None,
-            track_times=False,  # the same samples give the same bytes
-        )
+def write_masking(directory: Path, masking: Masking) -> None:
+    """How the files of a folder are to be masked that hold no masks."""
+    write_json(directory / MASKING_FILE, asdict(masking))
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -104,6 +136,17 @@ def read_attributes(path: Path) -> dict:
         }
 
 
+def read_masking(directory: Path) -> Masking:
+    """How the files of a folder are to be masked that hold no masks.
+
+    Raises StageError if the folder does not say so.
+    """
+    fields = read_json(directory / MASKING_FILE)
+    if fields is None:
+        raise StageError(f"{directory}: its samples are not masked, and {MASKING_FILE} is missing")
+    return Masking(**fields)
+
+
 def read_samples(path: Path) -> dict[str, "np.ndarray"]:
     """All samples of a file as arrays by name, in the dtypes that are stored.
 
@@ -112,7 +155,7 @@ def read_samples(path: Path) -> dict[str, "np.ndarray"]:
     import numpy as np
 
     blocks = list(iter_sample_blocks(path))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in ARRAYS}
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def iter_sample_blocks(path: Path) -> Iterator[dict[str, "np.ndarray"]]:
@@ -121,13 +164,14 @@ def iter_sample_blocks(path: Path) -> Iterator[dict[str, "np.ndarray"]]:
     Raises StageError, naming the file, if it is damaged; for a wrong checksum after the last block.
     """
     with _opened(path) as file:
-        checksums = [0] * len(ARRAYS)
+        names = [name for name in ARRAYS if name in file]
+        checksums = [0] * len(names)
         for begin in range(0, max(1, len(file["input_ids"])), READ_ROWS):
             try:
-                block = {name: file[name][begin : begin + READ_ROWS] for name in ARRAYS}
+                block = {name: file[name][begin : begin + READ_ROWS] for name in names}
             except OSError as error:
                 raise StageError(f"{path}: damaged, rows from {begin} on cannot be read") from error
-            for i, name in enumerate(ARRAYS):
+            for i, name in enumerate(names):
                 checksums[i] = zlib.crc32(block[name].tobytes(), checksums[i])
             yield block
         expected = file.attrs.get("checksum")
@@ -157,17 +201,20 @@ def _opened(path: Path) -> Any:
 
 
 def _problem_with(file: Any) -> str:
-    missing = [name for name in ARRAYS if name not in file]
-    if missing:
-        return f"no dataset {', '.join(missing)}, expected masked samples"
+    names = [name for name in ARRAYS if name in file]
+    missing = [name for name in ROW_ARRAYS if name not in names]
+    if missing or (set(MASK_ARRAYS) & set(names)) not in (set(), set(MASK_ARRAYS)):
+        missing = missing or [name for name in MASK_ARRAYS if name not in names]
+        return f"no dataset {', '.join(missing)}, expected samples of tokens"
     version = file.attrs.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        return f"format version {version}, expected {FORMAT_VERSION}"
-    numbers = {len(file[name]) for name in ARRAYS}
+    if not 1 <= version <= FORMAT_VERSION:
+        return f"format version {version}, expected at most {FORMAT_VERSION}"
+    numbers = {len(file[name]) for name in names}
     numbers.add(int(file.attrs.get("num_samples", min(numbers))))
     if len(numbers) > 1:
         return f"numbers of samples disagree: {sorted(numbers)}"
-    widths = [file[name].shape[1] for name in ARRAYS]
-    if len(set(widths[:3])) > 1 or widths[3] != widths[4]:
-        return f"lengths of rows disagree: {dict(zip(ARRAYS, widths, strict=True))}"
+    for group in (ROW_ARRAYS, MASK_ARRAYS):
+        widths = {name: file[name].shape[1] for name in group if name in names}
+        if len(set(widths.values())) > 1:
+            return f"lengths of rows disagree: {widths}"
     return ""

@@ -1,23 +1,27 @@
 """The dataset stage: raw text to a tokenizer and masked samples."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dataset.artifact import dataset_artifact, megabytes, sources_of
+from dataset.artifact import check_machine, dataset_artifact, num_sample_files, sources_of
+from dataset.card import decoded_sample, headline, quality, text_lines, write_card
 from dataset.digests import FileDigests, digest_store, identity_of
 from dataset.generation import SampleSettings, generate_samples
-from dataset.inspection import decoded_sample
 from dataset.layout import plan_layout
-from dataset.sharding import PART_BYTES, read_summary, write_text_shards
+from dataset.sharding import read_summary, write_text_shards
 from dataset.sources import Source, open_sources
 from dataset.tokenizer import build_tokenizer, tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
-from dataset.workers import plan_workers, worker_pool
-from pipeline.artifacts import log_path
+from dataset.workers import Workers, open_executor
+from pipeline.artifacts import Artifact, log_path
 from pipeline.console import Console, stage_console
+from pipeline.executor import local_pool, run_unordered
+from pipeline.memory import PeakMemory
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
 def prepare_dataset(config: "CfgNode") -> None:
     """Prepare dataset for pretraining: text shards, tokenizer and masked samples.
 
-    Goes on with what an interrupted run left. Raises ConfigError if a source is missing,
-    StageError if the text cannot be used.
+    Goes on with what an interrupted run left. Raises ConfigError if a source is missing or the
+    memory is too little, StageError if the text cannot be used.
     """
     artifact = dataset_artifact(config)
     root = Path(config.SYSTEM.OUTPUT_ROOT)
@@ -35,29 +39,54 @@ def prepare_dataset(config: "CfgNode") -> None:
         if artifact.status().done:
             console.say(f"up to date ({artifact.directory})")
             return
+        check_machine(config)
         artifact.begin()
-        remember_digests(config, root)
-        directory, text_dir, identity = artifact.directory, artifact.parts[0], artifact.fingerprint
-        system, dataset = config.SYSTEM, config.DATASET
-        workers = plan_workers(system.NUM_WORKERS, system.MAX_MEMORY_IN_GB, console.say)
-        with worker_pool(workers) as executor:
-            text = make_text_shards(
-                sources_of(config),
-                text_dir,
-                (dataset.NUM_TRAIN_SHARDS, dataset.NUM_TEST_SHARDS),
-                dataset.FRAC_TEST,
-                dataset.SEED,
-                identity,
-                executor,
-                console,
-            )
-            shards = [text_dir / name for name in text["shards"]]
-            make_tokenizer(config.TOKENIZER, shards, directory / "tokenizer", console)
-            results = make_samples(
-                shards, directory, sample_settings(dataset), identity, executor, console
-            )
-        results = describe(text, results, directory, console)
+        with PeakMemory() as memory:
+            remember_digests(config, root)
+            results = make_dataset(config, artifact, console)
+        peak, budget = memory.peak_bytes / 1e9, config.SYSTEM.MAX_MEMORY_IN_GB
+        console.say(f"peak memory of this machine's processes {peak:.2f} GB of {budget:g}")
         artifact.finish(results)
+
+
+def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> dict:
+    """All steps, each with workers of its own, whose memory goes back to the machine."""
+    dataset, identity = config.DATASET, artifact.fingerprint
+    # Absolute: the workers of a cluster stand in folders of their own.
+    directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
+    sources = sources_of(config)
+    with open_workers(config.SYSTEM, num_sample_files(dataset), console) as workers:
+        workers.check_sees(Path(source.name).absolute() for source in sources)
+        text = make_text_shards(
+            sources,
+            text_dir,
+            (dataset.NUM_TRAIN_SHARDS, dataset.NUM_TEST_SHARDS),
+            dataset.FRAC_TEST,
+            dataset.SEED,
+            dataset.LANGUAGE,
+            identity,
+            workers.executor,
+            workers.buffer_bytes,
+            console,
+        )
+    shards = [text_dir / name for name in text["shards"]]
+    make_tokenizer(config.TOKENIZER, shards, directory / "tokenizer", console)
+    settings = sample_settings(dataset)
+    with open_workers(config.SYSTEM, num_sample_files(dataset), console) as workers:
+        results = make_samples(shards, directory, settings, identity, workers, console)
+    names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
+    return describe(names, text, results, artifact.inputs, directory, console)
+
+
+@contextmanager
+def open_workers(system: "CfgNode", num_files: int, console: Console) -> Iterator[Workers]:
+    """The workers of this machine, or of the cluster that SYSTEM.DASK_SCHEDULER names."""
+    root = Path(system.OUTPUT_ROOT).absolute()
+    with open_executor(
+        system.DASK_SCHEDULER, root, system.NUM_WORKERS, system.MAX_MEMORY_IN_GB, num_files
+    ) as workers:
+        console.note(f"{workers}")
+        yield workers
 
 
 def remember_digests(config: "CfgNode", root: Path) -> None:
@@ -72,12 +101,7 @@ def remember_digests(config: "CfgNode", root: Path) -> None:
 
 def sample_settings(dataset: "CfgNode") -> SampleSettings:
     return SampleSettings(
-        max_seq_length=dataset.MAX_SEQ_LENGTH,
-        masked_lm_prob=dataset.MASKED_LM_PROB,
-        max_predictions_per_seq=dataset.MAX_PREDICTIONS_PER_SEQ,
-        short_seq_prob=dataset.SHORT_SEQ_PROB,
-        dup_factor=dataset.DUP_FACTOR,
-        seed=dataset.SEED,
+        **{name: dataset[name.upper()] for name in SampleSettings.__dataclass_fields__}
     )
 
 
@@ -87,44 +111,38 @@ def make_text_shards(
     num_shards: tuple[int, int],
     frac_test: float,
     seed: int,
+    language: str,
     identity: str,
     executor: Executor,
+    buffer_bytes: int,
     console: Console,
 ) -> dict:
     """Text shards out of sources, with progress; num_shards: (train, test), 0 for what fits."""
     done = read_summary(text_dir)
     if done and done["fingerprint"] == identity:
         return done
-    slices = open_sources(sources, text_dir / "sources", PART_BYTES, console.say)
+    slices = open_sources(sources, text_dir / "sources", console.say)
     num_bytes = sum(piece.num_bytes for piece in slices)
     layout = plan_layout(num_bytes, *num_shards, frac_test, seed)
     with console.progress("sharding text", num_bytes / 1e6, "MB") as progress:
-        text = write_text_shards(slices, text_dir, layout, identity, executor, in_mb(progress))
+        text = write_text_shards(
+            slices,
+            text_dir,
+            layout,
+            identity,
+            executor,
+            in_mb(progress),
+            buffer_bytes,
+            language,
+        )
     shutil.rmtree(text_dir / "sources", ignore_errors=True)  # text that was converted on the way
-    console.say(text_summary(text))
+    for line in text_lines(text):
+        console.say(line)
     return text
 
 
 def in_mb(progress) -> Callable[[float], None]:
     return lambda num_bytes: progress.advance(num_bytes / 1e6)
-
-
-def text_summary(text: dict) -> str:
-    """One line on what was read, one on what was dropped or cut."""
-    total = {
-        key: sum(shard[key] for shard in text["shards"].values())
-        for key in ("bytes", "articles", "sentences")
-    }
-    held_out = sum(
-        shard["articles"] for name, shard in text["shards"].items() if name.startswith("test")
-    )
-    dropped = [f"{count:,} {name.replace('_', ' ')}" for name, count in text["counts"].items()]
-    return (
-        f"text: {megabytes(total['bytes'])}, {total['articles']:,} articles "
-        f"({held_out:,} held out), {total['sentences']:,} sentences, "
-        f"{len(text['shards']):,} shards\n"
-        f"dropped or cut: {', '.join(dropped) or 'nothing'}"
-    )
 
 
 def make_tokenizer(
@@ -134,13 +152,33 @@ def make_tokenizer(
     if folder.exists():
         return
     if tokenizer.TRAIN:
-        console.say(f"training a WordPiece tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
-        train = [path for path in text_shards if path.name.startswith("train")]
-        size = train_tokenizer(train, tokenizer.VOCAB_SIZE, tokenizer.DO_LOWER_CASE, folder)
+        size = train_in_own_process(tokenizer, text_shards, folder, console)
         console.say(f"tokenizer: {size:,} entries, trained on the corpus")
     else:
-        build_tokenizer(tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE, folder)
-        console.say(f"tokenizer: {tokenizer.NAME_OR_PATH}")
+        name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
+        build_tokenizer(name, lower, folder, tokenizer.ACCENTS)
+        console.say(f"tokenizer: {name}")
+
+
+def train_in_own_process(
+    tokenizer: "CfgNode", text_shards: list[Path], folder: Path, console: Console
+) -> int:
+    """The size of the vocabulary. The memory that training took is free again afterwards."""
+    console.say(f"training a {tokenizer.MODEL} tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
+    train = partial(
+        train_tokenizer,
+        folder=folder,
+        model=tokenizer.MODEL,
+        vocab_size=tokenizer.VOCAB_SIZE,
+        do_lower_case=tokenizer.DO_LOWER_CASE,
+        accents=tokenizer.ACCENTS,
+        special_tokens=list(tokenizer.SPECIAL_TOKENS),
+        max_training_bytes=int(tokenizer.MAX_TRAINING_MB * 1e6),
+    )
+    shards = [path for path in text_shards if path.name.startswith("train")]
+    with local_pool(1) as pool:
+        [(_, size)] = run_unordered(pool, train, [tuple(shards)])
+    return size
 
 
 def make_samples(
@@ -148,10 +186,10 @@ def make_samples(
     directory: Path,
     settings: SampleSettings,
     identity: str,
-    executor: Executor,
+    workers: Workers,
     console: Console,
 ) -> dict:
-    """Masked samples out of text shards, with progress."""
+    """Samples out of text shards, with progress."""
     total = sum(path.stat().st_size for path in text_shards) / 1e6
     with console.progress("masking samples", total, "MB") as progress:
         return generate_samples(
@@ -160,24 +198,23 @@ def make_samples(
             directory / "tokenizer",
             settings,
             identity,
-            executor,
+            workers.executor,
             in_mb(progress),
         )
 
 
-def describe(text: dict, results: dict, directory: Path, console: Console) -> dict:
-    """Says what was made, shows a sample, and returns the results for the manifest."""
-    tokens, padding = results["num_tokens"], results["num_padding"]
-    unknown = 1000 * results["num_unknown_tokens"] / tokens
-    headline = (
-        f"{results['num_train_samples']:,} training samples per mask copy, "
-        f"{results['num_test_samples']:,} held out, vocabulary {results['vocab_size']:,}"
-    )
-    console.say(headline)
-    console.say(
-        f"{tokens:,} tokens, {unknown:.2f} of 1000 unknown, "
-        f"{padding / (padding + tokens):.1%} of the positions are padding"
-    )
-    first = directory / next(iter(results["test_shards"]))
-    console.say(f"a held-out sample:\n{decoded_sample(first, directory / 'tokenizer')}")
-    return {**results, "headline": [headline], "text": text["counts"]}
+def describe(
+    sources: list[str],
+    text: Mapping[str, Any],
+    results: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    directory: Path,
+    console: Console,
+) -> dict:
+    """Says what was made, shows a sample, writes the card, and returns the manifest's results."""
+    sample = decoded_sample(directory / next(iter(results["test_shards"])), directory / "tokenizer")
+    console.say(headline(results))
+    console.say(quality(results))
+    console.say(f"a held-out sample:\n{sample}")
+    write_card(directory, sources, text, results, settings, sample)
+    return {**results, "headline": [headline(results)], "text": text["counts"]}

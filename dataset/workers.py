@@ -1,33 +1,100 @@
-"""How many worker processes data preparation uses, and what each of them may do."""
+"""How many worker processes data preparation uses, and how much memory each of them may take."""
 
+import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
+from pipeline.errors import ConfigError, StageError
 from pipeline.executor import local_pool, num_cores
+from pipeline.executor import num_workers as num_workers_of
 
-# Peak resident memory of the main process and of a worker, with room to spare: a worker that
-# segments parts of 32 MB and masks shards of 20 MB was measured at 0.16 GB.
-MAIN_PROCESS_GB = 0.3
+# Peak resident memory in GB, measured on several corpora and rounded up. A worker's is without its
+# buffer, but with the words that the tokenizer's cache holds (dataset/word_encoder.py).
+MAIN_PROCESS_GB = 0.2
 WORKER_GB = 0.3
+FILE_BYTES = 500  # of the main process, for each file of samples
+SMALLEST_BUFFER = 16 << 20
+LARGEST_BUFFER = 256 << 20  # more text at once would not make it faster
 
 
-def plan_workers(num_workers: int, max_memory_gb: float, say: Callable[[str], None]) -> int:
-    """Workers to use: `num_workers` (0: one per core), or fewer if the memory would not hold."""
-    wanted = num_workers or num_cores()
-    fitting = max(1, int((max_memory_gb - MAIN_PROCESS_GB) / WORKER_GB))
-    if fitting < wanted:
-        say(
-            f"{fitting} of {wanted} workers, because SYSTEM.MAX_MEMORY_IN_GB is {max_memory_gb:g} "
-            f"and each worker takes about {WORKER_GB:g} GB"
+@dataclass(frozen=True)
+class WorkPlan:
+    """workers: processes on this machine. buffer_bytes: of text that each may hold at once."""
+
+    workers: int
+    buffer_bytes: int
+
+
+def plan_work(num_workers: int, max_memory_gb: float, num_files: int) -> WorkPlan:
+    """As many of `num_workers` (0: one per core) as the memory holds, with the rest as buffers.
+
+    num_files: files of samples that will be made. Raises ConfigError if the memory does not hold a
+    single worker.
+    """
+    smallest_worker = WORKER_GB + SMALLEST_BUFFER / 1e9
+    main_process = MAIN_PROCESS_GB + num_files * FILE_BYTES / 1e9
+    least = main_process + smallest_worker
+    if max_memory_gb < least:
+        raise ConfigError(
+            [
+                "SYSTEM.MAX_MEMORY_IN_GB: too little for a single worker, got "
+                f"{max_memory_gb:g}, expected at least {math.ceil(least * 100) / 100:g}"
+            ]
         )
-    return min(wanted, fitting)
+    left = max_memory_gb - main_process
+    workers = min(num_workers or num_cores(), int(left / smallest_worker))
+    buffer_bytes = int((left / workers - WORKER_GB) * 1e9)
+    return WorkPlan(workers, min(buffer_bytes, LARGEST_BUFFER))
 
 
-def worker_pool(num_workers: int) -> ProcessPoolExecutor:
-    return local_pool(num_workers, _one_thread_each)
+@dataclass(frozen=True)
+class Workers:
+    """An executor, and the memory in bytes that each of its workers may use for text at once."""
+
+    executor: Executor
+    buffer_bytes: int
+
+    def __str__(self) -> str:
+        count = num_workers_of(self.executor)
+        return f"{count} worker(s), each with a buffer of {self.buffer_bytes >> 20} MB"
+
+    def check_sees(self, paths: Iterable[Path]) -> None:
+        """Raises StageError if a server of the cluster does not see one of the paths."""
+        if hasattr(self.executor, "check_sees"):
+            self.executor.check_sees(paths)
 
 
-def _one_thread_each() -> None:
+@contextmanager
+def open_executor(
+    scheduler: str, shared_folder: Path, num_workers: int, max_memory_gb: float, num_files: int
+) -> Iterator[Workers]:
+    """Worker processes here, or those of the Dask scheduler at an address.
+
+    max_memory_gb holds for each server. Raises ConfigError if it is too little, StageError if the
+    cluster cannot be used.
+    """
+    if not scheduler:
+        plan = plan_work(num_workers, max_memory_gb, num_files)
+        with local_pool(plan.workers, one_thread_each) as pool:
+            yield Workers(pool, plan.buffer_bytes)
+        return
+    from pipeline.cluster import cluster
+
+    with cluster(scheduler, shared_folder, one_thread_each) as executor:
+        host, most = max(executor.workers_per_host.items(), key=lambda item: item[1])
+        plan = plan_work(most, max_memory_gb, num_files)
+        if plan.workers < most:
+            raise StageError(
+                f"SYSTEM.MAX_MEMORY_IN_GB: {max_memory_gb:g} holds {plan.workers} workers on a "
+                f"server, but {host} has {most}; start fewer there, or raise it"
+            )
+        yield Workers(executor, plan.buffer_bytes)
+
+
+def one_thread_each() -> None:
     """The workers are the parallelism; libraries that start threads would only get in the way."""
     os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", OMP_NUM_THREADS="1")

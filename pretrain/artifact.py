@@ -99,7 +99,8 @@ def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     if manifest:
         results = manifest["results"]
         epochs = steps * batch / max(1, sum(results["train_shards"].values()))
-        effort += f", {epochs:.2f} passes over all mask copies"
+        what = "all mask copies" if results["masking"] == "static" else "the text"
+        effort += f", {epochs:.2f} passes over {what}"
     vocab_size = manifest["results"]["vocab_size"] if manifest else 0
     return (effort, _size_note(config, vocab_size))
 

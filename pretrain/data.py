@@ -4,7 +4,8 @@ The order is a function of the seed and the sample's number alone. Samples are n
 end: epoch e holds the numbers [e * n, (e + 1) * n), and visits each row of each shard once, the
 shards in an order drawn for that epoch, the rows of a shard in an order drawn for that visit.
 Step t takes the numbers [t * batch size, (t + 1) * batch size) and the ranks share them out, so
-that any number of ranks, and any restart, trains on the same batches.
+that any number of ranks, and any restart, trains on the same batches. Samples that are stored
+unmasked are masked by their number, anew in each epoch.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ import h5py
 import numpy as np
 import torch
 
-from dataset.samples import ARRAYS, read_attributes, read_samples
+from dataset.masking import Masker, masking_key
+from dataset.samples import read_attributes, read_masking, read_samples
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
@@ -30,8 +32,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of one shard, in the order in which they are trained on."""
+    """Rows of one shard, in the order in which they are trained on; start: the first's number."""
 
+    start: int
     shard: int
     rows: np.ndarray
 
@@ -45,6 +48,7 @@ class MicroBatch:
     attention_mask: torch.Tensor | None
     prediction_index: torch.Tensor
     labels: torch.Tensor
+    position_ids: torch.Tensor | None
     num_tokens: int  # without padding
 
     @property
@@ -53,10 +57,16 @@ class MicroBatch:
 
     def inputs(self, device: torch.device) -> list[torch.Tensor | None]:
         """The tensors on a device; the copy does not wait for the device."""
-        fields = (self.input_ids, self.segment_ids, self.attention_mask, self.prediction_index)
+        fields = (
+            self.input_ids,
+            self.segment_ids,
+            self.attention_mask,
+            self.prediction_index,
+            self.labels,
+            self.position_ids,
+        )
         return [
-            tensor if tensor is None else tensor.to(device, non_blocking=True)
-            for tensor in (*fields, self.labels)
+            tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in fields
         ]
 
 
@@ -78,19 +88,33 @@ def sequence_length(path: Path) -> int:
 
 
 def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
-    """Tensors of the model from rows as they are stored; position 0 pads the predictions."""
+    """Tensors of the model from rows as they are stored; position 0 pads the predictions.
+
+    Of a packed row, each sample has positions of its own and attends to itself alone.
+    """
     input_ids = torch.from_numpy(rows["input_ids"].astype(np.int64))
-    real = rows["input_mask"].astype(bool)
+    sample = rows["input_mask"]
+    real, packed = sample.astype(bool), sample.max(initial=0) > 1
+    attends = sample[:, :, None] == sample[:, None, :] if packed else real
     row, column = np.nonzero(rows["masked_lm_positions"])
     positions = rows["masked_lm_positions"][row, column].astype(np.int64)
     return MicroBatch(
         input_ids=input_ids,
         segment_ids=torch.from_numpy(rows["segment_ids"].astype(np.int64)),
-        attention_mask=None if real.all() else torch.from_numpy(real),
+        attention_mask=None if attends.all() else torch.from_numpy(attends),
         prediction_index=torch.from_numpy(row * input_ids.shape[1] + positions),
         labels=torch.from_numpy(rows["masked_lm_ids"][row, column].astype(np.int64)),
+        position_ids=torch.from_numpy(positions_within(sample)) if packed else None,
         num_tokens=int(real.sum()),
     )
+
+
+def positions_within(sample: np.ndarray) -> np.ndarray:
+    """Position of each token in its sample, int64 [n, L]; sample: its number in the row [n, L]."""
+    columns = np.arange(sample.shape[1])
+    begins = np.ones(sample.shape, dtype=bool)
+    begins[:, 1:] = sample[:, 1:] != sample[:, :-1]
+    return columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
 
 
 class SampleOrder:
@@ -112,7 +136,7 @@ class SampleOrder:
             shard = int(order[place])
             first = offset - int(ends[place] - self.shard_sizes[shard])
             count = min(stop - start, int(ends[place]) - offset)
-            yield Slice(shard, self._row_order(epoch, shard)[first : first + count])
+            yield Slice(start, shard, self._row_order(epoch, shard)[first : first + count])
             start += count
 
     def _draw_row_order(self, epoch: int, shard: int) -> np.ndarray:
@@ -121,18 +145,29 @@ class SampleOrder:
 
 
 class ShardReader:
-    """Reads rows of shards; keeps the shard read last."""
+    """Reads rows of shards, and masks them by their number if they are stored unmasked.
 
-    def __init__(self, shards: list[Shard]):
+    Keeps the shard read last. seed: of the masks.
+    """
+
+    def __init__(self, shards: list[Shard], seed: int):
         self.shards = shards
         self.held: tuple[int, dict[str, np.ndarray]] | None = None
+        self.masker: Masker | None = None
+        self.key = masking_key(seed)
 
     def rows(self, slices: Iterator[Slice]) -> dict[str, np.ndarray]:
-        parts = [
-            {name: array[piece.rows] for name, array in self._shard(piece.shard).items()}
-            for piece in slices
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+        parts = [self._rows(piece) for piece in slices]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _rows(self, piece: Slice) -> dict[str, np.ndarray]:
+        shard = self._shard(piece.shard)
+        rows = {name: array[piece.rows] for name, array in shard.items()}
+        if "masked_lm_ids" in rows:
+            return rows
+        if self.masker is None:
+            self.masker = Masker(read_masking(self.shards[piece.shard].path.parent))
+        return rows | self.masker.mask(rows["input_ids"], self.key, piece.start)._asdict()
 
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         if self.held is None or self.held[0] != number:
@@ -179,7 +214,7 @@ class PretrainDatasetProvider:
         return self._ahead.get()
 
     def _batches(self, step: int) -> Iterator[list[MicroBatch]]:
-        reader = ShardReader(self.shards)
+        reader = ShardReader(self.shards, self.order.seed)
         share = self.batch_size // self.world_size
         while True:
             start = step * self.batch_size + self.rank * share
@@ -216,7 +251,7 @@ def validation_batches(
             break
         parts.append({name: array[:wanted] for name, array in read_samples(shard.path).items()})
         wanted -= shard.num_samples
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in ARRAYS}
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     starts = range(rank * micro_batch, len(rows["input_ids"]), world_size * micro_batch)
     return [
         collate({name: array[i : i + micro_batch] for name, array in rows.items()}) for i in starts

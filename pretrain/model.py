@@ -42,8 +42,13 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(args.hidden_size, eps=args.layer_norm_eps)
         self.dropout = nn.Dropout(args.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
-        positions = self.position.weight[: input_ids.shape[1]]
+    def forward(
+        self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor | None
+    ) -> Tensor:
+        if position_ids is None:
+            positions = self.position.weight[: input_ids.shape[1]]
+        else:
+            positions = self.position(position_ids)
         embedded = self.word(input_ids) + positions + self.segment(segment_ids)
         return self.dropout(self.norm(embedded))
 
@@ -155,12 +160,18 @@ class BasePretrainModel(nn.Module):
         self.head.bias[self.vocab_size :] = PADDING_LOGIT
 
     def encode(
-        self, input_ids: Tensor, segment_ids: Tensor, attention_mask: Tensor | None
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [batch, length, hidden_size] after the last layer."""
+        if attention_mask is not None and attention_mask.dim() == 2:
+            attention_mask = attention_mask[:, None, :]  # the same for all queries
         if attention_mask is not None:
-            attention_mask = attention_mask[:, None, None, :]  # the same for all heads and queries
-        hidden = self.embeddings(input_ids, segment_ids)
+            attention_mask = attention_mask[:, None]  # and for all heads
+        hidden = self.embeddings(input_ids, segment_ids, position_ids)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)
         return self.final_norm(hidden)
@@ -171,9 +182,10 @@ class BasePretrainModel(nn.Module):
         segment_ids: Tensor,
         attention_mask: Tensor | None,
         prediction_index: Tensor,
+        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits [predictions, padded vocabulary] at the positions of `prediction_index`."""
-        hidden = self.encode(input_ids, segment_ids, attention_mask)
+        hidden = self.encode(input_ids, segment_ids, attention_mask, position_ids)
         masked = hidden.flatten(0, 1).index_select(0, prediction_index)
         return self.head(masked, self.embeddings.word.weight)
 
@@ -184,14 +196,17 @@ class BasePretrainModel(nn.Module):
         attention_mask: Tensor | None,
         prediction_index: Tensor,
         labels: Tensor,
+        position_ids: Tensor | None = None,
     ) -> Tensor:
         """Mean cross entropy, in nats, of the predicted tokens of a micro batch (fp32 scalar).
 
         input_ids, segment_ids: int64 [batch, length]. attention_mask: bool [batch, length], True
-        at real tokens, or None if nothing is padded. prediction_index: int64 [predictions],
+        at real tokens, or [batch, length, length], True where a token (first) attends to another,
+        or None if nothing is padded. position_ids: int64 [batch, length] for packed rows; None
+        counts through. prediction_index: int64 [predictions],
         row * length + position of each masked token. labels: int64 [predictions].
         """
-        logits = self.logits(input_ids, segment_ids, attention_mask, prediction_index)
+        logits = self.logits(input_ids, segment_ids, attention_mask, prediction_index, position_ids)
         total = functional.cross_entropy(logits.float(), labels, reduction="sum")
         return total / max(1, len(labels))  # a micro batch may, rarely, have no prediction
 

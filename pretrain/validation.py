@@ -30,8 +30,8 @@ def validate(engine, batches: list[MicroBatch]) -> Validation:
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, right, predictions
     for batch in batches:
-        *inputs, labels = batch.inputs(engine.device)
-        logits = model.logits(*inputs).float()
+        *inputs, labels, position_ids = batch.inputs(engine.device)
+        logits = model.logits(*inputs, position_ids).float()
         sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
         sums[1] += (logits.argmax(-1) == labels).sum()
         sums[2] += len(labels)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,7 @@ import pytest
 from dataset_helpers import files_of
 
 from dataset.artifact import dataset_artifact
-from dataset.packing import iter_articles
-from dataset.samples import ARRAYS, read_samples
+from dataset.samples import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
 from dataset.stage import prepare_dataset
 from dataset.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, StageError
@@ -30,44 +30,92 @@ def prepare(config):
     return artifact
 
 
-def tokens_of(path):
-    """Rows of original tokens of a file of samples, without special tokens and padding."""
+def token_stream(path):
+    """Original tokens of a file of samples, in order, without special tokens and padding."""
     samples = read_samples(path)
     ids = samples["input_ids"].astype(int)
-    rows, columns = np.nonzero(samples["masked_lm_positions"])
-    at = rows, samples["masked_lm_positions"][rows, columns]
-    ids[at] = samples["masked_lm_ids"][rows, columns]
-    lengths = samples["input_mask"].sum(axis=1)
-    return [tuple(row[1 : length - 1]) for row, length in zip(ids, lengths, strict=True)]
+    if "masked_lm_ids" in samples:
+        rows, columns = np.nonzero(samples["masked_lm_positions"])
+        at = rows, samples["masked_lm_positions"][rows, columns]
+        ids[at] = samples["masked_lm_ids"][rows, columns]
+    is_text = (samples["input_mask"] > 0) & (ids != 2) & (ids != 3)  # [CLS] and [SEP]
+    return ids[is_text].tolist()
 
 
-def test_samples_hold_every_token_of_the_corpus(config, articles):
+def tokens_of_text(shard, tokenizer_dir):
+    lines = [line for line in shard.read_text().split("\n") if line]
+    encoded = load_tokenizer(tokenizer_dir).encode(lines)
+    return [token for ids in encoded for token in ids]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"MASKING": "dynamic"},
+        {"PACKING": True},
+        {"PACKING": True, "MASKING": "dynamic"},
+        {"WHOLE_WORD_MASKING": True},
+    ],
+    ids=str,
+)
+def test_samples_hold_every_token_of_the_corpus_in_order(config, articles, changes):
+    for key, value in changes.items():
+        config.DATASET[key] = value
     artifact = prepare(config)
-    tokenizer = load_tokenizer(artifact.directory / "tokenizer")
     results = artifact.manifest["results"]
-    num_articles = 0
-    for shard in sorted(artifact.parts[0].glob("*_*.txt")):
-        stream = sorted(
-            token
-            for sentences in iter_articles(shard)
-            for ids in tokenizer.encode(sentences)
-            for token in ids
-        )
-        num_articles += sum(1 for _ in iter_articles(shard))
-        copies = sorted(artifact.directory.glob(f"{shard.stem}*.hdf5"))
-        rows = [tokens_of(path) for path in copies]
-        assert len(copies) == (2 if shard.stem.startswith("train") else 1)
-        assert all(sorted(token for row in copy for token in row) == stream for copy in rows)
-        assert all(sorted(copy) == sorted(rows[0]) for copy in rows)
-        if len(copies) == 2:
-            assert rows[0] != rows[1]  # another order
+    num_articles = num_tokens = 0
+    for shard in sorted(artifact.parts[0].glob("t*.txt")):
+        expected = tokens_of_text(shard, artifact.directory / "tokenizer")
+        files = sorted(artifact.directory.glob(f"{shard.stem}*.hdf5"))
+        static = config.DATASET.MASKING == "static"
+        assert len(files) == (2 if static and shard.stem.startswith("train") else 1)
+        assert all(token_stream(path) == expected for path in files)
+        num_tokens += len(expected)
+        num_articles += shard.read_text().count("\n\n")
     assert num_articles == len(articles)
-    assert results["num_tokens"] == sum(
-        len(row)
-        for name in [*results["train_shards"], *results["test_shards"]]
-        if not name.endswith("_01.hdf5")
-        for row in tokens_of(artifact.directory / name)
-    )
+    assert results["num_tokens"] == num_tokens
+
+
+def test_copies_differ_in_their_masks_alone(config):
+    directory = prepare(config).directory
+    first, second = (read_samples(directory / f"train_00000_0{copy}.hdf5") for copy in (0, 1))
+    assert (first["input_mask"] == second["input_mask"]).all()
+    assert (first["masked_lm_positions"] != second["masked_lm_positions"]).any()
+
+
+def test_next_sentence_samples(config):
+    config.DATASET.NEXT_SENTENCE_PREDICTION = True
+    artifact = prepare(config)
+    samples = read_samples(artifact.directory / "train_00000_00.hdf5")
+    assert 0.3 < samples["next_sentence_labels"].mean() < 0.8
+    assert (samples["segment_ids"] <= samples["input_mask"]).all() and samples["segment_ids"].any()
+
+
+def test_dynamic_masking_takes_less_room_and_is_masked_by_the_loader(config):
+    config.DATASET.MASKING = "dynamic"
+    artifact = prepare(config)
+    results = artifact.manifest["results"]
+    assert sum(results["train_shards"].values()) == results["num_train_samples"]
+    assert read_masking(artifact.directory).mask_id == 4
+    assert "masked_lm_ids" in read_samples(artifact.directory / "test_00000.hdf5")
+    config.DATASET.DUP_FACTOR = 7  # has no meaning here
+    assert dataset_artifact(config).status().done
+
+
+def test_card(config):
+    artifact = prepare(config)
+    card = (artifact.directory / "dataset_card.md").read_text()
+    for part in ("[MASK]{", "300 articles", "of 1000 unknown", "DATASET.MAX_SEQ_LENGTH", "31-32"):
+        assert part in card, part
+    assert str(config.SYSTEM.OUTPUT_ROOT) not in card
+
+
+def test_too_little_memory_is_refused_with_the_least_that_would_do(config):
+    config.SYSTEM.MAX_MEMORY_IN_GB = 0.3
+    with pytest.raises(ConfigError, match=r"MAX_MEMORY_IN_GB.*got 0\.3, expected at least 0\.\d"):
+        prepare_dataset(config)
+    assert not (Path(config.SYSTEM.OUTPUT_ROOT) / "data").exists()
 
 
 def test_manifest_and_format(config):
@@ -79,16 +127,17 @@ def test_manifest_and_format(config):
     assert sum(results["test_shards"].values()) == results["num_test_samples"]
     assert results["vocab_size"] == load_tokenizer(artifact.directory / "tokenizer").vocab_size
     samples = read_samples(artifact.directory / "train_00000_00.hdf5")
-    assert [samples[name].shape[1] for name in ARRAYS] == [32, 32, 32, 5, 5]
+    assert [samples[name].shape[1] for name in (*ROW_ARRAYS, *MASK_ARRAYS)] == [32, 32, 32, 5, 5]
     assert (samples["input_ids"][:, 0] == 2).all() and samples["segment_ids"].sum() == 0
     assert ((samples["input_ids"] != 0) == samples["input_mask"]).all()
 
 
-def test_same_bytes_for_other_workers_and_memory(config, tmp_path):
+@pytest.mark.parametrize(("workers", "memory"), [(2, 1.0), (4, 16.0)])
+def test_same_bytes_for_other_workers_and_memory(config, tmp_path, workers, memory):
     first = prepare(config)
     config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "other")
-    config.SYSTEM.NUM_WORKERS = 2
-    config.SYSTEM.MAX_MEMORY_IN_GB = 1.5
+    config.SYSTEM.NUM_WORKERS = workers
+    config.SYSTEM.MAX_MEMORY_IN_GB = memory
     second = prepare(config)
     assert first.directory.name == second.directory.name
     assert files_of(first.directory) == files_of(second.directory)
@@ -129,14 +178,14 @@ def test_killed_at_any_moment(config, tmp_path):
     )
     script = tmp_path / "prepare.py"
     script.write_text(program)
-    for delay in (0.3, 0.5, 0.7, 0.9):
+    for delay in random.Random(0).sample(range(20, 200), 10):
         child = subprocess.Popen(
             [sys.executable, str(script), str(yaml)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
         )
-        time.sleep(delay)
+        time.sleep(delay / 100)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     resumed = prepare(config)
@@ -200,7 +249,7 @@ def test_dataset_that_was_made_elsewhere(config, corpus, tmp_path):
     config.DATASET.SEED = 1
     assert dataset_artifact(config).status().reason == "DATASET.SEED 42 -> 1"
     config.DATASET.ID = ""  # nothing tells what it was made from
-    with pytest.raises(ConfigError, match=r"CUSTOMIZED_DATASETS: folder .*\n.*NAME_OR_PATH"):
+    with pytest.raises(ConfigError, match=r"CUSTOMIZED_DATASETS: .*\n.*NAME_OR_PATH"):
         dataset_artifact(config)
 
 

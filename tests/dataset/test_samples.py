@@ -4,7 +4,16 @@ import h5py
 import numpy as np
 import pytest
 
-from dataset.samples import ARRAYS, read_attributes, read_samples, write_samples
+from dataset.masking import Masking
+from dataset.samples import (
+    MASK_ARRAYS,
+    ROW_ARRAYS,
+    SampleWriter,
+    read_attributes,
+    read_masking,
+    read_samples,
+    write_masking,
+)
 from pipeline.errors import StageError
 
 
@@ -20,12 +29,10 @@ def make_samples(num=30, length=16, predictions=4):
 
 
 def write(path, samples, block=7):
-    num = len(samples["input_ids"])
-    blocks = (
-        {name: array[i : i + block] for name, array in samples.items()}
-        for i in range(0, num, block)
-    )
-    write_samples(path, blocks, num, "abc", {"tokens": 3})
+    with SampleWriter(path, "abc") as writer:
+        for begin in range(0, len(samples["input_ids"]), block):
+            writer.write({name: array[begin : begin + block] for name, array in samples.items()})
+        writer.finish({"tokens": 3})
     return path
 
 
@@ -33,9 +40,10 @@ def test_round_trip(tmp_path):
     samples = make_samples()
     path = write(tmp_path / "a.hdf5", samples)
     back = read_samples(path)
-    for name in ARRAYS:
-        assert back[name].dtype == samples[name].dtype
-        assert (back[name] == samples[name]).all()
+    assert list(back) == list(samples)
+    for name, array in samples.items():
+        assert back[name].dtype == array.dtype
+        assert (back[name] == array).all()
     assert read_attributes(path) == {
         "num_samples": 30,
         "fingerprint": "abc",
@@ -49,10 +57,38 @@ def test_same_samples_same_bytes(tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_too_few_samples_leave_no_file(tmp_path):
-    with pytest.raises(ValueError, match="30 samples written, expected 31"):
-        write_samples(tmp_path / "a.hdf5", [make_samples()], 31, "abc", {})
+def test_what_fails_leaves_no_file(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="no more"),
+        SampleWriter(tmp_path / "a.hdf5", "abc") as writer,
+    ):
+        writer.write(make_samples())
+        raise RuntimeError("no more")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_without_masks(tmp_path):
+    samples = {name: array for name, array in make_samples().items() if name in ROW_ARRAYS}
+    back = read_samples(write(tmp_path / "a.hdf5", samples))
+    assert list(back) == list(ROW_ARRAYS)
+    with pytest.raises(StageError, match=r"not masked, and masking\.json is missing"):
+        read_masking(tmp_path)
+    masking = Masking(4, 99, [0, 1], [5], 0.15, 20, 0.8, 0.1)
+    write_masking(tmp_path, masking)
+    assert read_masking(tmp_path) == masking
+
+
+def test_labels_of_next_sentences(tmp_path):
+    samples = {**make_samples(), "next_sentence_labels": np.arange(30, dtype=np.uint8) % 2}
+    back = read_samples(write(tmp_path / "a.hdf5", samples))
+    assert (back["next_sentence_labels"] == samples["next_sentence_labels"]).all()
+
+
+def test_half_of_the_masks_is_an_error(tmp_path):
+    samples = {name: array for name, array in make_samples().items() if name != MASK_ARRAYS[1]}
+    path = write(tmp_path / "a.hdf5", samples)
+    with pytest.raises(StageError, match="no dataset masked_lm_ids"):
+        read_samples(path)
 
 
 def test_every_truncation_is_found(tmp_path):
@@ -77,7 +113,7 @@ def test_a_changed_byte_is_found(tmp_path):
 
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
-    [("format_version", 99, "format version 99, expected 1"), ("num_samples", 7, "disagree")],
+    [("format_version", 99, "format version 99, expected at most"), ("num_samples", 7, "disagree")],
 )
 def test_wrong_attributes_are_found(tmp_path, attribute, value, message):
     path = write(tmp_path / "a.hdf5", make_samples())
@@ -94,7 +130,7 @@ def test_files_of_older_toolkits(tmp_path):
         for name, array in samples.items():
             file.create_dataset(name, data=array.astype("i4"), compression="gzip")
     back = read_samples(path)
-    assert all((back[name] == samples[name]).all() for name in ARRAYS)
+    assert all((back[name] == array).all() for name, array in samples.items())
     assert read_attributes(path)["fingerprint"] == ""
 
 

@@ -6,13 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.samples import read_samples
+from dataset.masking import Masking
+from dataset.samples import SampleWriter, read_samples, write_masking
 from pretrain.data import (
     PretrainDatasetProvider,
     SampleOrder,
     Shard,
     collate,
     list_shards,
+    positions_within,
     validation_batches,
 )
 from tests.pretrain.shards import write_dataset
@@ -136,3 +138,83 @@ def test_validation_is_the_first_rows_shared_out_over_the_ranks(dataset):
     first, second = (validation_batches(shards, 0, 2, rank, 2) for rank in range(2))
     assert [len(batch.input_ids) for batch in first] == [2, 2, 1]
     assert [len(batch.input_ids) for batch in second] == [2, 2]
+
+
+# --- samples that are stored unmasked ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unmasked(tmp_path_factory):
+    """Two shards of 7 and 5 rows, as dynamic masking has them."""
+    folder = tmp_path_factory.mktemp("unmasked")
+    generator = np.random.default_rng(0)
+    for shard, size in enumerate((7, 5)):
+        ids = generator.integers(5, 61, (size, 32)).astype(np.uint16)
+        ids[:, 0], ids[:, -1] = 2, 3
+        with SampleWriter(folder / f"train_{shard:05d}.hdf5", "abc") as writer:
+            ones = np.ones(ids.shape, np.uint8)
+            writer.write({"input_ids": ids, "input_mask": ones, "segment_ids": 0 * ones})
+            writer.finish({})
+    write_masking(folder, Masking(4, 61, [0, 1, 2, 3, 4], [], 0.15, 8, 0.8, 0.1))
+    return folder
+
+
+def _restored(batches):
+    """The rows with what was masked put back."""
+    rows = []
+    for batch in batches:
+        flat = batch.input_ids.flatten().clone()
+        flat[batch.prediction_index] = batch.labels
+        rows += flat.view(batch.input_ids.shape).tolist()
+    return rows
+
+
+def test_unmasked_samples_are_masked_anew_in_each_epoch(unmasked):
+    original = sorted(
+        row
+        for shard in list_shards(unmasked, "train")
+        for row in read_samples(shard.path)["input_ids"].tolist()
+    )
+    seen = []
+    with PretrainDatasetProvider(list_shards(unmasked, "train"), 42, 4, 2) as provider:
+        for epoch in range(2):
+            batches = [batch for t in range(3) for batch in provider.batch(3 * epoch + t)]
+            assert sorted(_restored(batches)) == original
+            assert all(len(batch.labels) == 2 * 4 for batch in batches)  # round(30 * 0.15) = 4
+            by_row = zip(_restored(batches), _ids(batches).tolist(), strict=True)
+            seen.append({tuple(row): masked for row, masked in by_row})
+    assert sum(seen[0][row] != seen[1][row] for row in seen[0]) >= 10  # of 12
+
+
+def test_any_number_of_ranks_masks_in_the_same_way(unmasked):
+    with _provider(unmasked) as alone:
+        expected = [_ids(alone.batch(step)) for step in range(4)]
+    for micro_batch, world_size in ((1, 2), (2, 4), (8, 1)):
+        ranks = [_provider(unmasked, rank, world_size, micro_batch) for rank in range(world_size)]
+        for step in (0, 1, 2, 3, 1):
+            together = torch.cat([_ids(provider.batch(step)) for provider in ranks])
+            assert torch.equal(together, expected[step])
+        for provider in ranks:
+            provider.close()
+
+
+# --- packed rows -----------------------------------------------------------------------------
+
+
+def test_packed_rows_keep_their_samples_apart():
+    sample = np.array([[1, 1, 1, 2, 2, 3, 3, 0], [1, 1, 1, 1, 1, 1, 1, 1]], dtype=np.uint8)
+    assert positions_within(sample).tolist() == [[0, 1, 2, 0, 1, 0, 1, 0], list(range(8))]
+    zeros = np.zeros((2, 3), np.uint16)
+    batch = collate(
+        {
+            "input_ids": sample,
+            "input_mask": sample,
+            "segment_ids": 0 * sample,
+            "masked_lm_positions": zeros,
+            "masked_lm_ids": zeros,
+        }
+    )
+    assert batch.attention_mask.shape == (2, 8, 8)
+    assert batch.attention_mask[0].sum().item() == 9 + 4 + 4 + 1
+    assert batch.attention_mask[1].all()
+    assert batch.num_tokens == 15

@@ -69,6 +69,20 @@ def test_padding_does_not_reach_real_tokens(mode):
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["pre-ln", "post-ln"])
+def test_packed_rows_give_each_sample_what_it_gives_alone(mode):
+    model = _model(encoder_ln_mode=mode).eval()
+    input_ids, segment_ids, _, _ = _batch()
+    number = torch.tensor([1] * 5 + [2] * 8 + [0] * 3)
+    positions = torch.tensor([*range(5), *range(8), *range(3)])[None]
+    attends = (number[:, None] == number)[None]
+    row = input_ids[:1], segment_ids[:1]
+    packed = model.logits(*row, attends, torch.tensor([1, 4, 5, 12]), positions)
+    first = model.logits(row[0][:, :5], row[1][:, :5], None, torch.tensor([1, 4]))
+    second = model.logits(row[0][:, 5:13], row[1][:, 5:13], None, torch.tensor([0, 7]))
+    torch.testing.assert_close(packed, torch.cat([first, second]), atol=1e-5, rtol=1e-5)
+
+
 def test_the_padding_of_the_vocabulary_never_wins_nor_learns():
     model = _model()
     assert padded_vocab_size(61) == 64 and padded_vocab_size(64) == 64

@@ -1,0 +1,113 @@
+"""What a person wants to know of a dataset: a few lines on the console, and dataset_card.md."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dataset.packing import HISTOGRAM_BINS
+from dataset.samples import iter_sample_blocks
+from dataset.tokenizer import load_tokenizer
+from pipeline.artifacts import write_text
+from pipeline.console import table
+
+LINE_WIDTH = 96
+BAR_WIDTH = 40
+CARD = "dataset_card.md"
+
+
+def headline(results: Mapping[str, Any]) -> str:
+    return (
+        f"{results['num_train_samples']:,} training rows"
+        f"{' per mask copy' if results['masking'] == 'static' else ''}, "
+        f"{results['num_test_samples']:,} held out, vocabulary {results['vocab_size']:,}"
+    )
+
+
+def quality(results: Mapping[str, Any]) -> str:
+    """One line on what was not understood and what is empty."""
+    unknown = 1000 * results["num_unknown_tokens"] / results["num_tokens"]
+    line = (
+        f"{results['num_tokens']:,} tokens, {unknown:.2f} of 1000 unknown, "
+        f"{padding_share(results):.1%} of the positions are padding"
+    )
+    if results["packed"] or padding_share(results) < 0.05:
+        return line
+    return f"{line} (DATASET.PACKING would fill them)"
+
+
+def padding_share(results: Mapping[str, Any]) -> float:
+    return results["num_padding"] / results["num_positions"]
+
+
+def decoded_sample(path: Path, tokenizer_dir: Path, row: int = 0) -> str:
+    """A masked row as text, what is to be predicted beside it: `the [MASK]{cat} sat`."""
+    loaded = load_tokenizer(tokenizer_dir)
+    samples = next(iter_sample_blocks(path))
+    tokens = [loaded.tokenizer.id_to_token(int(token)) for token in samples["input_ids"][row]]
+    for position, original in zip(
+        samples["masked_lm_positions"][row], samples["masked_lm_ids"][row], strict=True
+    ):
+        if position:
+            tokens[position] += "{" + loaded.tokenizer.id_to_token(int(original)) + "}"
+    text = " ".join(tokens[: int((samples["input_mask"][row] > 0).sum())])
+    return "\n".join(textwrap.wrap(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="  "))
+
+
+def write_card(
+    directory: Path,
+    sources: list[str],
+    text: Mapping[str, Any],
+    results: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    sample: str,
+) -> None:
+    """Writes dataset_card.md: sources, counts, lengths, settings, and the sample."""
+    parts = [
+        f"# {directory.name}",
+        f"{headline(results)}.\n{quality(results)}.",
+        "## Text\n\n" + "\n".join(f"- {source}" for source in sources),
+        "\n".join(f"- {line}" for line in text_lines(text)),
+        f"## Lengths of the samples\n\n```\n{histogram(results)}\n```",
+        f"## A held-out sample\n\nWhat is to be predicted stands in braces.\n\n```\n{sample}\n```",
+        f"## Settings\n\n```\n{table_of(settings)}\n```",
+        "## Use\n\n`pretrain.data.PretrainDatasetProvider` reads it; dataset/samples.py describes "
+        "the HDF5 files. `tokenizer/` is what `AutoTokenizer.from_pretrained` takes.",
+    ]
+    write_text(directory / CARD, "\n\n".join(parts) + "\n")
+
+
+def text_lines(text: Mapping[str, Any]) -> list[str]:
+    """What was read, and what was dropped, cut or cleaned, with the first places."""
+    if not text["shards"]:
+        return []
+    total = {
+        key: sum(shard[key] for shard in text["shards"].values())
+        for key in ("bytes", "articles", "sentences")
+    }
+    held_out = sum(
+        shard["articles"] for name, shard in text["shards"].items() if name.startswith("test")
+    )
+    dropped = [f"{count:,} {name.replace('_', ' ')}" for name, count in text["counts"].items()]
+    return [
+        f"text: {total['bytes'] / 1e6:,.1f} MB, {total['articles']:,} articles "
+        f"({held_out:,} held out), {total['sentences']:,} sentences, "
+        f"{len(text['shards']):,} shards",
+        f"dropped, cut or cleaned: {', '.join(dropped) or 'nothing'}",
+        *text["notes"],
+    ]
+
+
+def histogram(results: Mapping[str, Any]) -> str:
+    """How many samples have how many tokens, [CLS] and [SEP] included."""
+    length, counts = results["max_seq_length"], results["lengths"]
+    borders = [number * length // HISTOGRAM_BINS + 1 for number in range(HISTOGRAM_BINS + 1)]
+    rows = [["tokens", "samples", ""]]
+    for number, count in enumerate(counts):
+        bar = "#" * round(BAR_WIDTH * count / max(1, *counts))
+        rows.append([f"{borders[number]}-{borders[number + 1] - 1}", f"{count:,}", bar])
+    return table(rows)
+
+
+def table_of(settings: Mapping[str, Any]) -> str:
+    return table([["key", "value"], *([key, str(value)] for key, value in settings.items())])

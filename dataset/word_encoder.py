@@ -1,0 +1,138 @@
+"""Text to token ids, at several times the speed of the tokenizer itself.
+
+BERT's normalisation and word splitting do not look across white space, so the ids of a text are
+those of its words, one after the other, and a word need be tokenized only once. Whether that holds
+is checked for the tokenizer at hand; where it does not, every line goes through the tokenizer.
+"""
+
+import json
+import string
+from array import array
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dataset.tokenizer import CorpusTokenizer
+
+# Steps of `tokenizers` that treat every word for itself, if words are parted by single spaces.
+NORMALIZERS = {"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
+PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits"}
+ISOLATES_PUNCTUATION = {"BertPreTokenizer"}
+MODELS = {"WordPiece", "BPE", "WordLevel"}
+# Words to try it out on: what the list above overlooks should show here.
+PROBE = (
+    "Zürich's naïve co-operation, (e.g.) cost 1,000.50€; don't! 東京タワー Ελλάδας İstanbul ﬁne "
+    "e\u0301tude \u0301x of\u200bthe نص עִברִית हिन्दी 🙂👩‍🔬 "
+    "x\u0007y 'tis ## ##ing a##b [MASK] [UNK]ish ..."
+)
+MAX_WORDS = 400_000  # in each half of the cache, which then takes some 110 MB
+
+
+class WordEncoder:
+    """Token ids of text, as uint16 or, for large vocabularies, as int32."""
+
+    def __init__(self, tokenizer: "CorpusTokenizer", max_words: int = MAX_WORDS):
+        self.tokenizer = tokenizer
+        self.id_code = "H" if tokenizer.vocab_size <= 1 << 16 else "i"  # uint16, int32
+        self.words = _WordCache(self, max_words) if words_are_independent(tokenizer) else None
+
+    def encode(self, text: bytes) -> "np.ndarray":
+        """Ids [n] of a text (UTF-8, sentences on lines of their own), without special tokens."""
+        import numpy as np
+
+        if self.words is not None:
+            ids = b"".join(map(self.words.__getitem__, text.split()))
+        else:
+            lines = text.decode().split("\n")
+            ids = b"".join(map(self.as_bytes, self.tokenizer.encode(lines)))
+        return np.frombuffer(ids, dtype=self.id_code)
+
+    def as_bytes(self, ids: list[int]) -> bytes:
+        return array(self.id_code, ids).tobytes()
+
+
+class _WordCache(dict):
+    """Ids, as bytes, by word. Of what was not used lately, it forgets what does not fit."""
+
+    def __init__(self, encoder: WordEncoder, max_words: int):
+        super().__init__()
+        self.encoder = encoder
+        self.max_words = max_words
+        self.older: dict[bytes, bytes] = {}
+        pre_tokenizer = _parts(encoder.tokenizer, "pre_tokenizer")
+        isolated = {step["type"] for step in pre_tokenizer} & ISOLATES_PUNCTUATION
+        self.isolated = string.punctuation.encode() if isolated else b""
+        self.atomic = [token.encode() for token in encoder.tokenizer.atomic_tokens]
+
+    def __missing__(self, word: bytes) -> bytes:
+        ids = self.older.get(word) or self._encode(word)
+        if len(self) >= self.max_words:
+            self.older = dict(self)
+            self.clear()
+        self[word] = ids
+        return ids
+
+    def _encode(self, word: bytes) -> bytes:
+        """Punctuation around a word is a word of its own to some: more words are known then."""
+        core = word.strip(self.isolated) if self.isolated else word
+        if core == word or not core or (self.atomic and self._holds_atomic(word)):
+            library = self.encoder.tokenizer.tokenizer
+            found = library.encode(word.decode(), add_special_tokens=False)
+            return self.encoder.as_bytes(found.ids)
+        begin = word.index(core)
+        end = begin + len(core)
+        ids = self[core]
+        if begin:
+            ids = self._punctuation(word[:begin]) + ids
+        if end < len(word):
+            ids += self._punctuation(word[end:])
+        return ids
+
+    def _holds_atomic(self, word: bytes) -> bool:
+        return any(token in word for token in self.atomic)
+
+    def _punctuation(self, marks: bytes) -> bytes:
+        if len(marks) == 1:
+            return self[marks]
+        return b"".join([self[marks[i : i + 1]] for i in range(len(marks))])
+
+
+def words_are_independent(tokenizer: "CorpusTokenizer") -> bool:
+    """Whether the ids of a text are those of its words, parted by single spaces."""
+    steps = {name: _parts(tokenizer, name) for name in ("normalizer", "pre_tokenizer")}
+    model = json.loads(tokenizer.tokenizer.model.__getstate__())
+    by_word = (
+        all(step["type"] in NORMALIZERS for step in steps["normalizer"])
+        and steps["pre_tokenizer"] != []
+        and all(_splits_at_spaces(step) for step in steps["pre_tokenizer"])
+        and model.get("type", "BPE") in MODELS
+        and not model.get("dropout")
+        and not any(set(token) & set(string.whitespace) for token in _added(tokenizer))
+    )
+    if not by_word:
+        return False
+    words = PROBE.split()
+    together = tokenizer.encode([" ".join(words)])[0]
+    return together == [token for ids in tokenizer.encode(words) for token in ids]
+
+
+def _splits_at_spaces(step: dict[str, Any]) -> bool:
+    if step["type"] == "ByteLevel":  # a word and the space in front of it are one to it
+        return step["add_prefix_space"] and step["use_regex"]
+    if step["type"] == "Metaspace":
+        return step.get("prepend_scheme") == "always" and step.get("split", True)
+    return step["type"] in PRE_TOKENIZERS
+
+
+def _parts(tokenizer: "CorpusTokenizer", name: str) -> list[dict[str, Any]]:
+    """The steps of the normalizer or the pre_tokenizer, as tokenizer.json has them."""
+    step = getattr(tokenizer.tokenizer, name)
+    if step is None:
+        return []
+    state = json.loads(step.__getstate__())
+    return state.get("normalizers") or state.get("pretokenizers") or [state]
+
+
+def _added(tokenizer: "CorpusTokenizer") -> list[str]:
+    return [token.content for token in tokenizer.tokenizer.get_added_tokens_decoder().values()]
