@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from configs.rules import RULES
+from dataset.artifact import FORMAT
 from dataset.sharding import read_summary
 from pipeline.artifacts import Artifact
 from pipeline.console import Console, stage_console
 from pipeline.errors import ConfigError, StageError
 
 # Flags whose range is that of a config key of another name; the others are DATASET.<FLAG>.
-KEYS = {"max_memory": "SYSTEM.MAX_MEMORY_IN_GB", "n_processes": "SYSTEM.NUM_WORKERS"}
+KEYS = {
+    "max_memory": "SYSTEM.MAX_MEMORY_IN_GB",
+    "n_processes": "SYSTEM.NUM_WORKERS",
+    "dask_scheduler": "SYSTEM.DASK_SCHEDULER",
+}
 
 
 def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> None:
@@ -49,7 +54,7 @@ def claim(
 
     Raises ConfigError if the folder holds something else.
     """
-    artifact = Artifact(name, output_dir, {**inputs, "format": 1})
+    artifact = Artifact(name, output_dir, {**inputs, "format": FORMAT})
     status = artifact.status()
     if status.done:
         console.say(f"up to date ({output_dir})")

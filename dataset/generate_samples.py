@@ -22,14 +22,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--dup_factor", type=int, default=10, help="differently masked copies")
     add("--seed", type=int, default=42)
     add("--do_lower_case", type=int, choices=(0, 1), default=1)
+    add("--accents", choices=("auto", "strip", "keep"), default="auto", help="of a vocab.txt")
     add("--masked_lm_prob", type=float, default=0.15)
     add("--max_seq_length", type=int, default=128)
     add("--max_predictions_per_seq", type=int, default=20)
     add("--short_seq_prob", type=float, default=0.1)
+    add("--masking", choices=("static", "dynamic"), default="static")
+    add("--mask_token_share", type=float, default=0.8, help="of the chosen tokens")
+    add("--random_token_share", type=float, default=0.1, help="of the chosen tokens")
+    add("--whole_word_masking", type=int, choices=(0, 1), default=0)
+    add("--packing", type=int, choices=(0, 1), default=0, help="several documents in a row")
+    add("--next_sentence_prediction", type=int, choices=(0, 1), default=0)
     add("--tokenizer_name", default="bert-large-uncased", help="Hub name, folder or vocab.txt")
     add("--model_name", default="", help="used for the tokenizer if --tokenizer_name is empty")
     add("--max_memory", type=float, default=16.0, help="GB, over all processes")
     add("--n_processes", type=int, default=0, help="0: one per core")
+    add("--dask_scheduler", default="", help="e.g. tcp://server:8786, instead of local processes")
     return parser.parse_args(arguments)
 
 
@@ -39,43 +47,43 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.generation import SampleSettings
     from dataset.stage import describe, make_samples
     from dataset.tokenizer import build_tokenizer, problem_with_tokenizer, tokenizer_files
-    from dataset.workers import plan_workers, worker_pool
+    from dataset.workers import open_executor
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
     name, lower = args.tokenizer_name or args.model_name, bool(args.do_lower_case)
     settings = SampleSettings(
-        args.max_seq_length,
-        args.masked_lm_prob,
-        args.max_predictions_per_seq,
-        args.short_seq_prob,
-        args.dup_factor,
-        args.seed,
+        **{key: getattr(args, key) for key in SampleSettings.__dataclass_fields__}
     )
 
     def run(console) -> None:
-        shards = list_text_shards(args.dir)
-        if problem := problem_with_tokenizer(name, lower):
+        shards = list_text_shards(args.dir.absolute())
+        if problem := problem_with_tokenizer(name, lower, args.accents):
             raise ConfigError([problem])
         digests = FileDigests(args.output_dir / "digests.json")
         files = tokenizer_files(name)
         inputs = {
             **vars(settings),
             "do_lower_case": lower,
-            "text": digest_of_files(shards, args.dir, digests),
+            "accents": args.accents,
+            "text": digest_of_files(shards, args.dir.absolute(), digests),
             "tokenizer": digest_of_files(files, Path(name), digests) if files else name,
         }
         artifact = claim("generate_samples", args.output_dir, "-o", inputs, console)
         if artifact is None:
             return
         if not (args.output_dir / "tokenizer").exists():
-            build_tokenizer(name, lower, args.output_dir / "tokenizer")
-        workers = plan_workers(args.n_processes, args.max_memory, console.say)
-        with worker_pool(workers) as executor:
+            build_tokenizer(name, lower, args.output_dir / "tokenizer", args.accents)
+        # Absolute: the workers of a cluster stand in folders of their own.
+        output_dir, num_files = args.output_dir.absolute(), len(shards) * settings.dup_factor
+        with open_executor(
+            args.dask_scheduler, output_dir, args.n_processes, args.max_memory, num_files
+        ) as workers:
             results = make_samples(
-                shards, args.output_dir, settings, artifact.fingerprint, executor, console
+                shards, output_dir, settings, artifact.fingerprint, workers, console
             )
-        artifact.finish(describe({"counts": {}}, results, args.output_dir, console))
+        text = {"shards": {}, "counts": {}}
+        artifact.finish(describe([str(args.dir)], text, results, inputs, output_dir, console))
 
     run_command("generate_samples", args, run)
 

@@ -18,58 +18,84 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--output_dir", type=Path, required=True, help="folder for train_*.txt and test_*.txt")
     add(
         "--dataset",
-        nargs=2,
+        nargs="+",
         action="append",
         required=True,
         metavar=("NAME", "SUBSET"),
-        help="a Hub dataset, or `custom FOLDER` (of .txt files); may be repeated",
+        help="a Hub dataset: NAME SUBSET [SPLIT [TEXT_COLUMN]], or text of your own: `custom "
+        "FOLDER`; may be repeated",
     )
+    add("--text_column", default="text", help="that holds the text, in all but .txt files")
+    add("--language", default="en", help="ISO 639 code: rules for where sentences end")
+    add("--streaming", action="store_true", help="read Hub datasets without downloading them")
     add("--num_train_shards", type=int, default=0, help="0: as many as fit")
     add("--num_test_shards", type=int, default=0, help="0: as many as fit")
     add("--frac_test", type=float, default=0.005, help="share of articles that is held out")
     add("--max_memory", type=float, default=16.0, help="GB, over all processes")
     add("--seed", type=int, default=42)
     add("--n_processes", type=int, default=0, help="0: one per core")
-    return parser.parse_args(arguments)
+    add("--dask_scheduler", default="", help="e.g. tcp://server:8786, instead of local processes")
+    args = parser.parse_args(arguments)
+    for entry in args.dataset:
+        if not 2 <= len(entry) <= (2 if entry[0] == "custom" else 4):
+            parser.error(f"--dataset: expected NAME SUBSET or custom FOLDER, got {' '.join(entry)}")
+    return args
+
+
+def sources_of(args: argparse.Namespace) -> list:
+    from dataset.sources import customized_source, hub_source
+
+    sources = []
+    for name, subset, *rest in args.dataset:
+        if name == "custom":
+            sources.append(customized_source(subset, "--dataset custom", args.text_column))
+        else:
+            split, column = (*rest, "", "")[:2]
+            column = column or args.text_column
+            sources.append(hub_source(name, subset, "--dataset", split, column, args.streaming))
+    return sources
 
 
 def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import claim, run_command
     from dataset.digests import FileDigests, identity_of
-    from dataset.sources import customized_source, hub_source, problem_with
+    from dataset.sources import problem_with
     from dataset.stage import make_text_shards
-    from dataset.workers import plan_workers, worker_pool
+    from dataset.workers import open_executor
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
-    sources = [
-        customized_source(subset, "--dataset custom")
-        if name == "custom"
-        else hub_source(name, subset, "--dataset")
-        for name, subset in args.dataset
-    ]
+    sources = sources_of(args)
 
     def run(console) -> None:
         problems = [problem for source in sources if (problem := problem_with(source))]
         if problems:
             raise ConfigError(problems)
         digests = FileDigests(args.output_dir / "digests.json")
-        shaping = ("num_train_shards", "num_test_shards", "frac_test", "seed")
+        shaping = ("num_train_shards", "num_test_shards", "frac_test", "seed", "language")
         inputs = {key: getattr(args, key) for key in shaping}
         inputs["sources"] = [identity_of(source, digests) for source in sources]
         artifact = claim("shard_data", args.output_dir, "--output_dir", inputs, console)
         if artifact is None:
             return
-        workers = plan_workers(args.n_processes, args.max_memory, console.say)
-        with worker_pool(workers) as executor:
+        digests.save()
+        with open_executor(
+            args.dask_scheduler,
+            args.output_dir.absolute(),
+            args.n_processes,
+            args.max_memory,
+            num_files=0,
+        ) as workers:
             text = make_text_shards(
                 sources,
-                args.output_dir,
+                args.output_dir.absolute(),
                 (args.num_train_shards, args.num_test_shards),
                 args.frac_test,
                 args.seed,
+                args.language,
                 artifact.fingerprint,
-                executor,
+                workers.executor,
+                workers.buffer_bytes,
                 console,
             )
         artifact.finish(text)

@@ -1,0 +1,95 @@
+"""Command line: text shards to fewer, larger ones.
+
+    python merge_shards.py --data tmp/shards --output_dir tmp/merged --ratio 4 [--grep train]
+
+Every `ratio` shards of a kind become one, in the order of their names: train_00000.txt to
+train_00003.txt the new train_00000.txt, and so on; the last one may get fewer. Kinds, like train
+and test, stay apart.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+NUMBERED = re.compile(r"(.*?)_*(\d+)")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder with .txt shards")
+    add("--output_dir", type=Path, required=True, help="folder for the merged shards")
+    add("--ratio", type=positive, default=1, help="shards that become one")
+    add("--grep", default="", help="merge only files with this in their name")
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"got {text}, expected an integer of at least 1")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from dataset.command_line import claim, run_command
+    from dataset.digests import FileDigests, digest_of_files
+    from pipeline.errors import ConfigError
+
+    args = parse_arguments(arguments)
+
+    def run(console) -> None:
+        shards = sorted(path for path in args.data.glob("*.txt") if args.grep in path.stem)
+        if args.data.resolve() == args.output_dir.resolve():
+            raise ConfigError(["--output_dir: is the folder of --data, expected another one"])
+        if not shards:
+            named = f" with {args.grep} in its name" if args.grep else ""
+            raise ConfigError([f"--data: {args.data} has no .txt file{named}"])
+        digests = FileDigests(args.output_dir / "digests.json")
+        inputs = {"ratio": args.ratio, "text": digest_of_files(shards, args.data, digests)}
+        artifact = claim("merge_shards", args.output_dir, "--output_dir", inputs, console)
+        if artifact is None:
+            return
+        merged = plan_merge(shards, args.ratio)
+        for name, group in merged.items():
+            concatenate(group, args.output_dir / name)
+        console.say(f"{len(shards):,} shards merged into {len(merged):,}")
+        artifact.finish({"shards": len(merged)})
+
+    run_command("merge_shards", args, run)
+
+
+def plan_merge(shards: list[Path], ratio: int) -> dict[str, list[Path]]:
+    """The shards that each new one consists of, by its name. What has no number is a `shard`."""
+    kinds: dict[str, list[tuple[int, Path]]] = {}
+    for path in shards:
+        found = NUMBERED.fullmatch(path.stem)
+        kind, number = (found[1], int(found[2])) if found else ("", 0)
+        kinds.setdefault(kind or "shard", []).append((number, path))
+    return {
+        f"{kind}_{start // ratio:05d}.txt": [path for _, path in group[start : start + ratio]]
+        for kind, group in ((kind, sorted(paths)) for kind, paths in kinds.items())
+        for start in range(0, len(group), ratio)
+    }
+
+
+def concatenate(paths: list[Path], merged: Path) -> None:
+    """Streams files into one. Where a file does not end with a blank line, one is added."""
+    from pipeline.artifacts import written_aside
+
+    with written_aside(merged) as aside, open(aside, "wb") as output:
+        for path in paths:
+            with open(path, "rb") as shard:
+                shutil.copyfileobj(shard, output, 1 << 20)
+                shard.seek(max(0, shard.tell() - 2))
+                end = shard.read()
+            missing = 0 if not end or end == b"\n\n" else 1 if end.endswith(b"\n") else 2
+            output.write(b"\n" * missing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Command line: WikiExtractor's output, or a folder of books, to plain text.
+
+    python process_data.py -f FOLDER -o data/wiki --type wiki
+    python process_data.py -f FOLDER -o data/books --type bookcorpus
+
+Writes files of articles with a blank line after each, which DATASET.CUSTOMIZED_DATASETS and
+`shard_data.py --dataset custom` read. Of bookcorpus, each .txt file is one article, whatever blank
+lines it has: in a book these part paragraphs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: import from the repository, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("-f", "--input", type=Path, required=True, help="what WikiExtractor wrote, or the books")
+    add("-o", "--output_dir", type=Path, required=True, help="folder for the .txt files")
+    add("--type", choices=("wiki", "bookcorpus"), required=True)
+    add("--n_processes", type=int, default=0, help="0: one per core")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from dataset.command_line import claim, run_command
+    from dataset.digests import FileDigests, digest_of_files
+
+    args = parse_arguments(arguments)
+
+    def run(console) -> None:
+        files = input_files(args.input, args.type, console)
+        digests = FileDigests(args.output_dir / "digests.json")
+        inputs = {"type": args.type, "input": digest_of_files(files, args.input, digests)}
+        artifact = claim("process_data", args.output_dir, "-o", inputs, console)
+        if artifact is not None:
+            artifact.finish(write_all(files, args, console))
+
+    run_command("process_data", args, run)
+
+
+def input_files(folder: Path, kind: str, console) -> list[Path]:
+    """Raises ConfigError if there are none."""
+    from dataset.articles import find_files
+    from pipeline.errors import ConfigError
+
+    if not folder.exists():
+        raise ConfigError([f"-f: {folder} does not exist"])
+    files, num_others = find_files(folder, kind)
+    expected = {
+        "wiki": "files like AA/wiki_00 (of a dump: python -m wikiextractor.WikiExtractor DUMP)",
+        "bookcorpus": ".txt files",
+    }[kind]
+    if not files:
+        raise ConfigError([f"-f: {folder} holds no text for --type {kind}, expected {expected}"])
+    if num_others:
+        console.say(f"{num_others:,} other files are passed over")
+    return files
+
+
+def write_all(files: list[Path], args: argparse.Namespace, console) -> dict[str, int]:
+    """Writes all files, with progress. Returns the counts and says them."""
+    from collections import Counter
+
+    from dataset.articles import plan_articles, write_articles
+    from pipeline.executor import local_pool, num_cores, run_unordered
+
+    jobs = plan_articles(files, args.type, args.output_dir)
+    counts: Counter = Counter()
+    workers = min(args.n_processes or num_cores(), len(jobs))
+    total = sum(job.num_bytes for job in jobs) / 1e6
+    with console.progress("reading", total, "MB") as progress, local_pool(workers) as pool:
+        for job, (found, notes) in run_unordered(pool, write_articles, jobs):
+            counts.update(found)
+            progress.advance(job.num_bytes / 1e6)
+            for note in notes:
+                console.note(f"dropped: {note}")
+    size, articles = counts.pop("bytes"), counts.pop("articles")
+    dropped = [f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items())]
+    console.say(f"{articles:,} articles, {size / 1e6:,.1f} MB, in {len(jobs):,} files")
+    console.say(f"dropped: {', '.join(dropped) or 'nothing'}")
+    return {"articles": articles, "bytes": size, **counts}
+
+
+if __name__ == "__main__":
+    main()
