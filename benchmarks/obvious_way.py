@@ -1,0 +1,87 @@
+"""The work of the dataset stage as one would write it first, with public libraries alone.
+
+Sentences with sentencex, `tokenizers`' encode_batch once per mask copy, a Python loop that masks
+sample by sample, and plain int32 arrays written with h5py.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.clock import Clock
+
+SENTENCES_PER_BATCH = 1000
+
+
+@dataclass
+class ObviousWay:
+    """length: tokens per sample; predictions: at most so many per sample."""
+
+    vocabulary: Path
+    length: int = 128
+    predictions: int = 20
+    clock: Clock = field(default_factory=Clock)
+
+    def run(self, articles: Sequence[str], folder: Path, copies: int) -> Clock:
+        """Makes all copies in a folder; returns the CPU seconds of each step."""
+        from tokenizers import BertWordPieceTokenizer
+
+        tokenizer = BertWordPieceTokenizer(str(self.vocabulary))
+        with self.clock.step("segmentation"):
+            documents = [self.sentences(article) for article in articles]
+        for copy in range(copies):
+            rng = random.Random(copy)
+            with self.clock.step("tokenization"):
+                rows = list(self.rows(documents, tokenizer))
+            with self.clock.step("masking"):
+                samples = [self.masked(row, tokenizer, rng) for row in rows]
+            with self.clock.step("writing"):
+                self.write(samples, folder / f"obvious_{copy:02d}.hdf5")
+        return self.clock
+
+    def sentences(self, article: str) -> list[str]:
+        import sentencex
+
+        sentences = sentencex.segment("en", " ".join(article.split()))
+        return [sentence.strip() for sentence in sentences if sentence.strip()]
+
+    def rows(self, documents: list[list[str]], tokenizer) -> Iterator[list[int]]:
+        """Yields [CLS] tokens [SEP] of each sample."""
+        cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+        for sentences in documents:
+            waiting: list[int] = []
+            for begin in range(0, len(sentences), SENTENCES_PER_BATCH):
+                batch = sentences[begin : begin + SENTENCES_PER_BATCH]
+                for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
+                    waiting += encoding.ids
+            for begin in range(0, len(waiting), self.length - 2):
+                yield [cls, *waiting[begin : begin + self.length - 2], sep]
+
+    def masked(self, row: list[int], tokenizer, rng: random.Random) -> tuple[list[int], ...]:
+        """input_ids, input_mask, positions and ids of the predictions, padded."""
+        inside = list(range(1, len(row) - 1))
+        number = min(self.predictions, max(1, round(len(inside) * 0.15)))
+        positions = sorted(rng.sample(inside, min(number, len(inside))))
+        ids = [row[position] for position in positions]
+        masked = list(row)
+        for position in positions:
+            draw = rng.random()
+            if draw < 0.8:
+                masked[position] = tokenizer.token_to_id("[MASK]")
+            elif draw < 0.9:
+                masked[position] = rng.randrange(tokenizer.get_vocab_size())
+        padding = [0] * (self.length - len(row))
+        short = [0] * (self.predictions - len(positions))
+        return masked + padding, [1] * len(row) + padding, positions + short, ids + short
+
+    def write(self, samples: list[tuple[list[int], ...]], path: Path) -> None:
+        import h5py
+        import numpy as np
+
+        names = ("input_ids", "input_mask", "masked_lm_positions", "masked_lm_ids")
+        with h5py.File(path, "w") as file:
+            for name, column in zip(names, zip(*samples, strict=True), strict=True):
+                file.create_dataset(name, data=np.array(column, dtype=np.int32))
+            segments = np.zeros((len(samples), self.length), dtype=np.int32)
+            file.create_dataset("segment_ids", data=segments)

@@ -1,0 +1,48 @@
+"""The benchmark runs: text of the asked size, all steps, the real stage in a process tree."""
+
+import pytest
+
+from benchmarks.obvious_way import ObviousWay
+from benchmarks.preprocess import STEPS, our_steps, report_steps
+from benchmarks.stage_runs import read_articles, repeated_text, run_stage
+
+WORDS = ("the", "cat", "sat", "on", "a", "log", ".")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL, *WORDS]) + "\n")
+    return path
+
+
+@pytest.fixture
+def text(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text(
+        "\n\n".join(["The cat sat on a log. A cat sat on the log."] * 200)
+    )
+    return repeated_text([source], tmp_path / "text", 30_000)
+
+
+def test_text_has_the_asked_size(text):
+    assert sum(path.stat().st_size for path in text.iterdir()) == 30_000
+    assert sum(len(article) + 2 for article in read_articles(text, 5000)) - 5000 < 100
+
+
+def test_both_ways_take_the_same_steps(text, vocabulary, tmp_path, capsys):
+    articles = list(read_articles(text, 1e9))
+    ours = our_steps(articles, vocabulary, tmp_path, copies=2)
+    obvious = ObviousWay(vocabulary).run(articles, tmp_path, copies=2)
+    assert set(ours) == set(STEPS) and set(obvious) <= set(STEPS)
+    report_steps(ours, 0.03, obvious, 0.03, 2)
+    assert capsys.readouterr().out.count("\n") >= 8
+
+
+def test_the_stage_is_measured_with_its_children(text, vocabulary, tmp_path):
+    run = run_stage(text, vocabulary, tmp_path / "run", 2.0, 1, MASKING="dynamic")
+    assert run.text_bytes >= 30_000 and run.sample_bytes > 0
+    assert 0 < run.cpu_per_mb and 0.05e9 < run.peak_bytes < 2e9
+    assert not (tmp_path / "run" / "root").exists()
