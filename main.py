@@ -16,6 +16,7 @@ if sys.version_info < (3, 10):
 
 from pipeline import install
 from pipeline.artifacts import log_path
+from pipeline.console import escape_unprintable, print_line
 from pipeline.errors import ConfigError, StageError
 from pipeline.orchestrator import STAGE_NAMES, run_pipeline
 
@@ -57,6 +58,7 @@ def _stage_list(text: str) -> tuple[str, ...]:
 
 
 def main(arguments: list[str]) -> int:
+    escape_unprintable()
     options = parse_arguments(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -67,12 +69,12 @@ def main(arguments: list[str]) -> int:
         _run_stages(options)
     except ConfigError as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)
+            print_line(problem, sys.stderr)
         return 2
     except StageError as error:
         return _report_failure(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print_line("interrupted; the same command goes on from here", sys.stderr)
         return 130
     return 0
 
@@ -82,8 +84,8 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
     missing = ", ".join(install.missing_packages())
     if install.inside_environment() or not install.environment_is_ready():
         if options.dry_run:
-            print(f"install: running, missing packages: {missing}")
-            print("  the other stages can be planned once it has run")
+            print_line(f"install: running, missing packages: {missing}")
+            print_line("  the other stages can be planned once it has run")
             return 0
         off = install.switched_off_in(options.config, options.overrides)
         if off or "install" not in options.stages:
@@ -91,7 +93,7 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
                 f"missing packages: {missing}; the install stage is not part of this "
                 f"run; run `bash {install.PROJECT / 'install.sh'}` first"
             )
-        print(f"install: running, missing packages: {missing}", flush=True)
+        print_line(f"install: running, missing packages: {missing}")
         log = log_path(Path(options.output_root or "."), "install")
         if install.begun_anew():
             raise StageError(f"install.sh ran, still missing: {missing}", log, "install")
@@ -115,9 +117,9 @@ def _run_stages(options: argparse.Namespace) -> None:
 
 
 def _report_failure(error: StageError) -> int:
-    print(f"{error.stage or 'ExtremeBERT'} failed: {error.cause}", file=sys.stderr)
+    print_line(f"{error.stage or 'ExtremeBERT'} failed: {error.cause}", sys.stderr)
     if error.log:
-        print(f"log: {error.log}", file=sys.stderr)
+        print_line(f"log: {error.log}", sys.stderr)
     return 3
 
 

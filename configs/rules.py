@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,7 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
             f"{config.SYSTEM.OUTPUT_ROOT}, expected one that exists or can be made"
         )
     problems += _model_problems(config)
+    problems += problems_of_samples(config.DATASET)
     if "dataset" in running:
         problems += _dataset_problems(config)
     if "finetune" in running:
@@ -210,12 +211,26 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
             f"MODEL.HIDDEN_SIZE: not divisible by MODEL.NUM_ATTENTION_HEADS, got {hidden_size}, "
             f"expected a multiple of {heads}"
         )
-    room = config.DATASET.MAX_SEQ_LENGTH - 2
-    if config.DATASET.MAX_PREDICTIONS_PER_SEQ > room:
+
+
+def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Values of keys of DATASET that contradict each other; also those of a command line."""
+    room, predictions = dataset["MAX_SEQ_LENGTH"] - 2, dataset["MAX_PREDICTIONS_PER_SEQ"]
+    if predictions > room:
         yield (
             "DATASET.MAX_PREDICTIONS_PER_SEQ: more than a sample has tokens, got "
-            f"{config.DATASET.MAX_PREDICTIONS_PER_SEQ}, expected at most "
-            f"DATASET.MAX_SEQ_LENGTH - 2 = {room}"
+            f"{predictions}, expected at most DATASET.MAX_SEQ_LENGTH - 2 = {room}"
+        )
+    if dataset["PACKING"] and dataset["NEXT_SENTENCE_PREDICTION"]:
+        yield (
+            "DATASET.PACKING: cannot be combined with DATASET.NEXT_SENTENCE_PREDICTION, got both, "
+            "expected one of them"
+        )
+    mask, random = dataset["MASK_TOKEN_SHARE"], dataset["RANDOM_TOKEN_SHARE"]
+    if mask + random > 1:
+        yield (
+            f"DATASET.RANDOM_TOKEN_SHARE: more than all, got {random} with "
+            f"DATASET.MASK_TOKEN_SHARE {mask}, expected a sum of at most 1"
         )
 
 
@@ -235,17 +250,6 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
                 )
         elif not Path(folder).exists():
             yield _no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
-    if dataset.PACKING and dataset.NEXT_SENTENCE_PREDICTION:
-        yield (
-            "DATASET.PACKING: cannot be combined with DATASET.NEXT_SENTENCE_PREDICTION, got both, "
-            "expected one of them"
-        )
-    if dataset.MASK_TOKEN_SHARE + dataset.RANDOM_TOKEN_SHARE > 1:
-        yield (
-            "DATASET.RANDOM_TOKEN_SHARE: more than all, got "
-            f"{dataset.RANDOM_TOKEN_SHARE} with DATASET.MASK_TOKEN_SHARE "
-            f"{dataset.MASK_TOKEN_SHARE}, expected a sum of at most 1"
-        )
     name = tokenizer.NAME_OR_PATH
     looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
     if not tokenizer.TRAIN and looks_like_a_path and not Path(name).exists():

@@ -1,14 +1,17 @@
 """What the dataset stage makes, and out of what: planning, which reads and never writes."""
 
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.digests import FileDigests, digest_of_files, digest_store, identity_of
-from dataset.sources import Source, configured_sources, local_files, problem_with, slug
+from dataset.overlaps import problems_with_output, problems_with_overlaps
+from dataset.samples import MASKING_FILE
+from dataset.sources import Source, configured_sources, problem_with, slug
 from dataset.tokenizer import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer, tokenizer_files
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
-from dataset.workers import MAIN_PROCESS_GB, plan_work
+from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
 from pipeline.artifacts import (
     MANIFEST,
     Artifact,
@@ -22,6 +25,7 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+SCRATCH = ("runs", "records", "sources")  # in the folder of the text shards
 FORMAT = 2  # raised whenever the same inputs would give other files
 SHAPING_KEYS = (
     "NUM_TRAIN_SHARDS",
@@ -46,25 +50,44 @@ FILLED_SHARE = 0.85  # of the positions of a sample, roughly
 
 
 def dataset_artifact(config: "CfgNode") -> Artifact:
-    """Raises ConfigError, with all problems, if a source or the tokenizer is not there."""
+    """Raises ConfigError, with all problems, if a source or the tokenizer is not there.
+
+    Also if sources share text, or lie in the folders that the dataset is written to.
+    """
     root = Path(config.SYSTEM.OUTPUT_ROOT)
     sources = sources_of(config)
-    inputs = dataset_inputs(config, sources, FileDigests(digest_store(root)))
+    digests = FileDigests(digest_store(root))
+    inputs = dataset_inputs(config, sources, digests)
     dataset_id = config.DATASET.ID or f"{slug(sources)}-{fingerprint(inputs)[:10]}"
+    directory, text_dir = dataset_dir(root, dataset_id), sharded_text_dir(root, dataset_id)
+    problems = problems_with_output(sources, (directory, text_dir))
+    if problems:
+        raise ConfigError(problems)
     return Artifact(
         stage="dataset",
-        directory=dataset_dir(root, dataset_id),
+        directory=directory,
         inputs=inputs,
-        parts=(sharded_text_dir(root, dataset_id),),
+        parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
-        notes=size_notes(config, sources),
+        notes=size_notes(config, sources, digests),
+        scratch=SCRATCH,
+        files_in=files_of_samples,
     )
+
+
+def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
+    """What the folder of a finished dataset must hold."""
+    yield "tokenizer"
+    if results["masking"] == "dynamic":
+        yield MASKING_FILE
+    for split in ("train", "test"):
+        yield from results[f"{split}_shards"]
 
 
 def check_machine(config: "CfgNode") -> None:
     """Raises ConfigError if the stage may not use the memory that it needs."""
     memory = config.SYSTEM.MAX_MEMORY_IN_GB
-    plan_work(config.SYSTEM.NUM_WORKERS, memory, num_sample_files(config.DATASET))
+    plan_work(config.SYSTEM.NUM_WORKERS, memory, most_sample_files(config.DATASET))
     needed = MAIN_PROCESS_GB + TRAINING_BYTES / 1e9
     if config.TOKENIZER.TRAIN and memory < needed:
         raise ConfigError(
@@ -75,11 +98,11 @@ def check_machine(config: "CfgNode") -> None:
         )
 
 
-def num_sample_files(dataset: "CfgNode") -> int:
-    """The most files of samples that may be made."""
+def most_sample_files(dataset: "CfgNode") -> SampleFiles:
     copies = dataset.DUP_FACTOR if dataset.MASKING == "static" else 1
     num_train_shards = dataset.NUM_TRAIN_SHARDS or MOST_SHARDS
-    return num_train_shards * copies + (dataset.NUM_TEST_SHARDS or MOST_SHARDS)
+    total = num_train_shards * copies + (dataset.NUM_TEST_SHARDS or MOST_SHARDS)
+    return SampleFiles(total, copies)
 
 
 def sources_of(config: "CfgNode") -> list[Source]:
@@ -106,15 +129,18 @@ def dataset_inputs(
     inputs |= {"TOKENIZER.TRAIN": config.TOKENIZER.TRAIN, "format": FORMAT}
     inputs["TOKENIZER.DO_LOWER_CASE"] = config.TOKENIZER.DO_LOWER_CASE
     recorded = recorded_inputs(config)
-    problems = [problem for source in sources if (problem := problem_with(source))]
+    found = [problem_with(source, digests.files_of) for source in sources]
+    problems = [problem for problem in found if problem]
     if not sources:
         problems = ["DATASET.CUSTOMIZED_DATASETS: no text, expected folders of .txt files"]
-    if not problems:
-        identities = [identity_of(source, digests) for source in sources]
-        inputs["sources"] = fingerprint({"sources": identities})[:32]
-    elif "sources" in recorded:
+    if problems and "sources" in recorded:
         inputs["sources"] = recorded["sources"]
         problems = []
+    else:
+        problems += problems_with_overlaps(sources)
+        if not problems:
+            identities = [identity_of(source, digests) for source in sources]
+            inputs["sources"] = fingerprint({"sources": identities})[:32]
     return inputs | tokenizer_inputs(config, digests, recorded, problems)
 
 
@@ -150,10 +176,10 @@ def tokenizer_inputs(
     return found | {ACCENTS_KEY: tokenizer.ACCENTS}
 
 
-def size_notes(config: "CfgNode", sources: list[Source]) -> tuple[str, ...]:
+def size_notes(config: "CfgNode", sources: list[Source], digests: FileDigests) -> tuple[str, ...]:
     """Size of the text and of what will be made from it, for the plan."""
-    files = [path for source in sources for path in local_files(source) if path.exists()]
-    num_bytes = sum(path.stat().st_size for path in files)
+    files = [path for source in sources for path in digests.files_of(source)]
+    num_bytes = sum(map(digests.size_of, files))
     unknown = sum(source.kind in ("hub", "python-docs") for source in sources)
     notes = []
     if num_bytes:

@@ -1,16 +1,18 @@
-"""What the two command lines of this package share."""
+"""What the command lines of this package share."""
 
+import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.rules import RULES
+from configs.rules import RULES, problems_of_samples
 from dataset.artifact import FORMAT
 from dataset.sharding import read_summary
-from pipeline.artifacts import Artifact
-from pipeline.console import Console, stage_console
+from dataset.workers import SampleFiles, plan_work
+from pipeline.artifacts import Artifact, no_files
+from pipeline.console import Console, escape_unprintable, print_line, stage_console
 from pipeline.errors import ConfigError, StageError
 
 # Flags whose range is that of a config key of another name; the others are DATASET.<FLAG>.
@@ -23,43 +25,70 @@ KEYS = {
 
 def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> None:
     """Runs a command with its log beside what it makes. Exits with 2 or 3, as main.py does."""
+    escape_unprintable()
     output_dir = args.output_dir.absolute()
+    log = output_dir.with_name(f"{output_dir.name}.log")
     try:
-        check_ranges(args)
-        with stage_console(name, output_dir.with_name(f"{output_dir.name}.log")) as console:
+        check_values(args)
+        with stage_console(name, log) as console, Artifact(name, output_dir, {}).owned():
             run(console)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print_line(in_flags(str(error)), sys.stderr)
         sys.exit(2)
     except StageError as error:
-        print(f"{name} failed: {error.cause} (details: {error.log})", file=sys.stderr)
+        cause = in_flags(error.cause)
+        print_line(f"{name} failed: {cause} (details: {error.log})", sys.stderr)
         sys.exit(3)
 
 
-def check_ranges(args: Namespace) -> None:
-    """Raises ConfigError for every flag whose value is outside the range of its config key."""
+def in_flags(text: str) -> str:
+    """A message with the flags of a command line in place of the config keys."""
+    for flag, key in KEYS.items():
+        text = text.replace(key, f"--{flag}")
+    return re.sub(r"\bDATASET\.([A-Z_]+)", lambda key: f"--{key[1].lower()}", text)
+
+
+def check_values(args: Namespace) -> None:
+    """Raises ConfigError for flags whose values the config would not take for their keys."""
     problems = []
     for flag, value in vars(args).items():
         test, expected = RULES.get(KEYS.get(flag, f"DATASET.{flag.upper()}"), (None, ""))
         if test and not test(value):
             problems.append(f"--{flag}: value out of range, got {value!r}, expected {expected}")
+    if "masking" in args:
+        samples = {flag.upper(): value for flag, value in vars(args).items()}
+        problems += problems_of_samples(samples)
     if problems:
         raise ConfigError(problems)
 
 
+def check_memory(args: Namespace, files: SampleFiles) -> None:
+    """Raises ConfigError if --max_memory is too little for a worker."""
+    plan_work(args.n_processes, args.max_memory, files)
+
+
 def claim(
-    name: str, output_dir: Path, flag: str, inputs: dict[str, Any], console: Console
+    name: str,
+    output_dir: Path,
+    flag: str,
+    inputs: dict[str, Any],
+    console: Console,
+    scratch: tuple[str, ...] = (),
+    files_in: Callable[[Mapping[str, Any]], Iterable[str]] = no_files,
 ) -> Artifact | None:
     """The artifact of this command, begun; None if it is finished already.
 
-    Raises ConfigError if the folder holds something else.
+    scratch, files_in: see Artifact. Raises ConfigError if the folder holds something else.
     """
-    artifact = Artifact(name, output_dir, {**inputs, "format": FORMAT})
+    inputs = {**inputs, "format": FORMAT}
+    artifact = Artifact(
+        name, output_dir, inputs, user_named=flag, scratch=scratch, files_in=files_in
+    )
     status = artifact.status()
     if status.done:
         console.say(f"up to date ({output_dir})")
         return None
-    if status.state == "changed":
+    if status.state == "changed" and not artifact.is_only_begun:
         raise ConfigError(
             [
                 f"{flag}: {output_dir} was made with other settings ({status.reason}), "

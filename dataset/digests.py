@@ -16,15 +16,29 @@ def digest_store(root: Path) -> Path:
 
 
 class FileDigests:
-    """Digest by absolute path, valid as long as size and time of change stay the same."""
+    """Digest by absolute path, valid as long as size and time of change stay the same.
+
+    Lists the files of each source once: one of these is made for each planning.
+    """
 
     def __init__(self, store: Path):
         self.store = store
         self.known: dict[str, list] = read_json(store) or {}
+        self.listed: dict[Source, list[Path]] = {}
         self.changed = False
 
+    def files_of(self, source: Source) -> list[Path]:
+        if source not in self.listed:
+            self.listed[source] = local_files(source)
+        return self.listed[source]
+
+    def size_of(self, path: Path) -> int:
+        """In bytes, as it was when the digest was asked for."""
+        known = self.known.get(os.path.abspath(path))
+        return known[0] if known else path.stat().st_size
+
     def of(self, path: Path) -> str:
-        found = path.stat()
+        found = os.stat(path)
         key, state = os.path.abspath(path), [found.st_size, found.st_mtime_ns]
         if self.known.get(key, [])[:2] != state:
             self.known[key] = [*state, file_digest(path)]
@@ -52,4 +66,8 @@ def identity_of(source: Source, digests: FileDigests) -> list[str]:
         how += [source.subset, source.split, "streamed" if source.streaming else "converted"]
     if source.kind == "hub":
         return [source.kind, source.name, *how]
-    return [source.kind, digest_of_files(local_files(source), Path(source.name), digests), *how]
+    return [
+        source.kind,
+        digest_of_files(digests.files_of(source), Path(source.name), digests),
+        *how,
+    ]

@@ -42,12 +42,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import claim, list_text_shards, run_command
+    from dataset.artifact import files_of_samples
+    from dataset.command_line import check_memory, claim, list_text_shards, run_command
     from dataset.digests import FileDigests, digest_of_files
     from dataset.generation import SampleSettings
+    from dataset.samples import MASKING_FILE
     from dataset.stage import describe, make_samples
     from dataset.tokenizer import build_tokenizer, problem_with_tokenizer, tokenizer_files
-    from dataset.workers import open_executor
+    from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
@@ -60,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
         shards = list_text_shards(args.dir.absolute())
         if problem := problem_with_tokenizer(name, lower, args.accents):
             raise ConfigError([problem])
+        files_to_make = SampleFiles(len(shards) * settings.dup_factor, settings.dup_factor)
+        check_memory(args, files_to_make)
         digests = FileDigests(args.output_dir / "digests.json")
         files = tokenizer_files(name)
         inputs = {
@@ -69,21 +73,28 @@ def main(arguments: list[str] | None = None) -> None:
             "text": digest_of_files(shards, args.dir.absolute(), digests),
             "tokenizer": digest_of_files(files, Path(name), digests) if files else name,
         }
-        artifact = claim("generate_samples", args.output_dir, "-o", inputs, console)
+        artifact = claim(
+            *("generate_samples", args.output_dir, "-o", inputs, console),
+            scratch=("tokenizer", MASKING_FILE),
+            files_in=files_of_samples,
+        )
         if artifact is None:
             return
         if not (args.output_dir / "tokenizer").exists():
             build_tokenizer(name, lower, args.output_dir / "tokenizer", args.accents)
         # Absolute: the workers of a cluster stand in folders of their own.
-        output_dir, num_files = args.output_dir.absolute(), len(shards) * settings.dup_factor
+        output_dir = args.output_dir.absolute()
         with open_executor(
-            args.dask_scheduler, output_dir, args.n_processes, args.max_memory, num_files
+            args.dask_scheduler, output_dir, args.n_processes, args.max_memory, files_to_make
         ) as workers:
             results = make_samples(
                 shards, output_dir, settings, artifact.fingerprint, workers, console
             )
         text = {"shards": {}, "counts": {}}
-        artifact.finish(describe([str(args.dir)], text, results, inputs, output_dir, console))
+        results, lines = describe([str(args.dir)], text, results, inputs, output_dir)
+        artifact.finish(results)
+        for line in lines:
+            console.say(line)
 
     run_command("generate_samples", args, run)
 

@@ -6,6 +6,7 @@
 
 import argparse
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: import from the repository, not from this folder
@@ -57,25 +58,35 @@ def sources_of(args: argparse.Namespace) -> list:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import claim, run_command
+    from dataset.artifact import SCRATCH
+    from dataset.command_line import check_memory, claim, run_command
     from dataset.digests import FileDigests, identity_of
+    from dataset.overlaps import problems_with_output, problems_with_overlaps
     from dataset.sources import problem_with
     from dataset.stage import make_text_shards
-    from dataset.workers import open_executor
+    from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
     sources = sources_of(args)
 
     def run(console) -> None:
-        problems = [problem for source in sources if (problem := problem_with(source))]
+        digests = FileDigests(args.output_dir / "digests.json")
+        found = [problem_with(source, digests.files_of) for source in sources]
+        problems = [problem for problem in found if problem]
+        problems += problems_with_overlaps(sources)
+        problems += problems_with_output(sources, [args.output_dir])
         if problems:
             raise ConfigError(problems)
-        digests = FileDigests(args.output_dir / "digests.json")
+        check_memory(args, SampleFiles())
         shaping = ("num_train_shards", "num_test_shards", "frac_test", "seed", "language")
         inputs = {key: getattr(args, key) for key in shaping}
         inputs["sources"] = [identity_of(source, digests) for source in sources]
-        artifact = claim("shard_data", args.output_dir, "--output_dir", inputs, console)
+        artifact = claim(
+            *("shard_data", args.output_dir, "--output_dir", inputs, console),
+            scratch=SCRATCH,
+            files_in=itemgetter("shards"),
+        )
         if artifact is None:
             return
         digests.save()
@@ -84,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
             args.output_dir.absolute(),
             args.n_processes,
             args.max_memory,
-            num_files=0,
+            SampleFiles(),
         ) as workers:
             text = make_text_shards(
                 sources,

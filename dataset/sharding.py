@@ -120,6 +120,7 @@ def write_text_shards(
     """
     done = read_summary(directory)
     if done and done["fingerprint"] == inputs_fingerprint:
+        shutil.rmtree(directory / "runs", ignore_errors=True)  # of a run that was killed
         return done
     parts = group_slices(slices)
 

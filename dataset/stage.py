@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset.artifact import check_machine, dataset_artifact, num_sample_files, sources_of
+from dataset.artifact import check_machine, dataset_artifact, most_sample_files, sources_of
 from dataset.card import decoded_sample, headline, quality, text_lines, write_card
 from dataset.digests import FileDigests, digest_store, identity_of
 from dataset.generation import SampleSettings, generate_samples
@@ -17,7 +17,7 @@ from dataset.sharding import read_summary, write_text_shards
 from dataset.sources import Source, open_sources
 from dataset.tokenizer import build_tokenizer, tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
-from dataset.workers import Workers, open_executor
+from dataset.workers import SampleFiles, Workers, open_executor
 from pipeline.artifacts import Artifact, log_path
 from pipeline.console import Console, stage_console
 from pipeline.executor import local_pool, run_unordered
@@ -43,19 +43,24 @@ def prepare_dataset(config: "CfgNode") -> None:
         artifact.begin()
         with PeakMemory() as memory:
             remember_digests(config, root)
-            results = make_dataset(config, artifact, console)
+            results, lines = make_dataset(config, artifact, console)
+        artifact.finish(results)
+        for line in lines:
+            console.say(line)
         peak, budget = memory.peak_bytes / 1e9, config.SYSTEM.MAX_MEMORY_IN_GB
         console.say(f"peak memory of this machine's processes {peak:.2f} GB of {budget:g}")
-        artifact.finish(results)
 
 
-def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> dict:
-    """All steps, each with workers of its own, whose memory goes back to the machine."""
+def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tuple[dict, list[str]]:
+    """All steps, each with workers of its own, whose memory goes back to the machine.
+
+    Returns the manifest's results, and what is to be said of them.
+    """
     dataset, identity = config.DATASET, artifact.fingerprint
     # Absolute: the workers of a cluster stand in folders of their own.
     directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
     sources = sources_of(config)
-    with open_workers(config.SYSTEM, num_sample_files(dataset), console) as workers:
+    with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
         text = make_text_shards(
             sources,
@@ -72,18 +77,18 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> dic
     shards = [text_dir / name for name in text["shards"]]
     make_tokenizer(config.TOKENIZER, shards, directory / "tokenizer", console)
     settings = sample_settings(dataset)
-    with open_workers(config.SYSTEM, num_sample_files(dataset), console) as workers:
+    with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         results = make_samples(shards, directory, settings, identity, workers, console)
     names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
-    return describe(names, text, results, artifact.inputs, directory, console)
+    return describe(names, text, results, artifact.inputs, directory)
 
 
 @contextmanager
-def open_workers(system: "CfgNode", num_files: int, console: Console) -> Iterator[Workers]:
+def open_workers(system: "CfgNode", files: SampleFiles, console: Console) -> Iterator[Workers]:
     """The workers of this machine, or of the cluster that SYSTEM.DASK_SCHEDULER names."""
     root = Path(system.OUTPUT_ROOT).absolute()
     with open_executor(
-        system.DASK_SCHEDULER, root, system.NUM_WORKERS, system.MAX_MEMORY_IN_GB, num_files
+        system.DASK_SCHEDULER, root, system.NUM_WORKERS, system.MAX_MEMORY_IN_GB, files
     ) as workers:
         console.note(f"{workers}")
         yield workers
@@ -118,10 +123,13 @@ def make_text_shards(
     console: Console,
 ) -> dict:
     """Text shards out of sources, with progress; num_shards: (train, test), 0 for what fits."""
+    converted = text_dir / "sources"  # text that is converted on the way
     done = read_summary(text_dir)
     if done and done["fingerprint"] == identity:
+        for scratch in (text_dir / "runs", converted):  # of a run that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
         return done
-    slices = open_sources(sources, text_dir / "sources", console.say)
+    slices = open_sources(sources, converted, console.say)
     num_bytes = sum(piece.num_bytes for piece in slices)
     layout = plan_layout(num_bytes, *num_shards, frac_test, seed)
     with console.progress("sharding text", num_bytes / 1e6, "MB") as progress:
@@ -135,7 +143,7 @@ def make_text_shards(
             buffer_bytes,
             language,
         )
-    shutil.rmtree(text_dir / "sources", ignore_errors=True)  # text that was converted on the way
+    shutil.rmtree(converted, ignore_errors=True)
     for line in text_lines(text):
         console.say(line)
     return text
@@ -209,12 +217,9 @@ def describe(
     results: Mapping[str, Any],
     settings: Mapping[str, Any],
     directory: Path,
-    console: Console,
-) -> dict:
-    """Says what was made, shows a sample, writes the card, and returns the manifest's results."""
+) -> tuple[dict, list[str]]:
+    """Writes the card. Returns the manifest's results, and what is to be said, with a sample."""
     sample = decoded_sample(directory / next(iter(results["test_shards"])), directory / "tokenizer")
-    console.say(headline(results))
-    console.say(quality(results))
-    console.say(f"a held-out sample:\n{sample}")
     write_card(directory, sources, text, results, settings, sample)
-    return {**results, "headline": [headline(results)], "text": text["counts"]}
+    lines = [headline(results), quality(results), f"a held-out sample:\n{sample}"]
+    return {**results, "headline": [headline(results)], "text": text["counts"]}, lines

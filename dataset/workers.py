@@ -17,8 +17,17 @@ from pipeline.executor import num_workers as num_workers_of
 MAIN_PROCESS_GB = 0.2
 WORKER_GB = 0.3
 FILE_BYTES = 500  # of the main process, for each file of samples
+COPY_GB = 0.001  # of a worker, for each file that it writes at the same time
 SMALLEST_BUFFER = 16 << 20
 LARGEST_BUFFER = 256 << 20  # more text at once would not make it faster
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """How many files of samples will be made at most; copies: that one worker writes at once."""
+
+    total: int = 0
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,25 +38,26 @@ class WorkPlan:
     buffer_bytes: int
 
 
-def plan_work(num_workers: int, max_memory_gb: float, num_files: int) -> WorkPlan:
+def plan_work(num_workers: int, max_memory_gb: float, files: SampleFiles) -> WorkPlan:
     """As many of `num_workers` (0: one per core) as the memory holds, with the rest as buffers.
 
-    num_files: files of samples that will be made. Raises ConfigError if the memory does not hold a
-    single worker.
+    Raises ConfigError if the memory does not hold a single worker.
     """
-    smallest_worker = WORKER_GB + SMALLEST_BUFFER / 1e9
-    main_process = MAIN_PROCESS_GB + num_files * FILE_BYTES / 1e9
+    worker = WORKER_GB + files.copies * COPY_GB
+    smallest_worker = worker + SMALLEST_BUFFER / 1e9
+    main_process = MAIN_PROCESS_GB + files.total * FILE_BYTES / 1e9
     least = main_process + smallest_worker
     if max_memory_gb < least:
         raise ConfigError(
             [
                 "SYSTEM.MAX_MEMORY_IN_GB: too little for a single worker, got "
-                f"{max_memory_gb:g}, expected at least {math.ceil(least * 100) / 100:g}"
+                f"{max_memory_gb:g}, expected at least {math.ceil(least * 100) / 100:g}, with up "
+                f"to {files.total:,} files of samples and {files.copies} mask copies"
             ]
         )
     left = max_memory_gb - main_process
     workers = min(num_workers or num_cores(), int(left / smallest_worker))
-    buffer_bytes = int((left / workers - WORKER_GB) * 1e9)
+    buffer_bytes = int((left / workers - worker) * 1e9)
     return WorkPlan(workers, min(buffer_bytes, LARGEST_BUFFER))
 
 
@@ -70,7 +80,11 @@ class Workers:
 
 @contextmanager
 def open_executor(
-    scheduler: str, shared_folder: Path, num_workers: int, max_memory_gb: float, num_files: int
+    scheduler: str,
+    shared_folder: Path,
+    num_workers: int,
+    max_memory_gb: float,
+    files: SampleFiles,
 ) -> Iterator[Workers]:
     """Worker processes here, or those of the Dask scheduler at an address.
 
@@ -78,7 +92,7 @@ def open_executor(
     cluster cannot be used.
     """
     if not scheduler:
-        plan = plan_work(num_workers, max_memory_gb, num_files)
+        plan = plan_work(num_workers, max_memory_gb, files)
         with local_pool(plan.workers, one_thread_each) as pool:
             yield Workers(pool, plan.buffer_bytes)
         return
@@ -86,7 +100,7 @@ def open_executor(
 
     with cluster(scheduler, shared_folder, one_thread_each) as executor:
         host, most = max(executor.workers_per_host.items(), key=lambda item: item[1])
-        plan = plan_work(most, max_memory_gb, num_files)
+        plan = plan_work(most, max_memory_gb, files)
         if plan.workers < most:
             raise StageError(
                 f"SYSTEM.MAX_MEMORY_IN_GB: {max_memory_gb:g} holds {plan.workers} workers on a "

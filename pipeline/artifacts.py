@@ -4,6 +4,9 @@ A stage is described by an `Artifact`: the folders that it owns and the inputs t
 content. It is done only if its manifest exists and was made from the same inputs. The manifest
 is written last, and every file is written aside and then moved into place, so that a kill at any
 moment leaves either the old state or the new one.
+
+A folder is taken only if it is new, empty or has a record of the same stage, and only a folder
+with such a record is ever deleted: what users keep there is safe.
 """
 
 import fcntl
@@ -11,10 +14,9 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,9 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, StageError
+from pipeline.folders import (
+    MANIFEST,
+    STARTED,
+    delete_folder,
+    delete_leftovers,
+    files_besides,
+    owner_of,
+    read_json,
+)
 
-STARTED = "started.json"
-MANIFEST = "manifest.json"
 MAX_CHANGES_SHOWN = 5
 
 
@@ -98,20 +107,13 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """UTF-8; what UTF-8 has no bytes for, like a file name that is not, is escaped."""
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None if it is missing or not valid JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
 
 
 # --- identity --------------------------------------------------------------------------------
@@ -175,6 +177,11 @@ class Status:
         return self.state == "done"
 
 
+def no_files(results: Mapping[str, Any]) -> Iterable[str]:
+    """For `Artifact.files_in`, where the manifest alone tells that all is there."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Artifact:
     """What one stage makes, and out of what.
@@ -184,6 +191,8 @@ class Artifact:
     upstream stage's name (its fingerprint). parts: other folders that belong to it.
     user_named: the config key that names the directory, empty if the name was generated.
     notes: lines on size and effort, for the plan.
+    scratch: names of files and folders of its folders that are of no use once the inputs change.
+    files_in: names of the files in `directory` that the manifest's results vouch for.
     """
 
     stage: str
@@ -192,15 +201,23 @@ class Artifact:
     parts: tuple[Path, ...] = ()
     user_named: str = ""
     notes: tuple[str, ...] = field(default=(), compare=False)
+    scratch: tuple[str, ...] = field(default=(), compare=False)
+    files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
 
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.inputs)
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.directory, *self.parts)
+
+    @property
     def manifest(self) -> dict | None:
-        """`{"fingerprint", "inputs", "results"}` of the finished stage, or None."""
+        """`{"stage", "fingerprint", "inputs", "results"}` of the finished stage, or None."""
         return read_json(self.directory / MANIFEST)
+
+    # --- how it stands ---
 
     def status(self) -> Status:
         finished = self.manifest
@@ -209,33 +226,70 @@ class Artifact:
             return Status("new", self._reason_for_new())
         if started.get("fingerprint") != self.fingerprint:
             return Status("changed", describe_changes(started.get("inputs", {}), self.inputs))
-        if finished:
-            return Status("done", "up to date")
-        return Status("unfinished", "was interrupted, goes on where it was")
+        if not finished:
+            return Status("unfinished", "was interrupted, goes on where it was")
+        missing = self._first_missing(finished["results"])
+        if missing:
+            return Status("unfinished", f"{missing} is missing and is made again")
+        return Status("done", "up to date")
+
+    def _first_missing(self, results: Mapping[str, Any]) -> str:
+        """One look at the folder: there may be tens of thousands of files."""
+        names = set(os.listdir(self.directory))
+        return next((name for name in self.files_in(results) if name not in names), "")
 
     def _reason_for_new(self) -> str:
         """What differs from the most similar finished run beside this one, if there is any."""
-        manifests = [read_json(path) for path in self.directory.parent.glob(f"*/{MANIFEST}")]
-        others = [found["inputs"] for found in manifests if found and "inputs" in found]
+        found = {path: read_json(path) for path in self.directory.parent.glob(f"*/{MANIFEST}")}
+        others = {path: made["inputs"] for path, made in found.items() if made and "inputs" in made}
         if not others:
             return "not made yet"
 
-        def num_equal(inputs: dict[str, Any]) -> int:
-            return sum(inputs.get(key) == value for key, value in self.inputs.items())
+        def num_equal(path: Path) -> int:
+            return sum(others[path].get(key) == value for key, value in self.inputs.items())
 
-        return describe_changes(max(others, key=num_equal), self.inputs)
+        nearest = max(others, key=num_equal)
+        changes = describe_changes(others[nearest], self.inputs)
+        return changes or f"not made yet; {nearest.parent.name} is the same under another name"
+
+    @property
+    def is_only_begun(self) -> bool:
+        """Whether its folders hold nothing yet but its own records and scratch."""
+        if (self.directory / MANIFEST).exists():
+            return False
+        known = {STARTED, *self.scratch}
+        return not any(True for folder in self.folders for _ in files_besides(folder, known))
+
+    # --- whose it is ---
 
     def check_owner(self) -> None:
-        """ConfigError if the user's name for this run already stands for something else."""
+        """ConfigError if the folders, or the user's name for this run, stand for something else."""
         status = self.status()
-        if self.user_named and status.state == "changed":
-            raise ConfigError(
-                [
-                    f"{self.user_named}: {self.directory} was made with other settings "
-                    f"({status.reason}); choose another {self.user_named}, or redo it there "
-                    f"with --force {self.stage}"
-                ]
-            )
+        if status.done:
+            return
+        problems = [problem for folder in self.folders if (problem := self._problem_with(folder))]
+        if self.user_named and status.state == "changed" and not self.is_only_begun:
+            problems = problems or [
+                f"{self.user_named}: {self.directory} was made with other settings "
+                f"({status.reason}); choose another {self.user_named}, or redo it there "
+                f"with --force {self.stage}"
+            ]
+        if problems:
+            raise ConfigError(problems)
+
+    def _problem_with(self, folder: Path) -> str:
+        """Why a folder cannot be taken or deleted, or an empty string."""
+        owner, key = owner_of(folder), self.user_named or self.stage
+        if owner is None:
+            found = next(files_besides(folder), None)
+            if found:
+                return (
+                    f"{key}: {folder} was not made by this program (it holds {found.name}), "
+                    "expected a new or an empty folder"
+                )
+        elif owner not in ("", self.stage):
+            return f"{key}: {folder} was made by {owner}, expected a new or an empty folder"
+        return ""
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -257,32 +311,41 @@ class Artifact:
             lock.flush()
             yield
 
+    # --- its life ---
+
     def begin(self) -> None:
-        """Claims the folders. An unfinished run from the same inputs is gone on with."""
+        """Claims the folders. An unfinished run from the same inputs is gone on with.
+
+        Raises ConfigError, as `check_owner` does, if they are not ours to take.
+        """
         self.check_owner()
-        record = {"fingerprint": self.fingerprint, "inputs": self.inputs}
-        if self.status().state == "changed":  # what the manifest vouches for is about to change
+        for folder in self.folders:
+            delete_leftovers(folder)
+        if self.status().state == "changed":
+            if self.is_only_begun:  # an attempt that came to nothing, from other inputs
+                self.clear()
+            # What the manifest vouches for is about to change.
             (self.directory / MANIFEST).unlink(missing_ok=True)
-        for directory in (self.directory, *self.parts):
-            if read_json(directory / STARTED) != record:
-                write_json(directory / STARTED, record)
+        record = self._record()
+        for folder in self.folders:
+            if read_json(folder / STARTED) != record:
+                write_json(folder / STARTED, record)
+
+    def _record(self) -> dict[str, Any]:
+        return {"stage": self.stage, "fingerprint": self.fingerprint, "inputs": self.inputs}
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Writes the manifest: from now on the stage is done."""
-        write_json(
-            self.directory / MANIFEST,
-            {"fingerprint": self.fingerprint, "inputs": self.inputs, "results": dict(results)},
-        )
+        write_json(self.directory / MANIFEST, self._record() | {"results": dict(results)})
 
     def clear(self) -> None:
-        """Deletes what the stage made. Folders without our record are left alone."""
-        for directory in (self.directory, *self.parts):
-            if not directory.exists():
-                continue
-            if not ((directory / STARTED).exists() or (directory / MANIFEST).exists()):
-                raise StageError(f"{directory} was not made by this program; not deleted")
-            # Renamed first: half a folder must not be taken for a whole one after a kill.
-            aside = directory.with_name(f".{directory.name}.deleted")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(directory, aside)
-            shutil.rmtree(aside)
+        """Deletes what the stage made.
+
+        Raises StageError, and deletes nothing, if one of the folders has no record of this stage.
+        """
+        for folder in self.folders:
+            if problem := self._problem_with(folder):
+                raise StageError(f"{problem}; it is not deleted")
+        for folder in self.folders:
+            if owner_of(folder) is not None:
+                delete_folder(folder)

@@ -169,8 +169,10 @@ def _connected(address: str) -> Iterator["Client"]:
 
 
 def _check_workers(client: "Client", address: str) -> None:
+    from distributed.exceptions import WorkerStartTimeoutError
+
     command = f"`dask worker {address} --nworkers N --nthreads 1 --memory-limit 0`"
-    with suppress(TimeoutError):
+    with suppress(WorkerStartTimeoutError):
         client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
     threads = client.nthreads()
     if not threads:

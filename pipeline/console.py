@@ -1,5 +1,6 @@
 """What a person sees: lines, progress bars on a terminal, and the same lines in a log file."""
 
+import os
 import sys
 import time
 import traceback
@@ -8,10 +9,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from pipeline.errors import ConfigError, StageError
 
 PLAIN_LINE_SECONDS = 10.0
+
+
+def print_line(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, at once, to standard output or to `stream`; hours of work never fail by it.
+
+    What the stream's encoding lacks is escaped. A stream that takes no more, like a pipe whose
+    reader has gone, gets no more.
+    """
+    stream = stream or sys.stdout
+    if stream is None:  # Python was started without one
+        return
+    encoding = stream.encoding or "utf-8"
+    printable = text.encode(encoding, errors="backslashreplace").decode(encoding)
+    try:
+        print(printable, file=stream, flush=True)
+    except OSError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """What is still printed to a stream goes nowhere, and so does what its buffer holds."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def escape_unprintable() -> None:
+    """From now on, `print` escapes what the encoding of the terminal lacks, everywhere."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Console:
@@ -24,19 +56,20 @@ class Console:
 
     def say(self, text: str) -> None:
         for line in text.splitlines():
-            print(f"{self.stage}: {line}", flush=True)
+            print_line(f"{self.stage}: {line}")
         self.note(text)
 
     def note(self, text: str) -> None:
         """To the log file only."""
         stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        with open(self.log, "a", encoding="utf-8") as file:
+        with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
 
     @contextmanager
     def progress(self, description: str, total: float, unit: str) -> Iterator["Progress"]:
         """A bar with rate and remaining time on a terminal, else a line now and then."""
-        bar = _TerminalBar if sys.stdout.isatty() else _PlainLines
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+        bar = _TerminalBar if on_terminal else _PlainLines
         progress = bar(self, description, total, unit)
         try:
             yield progress

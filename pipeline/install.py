@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artifacts import read_json, write_json
+from pipeline.console import print_line
 from pipeline.errors import StageError
 from pipeline.processes import run_logged
 
@@ -83,7 +84,7 @@ def run_install_script(log: Path, again: bool = False) -> None:
 
     def show(line: str) -> None:
         lines.append(line)
-        print(f"install: {line}", flush=True)
+        print_line(f"install: {line}")
 
     settings = {"EXTREMEBERT_REINSTALL": "1"} if again else {}
     command = ["bash", str(PROJECT / "install.sh")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import install
 from pipeline.artifacts import Artifact, Status, log_path
-from pipeline.console import duration
+from pipeline.console import duration, print_line
 from pipeline.errors import ConfigError, StageError
 
 if TYPE_CHECKING:  # a bare Python, which has no yacs, imports this module too
@@ -90,17 +90,17 @@ def run_pipeline(
         step = next((step for step in steps if step.stage is stage), None)
         if step is None:
             if stage.name in stages:
-                print(f"{stage.name}: switched off")
+                print_line(f"{stage.name}: switched off")
             continue
-        print(step, flush=True)
+        print_line(str(step))
         if dry_run:
             for note in step.artifact.notes:
-                print(f"  {note}")
+                print_line(f"  {note}")
         elif step.runs:
             _run(step, config)
         else:
             for line in step.artifact.manifest["results"].get("headline", ()):
-                print(f"  {line}")
+                print_line(f"  {line}")
 
 
 def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> list[Step]:
@@ -163,7 +163,7 @@ def _run(step: Step, config: "CfgNode") -> None:
             step.stage(config)
     except StageError as error:
         raise StageError(error.cause, error.log, step.stage.name) from error
-    print(f"{step.stage.name}: done in {duration(time.monotonic() - begin)}", flush=True)
+    print_line(f"{step.stage.name}: done in {duration(time.monotonic() - begin)}")
 
 
 def _install(
@@ -173,14 +173,14 @@ def _install(
     if "install" not in stages:
         return
     if not config.INSTALL.ENABLED:
-        print("install: switched off")
+        print_line("install: switched off")
         return
     others = install.other_versions()
     found = "".join(f", {other}" for other in others)
     if "install" not in force and not (others and install.inside_environment()):
-        print(f"install: up to date ({sys.prefix}{found})", flush=True)
+        print_line(f"install: up to date ({sys.prefix}{found})")
         return
-    print("install: running" + (found or ", as asked"), flush=True)
+    print_line("install: running" + (found or ", as asked"))
     if not dry_run:
         log = log_path(Path(config.SYSTEM.OUTPUT_ROOT), "install")
         install.run_install_script(log, again=True)

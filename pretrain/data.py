@@ -19,6 +19,8 @@ import torch
 
 from dataset.masking import Masker, masking_key
 from dataset.samples import read_attributes, read_masking, read_samples
+from pipeline.artifacts import MANIFEST, read_json
+from pipeline.errors import StageError
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
@@ -73,12 +75,31 @@ class MicroBatch:
 def list_shards(dataset_path: Path, split: str) -> list[Shard]:
     """The shards of "train" (every mask copy) or "test", by name, with their sizes.
 
-    Raises FileNotFoundError if there is none.
+    Those that the dataset's manifest lists, where it has one: with other shards, the order of the
+    samples would be another one. Raises FileNotFoundError if there is none, StageError, naming the
+    file, if one is missing, damaged or not what the manifest says.
     """
+    listed = (read_json(dataset_path / MANIFEST) or {}).get("results", {}).get(f"{split}_shards")
+    if listed:
+        return [_listed_shard(dataset_path / name, listed[name]) for name in sorted(listed)]
     paths = sorted(dataset_path.glob(f"{split}_*.hdf5"))
     if not paths:
         raise FileNotFoundError(f"{dataset_path}: holds no {split}_*.hdf5")
     return [Shard(path, read_attributes(path)["num_samples"]) for path in paths]
+
+
+def _listed_shard(path: Path, num_samples: int) -> Shard:
+    if not path.exists():
+        raise StageError(
+            f"{path}: is missing, but {MANIFEST} lists it; the dataset stage makes it again"
+        )
+    found = read_attributes(path)["num_samples"]
+    if found != num_samples:
+        raise StageError(
+            f"{path}: holds {found} samples, expected {num_samples}, as {MANIFEST} says; "
+            "delete it and run the dataset stage again"
+        )
+    return Shard(path, num_samples)
 
 
 def sequence_length(path: Path) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, log_path
-from pipeline.console import Console, Progress, stage_console
+from pipeline.console import Console, Progress, print_line, stage_console
 from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.processes import python_command, run_logged
@@ -30,7 +30,7 @@ def pretrain(config) -> None:
         Path(config.SYSTEM.OUTPUT_ROOT), "pretrain", dataset.directory.name, artifact.directory.name
     )
     if artifact.status().done:
-        print(f"pretrain: up to date ({artifact.directory})")
+        print_line(f"pretrain: up to date ({artifact.directory})")
         return
     with stage_console("pretrain", log) as console:
         _check_dataset(dataset)

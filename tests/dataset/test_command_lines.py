@@ -1,7 +1,9 @@
 """The manual's commands, run for real."""
 
+import gzip
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,50 @@ def test_several_sources(corpus, tmp_path):
     done = run([*command, "--n_processes", "1"])
     assert done.returncode == 0, done.stderr
     assert "302 articles" in done.stdout
+
+
+def test_combinations_and_too_little_memory_are_refused_by_the_names_of_the_flags(corpus, tmp_path):
+    command = ["-m", "dataset.generate_samples", "--dir", corpus, "-o", tmp_path / "out"]
+    flags = "--packing 1 --next_sentence_prediction 1 --max_seq_length 16 --random_token_share 0.3"
+    done = run([*command, *flags.split()])
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "--max_predictions_per_seq: more than a sample has tokens, got 20, expected at most "
+        "--max_seq_length - 2 = 14",
+        "--packing: cannot be combined with --next_sentence_prediction, got both, expected one of "
+        "them",
+        "--random_token_share: more than all, got 0.3 with --mask_token_share 0.8, expected a sum "
+        "of at most 1",
+    ]
+    command = ["-m", "dataset.shard_data", "--output_dir", tmp_path / "out"]
+    done = run([*command, "--dataset", "custom", corpus, "--max_memory", "0.1"])
+    assert done.returncode == 2 and done.stderr.startswith("--max_memory: too little")
+    done = run([*command, "--dataset", "custom", corpus, "--dataset", "custom", corpus / "a.txt"])
+    assert done.returncode == 2 and "expected each text once" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_free_after_an_attempt_that_failed(corpus, tmp_path):
+    text = shutil.copytree(corpus, tmp_path / "text")
+    damaged = text / "c.txt.gz"
+    damaged.write_bytes(gzip.compress(b"A sentence. " * 9000)[:60])
+    command = ["-m", "dataset.shard_data", "--output_dir", tmp_path / "out", *SHARD_FLAGS]
+    command += ["--dataset", "custom", text, "--n_processes", "1"]
+    done = run(command)
+    assert done.returncode == 3 and "c.txt.gz: damaged" in done.stderr
+    damaged.unlink()
+    assert run(command).returncode == 0
+    (tmp_path / "out/train_00001.txt").unlink()
+    assert "up to date" not in run(command).stdout
+    assert (tmp_path / "out/train_00001.txt").exists()
+
+
+def test_a_folder_of_the_users_is_left_alone(corpus, tmp_path):
+    mine = shutil.copytree(corpus, tmp_path / "mine")
+    command = ["-m", "dataset.process_data", "-f", corpus, "--type", "bookcorpus"]
+    done = run([*command, "-o", mine])
+    assert done.returncode == 2 and "mine was not made by this program (it holds a" in done.stderr
+    assert sorted(path.name for path in mine.iterdir()) == ["a.txt", "b.txt"]
 
 
 def test_errors_have_exit_codes_and_one_line(corpus, vocabulary, tmp_path):

@@ -1,5 +1,7 @@
 """The whole stage: contents, resuming after a kill, identity, errors."""
 
+import gzip
+import io
 import json
 import os
 import random
@@ -16,6 +18,7 @@ from dataset_helpers import files_of
 
 from dataset.artifact import dataset_artifact
 from dataset.samples import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
+from dataset.sources import local_files
 from dataset.stage import prepare_dataset
 from dataset.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, StageError
@@ -161,6 +164,16 @@ def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch):
     assert dataset_artifact(config).status().done
 
 
+def test_planning_lists_a_source_once(config, monkeypatch):
+    """A corpus may have a million files."""
+    listed = []
+    monkeypatch.setattr(
+        "dataset.digests.local_files", lambda source: listed.append(source) or local_files(source)
+    )
+    assert dataset_artifact(config).notes[0].startswith("text: 0.1 MB in 2 files")
+    assert len(listed) == 1
+
+
 def test_killed_at_any_moment(config, tmp_path):
     undisturbed = prepare(config)
     config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "killed")
@@ -203,6 +216,91 @@ def test_missing_sample_files_are_made_again(config, tmp_path):
     prepare(config)
     assert files_of(artifact.directory) == expected
     assert (artifact.directory / "train_00001_00.hdf5").stat().st_mtime_ns == kept
+
+
+def test_a_deleted_file_is_made_again_and_nothing_else(config):
+    artifact = prepare(config)
+    expected = files_of(artifact.directory)
+    kept = {path: path.stat().st_mtime_ns for path in artifact.directory.glob("*.hdf5")}
+    lost = artifact.directory / "train_00001_01.hdf5"
+    lost.unlink()
+    kept.pop(lost)
+    status = dataset_artifact(config).status()
+    assert status.state == "unfinished" and lost.name in status.reason
+    prepare(config)
+    assert files_of(artifact.directory) == expected
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_what_a_kill_at_the_last_moment_left_is_removed(config):
+    artifact = prepare(config)
+    (artifact.directory / "manifest.json").unlink()
+    for name in ("runs", "sources"):
+        (artifact.parts[0] / name).mkdir()
+        (artifact.parts[0] / name / "000000.run").write_text("text")
+    prepare(config)
+    assert {path.name for path in artifact.parts[0].iterdir() if path.is_dir()} == {"records"}
+
+
+# --- the user's own text ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["data/mine", "data", "data/mine/deep", "tmp/dataset/mine", "."])
+def test_text_is_never_where_the_dataset_goes(config, corpus, place):
+    """Or running it anew, with --force, would delete it."""
+    folder = Path(config.SYSTEM.OUTPUT_ROOT) / place
+    shutil.copytree(corpus, folder)
+    config.DATASET.ID = "mine"
+    config.DATASET.CUSTOMIZED_DATASETS = [str(folder)]
+    with pytest.raises(ConfigError, match=r"CUSTOMIZED_DATASETS: .* overlap; expected text in"):
+        prepare_dataset(config)
+    config.DATASET.CUSTOMIZED_DATASETS = [str(corpus)]
+    if place != ".":
+        config.DATASET.ID = "mine" if "mine" in place else "data"
+    if place in ("data/mine", "tmp/dataset/mine"):
+        with pytest.raises(ConfigError, match=r"DATASET\.ID: .* was not made by this program"):
+            prepare_dataset(config)
+    assert files_of(folder) == files_of(corpus)
+
+
+def test_text_that_is_given_twice_is_refused(config, corpus, tmp_path):
+    """It would be trained on and held out at once."""
+    link = tmp_path / "link"
+    link.symlink_to(corpus)
+    for second in (corpus, link, corpus / "a.txt"):
+        config.DATASET.CUSTOMIZED_DATASETS = [str(corpus), str(second)]
+        with pytest.raises(ConfigError, match=f"{second} and {corpus} are .*each text once"):
+            dataset_artifact(config)
+    config.DATASET.CUSTOMIZED_DATASETS = [str(corpus)]
+    config.DATASET.HUGGINGFACE_DATASETS = [[str(corpus), "default"]]
+    with pytest.raises(ConfigError, match="are the same text"):
+        dataset_artifact(config)
+    config.DATASET.CUSTOMIZED_DATASETS = [str(corpus / "a.txt"), str(corpus / "b.txt")]
+    config.DATASET.HUGGINGFACE_DATASETS = [["wiki", "en", split] for split in ("train", "test")]
+    dataset_artifact(config)
+
+
+def test_a_name_is_free_after_an_attempt_that_failed(config, tmp_path):
+    """Nothing was made: what was wrong with the text can be repaired."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_text("The cat sat.\n\nThe dog ran.\n\nIt saw a river.")
+    damaged = tmp_path / "text/b.txt.gz"
+    damaged.write_bytes(gzip.compress(random.Random(0).randbytes(3000))[:500])
+    config.DATASET.CUSTOMIZED_DATASETS = [str(tmp_path / "text")]
+    config.DATASET.ID = "mine"
+    with pytest.raises(StageError, match=r"b\.txt\.gz: damaged or cut off"):
+        prepare_dataset(config)
+    damaged.unlink()
+    prepare(config)
+
+
+def test_a_screen_that_shows_nothing_ends_nothing(config, corpus, tmp_path, monkeypatch):
+    folder = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/caf\xe9"))
+    shutil.copytree(corpus, folder)
+    config.DATASET.CUSTOMIZED_DATASETS = [str(folder)]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    card = prepare(config).directory / "dataset_card.md"
+    assert "caf\\udce9" in card.read_text()
 
 
 def test_identity(config, corpus, vocabulary, tmp_path):

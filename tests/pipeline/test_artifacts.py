@@ -51,8 +51,17 @@ def test_a_new_folder_is_explained_by_its_most_similar_neighbour(tmp_path):
     assert new.status().reason == "MODEL.NUM_HIDDEN_LAYERS 24 -> 12"
 
 
+def test_a_new_folder_with_the_inputs_of_another_is_explained_too(tmp_path):
+    other = make(tmp_path / "a", {"PRETRAIN.SEED": 1})
+    other.begin()
+    other.finish({})
+    status = make(tmp_path / "b", {"PRETRAIN.SEED": 1}).status()
+    assert status.state == "new" and status.reason.endswith("a is the same under another name")
+
+
 def test_a_users_name_is_never_reused_for_something_else(tmp_path):
     make(tmp_path / "mine", {"PRETRAIN.SEED": 1}, user_named="PRETRAIN.ID").begin()
+    (tmp_path / "mine" / "metrics.jsonl").write_text("{}")
     changed = make(tmp_path / "mine", {"PRETRAIN.SEED": 2}, user_named="PRETRAIN.ID")
     before = (tmp_path / "mine" / "started.json").read_bytes()
     with pytest.raises(ConfigError, match=r"PRETRAIN\.ID: .*PRETRAIN\.SEED 1 -> 2.*--force"):
@@ -75,6 +84,87 @@ def test_a_folder_that_is_not_ours_is_not_deleted(tmp_path):
     with pytest.raises(StageError, match="not made by this program"):
         make(tmp_path / "precious", {}).clear()
     assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+def test_a_folder_of_the_users_is_not_taken(tmp_path):
+    """Or its record would make it ours, to be deleted when the stage is run anew."""
+    for name in ("run", "part"):
+        artifact = make(tmp_path / "run", {}, parts=(tmp_path / "part",), user_named="PRETRAIN.ID")
+        (tmp_path / name / "deep").mkdir(parents=True)
+        thesis = tmp_path / name / "deep" / "thesis.txt"
+        thesis.write_text("years of work")
+        for claim in (artifact.check_owner, artifact.begin):
+            with pytest.raises(ConfigError, match=rf"PRETRAIN\.ID: .*{name} was.*thesis\.txt"):
+                claim()
+        assert [path.name for path in (tmp_path / name).rglob("*")] == ["deep", "thesis.txt"]
+        thesis.unlink()
+    for stray in ("digests.json", ".manifest.json.12.tmp", "run.log", ".gitkeep"):
+        (tmp_path / "run" / stray).write_text("{}")
+    artifact.begin()
+    artifact.clear()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_stage_is_neither_taken_nor_deleted(tmp_path):
+    other = Artifact("process_data", tmp_path / "text", {"type": "wiki"})
+    other.begin()
+    (tmp_path / "text" / "wiki_00000.txt").write_text("text")
+    artifact = make(tmp_path / "run", {}, parts=(tmp_path / "text",))
+    with pytest.raises(ConfigError, match=r"text was made by process_data"):
+        artifact.begin()
+    other.finish({})
+    make(tmp_path / "run", {}).begin()
+    with pytest.raises(StageError, match=r"text was made by process_data.*not deleted"):
+        artifact.clear()
+    assert (tmp_path / "run").exists() and (tmp_path / "text" / "wiki_00000.txt").exists()
+
+
+def test_records_of_older_runs_do_not_name_their_stage(tmp_path):
+    artifact = make(tmp_path / "run", {"a": 1})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights").write_text("")
+    record = {"fingerprint": artifact.fingerprint, "inputs": {"a": 1}}
+    write_json(tmp_path / "run" / "started.json", record)
+    artifact.begin()
+    write_json(tmp_path / "run" / MANIFEST, record | {"results": {}})
+    assert artifact.status().done
+    artifact.clear()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_is_free_again_if_the_first_attempt_made_nothing(tmp_path):
+    folders = {"parts": (tmp_path / "part",), "scratch": ("runs",), "user_named": "DATASET.ID"}
+    first = make(tmp_path / "mine", {"sources": "damaged"}, **folders)
+    first.begin()
+    (tmp_path / "part" / "runs").mkdir()
+    (tmp_path / "part" / "runs" / "000000.run").write_text("text")
+    second = make(tmp_path / "mine", {"sources": "repaired"}, **folders)
+    second.check_owner()
+    second.begin()
+    assert second.status().state == "unfinished" and first.status().state == "changed"
+    assert not (tmp_path / "part" / "runs").exists()
+    (tmp_path / "part" / "train_00000.txt").write_text("text")
+    with pytest.raises(ConfigError, match="sources changed"):
+        first.begin()
+
+
+def test_what_the_results_list_must_be_there(tmp_path):
+    artifact = make(tmp_path / "run", {}, files_in=lambda results: results["shards"])
+    artifact.begin()
+    for name in ("a", "b"):
+        (tmp_path / "run" / name).write_text("")
+    artifact.finish({"shards": {"a": 1, "b": 2}})
+    assert artifact.status().done
+    (tmp_path / "run" / "b").unlink()
+    assert artifact.status().state == "unfinished"
+    assert artifact.status().reason.startswith("b is missing")
+
+
+def test_what_a_killed_clear_left_is_removed(tmp_path):
+    (tmp_path / ".run.deleted").mkdir()
+    (tmp_path / ".run.deleted" / "train.hdf5").write_text("")
+    make(tmp_path / "run", {}).begin()
+    assert not (tmp_path / ".run.deleted").exists()
 
 
 def test_a_damaged_manifest_is_not_done(tmp_path):

@@ -1,9 +1,13 @@
 """Lines for people, the same in the log, and errors that keep their cause."""
 
+import io
+import os
+import sys
+
 import pytest
 
 from pipeline import console as console_module
-from pipeline.console import Console, duration, stage_console, table
+from pipeline.console import Console, duration, escape_unprintable, stage_console, table
 from pipeline.errors import StageError
 
 
@@ -12,6 +16,32 @@ def test_lines_go_to_screen_and_log(tmp_path, capsys):
     console.say("one\ntwo")
     assert capsys.readouterr().out == "dataset: one\ndataset: two\n"
     assert [line[20:] for line in console.log.read_text().splitlines()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_no_text_is_unprintable(tmp_path, monkeypatch, encoding):
+    """Neither in another script, nor the name of a file that is not UTF-8."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    console = Console("dataset", tmp_path / "x.log")
+    console.say("سلام caf\udce9")
+    shown = screen.buffer.getvalue().decode(encoding)
+    salaam = "سلام" if encoding == "utf-8" else "\\u0633\\u0644\\u0627\\u0645"
+    assert shown == f"dataset: {salaam} caf\\udce9\n"
+    assert console.log.read_text(encoding="utf-8").endswith("سلام caf\\udce9\n")
+    escape_unprintable()
+    print("سلام", flush=True)
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        console = Console("dataset", tmp_path / "x.log")
+        console.say("one\ntwo")
+        console.say("three")
+    assert len(console.log.read_text().splitlines()) == 3
 
 
 def test_plain_progress_tells_rate_and_rest(tmp_path, capsys, monkeypatch):

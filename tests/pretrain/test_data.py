@@ -1,5 +1,7 @@
 """The order of samples, its independence of ranks and restarts, and the tensors of a batch."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from dataset.masking import Masking
 from dataset.samples import SampleWriter, read_samples, write_masking
+from pipeline.artifacts import write_json
+from pipeline.errors import StageError
 from pretrain.data import (
     PretrainDatasetProvider,
     SampleOrder,
@@ -113,6 +117,23 @@ def test_an_error_while_reading_ahead_reaches_the_loop(dataset, tmp_path):
 def test_missing_shards_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"train_\*\.hdf5"):
         list_shards(tmp_path, "train")
+
+
+def test_the_manifest_tells_which_shards_there_are(tmp_path):
+    """With one more or one less, the samples would come in another order."""
+    folder = write_dataset(tmp_path)
+    shards = list_shards(folder, "train")
+    listed = {shard.path.name: shard.num_samples for shard in shards}
+    write_json(folder / "manifest.json", {"results": {"train_shards": listed}})
+    shutil.copy(shards[0].path, folder / "train_00009_00.hdf5")
+    assert list_shards(folder, "train") == shards
+    assert [shard.path.name for shard in list_shards(folder, "test")] == ["test_00000.hdf5"]
+    shutil.copy(shards[2].path, shards[0].path)
+    with pytest.raises(StageError, match=r"train_00000_00\.hdf5: holds 5 samples, expected 7"):
+        list_shards(folder, "train")
+    shards[0].path.unlink()
+    with pytest.raises(StageError, match=r"train_00000_00\.hdf5: is missing"):
+        list_shards(folder, "train")
 
 
 def test_tensors_of_a_micro_batch(dataset):

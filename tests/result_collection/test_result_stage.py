@@ -28,9 +28,9 @@ def config(tmp_path):
     search = load_search(config)
     job = search.jobs[0]
     result = {"setting": job.setting, "score": 0.5, "dev": {"dev": {"matthews_correlation": 0.5}}}
+    finetune_artifact(config).begin()
     write_json(search.job_dir(job) / RESULT, result)
     write_cola(search.job_dir(job), 1063)
-    finetune_artifact(config).begin()
     finetune_artifact(config).finish({"best": {"CoLA": job.setting}})
     return config
 
