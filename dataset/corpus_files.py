@@ -4,13 +4,14 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dataset.pieces import BLOCK_BYTES
 from pipeline.errors import StageError
+from pipeline.folders import MANIFEST, STARTED, read_json
 
 FORMATS = {
     ".txt": "txt",
@@ -24,6 +25,10 @@ COMPRESSIONS = (".gz", ".bz2", ".zst")
 COMPRESSION_FACTOR = 3  # of text, roughly; sizes that are planned with must not need a look inside
 WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+")
 DOC_TAG = b"<doc "
+TEXT_STAGES = ("process_data", "merge_shards", "shard_data")
+DIGESTS = "digests.json"
+# In folders with text: files, and the folders of records and of unfinished work.
+OWN_NAMES = {STARTED, MANIFEST, DIGESTS, "shards.json", "records", "runs", "sources"}
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 EXPECTED = ".txt, .jsonl, .csv, .tsv or .parquet files, or what WikiExtractor writes"
 
@@ -64,28 +69,71 @@ def _begins_with_tag(path: str) -> bool:
 def list_files(path: Path) -> tuple[list[Path], list[Path]]:
     """(files with text, other files) below a folder, each sorted by its name.
 
-    Hidden files and folders are passed over. A file stands for itself.
+    Hidden files and folders and what this program keeps for itself are passed over; what is no
+    file, like a broken link, counts with the others. A file stands for itself.
     """
     if not path.is_dir():
         return ([path], []) if path.is_file() and format_of(str(path)) else ([], [path])
     known: list[str] = []
     others: list[str] = []
-    for file in _iter_files(str(path)):
-        (known if format_of(file) else others).append(file)
-    by_folder = attrgetter("parts")
-    return sorted(map(Path, known), key=by_folder), sorted(map(Path, others), key=by_folder)
+    for file, is_file in _iter_files(str(path)):
+        (known if is_file and format_of(file) else others).append(file)
+    for files in (known, others):
+        files.sort(key=lambda file: file.split(os.sep))
+    return list(map(Path, known)), list(map(Path, others))
 
 
-def _iter_files(folder: str) -> Iterator[str]:
+def _iter_files(top: str) -> Iterator[tuple[str, bool]]:
+    """Yields (path, whether it is a file that can be read) of all but folders."""
     visited = set()
-    for directory, subdirectories, files in os.walk(folder, followlinks=True):
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
-        state = os.stat(directory)
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            state = os.stat(folder)
+            entries = sorted(os.scandir(folder), key=attrgetter("name"))
+        except PermissionError:
+            yield folder, False
+            continue
         if (state.st_dev, state.st_ino) in visited:  # links may run in circles
-            subdirectories.clear()
             continue
         visited.add((state.st_dev, state.st_ino))
-        yield from (os.path.join(directory, name) for name in files if not name.startswith("."))
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        own = own_names(folder, {entry.name for entry in shown})
+        found = [(entry.path, kind_of(entry)) for entry in shown if entry.name not in own]
+        folders += [path for path, kind in reversed(found) if kind == "folder"]
+        yield from ((path, kind == "file") for path, kind in found if kind != "folder")
+
+
+def kind_of(entry: os.DirEntry) -> str:
+    """folder | file | other, like a broken link or a pipe."""
+    with suppress(OSError):  # a link to itself
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    return "other"
+
+
+def own_names(folder: str, names: set[str]) -> set[str]:
+    """Those of the names in a folder that are this program's and no text of the user's.
+
+    Of a folder that a stage made: all, unless the stage makes text for the user; then the records.
+    """
+    records = (os.path.join(folder, name) for name in (STARTED, MANIFEST) if name in names)
+    record = next(filter(is_record, map(read_json, map(Path, records))), None)
+    if record is None:
+        return {DIGESTS} & names
+    return OWN_NAMES if makes_text(record) else names
+
+
+def is_record(content: Any) -> bool:
+    """Whether this is what `Artifact` writes into the folders that it owns."""
+    return isinstance(content, dict) and {"fingerprint", "inputs"} <= content.keys()
+
+
+def makes_text(record: dict) -> bool:
+    """Of records without a stage (older ones): those of text have neither keys nor a tokenizer."""
+    if "stage" in record:
+        return record["stage"] in TEXT_STAGES
+    return not any("." in name or name == "tokenizer" for name in record["inputs"])
 
 
 def relative_name(path: Path, folder: Path) -> str:
@@ -126,7 +174,8 @@ def _open(path: str) -> BinaryIO:
     if suffix == ".zst":
         import pyarrow
 
-        return pyarrow.input_stream(path, compression="zstd")
+        # As bytes, for names that are not UTF-8.
+        return pyarrow.input_stream(pyarrow.OSFile(os.fsencode(path)), compression="zstd")
     return open(path, "rb")
 
 

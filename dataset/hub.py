@@ -93,17 +93,21 @@ def readable(dataset: HubDataset) -> Iterator[None]:
     import datasets
     import pyarrow
 
+    failures = (pyarrow.ArrowException, datasets.exceptions.DatasetsError)
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        NotImplementedError,
-        pyarrow.ArrowException,
-        datasets.exceptions.DatasetsError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise StageError(f"{dataset.label} could not be loaded: {reason}") from error
+    except (OSError, ValueError, NotImplementedError, *failures) as error:
+        raise StageError(f"{dataset.label} could not be loaded: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """First line of the message; of a failed conversion that of its cause, which names the row."""
+    import datasets
+
+    if isinstance(error, datasets.exceptions.DatasetGenerationError):
+        while error.__cause__:
+            error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), "no reason given")
 
 
 def open_dataset(
@@ -138,7 +142,7 @@ def open_dataset(
 # --- converted -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ArrowSlice:
     """Rows [start, end) of an Arrow stream file; num_bytes: size of their text."""
 
@@ -199,7 +203,7 @@ def cut_arrow_file(path: str, name: str, column: str, slice_bytes: int) -> list[
 # --- streamed --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StreamSlice:
     """Shard `index` of the `num_shards` of a streamed dataset."""
 

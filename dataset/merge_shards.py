@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
 
     def run(console) -> None:
-        shards = sorted(path for path in args.data.glob("*.txt") if args.grep in path.stem)
+        found = sorted(path for path in args.data.glob("*.txt") if args.grep in path.stem)
+        shards = [path for path in found if path.is_file()]
+        if len(shards) < len(found):
+            console.say(f"{len(found) - len(shards):,} that are no files are passed over")
         if args.data.resolve() == args.output_dir.resolve():
             raise ConfigError(["--output_dir: is the folder of --data, expected another one"])
         if not shards:

@@ -29,11 +29,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import claim, run_command
     from dataset.digests import FileDigests, digest_of_files
+    from dataset.overlaps import problems_with_output
+    from dataset.sources import customized_source
+    from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
 
     def run(console) -> None:
         files = input_files(args.input, args.type, console)
+        source = customized_source(str(args.input), "-f")
+        if problems := problems_with_output([source], [args.output_dir]):
+            raise ConfigError(problems)
         digests = FileDigests(args.output_dir / "digests.json")
         inputs = {"type": args.type, "input": digest_of_files(files, args.input, digests)}
         artifact = claim("process_data", args.output_dir, "-o", inputs, console)

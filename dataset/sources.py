@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
+from dataset.csv_files import CsvSlice, check_csv_file, open_csv
 from dataset.hub import ArrowSlice, HubDataset, StreamSlice, open_dataset
-from dataset.tables import CsvSlice, ParquetSlice, check_csv_file, cut_parquet_file, open_csv
+from dataset.tables import ParquetSlice, cut_parquet_file
 from dataset.text_files import TextSlice, check_text_file, cut_file
 from pipeline.errors import StageError
 
@@ -99,8 +100,8 @@ def local_files(source: Source) -> list[Path]:
     return []
 
 
-def problem_with(source: Source) -> str:
-    """What is wrong with a source, or an empty string."""
+def problem_with(source: Source, files_of: Callable[[Source], list[Path]] = local_files) -> str:
+    """What is wrong with a source, or an empty string. files_of: lists its files."""
     path = Path(source.name)
     if source.kind == "python-docs" or source.kind == "hub":
         if source.name.startswith((".", "/", "~")):
@@ -111,7 +112,7 @@ def problem_with(source: Source) -> str:
             f"{source.key}: folder {source.name} does not exist, "
             "expected a folder or a file of text"
         )
-    if not local_files(source):
+    if not files_of(source):
         return f"{source.key}: {source.name} holds no text, expected {EXPECTED}"
     return ""
 
@@ -133,16 +134,12 @@ def open_sources(
     work_dir: for what is converted. Raises StageError, naming the file, if one cannot be used, and
     if there is no text at all.
     """
-    files = [str(file) for source in sources for file in local_files(source)]
-    slice_bytes = part_bytes(sum(map(text_size, files)))
+    slice_bytes, needs_process = survey(sources)
     jobs = [
         (source, str(number), work_dir / str(number), slice_bytes)
         for number, source in enumerate(sources)
     ]
-    if any(source.kind in ("files", "hub") for source in sources) or any(map(needs_arrow, files)):
-        opened = in_a_process_of_its_own(jobs)
-    else:
-        opened = [open_source(job) for job in jobs]
+    opened = in_a_process_of_its_own(jobs) if needs_process else map(open_source, jobs)
     slices = []
     for pieces, messages in opened:
         slices += pieces
@@ -151,6 +148,13 @@ def open_sources(
     if not slices:
         raise StageError("the sources hold no text")
     return slices
+
+
+def survey(sources: Sequence[Source]) -> tuple[int, bool]:
+    """(size of a slice, whether opening the sources takes a process of its own)."""
+    files = [str(file) for source in sources for file in local_files(source)]
+    needs_process = any(source.kind in ("files", "hub") for source in sources)
+    return part_bytes(sum(map(text_size, files))), needs_process or any(map(needs_arrow, files))
 
 
 def needs_arrow(path: str) -> bool:
@@ -195,7 +199,8 @@ def open_folder(
     files, others = list_files(folder)
     if others:
         names = ", ".join(relative_name(file, folder) for file in others[:NAMED_FILES])
-        say(f"{source.name}: {len(others):,} other files are passed over ({names}, ...)")
+        more = ", ..." if len(others) > NAMED_FILES else ""
+        say(f"{source.name}: {len(others):,} other files are passed over ({names}{more})")
     slices: list[Slice] = []
     for file in files:
         name = f"{prefix}/{relative_name(file, folder)}"

@@ -1,22 +1,11 @@
-"""Articles out of tables: CSV, TSV and Parquet files. A row is an article."""
+"""Articles out of tables: Parquet files, and columns of Arrow. A row is an article."""
 
-import csv
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset.corpus_files import format_of, iter_blocks, read_head, text_size
-from dataset.pieces import (
-    BLOCK_BYTES,
-    MAX_ROW_BYTES,
-    Piece,
-    Tally,
-    clean_text,
-    in_blocks,
-    raw_row_pieces,
-    row_pieces,
-)
+from dataset.pieces import BLOCK_BYTES, Piece, Tally, clean_text, in_blocks, raw_row_pieces
 from dataset.text_files import missing_column
 from pipeline.errors import StageError
 
@@ -27,96 +16,10 @@ BATCH_BYTES = 4 << 20  # of text that is decoded at once
 MAX_BATCH_ROWS = 4096
 
 
-# --- CSV -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CsvSlice:
-    """A whole .csv file (commas, or semicolons if its header has no comma; double quotes) or .tsv
-    file (tabs; quotes mean nothing, a line is a row)."""
-
-    name: str
-    path: str
-    num_bytes: int
-    column: str
-
-    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
-        """Yields (number of the line, text, whether the article ends)."""
-        rows = iter_rows(self.path, tally)
-        _, header = next(rows, (0, []))
-        if not header:
-            return
-        if self.column not in header:
-            raise StageError(missing_column(self.path, self.column, header))
-        place = header.index(self.column)
-        for number, row in rows:
-            if len(row) > place:
-                yield from row_pieces(number, row[place], limit, tally)
-            elif row:
-                note = f"{self.path}: line {number} has no column `{self.column}`"
-                tally.note("malformed_rows", note)
-
-
-def open_csv(path: Path, name: str, column: str) -> CsvSlice:
-    return CsvSlice(name, str(path), text_size(str(path)), column)
-
-
-def check_csv_file(path: str, column: str) -> None:
-    """Raises StageError if the text is UTF-16 or the header lacks the column."""
-    read_head(path, 16)
-    _, header = next(iter_rows(path, Tally()), (0, []))
-    if header and column not in header:
-        raise StageError(missing_column(path, column, header))
-
-
-def iter_rows(path: str, tally: Tally) -> Iterator[tuple[int, list[str]]]:
-    """Yields (number of the row's last line, fields); what cannot be parsed is counted."""
-    csv.field_size_limit(MAX_ROW_BYTES)
-    lines = iter_lines(path, tally)
-    first = next((line for line in lines if line.strip()), "")
-    if format_of(path) == "tsv":
-        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    else:
-        dialect = {"delimiter": ";" if ";" in first and "," not in first else ","}
-    yield 0, [name.strip() for name in next(csv.reader([first], **dialect), [])]
-    reader = csv.reader(lines, **dialect)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            tally.note("malformed_rows", f"{path}: before line {reader.line_num + 2}: {error}")
-        else:
-            yield reader.line_num + 1, row
-
-
-def iter_lines(path: str, tally: Tally) -> Iterator[str]:
-    """Yields lines with their end; drops and counts those that are too long."""
-    rest, oversized = b"", False
-    for block in iter_blocks(path):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            if not oversized:
-                yield _clean_line(line, tally)
-            oversized = False
-        if len(rest) > MAX_ROW_BYTES:
-            if not oversized:
-                note = f"{path}: a line is longer than {MAX_ROW_BYTES >> 20} MiB"
-                tally.note("oversized_rows", note)
-            rest, oversized = b"", True
-    if rest and not oversized:
-        yield _clean_line(rest, tally)
-
-
-def _clean_line(line: bytes, tally: Tally) -> str:
-    return clean_text(line, tally).rstrip("\r").replace("\r", " ") + "\n"
-
-
 # --- Parquet ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParquetSlice:
     """Row groups [start, end) of a file."""
 
@@ -144,11 +47,12 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
     import pyarrow.parquet
 
     try:
-        source = path
         if "://" in path:
             import fsspec
 
             source = fsspec.open(path).open()
+        else:  # pyarrow takes names that are not UTF-8 only as bytes
+            source = pyarrow.OSFile(os.fsencode(path))
         return pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=BLOCK_BYTES)
     except (OSError, pyarrow.ArrowException) as error:
         raise StageError(f"{path}: damaged or cut off ({error})") from error

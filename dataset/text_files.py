@@ -53,7 +53,7 @@ SEPARATORS = {
 DOC_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<doc (?:[^\n]*title=\"([^\n]*)\")?[^\n]*(?:\n|$)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TextSlice:
     """Bytes [start, end) of a file, cut between articles; of a compressed file, all.
 

@@ -5,16 +5,19 @@ import csv
 import gzip
 import html
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from dataset_helpers import articles_of, read_source, shard
 
+from dataset.digests import FileDigests, identity_of
 from dataset.pieces import Tally
 from dataset.sources import customized_source, hub_source, open_source
 from dataset.tables import cut_parquet_file, iter_parquet_batches, open_parquet_file
 from pipeline.errors import StageError
+from pipeline.executor import local_pool
 
 TEXTS = [
     f'Article {i} is "quoted", naïve & 中文 <b>. It has\ttwo{" very" * (i % 70)} sentences.'
@@ -202,8 +205,16 @@ def test_damaged_files_are_named(tmp_path, name, damage):
         read_source(customized_source(str(tmp_path), "key"), tmp_path / "work")
 
 
+def read_csv(folder, content, name="a.csv"):
+    (folder / name).write_bytes(content)
+    source = customized_source(str(folder / name), "key")
+    articles, tally, _ = read_source(source, folder / "work")
+    notes = [note.replace(f"{folder}/", "") for note in tally.notes]
+    return [article.strip() for article in articles], dict(tally.counts), notes
+
+
 def test_csv_dirt(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.tables.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("dataset.csv_files.MAX_ROW_BYTES", 1000)
     monkeypatch.setattr("dataset.corpus_files.BLOCK_BYTES", 100)
     rows = [
         b"\xef\xbb\xbfid,text",
@@ -213,23 +224,72 @@ def test_csv_dirt(tmp_path, monkeypatch):
         b"3,",
         b"4,nul\0 and \xe9",
         b"5," + b"x" * 2000,
-        b'6,"never closed' + b"\nmore" * 400 + b'"\r\n',
-        b"7,Last.,more",
+        b'6,"never closed' + b"\n7,more" * 400 + b'"',
+        b"8,Last.,,",
+        b"9,Too,much",
     ]
-    (tmp_path / "a.csv").write_bytes(b"\r\n".join(rows))
-    articles, tally, _ = read_source(customized_source(str(tmp_path), "key"), tmp_path / "work")
+    articles, counts, notes = read_csv(tmp_path, b"\r\n".join(rows))
     assert articles[0].split("\n") == ["Two", "", 'lines, "quoted"']
-    assert articles[1:] == ["", "nul  and ", "Last."]
-    assert tally.counts.pop("malformed_rows") > 1
-    assert tally.counts == {
+    assert articles[1:4] == ["", "nul  and", "never closed"]
+    assert articles[4:] == ["more"] * 399 + ['more"', "Last."]
+    assert counts == {
         "byte_order_marks": 1,
         "nul_characters": 1,
         "undecodable_characters": 1,
         "oversized_rows": 1,
+        "unclosed_quotes": 1,
+        "malformed_rows": 2,
     }
-    assert tally.notes[0].endswith("a.csv: line 5 has no column `text`")
-    assert tally.notes[1].endswith("a.csv: a line is longer than 0 MiB")
-    assert "field larger than field limit (1000)" in tally.notes[2]
+    assert notes == [
+        "a.csv: line 5 has 1 columns, the header 2, the row is dropped",
+        "a.csv: line 9 is longer than 0 MiB, it is dropped",
+        "a.csv: line 10: a quote is not closed, the line is a row",
+        "a.csv: line 412 has 3 columns, the header 2, the row is dropped",
+    ]
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_delimiters_in_a_table_of_one_column_are_text(tmp_path, name, delimiter):
+    row = f"Hello{delimiter} this is{delimiter} whole."
+    articles, counts, _ = read_csv(tmp_path, f"text\n{row}\n\nSecond.\n".encode(), name)
+    assert articles == [row, "Second."] and counts == {}
+
+
+@pytest.mark.parametrize(
+    ("unclosed", "found"),
+    [
+        ('1,"open', "open"),  # up to the quote that opens row 5
+        ('1,5" wide', None),  # a quote inside a field is text
+        ('1,"He said "go" to', None),
+    ],
+)
+def test_a_quote_that_is_not_closed_costs_no_row(tmp_path, unclosed, found):
+    rest = '2,a\n3,b\n4,c\n5,"d,\nd"\n6,e\n'
+    content = f"id,text\n{unclosed}\n{rest}"
+    articles, counts, notes = read_csv(tmp_path, content.encode())
+    assert articles[1:] == ["a", "b", "c", "d,\nd", "e"]
+    assert counts == ({"unclosed_quotes": 1} if found else {})
+    assert [note.split(": ")[1] for note in notes] == (["line 2"] if found else [])
+
+
+@pytest.mark.parametrize("limit", ["end of file", "MAX_ROW_BYTES", "MAX_ROW_LINES"])
+def test_an_unclosed_quote_ends_at_a_limit(tmp_path, monkeypatch, limit):
+    """Many of them, too: the rows after the first are read once more, not each time again."""
+    if limit != "end of file":
+        monkeypatch.setattr(f"dataset.csv_files.{limit}", 5000)
+    rows = "".join(f"{number},text {number}\n" for number in range(20_000))
+    articles, counts, notes = read_csv(tmp_path, f'id,text\n0,"text 0\n{rows}'.encode())
+    assert articles == ["text 0", *(f"text {number}" for number in range(20_000))]
+    assert counts == {"unclosed_quotes": 1} and "a.csv: line 2: " in notes[0]
+    articles, counts, _ = read_csv(tmp_path, ("id,text\n" + 'a","b\n' * 20_000).encode())
+    assert articles == ["b"] * 20_000 and counts == {"unclosed_quotes": 20_000}
+
+
+def test_a_long_quoted_article_of_many_lines_stays_whole(tmp_path):
+    novel = "".join(f"Line {number}, and a comma.\n" for number in range(100_000))
+    content = f'text,id\n"{novel}",1\nNext.,2\n'
+    articles, counts, _ = read_csv(tmp_path, content.encode())
+    assert articles == [novel.strip(), "Next."] and counts == {}
 
 
 @pytest.mark.parametrize("as_dataset", [False, True])
@@ -255,3 +315,38 @@ def test_parquet_is_read_from_an_address_too(tmp_path):
     assert len(slices) == 4
     tally = Tally()
     assert [text for piece in slices for _, text, _ in piece.pieces(1 << 20, tally)] == rows
+
+
+def test_a_broken_row_of_a_dataset_is_named(tmp_path):
+    rows = ['{"text": "One."}', '{"text": "Two."}', '{"text": "broken', '{"text": "Four."}']
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("\n".join(rows))
+    for streaming in (False, True):
+        source = hub_source(str(folder), "", "key", streaming=streaming)
+        with pytest.raises(StageError, match=r"could not be loaded: JSON parse error.* in row 2"):
+            read_source(source, tmp_path / "work")
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """Text and records are as with other names."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    writers = (write_bz2, write_zst, write_jsonl, write_csv, write_parquet)
+    for write in writers:
+        write(folder)
+    for path in list(folder.iterdir()):
+        os.replace(path, os.fsencode(folder) + b"/caf\xe9_" + os.fsencode(path.name))
+    (folder / os.fsdecode(b"\xff.doc")).write_text("not text")
+    (folder / os.fsdecode(b"\xff.csv")).write_bytes(b"text,id\none,two,three\n")
+    source = customized_source(str(folder), "key")
+    digests = FileDigests(tmp_path / "digests.json")
+    identity = identity_of(source, digests)
+    digests.save()
+    assert FileDigests(tmp_path / "digests.json").known == digests.known
+    assert identity_of(source, FileDigests(tmp_path / "digests.json")) == identity
+    with local_pool(1) as pool:
+        summary = shard(source, tmp_path / "out", pool)
+    assert articles_of(tmp_path / "out") == sorted(WORDS * len(writers))
+    assert summary == json.loads((tmp_path / "out/shards.json").read_text())
+    assert summary["counts"] == {"malformed_rows": 1, "byte_order_marks": 1}

@@ -12,6 +12,7 @@ from dataset.articles import plan_articles, write_articles
 from dataset.merge_shards import concatenate, plan_merge
 from dataset.pieces import Tally
 from dataset.sources import open_file
+from pipeline.errors import StageError
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = '<doc id="{0}" url="?curid={0}" title="{1}">\n{1}\n\n{2}\n</doc>\n'
@@ -81,6 +82,32 @@ def test_a_book_is_one_article(tmp_path):
     articles = articles_of(tmp_path / "out/bookcorpus_00000.txt")
     assert articles[0] == (books / "a.txt").read_text().split()
     assert articles[1:] == [["One.", "Two", "caf."], ["Three.", "Four."]]
+
+
+def test_a_book_in_utf16_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("A book.", encoding="utf-16")
+    [job] = plan_articles([tmp_path / "a.txt"], "bookcorpus", tmp_path / "out")
+    with pytest.raises(StageError, match=r"a\.txt: the text is UTF-16, expected UTF-8"):
+        write_articles(job)
+    assert not job.path.exists()
+
+
+def test_links_to_nothing_are_passed_over(tmp_path):
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books/a.txt").write_text("A book.\n\nMore.\n")
+    (tmp_path / "books/b.txt").symlink_to(tmp_path / "gone.txt")
+    done = run("-m dataset.process_data", "-f", tmp_path / "books", "-o", tmp_path / "out",
+               "--type=bookcorpus")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 other files are passed over" in done.stdout and "1 articles" in done.stdout
+    done = run("-m dataset.process_data", "-f", tmp_path, "-o", tmp_path / "out",
+               "--type=bookcorpus")  # fmt: skip
+    assert done.returncode == 2 and "-f: " in done.stderr and "overlap" in done.stderr
+    done = run("-m dataset.merge_shards", "--data", tmp_path / "books", "--output_dir",
+               tmp_path / "merged")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 that are no files are passed over" in done.stdout
+    assert "1 shards merged into 1" in done.stdout
 
 
 def test_many_files_become_few_and_the_same_with_any_number_of_workers(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sources: what is asked for, which files are text, what identifies them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from dataset_helpers import read_source
 
 from dataset import shard_data
+from dataset.corpus_files import list_files, relative_name
 from dataset.digests import FileDigests, identity_of
 from dataset.hub import present_name
 from dataset.python_docs import iter_python_docs, prose_paragraphs
@@ -23,6 +25,7 @@ from dataset.sources import (
     problem_with,
     slug,
 )
+from pipeline.artifacts import Artifact
 from pipeline.errors import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +64,61 @@ def test_folder_order_nesting_and_other_files(tmp_path):
     (folder / "b/circle").symlink_to(folder)
     articles, _, said = read_source(customized_source(str(folder), "key"), tmp_path / "work")
     assert [article.strip() for article in articles] == ["first", "second", "third"]
-    assert said == [f"{folder}: 2 other files are passed over (README, ignored.md, ...)"]
+    assert said == [f"{folder}: 2 other files are passed over (README, ignored.md)"]
+
+
+def artifact_in(folder, stage, **inputs):
+    artifact = Artifact(stage, folder, inputs)
+    artifact.begin()
+    artifact.finish({})
+    return folder
+
+
+def names_in(folder):
+    return [relative_name(path, folder) for path in list_files(folder)[0]]
+
+
+def test_what_this_program_keeps_is_no_corpus(tmp_path):
+    """With the corpus in the folder of the outputs, or made by process_data.py."""
+    books = artifact_in(tmp_path / "data/books", "process_data", type="bookcorpus", input="x")
+    (books / "bookcorpus_00000.txt").write_text("Text.")
+    shards = artifact_in(tmp_path / "data/shards", "shard_data", sources="x")
+    for name in ("train_00000.txt", "records/train_00000.txt.json", "shards.json", "digests.json"):
+        (shards / name).parent.mkdir(exist_ok=True)
+        (shards / name).write_text("{}")
+    for name in ("data/id", "tmp/dataset/id"):
+        folder = artifact_in(tmp_path / name, "dataset", **{"DATASET.SEED": 1})
+        (folder / "tokenizer").mkdir()
+        (folder / "tokenizer/vocab.txt").write_text("words")
+        (folder / "train_00000.txt").write_text("Text.")
+    (tmp_path / "tmp/dataset/digests.json").write_text("{}")
+    samples = artifact_in(tmp_path / "data/samples", "generate_samples", tokenizer="x")
+    (samples / "masking.json").write_text("{}")
+    expected = ["data/books/bookcorpus_00000.txt", "data/shards/train_00000.txt"]
+    assert names_in(tmp_path) == expected
+    assert names_in(books) == ["bookcorpus_00000.txt"]
+    for record in [*tmp_path.rglob("started.json"), *tmp_path.rglob("manifest.json")]:
+        content = json.loads(record.read_text())
+        content.pop("stage", None)  # as older versions wrote it
+        record.write_text(json.dumps(content))
+    assert names_in(tmp_path) == expected
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/manifest.json").write_text('[{"text": "of the user"}]')
+    assert names_in(tmp_path / "mine") == ["manifest.json"]
+
+
+def test_what_is_no_file_is_counted(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Text.")
+    (folder / "b.txt").symlink_to(folder / "gone.txt")
+    os.mkfifo(folder / "c.txt")
+    (folder / "d.txt").symlink_to(folder / "d.txt")
+    source = customized_source(str(folder), "key")
+    articles, _, said = read_source(source, tmp_path / "work")
+    assert articles == ["Text."]
+    assert said == [f"{folder}: 3 other files are passed over (b.txt, c.txt, d.txt)"]
+    identity_of(source, FileDigests(tmp_path / "digests.json"))
 
 
 def test_a_single_file(tmp_path):

@@ -1,0 +1,177 @@
+"""Articles out of .csv and .tsv files. A row is an article.
+
+A quoted field may span lines. A quote counts as unclosed, and its line as a row by itself, after
+which reading goes on with the next line, if before the closing quote
+
+- the file ends, or the row has more than 16 MiB or 250,000 lines,
+- or a later line has a quote with neither a delimiter nor a line end behind it, as one has that
+  opens the field of another row.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from dataset.corpus_files import format_of, iter_blocks, read_head, text_size
+from dataset.pieces import MAX_ROW_BYTES, Piece, Tally, clean_text, row_pieces
+from dataset.text_files import missing_column
+from pipeline.errors import StageError
+
+MAX_ROW_LINES = 250_000  # a line takes about 60 bytes of memory beside its text
+
+
+@dataclass(frozen=True, slots=True)
+class CsvSlice:
+    """A whole .csv file (commas, or semicolons if its header has no comma; double quotes) or .tsv
+    file (tabs; quotes mean nothing, a line is a row)."""
+
+    name: str
+    path: str
+    num_bytes: int
+    column: str
+
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (number of the row's last line, text, whether the article ends).
+
+        A row that ends before the text's column, or has text behind the header's last column, is
+        dropped and counted. In a table of one column delimiters belong to the text.
+        """
+        table = CsvTable(self.path, tally)
+        if not table.header:
+            return
+        if self.column not in table.header:
+            raise StageError(missing_column(self.path, self.column, table.header))
+        place, width = table.header.index(self.column), len(table.header)
+        for number, row in table.rows():
+            if not row:
+                continue
+            if width == 1:
+                yield from row_pieces(number, table.delimiter.join(row), limit, tally)
+            elif len(row) > place and not any(row[width:]):
+                yield from row_pieces(number, row[place], limit, tally)
+            else:
+                columns = f"line {number} has {len(row)} columns, the header {width}"
+                tally.note("malformed_rows", f"{self.path}: {columns}, the row is dropped")
+
+
+def open_csv(path: Path, name: str, column: str) -> CsvSlice:
+    return CsvSlice(name, str(path), text_size(str(path)), column)
+
+
+def check_csv_file(path: str, column: str) -> None:
+    """Raises StageError if the text is UTF-16 or the header lacks the column."""
+    read_head(path, 16)
+    header = CsvTable(path, Tally()).header
+    if header and column not in header:
+        raise StageError(missing_column(path, column, header))
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+class CsvTable:
+    """The header of a file, and its rows. The first line that is not blank is the header."""
+
+    def __init__(self, path: str, tally: Tally):
+        self.path, self.tally = path, tally
+        csv.field_size_limit(MAX_ROW_BYTES + 1)
+        lines = iter_lines(path, tally)
+        first = next((line for _, line in lines if line.strip()), "")
+        self.lines = RowLines(lines)
+        if format_of(path) == "tsv":
+            self.delimiter, self.quoting = "\t", csv.QUOTE_NONE
+        else:
+            self.delimiter = ";" if ";" in first and "," not in first else ","
+            self.quoting = csv.QUOTE_MINIMAL
+        self.header = [name.strip() for name in next(self._reader([first]), [])]
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yields (number of the row's last line, fields)."""
+        reader = self._reader(self.lines, strict=True)
+        while True:
+            self.lines.begin_row()
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                row = self._row_of_one_line()
+            yield self.lines.number, row
+
+    def _row_of_one_line(self) -> list[str]:
+        """The first line of a row that has quotes in wrong places; the others are read again."""
+        reader = self._reader([self.lines.give_back(), ""])
+        row = next(reader)
+        if reader.line_num > 1:  # the second one had to be looked at: the quote is open
+            place = f"{self.path}: line {self.lines.number}"
+            self.tally.note("unclosed_quotes", f"{place}: a quote is not closed, the line is a row")
+        return row
+
+    def _reader(self, lines, strict: bool = False):
+        return csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting, strict=strict)
+
+
+class RowLines:
+    """Iterates over lines; all but the first of a row can be given back to be read again."""
+
+    def __init__(self, numbered_lines: Iterator[tuple[int, str]]):
+        self.source = numbered_lines
+        self.again: deque[tuple[int, str]] = deque()
+        self.most_again = 0  # bytes of a row that begins and goes on in lines read again
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        self.row: list[tuple[int, str]] = []
+        self.size = 0
+
+    @property
+    def number(self) -> int:
+        """Of the line that was read last."""
+        return self.row[-1][0]
+
+    def __iter__(self) -> "RowLines":
+        return self
+
+    def __next__(self) -> str:
+        most = self.most_again if self.again else MAX_ROW_BYTES
+        if self.row and (self.size > most or len(self.row) >= MAX_ROW_LINES):
+            raise csv.Error("the row is too long")
+        numbered = self.again.popleft() if self.again else next(self.source)
+        self.row.append(numbered)
+        self.size += len(numbered[1])
+        return numbered[1]
+
+    def give_back(self) -> str:
+        """The row's first line. Others are read again, at most half as many at once: what is
+        read in all stays in proportion to the file, however many quotes are unclosed."""
+        self.most_again = self.size // 2
+        self.again.extendleft(reversed(self.row[1:]))
+        del self.row[1:]
+        return self.row[0][1]
+
+
+# --- lines -----------------------------------------------------------------------------------
+
+
+def iter_lines(path: str, tally: Tally) -> Iterator[tuple[int, str]]:
+    """Yields (number, line with its end); drops and counts those that are too long."""
+    rest, dropped, number = b"", 0, 0  # dropped: bytes from the front of `rest`
+    for block in chain(iter_blocks(path), [b"\n"]):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            number += 1
+            if dropped + len(line) > MAX_ROW_BYTES:
+                place = f"{path}: line {number} is longer than {MAX_ROW_BYTES >> 20} MiB"
+                tally.note("oversized_rows", f"{place}, it is dropped")
+            else:
+                yield number, _clean_line(line, tally)
+            dropped = 0
+        if len(rest) > MAX_ROW_BYTES:
+            rest, dropped = b"", MAX_ROW_BYTES + 1
+
+
+def _clean_line(line: bytes, tally: Tally) -> str:
+    return clean_text(line, tally).rstrip("\r").replace("\r", " ") + "\n"
