@@ -25,15 +25,17 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def quality(results: Mapping[str, Any]) -> str:
-    """One line on what was not understood and what is empty."""
+    """One line on what was not understood, what is empty and what is to be predicted."""
     unknown = 1000 * results["num_unknown_tokens"] / results["num_tokens"]
-    line = (
-        f"{results['num_tokens']:,} tokens, {unknown:.2f} of 1000 unknown, "
-        f"{padding_share(results):.1%} of the positions are padding"
-    )
-    if results["packed"] or padding_share(results) < 0.05:
-        return line
-    return f"{line} (DATASET.PACKING would fill them)"
+    padding = f"{padding_share(results):.1%} of the positions are padding"
+    if padding_share(results) > 0.05 and not (results["packed"] or results["next_sentence"]):
+        padding += " (DATASET.PACKING would fill them)"
+    masked = f"{results['masked_share']:.1%} of the tokens are to be predicted"
+    if results["masked_share"] < 0.8 * results["masked_lm_prob"]:
+        masked += f" (at most {results['max_predictions_per_seq']} in a row, as set)"
+    if results["next_sentence"]:
+        masked += f", {results['random_share']:.0%} of the second segments are random"
+    return f"{results['num_tokens']:,} tokens, {unknown:.2f} of 1000 unknown; {padding}; {masked}"
 
 
 def padding_share(results: Mapping[str, Any]) -> float:

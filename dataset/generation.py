@@ -154,6 +154,9 @@ def generate_samples(
         "max_seq_length": settings.max_seq_length,
         "masking": settings.masking,
         "packed": settings.packing,
+        "next_sentence": settings.next_sentence_prediction,
+        "max_predictions_per_seq": settings.max_predictions_per_seq,
+        "masked_lm_prob": settings.masked_lm_prob,
     }
     return summarize(shards, totals) | facts
 
@@ -173,6 +176,8 @@ def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> 
         "num_unknown_tokens": both["unknown"],
         "num_padding": both["padding"],
         "num_positions": both["tokens"] + both["specials"] + both["padding"],
+        "masked_share": totals["test"]["predicted"] / totals["test"]["tokens"],
+        "random_share": both["random"] / both["samples"],
         "lengths": [both[f"length_{number:02d}"] for number in range(HISTOGRAM_BINS)],
         "train_shards": dict(sorted(shards["train"].items())),
         "test_shards": dict(sorted(shards["test"].items())),
@@ -202,7 +207,7 @@ def write_sample_files(job: SampleJob) -> dict:
             copy: files.enter_context(SampleWriter(job.path(copy), job.fingerprint))
             for copy in missing
         }
-        write_blocks(job, chain([first], blocks), writers, masker)
+        write_blocks(job, chain([first], blocks), writers, masker, counts)
         for writer in writers.values():
             writer.finish(counts)
     return dict(counts)
@@ -243,8 +248,12 @@ def write_blocks(
     blocks: Iterable[dict[str, "np.ndarray"]],
     writers: Mapping[int, SampleWriter],
     masker: Masker,
+    counts: Counter,
 ) -> None:
-    """Writes all blocks to the files of all copies; writers: by the number of the copy."""
+    """Writes all blocks to the files of all copies; writers: by the number of the copy.
+
+    counts: told how many tokens are predicted, of held-out shards.
+    """
     keys = {copy: masking_key(*job.identity, MASKS, copy + 1) for copy in writers}
     first_sample = 0
     for block in blocks:
@@ -252,5 +261,7 @@ def write_blocks(
             masked = {}
             if job.masked:
                 masked = masker.mask(block["input_ids"], keys[copy], first_sample)._asdict()
+                if copy == ONLY_COPY:
+                    counts["predicted"] += int((masked["masked_lm_positions"] > 0).sum())
             writer.write({**block, **masked})
         first_sample += len(block["input_ids"])

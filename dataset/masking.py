@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
+WORDS_PASSED_OVER = 4  # of those drawn, because they are too long for what is left of the row
 DRAWS_PER_COUNTER = 8  # 32-bit numbers that Philox4x64 gives for each value of its counter
 
 
@@ -49,8 +50,8 @@ class Masker:
     """Masks blocks of samples.
 
     A row of n tokens that may be predicted gets min(P, max(1, round(n * masked_lm_prob)))
-    predictions. Whole words may make it fewer: a word that would exceed the number is left out,
-    unless it is the first one, which is then masked in part.
+    predictions. Whole words may make it fewer: words that do not fit are passed over, up to a
+    number; if none fits at all, the first ones are masked in part.
     """
 
     def __init__(self, masking: Masking):
@@ -155,10 +156,27 @@ def rank_words(
     ranks = np.where(candidates, ranks, np.uint64(0xFFFFFFFFFFFFFFFF))
     ranks.sort(axis=1)
     words, positions = ranks >> np.uint64(16), (ranks & np.uint64(0xFFFF)).astype(np.int64)
-    next_place = np.minimum(wanted, length - 1)[:, None]
-    cut_word = np.take_along_axis(words, next_place, axis=1)  # goes on behind the last place
-    fits = (words != cut_word) | (wanted[:, None] >= length) | (words == words[:, :1])
-    return np.where((columns < wanted[:, None]) & fits, positions, length)
+    candidates = columns < candidates.sum(axis=1)[:, None]
+    fits = candidates.copy()
+    for _ in range(WORDS_PASSED_OVER):
+        fits &= words != first_beyond(fits, words, wanted)
+    fits &= (np.cumsum(fits, axis=1) <= wanted[:, None]) & (
+        words != first_beyond(fits, words, wanted)
+    )
+    nothing = ~fits.any(axis=1, keepdims=True)
+    fits |= nothing & candidates & (columns < wanted[:, None])
+    return np.sort(np.where(fits, positions, length), axis=1)
+
+
+def first_beyond(fits: "np.ndarray", words: "np.ndarray", wanted: "np.ndarray") -> "np.ndarray":
+    """The first word [N, 1] of those in `fits` that does not end within the `wanted` tokens."""
+    import numpy as np
+
+    beyond = fits & (np.cumsum(fits, axis=1) > wanted[:, None])
+    place = beyond.argmax(axis=1)[:, None]
+    none = np.uint64(0xFFFFFFFFFFFFFFFF)
+    found = np.take_along_axis(words, place, axis=1)
+    return np.where(beyond.any(axis=1, keepdims=True), found, none)
 
 
 # --- random numbers --------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Samples of two segments, for next-sentence prediction (Devlin et al., 2018, section 3.1).
 
-A sample is [CLS] A [SEP] B [SEP]. Half of the time B is what follows A in the article, else a
-piece of an earlier article of the shard; then A's article goes on in the next sample, so that no
-token of the corpus is lost. Segments are whole sentences, except where they do not fit.
+A sample is [CLS] A [SEP] B [SEP]. Half of the time B is what follows A in the article, else it is
+from an earlier article of the shard, or from far back in a long one; then A's article goes on in
+the next sample, so that no token of the corpus is lost. Segments are whole sentences, except where
+they do not fit.
 """
 
 from collections import Counter, deque
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 RANDOM_PROB = 0.5
-POOL_ARTICLES = 100  # earlier articles that random segments are taken from
-POOL_SENTENCES = 50  # of the beginning of each
+POOL_TOKENS = 1 << 18  # of earlier samples that random segments are taken from
+FAR_BACK = 32  # samples from which on a long article counts as another one
 
 Ids = "np.ndarray"
 
@@ -37,24 +38,31 @@ def iter_pairs(
     rng: "np.random.Generator",
 ) -> Iterator[Pair]:
     """Yields the samples of a text shard, in the order of the text."""
-    pool: deque[list[Ids]] = deque(maxlen=POOL_ARTICLES)
+    length = row_format.max_seq_length
+    pool: deque[Ids] = deque(maxlen=max(1, POOL_TOKENS // length))
+    recent: deque[Ids] = deque()  # samples of the present article that are not in the pool yet
     lengths = (length - 1 for length in iter_lengths(row_format, rng))  # one more [SEP]
     sentences: deque[Ids] = deque()
-    beginning: list[Ids] = []
+    num_waiting = 0  # tokens
     for text, article_ends in iter_articles(path):
         encoded = [ids for line in text.split(b"\n") if len(ids := encode(line))]
-        beginning += encoded[: POOL_SENTENCES - len(beginning)]
         sentences.extend(encoded)
-        while sentences and (article_ends or len(sentences) > row_format.max_seq_length):
-            yield take_pair(sentences, max(2, next(lengths)), pool, rng)
+        num_waiting += sum(map(len, encoded))
+        while num_waiting and (article_ends or num_waiting > length):
+            pair = take_pair(sentences, max(2, next(lengths)), pool, rng)
+            yield pair
+            own = pair.first if pair.is_random else joined([pair.first, pair.second])
+            num_waiting -= len(own)
+            recent.append(own.copy())
+            if len(recent) > FAR_BACK:
+                pool.append(recent.popleft())
         if article_ends:
-            if beginning:
-                pool.append(beginning)
-            beginning = []
+            pool.extend(recent)
+            recent.clear()
 
 
 def take_pair(
-    sentences: "deque[Ids]", length: int, pool: "deque[list[Ids]]", rng: "np.random.Generator"
+    sentences: "deque[Ids]", length: int, pool: "deque[Ids]", rng: "np.random.Generator"
 ) -> Pair:
     """Takes a sample of at most `length` tokens from the front of `sentences`."""
     chunk = take_sentences(sentences, length)
@@ -84,10 +92,9 @@ def take_sentences(sentences: "deque[Ids]", length: int) -> list[Ids]:
     return chunk
 
 
-def random_segment(pool: "deque[list[Ids]]", length: int, rng: "np.random.Generator") -> Ids:
-    """Up to `length` tokens of an earlier article, from the beginning of a sentence on."""
-    article = pool[int(rng.integers(len(pool)))]
-    return joined(article[int(rng.integers(len(article))) :])[:length]
+def random_segment(pool: "deque[Ids]", length: int, rng: "np.random.Generator") -> Ids:
+    """Up to `length` tokens of an earlier sample."""
+    return pool[int(rng.integers(len(pool)))][:length]
 
 
 def joined(parts: list[Ids]) -> Ids:
@@ -104,7 +111,8 @@ def iter_pair_blocks(
 ) -> Iterator[dict[str, Ids]]:
     """Yields blocks of rows: input_ids, input_mask, segment_ids [n, L], next_sentence_labels [n].
 
-    counts: as `packing.iter_row_blocks`; the random segments' tokens are counted too.
+    counts: as `packing.iter_row_blocks`, and how many second segments are random; their tokens are
+    counted too.
     """
     block: list[Pair] = []
     for pair in pairs:
@@ -131,6 +139,7 @@ def as_rows(pairs: list[Pair], row_format: RowFormat, counts: Counter) -> dict[s
     input_ids[:, 0] = row_format.cls_id
     input_ids[(columns == first + 1) | (columns == first + second + 2)] = row_format.sep_id
     count_rows((first + second + 1)[:, 0], len(pairs), row_format, counts)
+    counts["random"] += sum(pair.is_random for pair in pairs)
     counts["tokens"] -= len(pairs)  # the [SEP] in the middle
     counts["specials"] += len(pairs)
     return {

@@ -34,11 +34,6 @@ class RowFormat:
     def block_rows(self) -> int:
         return max(1, BLOCK_TOKENS // self.max_seq_length)
 
-    @property
-    def shortest_cut(self) -> int:
-        """Tokens of the shortest sample that a packed row is filled up with."""
-        return max(1, self.max_seq_length // 32)
-
 
 # --- articles --------------------------------------------------------------------------------
 
@@ -84,7 +79,7 @@ def iter_samples(
 
     lengths = iter_lengths(row_format, rng)
     length, room = next(lengths), row_format.max_seq_length
-    least_room = row_format.shortest_cut + 2 if row_format.packed else room
+    least_room = 3 if row_format.packed else room  # [CLS], a token, [SEP]
     waiting = None  # of an article that goes on
     for ids, article_ends in articles:
         if waiting is not None:

@@ -26,16 +26,18 @@ PROBE = (
     "e\u0301tude \u0301x of\u200bthe نص עִברִית हिन्दी 🙂👩‍🔬 "
     "x\u0007y 'tis ## ##ing a##b [MASK] [UNK]ish ..."
 )
-MAX_WORDS = 400_000  # in each half of the cache, which then takes some 110 MB
+MAX_CACHE_BYTES = 56_000_000  # in each half of the cache: some 400,000 words
+ENTRY_BYTES = 128  # of a word in a dictionary, besides its letters and its ids
 
 
 class WordEncoder:
     """Token ids of text, as uint16 or, for large vocabularies, as int32."""
 
-    def __init__(self, tokenizer: "CorpusTokenizer", max_words: int = MAX_WORDS):
+    def __init__(self, tokenizer: "CorpusTokenizer", max_cache_bytes: int = MAX_CACHE_BYTES):
         self.tokenizer = tokenizer
         self.id_code = "H" if tokenizer.vocab_size <= 1 << 16 else "i"  # uint16, int32
-        self.words = _WordCache(self, max_words) if words_are_independent(tokenizer) else None
+        independent = words_are_independent(tokenizer)
+        self.words = _WordCache(self, max_cache_bytes) if independent else None
 
     def encode(self, text: bytes) -> "np.ndarray":
         """Ids [n] of a text (UTF-8, sentences on lines of their own), without special tokens."""
@@ -55,21 +57,25 @@ class WordEncoder:
 class _WordCache(dict):
     """Ids, as bytes, by word. Of what was not used lately, it forgets what does not fit."""
 
-    def __init__(self, encoder: WordEncoder, max_words: int):
+    def __init__(self, encoder: WordEncoder, max_bytes: int):
         super().__init__()
         self.encoder = encoder
-        self.max_words = max_words
+        self.max_bytes, self.num_bytes = max_bytes, 0
         self.older: dict[bytes, bytes] = {}
         pre_tokenizer = _parts(encoder.tokenizer, "pre_tokenizer")
-        isolated = {step["type"] for step in pre_tokenizer} & ISOLATES_PUNCTUATION
-        self.isolated = string.punctuation.encode() if isolated else b""
+        isolates = {step["type"] for step in pre_tokenizer} & ISOLATES_PUNCTUATION
+        # Tokens that are looked for in normalised text may hold punctuation in any spelling.
+        safe = not any(token.normalized for token in _added(encoder.tokenizer))
+        self.isolated = string.punctuation.encode() if isolates and safe else b""
         self.atomic = [token.encode() for token in encoder.tokenizer.atomic_tokens]
 
     def __missing__(self, word: bytes) -> bytes:
         ids = self.older.get(word) or self._encode(word)
-        if len(self) >= self.max_words:
+        if self.num_bytes >= self.max_bytes:
             self.older = dict(self)
             self.clear()
+            self.num_bytes = 0
+        self.num_bytes += len(word) + len(ids) + ENTRY_BYTES
         self[word] = ids
         return ids
 
@@ -108,11 +114,11 @@ def words_are_independent(tokenizer: "CorpusTokenizer") -> bool:
         and all(_splits_at_spaces(step) for step in steps["pre_tokenizer"])
         and model.get("type", "BPE") in MODELS
         and not model.get("dropout")
-        and not any(set(token) & set(string.whitespace) for token in _added(tokenizer))
+        and not any(set(t.content) & set(string.whitespace) for t in _added(tokenizer))
     )
     if not by_word:
         return False
-    words = PROBE.split()
+    words = [*PROBE.split(), *(f"({token}," for token in tokenizer.atomic_tokens)]
     together = tokenizer.encode([" ".join(words)])[0]
     return together == [token for ids in tokenizer.encode(words) for token in ids]
 
@@ -134,5 +140,5 @@ def _parts(tokenizer: "CorpusTokenizer", name: str) -> list[dict[str, Any]]:
     return state.get("normalizers") or state.get("pretokenizers") or [state]
 
 
-def _added(tokenizer: "CorpusTokenizer") -> list[str]:
-    return [token.content for token in tokenizer.tokenizer.get_added_tokens_decoder().values()]
+def _added(tokenizer: "CorpusTokenizer") -> list:
+    return list(tokenizer.tokenizer.get_added_tokens_decoder().values())

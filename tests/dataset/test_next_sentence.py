@@ -53,6 +53,21 @@ def test_random_segments_come_from_earlier_articles(tmp_path):
     assert 0.35 < np.mean([pair.is_random for pair in pairs]) < 0.7
 
 
+def test_a_single_long_article_has_random_segments_too(tmp_path):
+    article = [[5 + number % 90] * 20 for number in range(3000)]
+    pairs = make_pairs(tmp_path, [article], form(64))
+    assert 0.4 < np.mean([pair.is_random for pair in pairs]) < 0.6
+
+
+def test_one_endless_sentence(tmp_path):
+    sentence = list(np.random.default_rng(0).integers(5, 99, 20_000))
+    pairs = make_pairs(tmp_path, [[sentence], [[7]]], form(32))
+    found = [t for pair in pairs for t in pair.first] + [
+        t for pair in pairs if not pair.is_random for t in pair.second
+    ]
+    assert sorted(found) == sorted([*sentence, 7])
+
+
 def test_rows(tmp_path):
     articles = [[[5, 6], [7, 8, 9]], [[10], [11]]]
     pairs = make_pairs(tmp_path, articles, form(10), seed=1)

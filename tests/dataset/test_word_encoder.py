@@ -17,7 +17,7 @@ from tokenizers import (
 
 from dataset.pieces import Tally, clean_text
 from dataset.tokenizer import build_tokenizer, load_tokenizer
-from dataset.word_encoder import WordEncoder, words_are_independent
+from dataset.word_encoder import ENTRY_BYTES, WordEncoder, words_are_independent
 
 ALPHABETS = (
     st.characters(codec="utf-8"),  # anything
@@ -58,14 +58,23 @@ def test_ids_are_those_of_the_library(tokenizer, parts):
 
 
 @settings(deadline=None, max_examples=50)
-@given(TEXT, st.integers(1, 5))
-def test_a_small_cache_changes_nothing(tokenizer, parts, max_words):
+@given(TEXT, st.integers(1, 700))
+def test_a_small_cache_changes_nothing(tokenizer, parts, max_cache_bytes):
     text = as_corpus(parts).encode()
-    encoder = WordEncoder(tokenizer, max_words)
+    encoder = WordEncoder(tokenizer, max_cache_bytes)
     expected = WordEncoder(tokenizer).encode(text).tolist()
     assert [encoder.encode(text).tolist() for _ in range(2)] == [expected, expected]
-    assert len(encoder.words) <= max_words + 2  # a word's punctuation may come on top
-    assert len(encoder.words.older) <= max_words + 2
+    most = max_cache_bytes // ENTRY_BYTES + 2  # a word's punctuation may come on top
+    assert len(encoder.words) <= most and len(encoder.words.older) <= most
+
+
+def test_the_cache_is_bounded_by_the_length_of_words_too(tokenizer):
+    encoder = WordEncoder(tokenizer, 50_000)
+    text = b" ".join(b"%04d" % number * 100 for number in range(1000))
+    expected = tokenizer.encode([text.decode()])[0]
+    assert encoder.encode(text).tolist() == expected
+    held = [*encoder.words, *encoder.words.older]
+    assert sum(map(len, held)) < 2 * 51_000
 
 
 def bpe(pre_tokenizer, normalizer=None, unk="[UNK]"):
@@ -126,6 +135,15 @@ def test_tokens_of_the_users_own_stay_whole(tokenizer, tmp_path, text):
     assert encoder.words is not None
     assert encoder.encode(text.encode()).tolist() == own.encode([text])[0]
     assert (own.tokenizer.token_to_id("[ENT]") in encoder.encode(text.encode())) == ("ENT" in text)
+
+
+@pytest.mark.parametrize("text", ["c++ C++ (C++),", "u.s.a. U.S.A. the U.S.A.", "(E.G.) e.g."])
+def test_added_tokens_that_are_looked_for_in_normalised_text(tokenizer, tmp_path, text):
+    tokenizer.tokenizer.save(str(tmp_path / "t.json"))
+    other = Tokenizer.from_file(str(tmp_path / "t.json"))
+    other.add_tokens(["C++", "U.S.A.", "e.g."])
+    own = loaded(other, tmp_path / "tokenizer")
+    assert WordEncoder(own).encode(text.encode()).tolist() == own.encode([text])[0]
 
 
 def test_an_added_token_with_a_space_is_not_a_word(tokenizer, tmp_path):
