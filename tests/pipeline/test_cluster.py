@@ -42,7 +42,11 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(folder):
     """One scheduler with two workers that live through the whole module."""
+    from distributed import Client
+
     with dask_cluster.scheduler(folder) as (address, _), dask_cluster.workers(folder, address):
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
         yield address
 
 
