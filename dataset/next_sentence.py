@@ -7,11 +7,12 @@ they do not fit.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dataset.packing import RowFormat, count_rows, iter_articles, iter_lengths
+from dataset.packing import Encode, RowFormat, count_rows, iter_batches, iter_lengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
 
 def iter_pairs(
     path: Path,
-    encode: Callable[[bytes], Ids],
+    encode: Encode,
     row_format: RowFormat,
     rng: "np.random.Generator",
 ) -> Iterator[Pair]:
@@ -44,8 +45,7 @@ def iter_pairs(
     lengths = (length - 1 for length in iter_lengths(row_format, rng))  # one more [SEP]
     sentences: deque[Ids] = deque()
     num_waiting = 0  # tokens
-    for text, article_ends in iter_articles(path):
-        encoded = [ids for line in text.split(b"\n") if len(ids := encode(line))]
+    for encoded, article_ends in iter_sentences(path, encode):
         sentences.extend(encoded)
         num_waiting += sum(map(len, encoded))
         while num_waiting and (article_ends or num_waiting > length):
@@ -59,6 +59,15 @@ def iter_pairs(
         if article_ends:
             pool.extend(recent)
             recent.clear()
+
+
+def iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool]]:
+    """Yields (ids of each sentence, whether the article ends with them)."""
+    for batch in iter_batches(path):
+        lines = [text.split(b"\n") for text, _ in batch]
+        encoded = iter(encode(list(chain.from_iterable(lines))))
+        for some, (_, article_ends) in zip(lines, batch, strict=True):
+            yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends
 
 
 def take_pair(

@@ -6,7 +6,7 @@ the sample at its end is cut to what is left of the row.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-READ_BYTES = 1 << 20  # of text that is tokenized at once
+READ_BYTES = 1 << 20  # of text at once
+BATCH_BYTES = 2 << 20  # of text that is tokenized at once; takes some 30 MB
 BLOCK_TOKENS = 1 << 18  # positions in a block of rows
 HISTOGRAM_BINS = 16
+
+Encode = Callable[[Sequence[bytes]], "list[np.ndarray]"]  # texts to the ids of each
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,26 @@ def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[by
         yield rest, True
 
 
-def iter_article_tokens(
-    path: Path, encode: Callable[[bytes], "np.ndarray"]
-) -> Iterator[tuple["np.ndarray", bool]]:
+def iter_article_tokens(path: Path, encode: Encode) -> Iterator[tuple["np.ndarray", bool]]:
     """Yields (ids [n], whether the article ends with them), in the order of the text."""
+    for batch in iter_batches(path):
+        encoded = encode([text for text, _ in batch])
+        for ids, (_, article_ends) in zip(encoded, batch, strict=True):
+            yield ids, article_ends
+
+
+def iter_batches(path: Path) -> Iterator[list[tuple[bytes, bool]]]:
+    """Yields what `iter_articles` does, in lists of about BATCH_BYTES, to be tokenized at once."""
+    batch: list[tuple[bytes, bool]] = []
+    size = 0
     for text, article_ends in iter_articles(path):
-        yield encode(text), article_ends
+        batch.append((text, article_ends))
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 # --- samples ---------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ is checked for the tokenizer at hand; where it does not, every line goes through
 import json
 import string
 from array import array
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,16 +41,40 @@ class WordEncoder:
         independent = words_are_independent(tokenizer)
         self.words = _WordCache(self, max_cache_bytes) if independent else None
 
-    def encode(self, text: bytes) -> "np.ndarray":
-        """Ids [n] of a text (UTF-8, sentences on lines of their own), without special tokens."""
+    def encode(self, texts: Sequence[bytes]) -> "list[np.ndarray]":
+        """Ids [n] of each text (UTF-8, sentences on lines of their own), without special tokens.
+
+        Raises ValueError if a text is not UTF-8.
+        """
         import numpy as np
 
         if self.words is not None:
-            ids = b"".join(map(self.words.__getitem__, text.split()))
-        else:
-            lines = text.decode().split("\n")
-            ids = b"".join(map(self.as_bytes, self.tokenizer.encode(lines)))
-        return np.frombuffer(ids, dtype=self.id_code)
+            return self._encode_words(texts)
+        lines = [text.decode().split("\n") for text in texts]
+        ids = (b"".join(map(self.as_bytes, self.tokenizer.encode(some))) for some in lines)
+        return [np.frombuffer(some, dtype=self.id_code) for some in ids]
+
+    def _encode_words(self, texts: Sequence[bytes]) -> "list[np.ndarray]":
+        """Looks up each distinct word once: a word's way into the cache is a long one."""
+        import numpy as np
+        import pyarrow
+        import pyarrow.compute
+
+        words = pyarrow.compute.ascii_split_whitespace(pyarrow.array(texts, pyarrow.string()))
+        coded = words.values.dictionary_encode()
+        distinct = coded.dictionary.cast(pyarrow.binary()).to_pylist()
+        found = list(map(self.words.__getitem__, distinct))
+        distinct_ids = np.frombuffer(b"".join(found), dtype=self.id_code)
+        sizes = np.fromiter(map(len, found), np.int64, len(found)) // distinct_ids.itemsize
+        begins = np.cumsum(sizes) - sizes
+
+        word = coded.indices.to_numpy()
+        word_sizes = sizes[word]
+        ends = np.concatenate([[0], np.cumsum(word_sizes)])
+        places = np.repeat(begins[word] - ends[:-1], word_sizes) + np.arange(ends[-1])
+        ids = distinct_ids[places]
+        borders = ends[words.offsets.to_numpy()].tolist()
+        return [ids[begin:end] for begin, end in pairwise(borders)]
 
     def as_bytes(self, ids: list[int]) -> bytes:
         return array(self.id_code, ids).tobytes()

@@ -110,5 +110,9 @@ def open_executor(
 
 
 def one_thread_each() -> None:
-    """The workers are the parallelism; libraries that start threads would only get in the way."""
+    """The workers are the parallelism; libraries that start threads would only get in the way.
+
+    Arrow is told to give memory back as soon as it is free.
+    """
     os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    os.environ.update(ARROW_DEFAULT_MEMORY_POOL="system")

@@ -18,8 +18,8 @@ def form(length, short_seq_prob=0.0):
     return RowFormat(length, short_seq_prob, False, cls_id=2, sep_id=3, pad_id=0)
 
 
-def encode(line):
-    return np.array(line.split(), dtype=np.uint16)
+def encode(lines):
+    return [np.array(line.split(), dtype=np.uint16) for line in lines]
 
 
 def make_pairs(folder, articles, row_format, seed=0):
