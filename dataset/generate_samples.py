@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
         shards = list_text_shards(args.dir.absolute())
         if problem := problem_with_tokenizer(name, lower, args.accents):
             raise ConfigError([problem])
-        files_to_make = SampleFiles(len(shards) * settings.dup_factor, settings.dup_factor)
+        copies = settings.dup_factor if settings.masking == "static" else 1
+        files_to_make = SampleFiles(len(shards) * copies, copies)
         check_memory(args, files_to_make)
         digests = FileDigests(args.output_dir / "digests.json")
         files = tokenizer_files(name)
