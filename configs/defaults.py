@@ -24,6 +24,9 @@ def _system() -> CfgNode:
     # Dask scheduler that data preparation shares its work out with, e.g. tcp://server:8786; all
     # servers must see OUTPUT_ROOT and the text under the same paths. Empty: this machine alone.
     system.DASK_SCHEDULER = ""
+    # DeepSpeed hostfile (a line `server slots=8` per server) of the servers that pretraining runs
+    # on; all must see OUTPUT_ROOT and this project under the same paths. Empty: this machine alone.
+    system.HOSTFILE = ""
     # Folder under which data/, saved_models/, output/, output_test_translated/, log/ and
     # tmp/ are made.
     system.OUTPUT_ROOT = "."
@@ -136,28 +139,50 @@ def _dataset() -> CfgNode:
 
 def _model() -> CfgNode:
     model = CfgNode()
-    # bert-mlm: BERT trained on masked tokens alone, without next-sentence prediction.
+    # bert-mlm: our BERT, trained on masked tokens alone, without next-sentence prediction. Or an
+    # architecture of transformers by its name there, e.g. modernbert, roberta, deberta-v2, electra:
+    # built with these sizes and dropouts; the keys from ENCODER_LN_MODE to PAD_VOCAB_TO_MULTIPLE_OF
+    # are those of bert-mlm alone, where their comment does not say otherwise.
     model.TYPE = "bert-mlm"
-    # Where the LayerNorms stand: pre-ln (stable at high learning rates) | post-ln (BERT's own).
+    # Where the norms stand: pre-ln (stable at high learning rates) | post-ln (BERT's own).
     model.ENCODER_LN_MODE = "pre-ln"
-    # Width of the residual stream. A multiple of NUM_ATTENTION_HEADS.
+    # absolute: learned, with segment embeddings, as in BERT | rotary: as in ModernBERT, without
+    # segment embeddings, and without an attention norm right behind the norm of the embeddings.
+    model.POSITION_EMBEDDING_TYPE = "absolute"
+    # Base of the wavelengths of rotary positions.
+    model.ROPE_THETA = 10000.0
+    # Gated feed-forward layers: GeGLU with gelu, SwiGLU with silu.
+    model.GLU = False
+    # Biases in the linear layers and in the norms. The bias of the output over the vocabulary is
+    # always there.
+    model.USE_BIAS = True
+    # layernorm | rmsnorm.
+    model.NORM_TYPE = "layernorm"
+    # A norm on the sum of the embeddings.
+    model.EMBEDDING_NORM = True
+    # The embedding table is padded to a multiple of this; matrix products on tensor cores are
+    # faster when sizes are multiples of 8 or 64. The export is without the padding.
+    model.PAD_VOCAB_TO_MULTIPLE_OF = 8
+    # Width of the residual stream, of every TYPE. A multiple of NUM_ATTENTION_HEADS.
     model.HIDDEN_SIZE = 1024
-    # Transformer layers.
+    # Transformer layers, of every TYPE.
     model.NUM_HIDDEN_LAYERS = 24
-    # Attention heads per layer.
+    # Attention heads per layer, of every TYPE.
     model.NUM_ATTENTION_HEADS = 16
-    # Width of the feed-forward layers.
+    # Width of the feed-forward layers, of every TYPE; with GLU there are two of it.
     model.INTERMEDIATE_SIZE = 4096
-    # Activation of the feed-forward layers: gelu | gelu_new | relu | silu. The head of a post-ln
-    # model has it too; that of a pre-ln model is always gelu, as in RobertaPreLayerNorm.
+    # Activation of the feed-forward layers, of every TYPE: gelu | gelu_new | relu | silu. The head
+    # of a post-ln model has it too; that of another bert-mlm is always gelu, as in
+    # RobertaPreLayerNorm.
     model.HIDDEN_ACT = "gelu"
-    # Dropout on embeddings and on each sublayer's output.
+    # Dropout on embeddings and on each sublayer's output, of every TYPE.
     model.HIDDEN_DROPOUT_PROB = 0.1
-    # Dropout on attention weights.
+    # Dropout on attention weights, of every TYPE.
     model.ATTENTION_PROBS_DROPOUT_PROB = 0.1
-    # Standard deviation of the normal initialisation of all matrices (BERT's own value).
+    # Standard deviation of the normal initialisation of all matrices, of every TYPE (BERT's own
+    # value).
     model.INITIALIZER_RANGE = 0.02
-    # Epsilon of all LayerNorms (BERT's own value).
+    # Epsilon of all norms, of every TYPE (BERT's own value).
     model.LAYER_NORM_EPS = 1e-12
     return model
 
@@ -168,25 +193,51 @@ def _pretrain() -> CfgNode:
     pretrain.ENABLED = True
     # Name of the pretraining run and of its folder. Empty: made from the settings.
     pretrain.ID = ""
+    # What the length of the run is counted in, and what the learning rate follows:
+    # step (NUM_STEPS) | time (TOTAL_TRAINING_TIME) | tokens (NUM_TOKENS).
+    pretrain.LR_SCHEDULE = "step"
     # Optimizer steps. 0 exports the randomly initialised model, as a baseline.
     pretrain.NUM_STEPS = 23000
+    # Hours of training, over all restarts; what stands between them does not count.
+    pretrain.TOTAL_TRAINING_TIME = 24.0
+    # Tokens to train on, without padding; each pass over a sample counts.
+    pretrain.NUM_TOKENS = 0
+    # Stop after these hours of training, wherever the schedule is then. 0: never.
+    pretrain.EARLY_EXIT_TIME_MARKER = 0.0
     # Samples per optimizer step, over all GPUs and accumulation steps.
     pretrain.BATCH_SIZE = 4096
+    # The first steps are taken with this many samples, and then with 2, 3, ... times as many up to
+    # BATCH_SIZE, which must be a multiple of it. 0: BATCH_SIZE from the start.
+    pretrain.BATCH_SIZE_RAMP_START = 0
+    # Steps that the ramp of the batch size takes, the same number for each size.
+    pretrain.BATCH_SIZE_RAMP_STEPS = 0
     # Most samples that one GPU takes at once; the rest of the batch is accumulated.
     pretrain.MICRO_BATCH_SIZE = 32
     # Peak learning rate, reached at the end of the warmup.
     pretrain.LEARNING_RATE = 1e-3
-    # Share of the steps in which the learning rate rises linearly from 0 to its peak.
+    # Share of the run in which the learning rate rises linearly from 0 to its peak.
     pretrain.WARMUP_PROPORTION = 0.06
-    # What follows the warmup: elastic_step_decay | linear | cosine | constant.
+    # What follows the warmup: elastic_step_decay | linear | cosine | exponential | step_decay |
+    # inverse_time | polynomial | constant | wsd (constant, then down by 1 - sqrt) | wsd_linear.
+    # --plot_lr of run_pretraining.py draws it.
     pretrain.LR_CURVE = "elastic_step_decay"
     # r of elastic step decay, equation (1) of the paper: 2^-1/2.
     pretrain.ESD_R = 0.7071067811865476
-    # l of elastic step decay: the learning rate stays at its peak up to 1 - r^l of the steps.
+    # l of elastic step decay: the learning rate stays at its peak up to 1 - r^l of the run.
     pretrain.ESD_L = 6
-    # adamw | adam | sgd | sgd-momentum.
+    # Share of the peak at which all curves but elastic_step_decay and constant end. More than 0 for
+    # exponential, step_decay and inverse_time.
+    pretrain.LR_END_RATIO = 0.0
+    # Power of polynomial.
+    pretrain.LR_POWER = 1.0
+    # Intervals of step_decay, with the same factor from each to the next.
+    pretrain.LR_DECAY_STEPS = 4
+    # Share of the run, at its end, in which wsd and wsd_linear decay.
+    pretrain.LR_DECAY_PROPORTION = 0.2
+    # adamw | adam | sgd | sgd-momentum | lamb | adafactor | stable-adamw | muon (for the matrices
+    # of the layers, and adamw for the rest).
     pretrain.OPTIMIZER = "adamw"
-    # Decay rate of the first moment of adamw and adam.
+    # Decay rate of the first moment of adam, adamw, lamb and stable-adamw.
     pretrain.ADAM_BETA1 = 0.9
     # Decay rate of the second moment.
     pretrain.ADAM_BETA2 = 0.98
@@ -194,26 +245,74 @@ def _pretrain() -> CfgNode:
     pretrain.ADAM_EPS = 1e-6
     # Momentum of sgd-momentum.
     pretrain.MOMENTUM = 0.9
+    # Peak learning rate of muon's matrices; LEARNING_RATE is that of the rest.
+    pretrain.MUON_LEARNING_RATE = 0.02
+    # Momentum of muon.
+    pretrain.MUON_MOMENTUM = 0.95
     # Weight decay of the matrices; biases and norms have none.
     pretrain.WEIGHT_DECAY = 0.01
     # Largest norm of the gradient. 0: no clipping.
     pretrain.GRADIENT_CLIPPING = 0.0
     # auto | fp16 | bf16 | fp32. auto: fp16 on GPUs, fp32 on the CPU, where it is the fastest.
     pretrain.PRECISION = "auto"
+    # Stop after this many steps in a row with the fp16 loss scale at 1 or below. 0: never.
+    pretrain.SCALE_CNT_LIMIT = 100
+    # Stop when the loss, averaged over about 50 steps, is this many nats above its lowest average.
+    # 0: never.
+    pretrain.DIVERGENCE_LIMIT = 2.0
+    # What the GPUs share out between them (DeepSpeed's ZeRO): 0 nothing | 1 the optimizer's state |
+    # 2 the gradients too | 3 the weights too. -1: 1 in half precision with adamw, adam or sgd, else
+    # 0. Stage 0 computes in half precision by torch's autocast, from fp32 weights.
+    pretrain.ZERO_STAGE = -1
+    # JSON file with more DeepSpeed settings. What the keys here decide cannot be set there.
+    pretrain.DEEPSPEED_CONFIG = ""
+    # Compute the activations of the layers a second time in the backward pass instead of keeping
+    # them: less memory, a third more time.
+    pretrain.GRADIENT_CHECKPOINTING = False
+    # torch.compile, which needs a C++ compiler; where it fails, training goes on without it.
+    pretrain.COMPILE = False
     # Seed of initialisation, dropout and the order of the samples.
     pretrain.SEED = 42
     # Steps between two lines of metrics.
     pretrain.PRINT_STEPS = 100
-    # Steps between two checkpoints.
+    # Write the metrics for TensorBoard too. Needs `pip install -r requirements-tensorboard.txt`.
+    pretrain.TENSORBOARD = False
+    # Steps between two checkpoints. 0: other keys decide.
     pretrain.CHECKPOINT_STEPS = 500
+    # Minutes between two checkpoints. 0: other keys decide.
+    pretrain.CHECKPOINT_MINUTES = 0.0
+    # Visits of a shard between two checkpoints. 0: other keys decide.
+    pretrain.NUM_EPOCHS_BETWEEN_CHECKPOINTS = 0
     # Checkpoints that are kept; older ones are deleted.
     pretrain.KEEP_CHECKPOINTS = 2
-    # Steps between two validations. One more is always made at the end.
+    # Hours of training after which the model as it is then is exported too, to models_at/.
+    pretrain.FINETUNE_TIME_MARKERS = []
+    # Whether to validate, between times and at the end.
+    pretrain.DO_VALIDATION = True
+    # Steps between two validations. 0: the VALIDATION_EPOCHS keys decide.
     pretrain.VALIDATION_STEPS = 1000
+    # Visits of a shard between two validations in the middle of the run; the manual calls the
+    # training on one shard an epoch. This key and the next four are looked at only if
+    # VALIDATION_STEPS is 0.
+    pretrain.VALIDATION_EPOCHS = 3
+    # The same in the beginning of the run.
+    pretrain.VALIDATION_EPOCHS_BEGIN = 1
+    # The same at the end of the run.
+    pretrain.VALIDATION_EPOCHS_END = 1
+    # Share of the run that is its beginning.
+    pretrain.VALIDATION_BEGIN_PROPORTION = 0.05
+    # Share of the run that is its end.
+    pretrain.VALIDATION_END_PROPORTION = 0.01
     # Samples per GPU and forward pass in validation.
     pretrain.VALIDATION_MICRO_BATCH = 16
     # Held-out samples that a validation uses. 0: all of them.
     pretrain.VALIDATION_SAMPLES = 10240
+    # Stop if the validation loss is above EARLY_STOP_EVAL_LOSS after EARLY_STOP_TIME.
+    pretrain.USE_EARLY_STOPPING = False
+    # Minutes of training after which the validation loss must be good enough.
+    pretrain.EARLY_STOP_TIME = 180.0
+    # Highest validation loss, in nats per predicted token, that is good enough.
+    pretrain.EARLY_STOP_EVAL_LOSS = 6.0
     return pretrain
 
 

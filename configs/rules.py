@@ -2,81 +2,50 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
+from configs.checks import (
+    FILE_NAME,
+    SEED,
+    Rule,
+    above,
+    at_least,
+    between,
+    each,
+    from_to,
+    inside,
+    is_text,
+    one_of,
+)
 from configs.defaults import GLUE_TASKS
+from configs.pretrain_rules import PRETRAIN_RULES, problems_of_pretraining
 
 BUILTIN = "builtin:"
 
-# (test, what is expected): a rule of one value.
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def _at_least(low: float) -> Rule:
-    return lambda value: value >= low, f"at least {low}"
-
-
-def _above(low: float) -> Rule:
-    return lambda value: value > low, f"more than {low}"
-
-
-def _between(low: float, high: float) -> Rule:
-    """low <= value < high"""
-    return lambda value: low <= value < high, f"at least {low} and below {high}"
-
-
-def _inside(low: float, high: float) -> Rule:
-    """low < value < high"""
-    return lambda value: low < value < high, f"more than {low} and below {high}"
-
-
-def _one_of(*names: str) -> Rule:
-    return lambda value: value in names, "one of " + ", ".join(names)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _each(rule: Rule) -> Rule:
-    test, expected = rule
-    return lambda values: all(test(value) for value in values), f"each {expected}"
-
-
-_FILE_NAME: Rule = (
-    lambda value: (
-        value == "" or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value) is not None
-    ),
-    "a plain file name of letters, digits, `.`, `_` and `-`, as folders are named after it",
-)
-
-# What numpy and torch both take.
-_SEED: Rule = (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32")
-
 RULES: dict[str, Rule] = {
-    "SYSTEM.NUM_GPUS": _at_least(-1),
-    "SYSTEM.MAX_MEMORY_IN_GB": _above(0),
-    "SYSTEM.NUM_WORKERS": _at_least(0),
+    "SYSTEM.NUM_GPUS": at_least(-1),
+    "SYSTEM.MAX_MEMORY_IN_GB": above(0),
+    "SYSTEM.NUM_WORKERS": at_least(0),
     "SYSTEM.DASK_SCHEDULER": (
         lambda value: not value or re.fullmatch(r"[a-z]+://[^\s/]+:\d+", value) is not None,
         "an address like tcp://server:8786",
     ),
-    "WANDB.MODE": _one_of("disabled", "offline", "online"),
-    "TOKENIZER.MODEL": _one_of("wordpiece", "bpe"),
-    "TOKENIZER.ACCENTS": _one_of("auto", "strip", "keep"),
-    "TOKENIZER.SPECIAL_TOKENS": _each(
+    "WANDB.MODE": one_of("disabled", "offline", "online"),
+    "TOKENIZER.MODEL": one_of("wordpiece", "bpe"),
+    "TOKENIZER.ACCENTS": one_of("auto", "strip", "keep"),
+    "TOKENIZER.SPECIAL_TOKENS": each(
         (lambda token: token.split() == [token], "a token without white space")
     ),
-    "TOKENIZER.MAX_TRAINING_MB": _above(0),
-    "TOKENIZER.VOCAB_SIZE": _at_least(100),
-    "DATASET.ID": _FILE_NAME,
-    "DATASET.HUGGINGFACE_DATASETS": _each(
+    "TOKENIZER.MAX_TRAINING_MB": above(0),
+    "TOKENIZER.VOCAB_SIZE": at_least(100),
+    "DATASET.ID": FILE_NAME,
+    "DATASET.HUGGINGFACE_DATASETS": each(
         (
-            lambda entry: 2 <= len(entry) <= 4 and entry[0] and all(map(_is_text, entry)),
+            lambda entry: 2 <= len(entry) <= 4 and entry[0] and all(map(is_text, entry)),
             "[name, subset], [name, subset, split] or [name, subset, split, text column]",
         )
     ),
@@ -85,74 +54,40 @@ RULES: dict[str, Rule] = {
         lambda value: re.fullmatch(r"[a-z]{2,3}(-[a-z]+)?", value) is not None,
         "an ISO 639 code like en",
     ),
-    "DATASET.MASKING": _one_of("static", "dynamic"),
-    "DATASET.MASK_TOKEN_SHARE": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "DATASET.RANDOM_TOKEN_SHARE": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-    "DATASET.NUM_TRAIN_SHARDS": _at_least(0),
-    "DATASET.NUM_TEST_SHARDS": _at_least(0),
-    "DATASET.FRAC_TEST": _inside(0, 1),
-    "DATASET.MAX_SEQ_LENGTH": _between(8, 65536),
-    "DATASET.MASKED_LM_PROB": _inside(0, 1),
-    "DATASET.MAX_PREDICTIONS_PER_SEQ": _at_least(1),
-    "DATASET.SHORT_SEQ_PROB": _between(0, 1),
-    "DATASET.DUP_FACTOR": _at_least(1),
-    "DATASET.SEED": _SEED,
-    "MODEL.TYPE": _one_of("bert-mlm"),
-    "MODEL.ENCODER_LN_MODE": _one_of("pre-ln", "post-ln"),
-    "MODEL.HIDDEN_SIZE": _at_least(1),
-    "MODEL.NUM_HIDDEN_LAYERS": _at_least(1),
-    "MODEL.NUM_ATTENTION_HEADS": _at_least(1),
-    "MODEL.INTERMEDIATE_SIZE": _at_least(1),
-    "MODEL.HIDDEN_ACT": _one_of("gelu", "gelu_new", "relu", "silu"),
-    "MODEL.HIDDEN_DROPOUT_PROB": _between(0, 1),
-    "MODEL.ATTENTION_PROBS_DROPOUT_PROB": _between(0, 1),
-    "MODEL.INITIALIZER_RANGE": _above(0),
-    "MODEL.LAYER_NORM_EPS": _above(0),
-    "PRETRAIN.ID": _FILE_NAME,
-    "PRETRAIN.NUM_STEPS": _at_least(0),
-    "PRETRAIN.BATCH_SIZE": _at_least(1),
-    "PRETRAIN.MICRO_BATCH_SIZE": _at_least(1),
-    "PRETRAIN.LEARNING_RATE": _above(0),
-    "PRETRAIN.WARMUP_PROPORTION": _between(0, 1),
-    "PRETRAIN.LR_CURVE": _one_of("elastic_step_decay", "linear", "cosine", "constant"),
-    "PRETRAIN.ESD_R": _inside(0.5, 1),
-    "PRETRAIN.ESD_L": _at_least(1),
-    "PRETRAIN.OPTIMIZER": _one_of("adamw", "adam", "sgd", "sgd-momentum"),
-    "PRETRAIN.ADAM_BETA1": _between(0, 1),
-    "PRETRAIN.ADAM_BETA2": _between(0, 1),
-    "PRETRAIN.ADAM_EPS": _above(0),
-    "PRETRAIN.MOMENTUM": _between(0, 1),
-    "PRETRAIN.WEIGHT_DECAY": _at_least(0),
-    "PRETRAIN.GRADIENT_CLIPPING": _at_least(0),
-    "PRETRAIN.PRECISION": _one_of("auto", "fp16", "bf16", "fp32"),
-    "PRETRAIN.SEED": _SEED,
-    "PRETRAIN.PRINT_STEPS": _at_least(1),
-    "PRETRAIN.CHECKPOINT_STEPS": _at_least(1),
-    "PRETRAIN.KEEP_CHECKPOINTS": _at_least(1),
-    "PRETRAIN.VALIDATION_STEPS": _at_least(1),
-    "PRETRAIN.VALIDATION_MICRO_BATCH": _at_least(1),
-    "PRETRAIN.VALIDATION_SAMPLES": _at_least(0),
-    "FINETUNE.TASKS": _each(_one_of(*GLUE_TASKS)),
-    "FINETUNE.STILT_TASKS": _each(_one_of(*GLUE_TASKS)),
+    "DATASET.MASKING": one_of("static", "dynamic"),
+    "DATASET.MASK_TOKEN_SHARE": from_to(0, 1),
+    "DATASET.RANDOM_TOKEN_SHARE": from_to(0, 1),
+    "DATASET.NUM_TRAIN_SHARDS": at_least(0),
+    "DATASET.NUM_TEST_SHARDS": at_least(0),
+    "DATASET.FRAC_TEST": inside(0, 1),
+    "DATASET.MAX_SEQ_LENGTH": between(8, 65536),
+    "DATASET.MASKED_LM_PROB": inside(0, 1),
+    "DATASET.MAX_PREDICTIONS_PER_SEQ": at_least(1),
+    "DATASET.SHORT_SEQ_PROB": between(0, 1),
+    "DATASET.DUP_FACTOR": at_least(1),
+    "DATASET.SEED": SEED,
+    **PRETRAIN_RULES,
+    "FINETUNE.TASKS": each(one_of(*GLUE_TASKS)),
+    "FINETUNE.STILT_TASKS": each(one_of(*GLUE_TASKS)),
     "FINETUNE.SEEDS": (
-        lambda seeds: seeds and all(map(_SEED[0], seeds)),
-        f"at least one seed, each {_SEED[1]}",
+        lambda seeds: seeds and all(map(SEED[0], seeds)),
+        f"at least one seed, each {SEED[1]}",
     ),
-    "FINETUNE.MAX_SEQ_LENGTH": _at_least(8),
-    "FINETUNE.WEIGHT_DECAY": _at_least(0),
-    "FINETUNE.WARMUP_PROPORTION": _between(0, 1),
-    "FINETUNE.LR_SCHEDULER_TYPE": _one_of("polynomial", "linear", "cosine", "constant_with_warmup"),
-    "FINETUNE.MAX_GRAD_NORM": _above(0),
-    "FINETUNE.EVAL_BATCH_SIZE": _at_least(1),
-    "FINETUNE.MULTIPROCESS_GPU_LIST": _each(
+    "FINETUNE.MAX_SEQ_LENGTH": at_least(8),
+    "FINETUNE.WEIGHT_DECAY": at_least(0),
+    "FINETUNE.WARMUP_PROPORTION": between(0, 1),
+    "FINETUNE.LR_SCHEDULER_TYPE": one_of("polynomial", "linear", "cosine", "constant_with_warmup"),
+    "FINETUNE.MAX_GRAD_NORM": above(0),
+    "FINETUNE.EVAL_BATCH_SIZE": at_least(1),
+    "FINETUNE.MULTIPROCESS_GPU_LIST": each(
         (lambda gpus: gpus and min(gpus) >= 0, "a list of GPU numbers, e.g. [0, 1]")
     ),
 }
 
 GRID_RULES: dict[str, Rule] = {
-    "EPOCHS": _each(_at_least(1)),
-    "BATCH_SIZES": _each(_at_least(1)),
-    "LEARNING_RATES": _each(_above(0)),
+    "EPOCHS": each(at_least(1)),
+    "BATCH_SIZES": each(at_least(1)),
+    "LEARNING_RATES": each(above(0)),
 }
 
 
@@ -176,7 +111,7 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
             f"SYSTEM.OUTPUT_ROOT: not a folder that can be written to, got "
             f"{config.SYSTEM.OUTPUT_ROOT}, expected one that exists or can be made"
         )
-    problems += _model_problems(config)
+    problems += problems_of_pretraining(config)
     problems += problems_of_samples(config.DATASET)
     if "dataset" in running:
         problems += _dataset_problems(config)
@@ -202,15 +137,6 @@ def _can_be_a_folder(path: Path) -> bool:
     path = path.absolute()
     present = next(folder for folder in (path, *path.parents) if folder.exists())
     return present.is_dir() and os.access(present, os.W_OK)
-
-
-def _model_problems(config: CfgNode) -> Iterator[str]:
-    hidden_size, heads = config.MODEL.HIDDEN_SIZE, config.MODEL.NUM_ATTENTION_HEADS
-    if heads > 0 and hidden_size % heads:
-        yield (
-            f"MODEL.HIDDEN_SIZE: not divisible by MODEL.NUM_ATTENTION_HEADS, got {hidden_size}, "
-            f"expected a multiple of {heads}"
-        )
 
 
 def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from configs.loading import flatten, load_config
 from configs.manual import MANUAL, comments, render
 from configs.rules import GRID_RULES, RULES
 from pipeline.errors import ConfigError
+from pretrain.flags import flag_keys
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SHIPPED = sorted((PROJECT / "configs").rglob("*.yaml"))
@@ -272,7 +273,7 @@ def test_every_rule_belongs_to_a_key():
 
 
 def test_every_key_is_read_somewhere():
-    """Outside of configs/, an attribute chain ends in SECTION.KEY for each key."""
+    """Outside of configs/, an attribute chain ends in SECTION.KEY for each key, or in its flag."""
     read = set()
     for path in PROJECT.glob("*/*.py"):
         if path.parent.name in ("configs", "tests", "benchmarks"):
@@ -282,6 +283,7 @@ def test_every_key_is_read_somewhere():
             if isinstance(node, ast.Attribute | ast.Constant):
                 name = node.attr if isinstance(node, ast.Attribute) else node.value
                 read.add(name)
-    keys = {key.rpartition(".")[2] for key in flatten(get_default_config())}
+    flags = {key: flag for flag, key in flag_keys().items()}
+    keys = {flags.get(key, key.rpartition(".")[2]) for key in flatten(get_default_config())}
     assert keys - read == set()
     assert set(GRID_RULES) <= read
