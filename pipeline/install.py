@@ -28,7 +28,11 @@ RECORD = ENVIRONMENT / "installed.json"
 ANEW_VARIABLE = "EXTREMEBERT_BEGUN_ANEW"
 
 # Names under which distributions are imported, where the two differ.
-IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "pytorch-optimizer": "pytorch_optimizer",
+}
 
 
 def pinned_requirements() -> dict[str, str]:

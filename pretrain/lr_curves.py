@@ -1,22 +1,53 @@
 """Learning rate curves: pure functions from progress to a multiplier of the peak.
 
 Progress is the share of the whole run, warmup included, that has passed: 0 at the start, 1 at
-the end. It is steps / all steps or elapsed time / whole time. To add a curve, write a function
-of (progress, shape) that gives the multiplier after the warmup, and a row in CURVES.
+the end. It is counted in steps, hours or tokens. To add a curve, write a function of
+(progress, shape) that gives the multiplier after the warmup, and a row in CURVES.
+
+Elastic step decay and the wsd curves count progress from the start of the run, as their papers
+do; all others from the end of the warmup. Values that a shape may have are configs.pretrain_rules'.
 """
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+
+# Far below one step of any run, far above what rounding moves a border by.
+BORDER_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class CurveShape:
-    """warmup: share of the run; r and l (the paper's names): elastic step decay's constants."""
+    """What a curve needs to know.
+
+    warmup: share of the run. r and l (the paper's names): elastic step decay's constants.
+    end_ratio: the multiplier at progress 1 of all curves but elastic step decay and constant; more
+    than 0 for exponential, step_decay and inverse_time. power: of polynomial. num_decay_steps: the
+    intervals of step_decay, at least 2. decay_proportion: share of the run in which the wsd curves
+    decay, at most 1 - warmup.
+    """
 
     warmup: float = 0.06
     r: float = 2**-0.5
     l: int = 6  # noqa: E741
+    end_ratio: float = 0.0
+    power: float = 1.0
+    num_decay_steps: int = 4
+    decay_proportion: float = 0.2
+
+
+def curve_shape(args: Namespace) -> CurveShape:
+    """The shape that run_pretraining's flags describe."""
+    return CurveShape(
+        warmup=args.warmup_proportion,
+        r=args.esd_r,
+        l=args.esd_l,
+        end_ratio=args.lr_end_ratio,
+        power=args.lr_power,
+        num_decay_steps=args.lr_decay_steps,
+        decay_proportion=args.lr_decay_proportion,
+    )
 
 
 def elastic_step_decay(progress: float, shape: CurveShape) -> float:
@@ -30,22 +61,59 @@ def elastic_step_decay(progress: float, shape: CurveShape) -> float:
         return 0.0
     # progress <= 1 - r^i  <=>  i >= log(1 - progress) / log(r); the tolerance keeps a border
     # that rounding has moved up by an ulp in its own interval.
-    interval = math.ceil(math.log1p(-progress) / math.log(shape.r) - 1e-9)
+    interval = math.ceil(math.log1p(-progress) / math.log(shape.r) - BORDER_TOLERANCE)
     return (1 / (2 * shape.r)) ** max(0, interval - shape.l)
 
 
 def linear(progress: float, shape: CurveShape) -> float:
-    """Straight from 1 at the end of the warmup to 0 at the end of the run."""
-    return 1.0 - _decayed(progress, shape)
+    """Straight down to the end ratio."""
+    return _above_end(1.0 - _decayed(progress, shape), shape)
 
 
 def cosine(progress: float, shape: CurveShape) -> float:
-    """Half a cosine from 1 at the end of the warmup to 0 at the end of the run."""
-    return 0.5 * (1.0 + math.cos(math.pi * _decayed(progress, shape)))
+    """Half a cosine down to the end ratio (Loshchilov and Hutter, 2017)."""
+    return _above_end(0.5 * (1.0 + math.cos(math.pi * _decayed(progress, shape))), shape)
+
+
+def exponential(progress: float, shape: CurveShape) -> float:
+    """end_ratio^x: the same factor in each step, down to the end ratio."""
+    return shape.end_ratio ** _decayed(progress, shape)
+
+
+def step_decay(progress: float, shape: CurveShape) -> float:
+    """Equal intervals with the same factor from each to the next; the last is at the end ratio."""
+    last = shape.num_decay_steps - 1
+    interval = math.floor(_decayed(progress, shape) * shape.num_decay_steps + BORDER_TOLERANCE)
+    return shape.end_ratio ** (min(last, interval) / last)
+
+
+def inverse_time(progress: float, shape: CurveShape) -> float:
+    """1 / (1 + kx), with the k that reaches the end ratio."""
+    return 1.0 / (1.0 + (1.0 / shape.end_ratio - 1.0) * _decayed(progress, shape))
+
+
+def polynomial(progress: float, shape: CurveShape) -> float:
+    """(1 - x)^power, down to the end ratio."""
+    return _above_end((1.0 - _decayed(progress, shape)) ** shape.power, shape)
 
 
 def constant(progress: float, shape: CurveShape) -> float:
     return 1.0
+
+
+def wsd(progress: float, shape: CurveShape) -> float:
+    """Warmup, stable, decay: constant, then 1 - sqrt(x) (Haegele et al., 2024)."""
+    return _above_end(1.0 - math.sqrt(_cooled(progress, shape)), shape)
+
+
+def wsd_linear(progress: float, shape: CurveShape) -> float:
+    """Warmup, stable, decay: constant, then straight down."""
+    return _above_end(1.0 - _cooled(progress, shape), shape)
+
+
+def _above_end(share: float, shape: CurveShape) -> float:
+    """The multiplier at a share of the way up from the end ratio to 1."""
+    return shape.end_ratio + (1.0 - shape.end_ratio) * share
 
 
 def _decayed(progress: float, shape: CurveShape) -> float:
@@ -53,11 +121,25 @@ def _decayed(progress: float, shape: CurveShape) -> float:
     return (progress - shape.warmup) / (1.0 - shape.warmup)
 
 
+def _cooled(progress: float, shape: CurveShape) -> float:
+    """Share of the decay at the end of the run that has passed; 0 before it, and without it."""
+    left = 1.0 - progress
+    if left >= shape.decay_proportion:
+        return 0.0
+    return 1.0 - left / shape.decay_proportion
+
+
 CURVES: dict[str, Callable[[float, CurveShape], float]] = {
     "elastic_step_decay": elastic_step_decay,
     "linear": linear,
     "cosine": cosine,
+    "exponential": exponential,
+    "step_decay": step_decay,
+    "inverse_time": inverse_time,
+    "polynomial": polynomial,
     "constant": constant,
+    "wsd": wsd,
+    "wsd_linear": wsd_linear,
 }
 
 
@@ -79,8 +161,11 @@ class LearningRateSchedule:
         self.optimizer, self.peak, self.curve, self.shape = optimizer, peak, curve, shape
 
     def set_progress(self, progress: float) -> float:
-        """Sets and returns the learning rate of the step that begins at this progress."""
-        lr = self.peak * lr_multiplier(self.curve, progress, self.shape)
+        """Sets the learning rates of the step that begins at this progress.
+
+        A group with a peak_lr has a peak of its own. Returns the rate of those that have none.
+        """
+        multiplier = lr_multiplier(self.curve, progress, self.shape)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+            group["lr"] = group.get("peak_lr", self.peak) * multiplier
+        return self.peak * multiplier
