@@ -30,6 +30,9 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForSequenceClassification, logging, set_seed
 
+    from pretrain.modeling_extremebert import register
+
+    register()  # so that our own architecture loads too
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_seed(seed)

@@ -1,0 +1,216 @@
+"""The encoder and the prediction head, of torch alone.
+
+What trains is what is shipped: an export that transformers has no architecture for holds a copy of
+this file. It therefore imports nothing of the project but its neighbours, by relative names.
+
+Post-ln is the encoder of Devlin et al. (2018). Pre-ln moves the norms in front of the sublayers and
+adds one after the last layer (Xiong et al., 2020). Positions are learned, or rotations of queries
+and keys (Su et al., 2021); with the latter there are no segment embeddings. The feed-forward part
+may be gated (Shazeer, 2020), the norms without mean and bias (Zhang and Sennrich, 2019).
+
+Every class takes a config with the attributes encoder_ln_mode ("pre-ln" or "post-ln"), vocab_size
+(rows of the word embeddings), max_seq_length, hidden_size, num_hidden_layers, num_attention_heads,
+intermediate_size, hidden_act (a key of ACTIVATIONS), glu, position_embedding_type ("absolute" or
+"rotary"), rope_theta, use_bias, norm_type ("layernorm" or "rmsnorm"), embedding_norm,
+hidden_dropout_prob, attention_probs_dropout_prob and layer_norm_eps.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from .dropout import Dropout, attention
+
+NUM_SEGMENTS = 2
+
+ACTIVATIONS = {
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+# Cosines and sines of a token's angles; each broadcasts to [batch, length, 2, heads, head_dim / 2].
+Rotation = tuple[Tensor, Tensor]
+
+
+def build_norm(config) -> nn.Module:
+    """A norm over the hidden size; RMSNorm has no bias whatever use_bias says."""
+    if config.norm_type == "rmsnorm":
+        return nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.use_bias)
+
+
+class Embeddings(nn.Module):
+    """Word embeddings, with those of position and segment unless positions are rotations."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.absolute = config.position_embedding_type == "absolute"
+        if self.absolute:
+            self.position = nn.Embedding(config.max_seq_length, config.hidden_size)
+            self.segment = nn.Embedding(NUM_SEGMENTS, config.hidden_size)
+        self.norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, positions: Tensor) -> Tensor:
+        embedded = self.word(input_ids)
+        if self.absolute:
+            embedded = embedded + self.position(positions) + self.segment(segment_ids)
+        return self.dropout(self.norm(embedded))
+
+
+def rotation(positions: Tensor, head_dim: int, theta: float) -> Rotation:
+    """Cosines and sines, fp32, of the angles position * theta^(-2i / head_dim).
+
+    positions: int64 [length] or [batch, length]. Computed anew in every pass: kept in the model,
+    they would lose their precision when it is cast to fp16.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    frequencies = 1.0 / theta ** (exponents / head_dim)
+    angles = (positions.float()[..., None] * frequencies)[..., None, None, :]
+    return angles.cos(), angles.sin()
+
+
+def rotate(vectors: Tensor, by: Rotation) -> Tensor:
+    """Queries and keys [batch, length, 2, heads, head_dim], turned in fp32.
+
+    Component i is turned together with component i + head_dim / 2.
+    """
+    cos, sin = by
+    first, second = vectors.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.to(vectors.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with one product for queries, keys and values."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_bias)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, turn: Rotation | None) -> Tensor:
+        batch, length, width = hidden.shape
+        qkv = self.qkv(hidden).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        if turn is None:
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        else:
+            query_key, value = qkv.split((2, 1), dim=2)
+            query, key = rotate(query_key, turn).permute(2, 0, 3, 1, 4)
+            value = value.squeeze(2).transpose(1, 2)
+        attended = attention(query, key, value, mask, self.dropout_prob if self.training else 0.0)
+        return self.output(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+class FeedForward(nn.Module):
+    """Two matrices around the activation; gated, the first makes what is activated and its gate."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gated = config.glu
+        inner = config.intermediate_size * (2 if self.gated else 1)
+        self.input = nn.Linear(config.hidden_size, inner, bias=config.use_bias)
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        inner = self.input(hidden)
+        if not self.gated:
+            return self.output(self.activation(inner))
+        activated, gate = inner.chunk(2, dim=-1)
+        return self.output(self.activation(activated) * gate)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each with dropout, residual connection and norm."""
+
+    def __init__(self, config, has_attention_norm: bool):
+        super().__init__()
+        self.pre_ln = config.encoder_ln_mode == "pre-ln"
+        self.attention = SelfAttention(config)
+        self.attention_norm = build_norm(config) if has_attention_norm else nn.Identity()
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = build_norm(config)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, turn: Rotation | None) -> Tensor:
+        if self.pre_ln:
+            attended = self.attention(self.attention_norm(hidden), mask, turn)
+            hidden = hidden + self.dropout(attended)
+            return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        attended = self.attention(hidden, mask, turn)
+        hidden = self.attention_norm(hidden + self.dropout(attended))
+        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+
+
+class Encoder(nn.Module):
+    """From token ids to hidden states.
+
+    gradient_checkpointing: whether training keeps just what goes into each layer, and computes the
+    rest again for the backward pass; the gradients are the same.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        pre_ln = config.encoder_ln_mode == "pre-ln"
+        rotary = config.position_embedding_type == "rotary"
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.theta = config.rope_theta if rotary else 0.0
+        self.gradient_checkpointing = False
+        self.embeddings = Embeddings(config)
+        # As in ModernBERT: right behind the embeddings' norm, another one would do nothing new.
+        first_has_norm = not (pre_ln and rotary and config.embedding_norm)
+        self.layers = nn.ModuleList(
+            Layer(config, number > 0 or first_has_norm)
+            for number in range(config.num_hidden_layers)
+        )
+        self.final_norm = build_norm(config) if pre_ln else nn.Identity()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [batch, length, hidden_size] after the last layer.
+
+        input_ids, segment_ids: int64 [batch, length]. attention_mask: bool [batch, length], True
+        at real tokens, or [batch, length, length], True where a token (first) attends to another,
+        or None if nothing is padded. position_ids: int64 [batch, length]; None counts through.
+        """
+        mask = attention_mask
+        if mask is not None:
+            mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]  # heads (and queries)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
+        turn = rotation(position_ids, self.head_dim, self.theta) if self.theta else None
+        hidden = self.embeddings(input_ids, segment_ids, position_ids)
+        for layer in self.layers:
+            if self.gradient_checkpointing and self.training:
+                hidden = checkpoint(layer, hidden, mask, turn, use_reentrant=False)
+            else:
+                hidden = layer(hidden, mask, turn)
+        return self.final_norm(hidden)
+
+
+class PredictionHead(nn.Module):
+    """What stands between the last hidden states and the product with the word embeddings."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        # gelu whatever the layers have is what transformers' pre-ln models do; BERT's has theirs.
+        head_act = "gelu" if config.encoder_ln_mode == "pre-ln" else config.hidden_act
+        self.activation = ACTIVATIONS[head_act]
+        self.norm = build_norm(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(hidden)))
