@@ -43,11 +43,13 @@ def run_logged(
     log: Path,
     environment: Mapping[str, str] = {},
     on_line: Callable[[str], None] = lambda line: None,
+    patience_seconds: float = 20.0,
 ) -> int:
     """Runs a command and returns its exit code.
 
     Output goes to `log` (appended) and, line by line, to `on_line`; errors go to the same name
-    with `.err`. When this process is interrupted, the child is terminated first.
+    with `.err`. When this process is interrupted, the child and its children are terminated first,
+    and have `patience_seconds` to end by themselves.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     child_environment = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
@@ -70,19 +72,35 @@ def run_logged(
             return child.wait()
         finally:
             if child.poll() is None:
-                _terminate(child)
+                _terminate(child, patience_seconds)
+                out.write(child.stdout.read().decode("utf-8", errors="replace"))
 
 
-def _terminate(child: subprocess.Popen, patience_seconds: float = 20.0) -> None:
+def _terminate(child: subprocess.Popen, patience_seconds: float) -> None:
     """SIGTERM to the child's process group, SIGKILL to what is left after a while."""
-    for number, wait in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, None)):
+    for number, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 20.0)):
         try:
             os.killpg(child.pid, number)
-            child.wait(timeout=wait)
         except ProcessLookupError:
             return
-        except subprocess.TimeoutExpired:
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            child.poll()
+            if not _group_is_alive(child.pid):
+                return
+            time.sleep(0.05)
+
+
+def _group_is_alive(group: int) -> bool:
+    """Whether a process of the group runs; one that ended and was not waited for does not."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
             continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False
 
 
 def python_command(*arguments: str) -> list[str]:

@@ -94,6 +94,32 @@ def test_interrupted_parent_ends_its_child(tmp_path):
     assert wait_until_gone(child)
 
 
+SAVER = """
+import os, signal, time
+from pathlib import Path
+from pipeline.processes import exit_with_parent
+exit_with_parent(0.1)
+def save(*_):
+    time.sleep(1.0)
+    Path("saved").write_text("all")
+    print("saved", flush=True)
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, save)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_interrupted_parent_lets_its_grandchild_save(tmp_path):
+    (tmp_path / "saver.py").write_text(SAVER)
+    parent, grandchild = start(tmp_path, "launcher.py", "saver.py")
+    parent.send_signal(signal.SIGINT)  # the launcher dies of SIGTERM at once
+    parent.wait()
+    assert wait_until_gone(grandchild, 0.1)
+    assert (tmp_path / "saved").read_text() == "all"
+    assert (tmp_path / "child.log").read_text().endswith("saved\n")
+
+
 def test_pool_runs_all_jobs():
     with local_pool(2) as pool:
         assert dict(run_unordered(pool, abs, [-1, -2, -3])) == {-1: 1, -2: 2, -3: 3}
