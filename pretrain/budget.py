@@ -1,57 +1,63 @@
-"""How long a run lasts, by steps or by the clock, and how much of it has passed."""
+"""How long a run lasts, by steps, by the clock or by tokens, and how much of it has passed."""
 
 import time
 from argparse import Namespace
 
-from pretrain.distributed import from_first_rank
-
 
 class Budget:
-    """Counts steps and seconds of training, over all restarts.
+    """Counts steps, seconds and tokens of training, over all restarts.
 
-    args: max_steps, lr_schedule ("step" or "time"), total_training_time and
-    early_exit_time_marker (hours), use_early_stopping.
+    args: lr_schedule ("step", "time" or "tokens"), max_steps, total_training_time (hours) and
+    max_tokens, of which the schedule's own counts, and early_exit_time_marker (hours).
     """
 
     def __init__(self, args: Namespace):
         self.args = args
         self.step = 0  # steps done
+        self.num_tokens = 0  # without padding
         self.elapsed = 0.0  # seconds, as of the end of the last step
         self.stopped_early = False
         self._start = time.monotonic()
 
-    def restore(self, step: int, elapsed: float, stopped_early: bool) -> None:
+    def restore(self, step: int, num_tokens: int, elapsed: float, stopped_early: bool) -> None:
         """Goes on from there; the time that the run did not run does not count."""
-        self.step, self.elapsed, self.stopped_early = step, elapsed, stopped_early
+        self.step, self.num_tokens, self.elapsed = step, num_tokens, elapsed
+        self.stopped_early = stopped_early
         self._start = time.monotonic() - elapsed
 
-    def count_step(self) -> None:
-        """One more step is done. Where the clock decides what follows, rank 0's counts for all."""
-        args, seconds = self.args, time.monotonic() - self._start
-        if args.lr_schedule == "time" or args.early_exit_time_marker or args.use_early_stopping:
-            seconds = from_first_rank(seconds)
-        self.step, self.elapsed = self.step + 1, seconds
+    def clock(self) -> float:
+        """Seconds of training up to now, by this process' clock."""
+        return time.monotonic() - self._start
+
+    def count_step(self, num_tokens: int, elapsed: float) -> None:
+        """One more step is done, with so many tokens, over all ranks, at that time of `clock`."""
+        self.step, self.num_tokens = self.step + 1, self.num_tokens + num_tokens
+        self.elapsed = elapsed
+
+    @property
+    def hours(self) -> float:
+        return self.elapsed / 3600
 
     @property
     def finished(self) -> bool:
-        args, hours = self.args, self.elapsed / 3600
         return (
             self.stopped_early
-            or self.step >= args.max_steps
-            or (args.lr_schedule == "time" and hours >= args.total_training_time)
-            or (0 < args.early_exit_time_marker <= hours)
+            or self.progress >= 1.0
+            or (0 < self.args.early_exit_time_marker <= self.hours)
         )
 
     @property
     def progress(self) -> float:
         """Share of the whole run that has passed, warmup included."""
-        if self.args.lr_schedule == "time":
-            return self.elapsed / (3600 * self.args.total_training_time)
-        return self.step / max(1, self.args.max_steps)
+        done, total = self.position
+        return done / total if total else 1.0
 
     @property
-    def total_steps(self) -> int:
-        """The number of steps of the whole run, estimated where the clock decides."""
-        if self.args.lr_schedule == "time" and self.progress > 0:
-            return min(self.args.max_steps, max(self.step, round(self.step / self.progress)))
-        return self.args.max_steps
+    def position(self) -> tuple[float, float]:
+        """(done, total) in the unit of the schedule: steps, hours or tokens."""
+        args = self.args
+        return {
+            "step": (self.step, args.max_steps),
+            "time": (self.hours, args.total_training_time),
+            "tokens": (self.num_tokens, args.max_tokens),
+        }[args.lr_schedule]

@@ -3,11 +3,12 @@
 The order is a function of the seed and the sample's number alone. Samples are numbered without
 end: epoch e holds the numbers [e * n, (e + 1) * n), and visits each row of each shard once, the
 shards in an order drawn for that epoch, the rows of a shard in an order drawn for that visit.
-Step t takes the numbers [t * batch size, (t + 1) * batch size) and the ranks share them out, so
+Each step takes the numbers that follow those of the step before, and the ranks share them out, so
 that any number of ranks, and any restart, trains on the same batches. Samples that are stored
 unmasked are masked by their number, anew in each epoch.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from dataset.masking import Masker, masking_key
 from dataset.samples import read_attributes, read_masking, read_samples
 from pipeline.artifacts import MANIFEST, read_json
 from pipeline.errors import StageError
+from pretrain.batch_sizes import BatchSizes
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
@@ -146,12 +148,13 @@ class SampleOrder:
         self.num_samples = int(self.shard_sizes.sum())
         self.seed = seed
         self._row_order = lru_cache(maxsize=1)(self._draw_row_order)
+        self._shard_order = lru_cache(maxsize=2)(self._draw_shard_order)
 
     def slices(self, start: int, stop: int) -> Iterator[Slice]:
         """The samples [start, stop), in order, cut where the shard changes."""
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shard_sizes))
+            order = self._shard_order(epoch)
             ends = np.cumsum(self.shard_sizes[order])
             place = int(np.searchsorted(ends, offset, side="right"))
             shard = int(order[place])
@@ -159,6 +162,21 @@ class SampleOrder:
             count = min(stop - start, int(ends[place]) - offset)
             yield Slice(start, shard, self._row_order(epoch, shard)[first : first + count])
             start += count
+
+    def visits_before(self, sample: int) -> int:
+        """Visits of shards that are over when all samples before that number have been seen."""
+        epoch, offset = divmod(sample, self.num_samples)
+        ends = np.cumsum(self.shard_sizes[self._shard_order(epoch)])
+        return epoch * len(self.shard_sizes) + int(np.searchsorted(ends, offset, side="right"))
+
+    def first_sample(self, visit: int) -> int:
+        """Number of the first sample of a visit of a shard."""
+        epoch, place = divmod(visit, len(self.shard_sizes))
+        before = self.shard_sizes[self._shard_order(epoch)][:place]
+        return epoch * self.num_samples + int(before.sum())
+
+    def _draw_shard_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.shard_sizes))
 
     def _draw_row_order(self, epoch: int, shard: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, epoch, shard])
@@ -200,15 +218,15 @@ class ShardReader:
 class PretrainDatasetProvider:
     """The training batches of one rank, read ahead by a thread.
 
-    batch_size: samples per step over all ranks. micro_batch: samples per forward pass. Both
-    batch_size / world_size and micro_batch must divide without rest. Use it in a `with` block.
+    batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass; it must
+    divide each rank's share of every batch without rest. Use it in a `with` block.
     """
 
     def __init__(
         self,
         shards: list[Shard],
         seed: int,
-        batch_size: int,
+        batch_sizes: BatchSizes,
         micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
@@ -217,14 +235,19 @@ class PretrainDatasetProvider:
         if self.order.num_samples == 0:
             raise ValueError(f"{shards[0].path.parent}: the training shards hold no samples")
         self.shards = shards
-        self.batch_size, self.micro_batch = batch_size, micro_batch
+        self.batch_sizes, self.micro_batch = batch_sizes, micro_batch
         self.rank, self.world_size = rank, world_size
+        self.seconds_waited = 0.0  # for batches that were not ready
         self._ahead: ReadAhead | None = None
         self._next_step = -1
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch in which a step begins."""
-        return step * self.batch_size // self.order.num_samples
+    def num_visits(self, step: int) -> int:
+        """Visits of shards that are over after `step` steps; the manual calls them epochs."""
+        return self.order.visits_before(self.batch_sizes.samples_before(step))
+
+    def first_step_of(self, visit: int) -> int:
+        """The first step that begins in a visit of a shard."""
+        return self.batch_sizes.first_step_at(self.order.first_sample(visit))
 
     def batch(self, step: int) -> list[MicroBatch]:
         """This rank's micro batches of a step. Steps asked for in order are read ahead."""
@@ -232,13 +255,16 @@ class PretrainDatasetProvider:
             self.close()
             self._ahead = ReadAhead(self._batches(step), STEPS_AHEAD)
         self._next_step = step + 1
-        return self._ahead.get()
+        begin = time.perf_counter()
+        batch = self._ahead.get()
+        self.seconds_waited += time.perf_counter() - begin
+        return batch
 
     def _batches(self, step: int) -> Iterator[list[MicroBatch]]:
         reader = ShardReader(self.shards, self.order.seed)
-        share = self.batch_size // self.world_size
         while True:
-            start = step * self.batch_size + self.rank * share
+            share = self.batch_sizes.size(step) // self.world_size
+            start = self.batch_sizes.samples_before(step) + self.rank * share
             rows = reader.rows(self.order.slices(start, start + share))
             yield [
                 collate({name: array[i : i + self.micro_batch] for name, array in rows.items()})
@@ -263,17 +289,26 @@ def validation_batches(
 ) -> list[MicroBatch]:
     """This rank's share of the first `num_samples` rows of the shards (0: all), held in memory.
 
-    The rows are dealt out in micro batches, so that ranks differ by at most one.
+    The rows are dealt out in micro batches. All ranks get the same number of them, as each forward
+    pass may need all ranks; where there is none left, one without predictions.
     """
-    wanted = num_samples or sum(shard.num_samples for shard in shards)
+    rows = _first_rows(shards, num_samples or sum(shard.num_samples for shard in shards))
+    num_rows, stride = len(rows["input_ids"]), world_size * micro_batch
+    batches = []
+    for start in range(rank * micro_batch, rank * micro_batch + num_rows, stride):
+        part = {name: array[start : start + micro_batch] for name, array in rows.items()}
+        if start >= num_rows:
+            part = {name: array[:1] for name, array in rows.items()}
+            part["masked_lm_positions"] = np.zeros_like(part["masked_lm_positions"])
+        batches.append(collate(part))
+    return batches
+
+
+def _first_rows(shards: list[Shard], wanted: int) -> dict[str, np.ndarray]:
     parts = []
     for shard in shards:
         if wanted <= 0:
             break
         parts.append({name: array[:wanted] for name, array in read_samples(shard.path).items()})
         wanted -= shard.num_samples
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    starts = range(rank * micro_batch, len(rows["input_ids"]), world_size * micro_batch)
-    return [
-        collate({name: array[i : i + micro_batch] for name, array in rows.items()}) for i in starts
-    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -12,6 +12,7 @@ from dataset.masking import Masking
 from dataset.samples import SampleWriter, read_samples, write_masking
 from pipeline.artifacts import write_json
 from pipeline.errors import StageError
+from pretrain.batch_sizes import BatchSizes
 from pretrain.data import (
     PretrainDatasetProvider,
     SampleOrder,
@@ -22,6 +23,8 @@ from pretrain.data import (
     validation_batches,
 )
 from tests.pretrain.shards import write_dataset
+
+EIGHT = BatchSizes(8)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +68,9 @@ def _ids(batches):
     return torch.cat([batch.input_ids for batch in batches])
 
 
-def _provider(dataset, rank=0, world_size=1, micro_batch=2):
+def _provider(dataset, rank=0, world_size=1, micro_batch=2, sizes=EIGHT):
     return PretrainDatasetProvider(
-        list_shards(dataset, "train"), 42, 8, micro_batch, rank, world_size
+        list_shards(dataset, "train"), 42, sizes, micro_batch, rank, world_size
     )
 
 
@@ -91,6 +94,34 @@ def test_a_restart_goes_on_with_the_same_batches(dataset):
         assert torch.equal(_ids(restarted.batch(2)), expected[2])
 
 
+def test_a_ramp_of_the_batch_size_leaves_the_order_of_the_samples_as_it_is(dataset):
+    with _provider(dataset) as plain:
+        expected = torch.cat([_ids(plain.batch(step)) for step in range(4)])
+    ramp = BatchSizes(8, start=2, ramp_steps=6)  # 2, 2, 4, 4, 6, 6, 8
+    with _provider(dataset, sizes=ramp) as provider:
+        batches = [provider.batch(step) for step in range(7)]
+        again = provider.batch(3)
+    assert [len(_ids(batch)) for batch in batches] == [2, 2, 4, 4, 6, 6, 8]
+    assert torch.equal(torch.cat([_ids(batch) for batch in batches]), expected)
+    assert torch.equal(_ids(again), _ids(batches[3]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), sample=st.integers(0, 60))
+def test_visits_of_shards_are_counted(sizes, sample):
+    order = SampleOrder(sizes, 7)
+    seen = [piece.shard for piece in order.slices(0, sample)]
+    cut = sample > 0 and order.first_sample(order.visits_before(sample)) != sample
+    assert order.visits_before(sample) == len(seen) - cut
+    assert order.visits_before(order.first_sample(11)) == 11
+
+
+def test_waiting_for_data_is_measured(dataset):
+    with _provider(dataset) as provider:
+        provider.batch(0)
+        assert provider.seconds_waited > 0
+
+
 def test_micro_batches_cut_the_batch_without_changing_it(dataset):
     with _provider(dataset, micro_batch=2) as small, _provider(dataset, micro_batch=8) as large:
         assert len(small.batch(0)) == 4 and len(large.batch(0)) == 1
@@ -108,7 +139,7 @@ def test_all_mask_copies_are_trained_on(dataset):
 def test_an_error_while_reading_ahead_reaches_the_loop(dataset, tmp_path):
     shards = [Shard(tmp_path / "gone.hdf5", 8)]
     with (
-        PretrainDatasetProvider(shards, 0, 4, 4) as provider,
+        PretrainDatasetProvider(shards, 0, BatchSizes(4), 4) as provider,
         pytest.raises(Exception, match=r"gone\.hdf5"),
     ):
         provider.batch(0)
@@ -158,7 +189,10 @@ def test_validation_is_the_first_rows_shared_out_over_the_ranks(dataset):
     assert torch.equal(_ids(validation_batches(shards, 0, 2)), rows)
     first, second = (validation_batches(shards, 0, 2, rank, 2) for rank in range(2))
     assert [len(batch.input_ids) for batch in first] == [2, 2, 1]
-    assert [len(batch.input_ids) for batch in second] == [2, 2]
+    assert [len(batch.input_ids) for batch in second] == [2, 2, 1]
+    together = [first[0], second[0], first[1], second[1], first[2]]
+    assert torch.equal(_ids(together), rows)
+    assert second[2].num_predictions == 0  # only there so that all ranks take part
 
 
 # --- samples that are stored unmasked ------------------------------------------------------------
@@ -197,7 +231,7 @@ def test_unmasked_samples_are_masked_anew_in_each_epoch(unmasked):
         for row in read_samples(shard.path)["input_ids"].tolist()
     )
     seen = []
-    with PretrainDatasetProvider(list_shards(unmasked, "train"), 42, 4, 2) as provider:
+    with _provider(unmasked, sizes=BatchSizes(4)) as provider:
         for epoch in range(2):
             batches = [batch for t in range(3) for batch in provider.batch(3 * epoch + t)]
             assert sorted(_restored(batches)) == original
