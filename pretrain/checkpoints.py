@@ -1,22 +1,26 @@
 """Checkpoints: written aside, moved into place when complete, checked before they are used.
 
-`checkpoints/step_0000500/` holds DeepSpeed's files and `checkpoint.json`, which lists them with
-their sizes and says how many ranks wrote them. DeepSpeed writes them with torch.save, as zip
-archives that carry checksums.
+`checkpoints/step_0000500/` holds `state.safetensors`, the whole tensors of pretrain.engine_state,
+and `checkpoint.json`, which has its size and digest, the numbers that belong to it and where the
+run stood. It says nothing of ranks, so that any number of them can go on from it.
 """
 
 import os
 import shutil
-import zipfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import flush_to_disk, read_json, write_json
-from pretrain.distributed import barrier, from_first_rank, rank, world_size
+import psutil
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-RECORD = "checkpoint.json"
-STATE_KEY = "training_run"
+from pipeline.artifacts import file_digest, flush_to_disk, read_json, write_json
+from pretrain.distributed import barrier, from_first_rank, rank
+from pretrain.engine_state import gather_state, restore_state
+
+TENSORS, RECORD = "state.safetensors", "checkpoint.json"
 
 
 def checkpoint_dir(directory: Path, step: int) -> Path:
@@ -28,71 +32,85 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("step_*"))
 
 
-def save_checkpoint(engine, directory: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Saves weights, optimizer and `state` (JSON-able), then deletes all but the last `keep`.
+class CheckpointWriter:
+    """Writes the checkpoints of a run, and keeps the last `keep` of them.
 
-    Every rank must call it. Returns the checkpoint's folder.
+    Rank 0 copies the state, and a thread writes it while training goes on; where the memory for
+    that is short, training waits.
     """
-    path, aside = checkpoint_dir(directory, step), directory / ".aside"
-    if rank() == 0:
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory, self.keep = directory, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+
+    def save(self, engine, step: int, state: dict[str, Any]) -> None:
+        """Saves the engine and `state` (JSON-able). Every rank must call it.
+
+        Raises what went wrong in writing the checkpoint before.
+        """
+        self.wait()
+        tensors, numbers = gather_state(engine)
+        if rank():
+            return
+        record = {"step": step, "numbers": numbers, "state": state}
+        self._pending = self._thread.submit(self._write, tensors, record)
+        if _is_memory_short(tensors):
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is in place; raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def check(self) -> None:
+        """Raises what went wrong with the last checkpoint, if that is known by now."""
+        if self._pending and self._pending.done():
+            self.wait()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _write(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+        path = checkpoint_dir(self.directory, record["step"])
+        aside = self.directory / ".aside"
         shutil.rmtree(aside, ignore_errors=True)
-    barrier()
-    engine.save_checkpoint(
-        str(aside), tag=path.name, client_state={STATE_KEY: state}, save_latest=False
-    )
-    if rank() == 0:
-        _move_into_place(aside / path.name, path, _layout(engine))
-        _prune(directory, step, keep)
-    barrier()
-    return path
+        aside.mkdir(parents=True)
+        save_file(tensors, aside / TENSORS)
+        file = {"bytes": (aside / TENSORS).stat().st_size, "digest": file_digest(aside / TENSORS)}
+        write_json(aside / RECORD, record | file)
+        for name in (aside / TENSORS, aside):
+            flush_to_disk(name)
+        shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
+        os.replace(aside, path)
+        flush_to_disk(self.directory)
+        self._prune(path)
+
+    def _prune(self, newest: Path) -> None:
+        """Deletes old checkpoints, and newer ones: they were damaged, so that we began before."""
+        present = list_checkpoints(self.directory)
+        wanted = [path for path in present if path.name <= newest.name][-max(1, self.keep) :]
+        for path in present:
+            if path not in wanted:
+                shutil.rmtree(path)
 
 
-def _layout(engine) -> dict[str, int]:
-    """What the files depend on: with ZeRO, each rank holds its share of the optimizer's state."""
-    stage = engine.zero_optimization_stage()
-    return {"zero_stage": stage, "num_ranks": world_size() if stage else 1}
-
-
-def _move_into_place(aside: Path, path: Path, layout: dict[str, int]) -> None:
-    files = [file for file in aside.iterdir() if file.is_file()]
-    sizes = {file.name: file.stat().st_size for file in files}
-    write_json(aside / RECORD, {"files": sizes, "layout": layout})
-    for file in (*files, aside):
-        flush_to_disk(file)
-    shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
-    os.replace(aside, path)
-    flush_to_disk(path.parent)
-
-
-def _prune(directory: Path, step: int, keep: int) -> None:
-    """Deletes old checkpoints, and newer ones: they were damaged, so training began before them."""
-    newest = checkpoint_dir(directory, step).name
-    present = list_checkpoints(directory)
-    wanted = [path for path in present if path.name <= newest][-max(1, keep) :]
-    for path in present:
-        if path not in wanted:
-            shutil.rmtree(path)
+def _is_memory_short(tensors: dict[str, Any]) -> bool:
+    """Whether the copy takes more than half of the memory that was free before it was made."""
+    return psutil.virtual_memory().available < sum(tensor.nbytes for tensor in tensors.values())
 
 
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint, or an empty string."""
-    record = read_json(path / RECORD)
-    if not record or "files" not in record:
+    record, file = read_json(path / RECORD), path / TENSORS
+    if not record or not {"step", "numbers", "state", "bytes", "digest"} <= record.keys():
         return f"no readable {RECORD}"
-    for name, size in record["files"].items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes, expected {size}"
-        try:
-            with zipfile.ZipFile(file) as archive:
-                broken = archive.testzip()
-        except zipfile.BadZipFile as error:
-            return f"{name}: {error}"
-        if broken:
-            return f"{name}: wrong checksum of {broken}"
-    return ""
+    if not file.is_file():
+        return f"{TENSORS} is missing"
+    if file.stat().st_size != record["bytes"]:
+        return f"{TENSORS} has {file.stat().st_size} bytes, expected {record['bytes']}"
+    return "" if file_digest(file) == record["digest"] else f"{TENSORS}: wrong digest"
 
 
 def newest_intact_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
@@ -110,19 +128,16 @@ def load_newest_checkpoint(
 ) -> dict[str, Any] | None:
     """Restores the engine and returns the state that was saved with it; None: nothing to load.
 
-    Every rank must call it.
+    Every rank must call it. Raises ValueError naming the checkpoint if it is of another model.
     """
     found = newest_intact_checkpoint(directory, say) if rank() == 0 else None
     path = from_first_rank(found)
     if path is None:
         return None
-    written, ours = read_json(path / RECORD)["layout"], _layout(engine)
-    if written != ours:
-        raise RuntimeError(
-            f"{path} was written by {written['num_ranks']} ranks at ZeRO stage "
-            f"{written['zero_stage']}, this run has {ours['num_ranks']} at stage "
-            f"{ours['zero_stage']}: go on with as many GPUs (SYSTEM.NUM_GPUS) and the precision of "
-            "before"
-        )
-    _, client_state = engine.load_checkpoint(str(directory), tag=path.name)
-    return client_state[STATE_KEY]
+    record = read_json(path / RECORD)
+    try:
+        restore_state(engine, load_file(path / TENSORS), record["numbers"])
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    barrier()
+    return record["state"]

@@ -1,9 +1,10 @@
-"""The DeepSpeed engine: its config, and the batch that it is fed."""
+"""The DeepSpeed engine around the model, and the batch that it is fed."""
 
 from argparse import Namespace
-from typing import Any
 
 import torch
+
+from pretrain.deepspeed_config import deepspeed_config
 
 
 def largest_micro_batch(batch_size: int, asked: int, world_size: int) -> int:
@@ -20,38 +21,6 @@ def largest_micro_batch(batch_size: int, asked: int, world_size: int) -> int:
     return next(size for size in range(min(asked, share), 0, -1) if share % size == 0)
 
 
-def deepspeed_config(args: Namespace, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's config for run_pretraining's flags.
-
-    Reads train_batch_size, train_micro_batch_size_per_gpu (which must divide the batch),
-    gradient_clipping, fp16 and bf16.
-    """
-    half = args.fp16 or args.bf16
-    return {
-        "train_batch_size": args.train_batch_size,
-        "train_micro_batch_size_per_gpu": args.train_micro_batch_size_per_gpu,
-        "gradient_accumulation_steps": args.train_batch_size
-        // (args.train_micro_batch_size_per_gpu * world_size),
-        "gradient_clipping": args.gradient_clipping,
-        # loss_scale 0: dynamic, from 2^16 down on overflow, up after 1000 steps without.
-        "fp16": {
-            "enabled": args.fp16,
-            "loss_scale": 0,
-            "initial_scale_power": 16,
-            "loss_scale_window": 1000,
-            "hysteresis": 2,
-            "min_loss_scale": 1,
-        },
-        "bf16": {"enabled": args.bf16},
-        # Half precision needs stage 1: with stage 0, DeepSpeed 0.19 divides the gradients by a
-        # loss scale that it never multiplied the loss with.
-        "zero_optimization": {"stage": 1 if half else 0},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 2**31,  # the loop writes its own lines
-        "wall_clock_breakdown": False,
-    }
-
-
 def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size: int):
     """The engine around the model; rank 0's weights become everyone's."""
     import deepspeed
@@ -64,4 +33,35 @@ def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size:
 
 def loss_scale(engine) -> float:
     """The present scale of the loss in fp16, 1 otherwise."""
+    if engine.torch_autocast_z0_gradscaler:
+        return engine.torch_autocast_z0_gradscaler.get_scale()
     return float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
+
+
+def scales_loss(engine) -> bool:
+    """Whether the loss is scaled at all, that is, in fp16."""
+    return bool(engine.torch_autocast_z0_gradscaler) or engine.fp16_enabled()
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """What matrix products are computed in, for fp16, bf16 or fp32."""
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def gradient_norm(engine) -> float | None:
+    """2-norm of the gradient before clipping; None with ZeRO, which tells it after the step.
+
+    Call it between the last backward pass of a batch and the step.
+    """
+    if engine.zero_optimization():
+        return None
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) / loss_scale(engine)
+
+
+def norm_of_last_step(engine) -> float | None:
+    """2-norm of the gradient in the last step, before clipping; None without ZeRO."""
+    if not engine.zero_optimization():
+        return None
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else float(norm)

@@ -1,15 +1,16 @@
-"""Finding the newest intact checkpoint, and what counts as damage."""
+"""Finding the newest intact checkpoint, what counts as damage, and writing beside the training."""
 
 import re
-import zipfile
+import threading
 
 import pytest
 import torch
 
-from pipeline.artifacts import write_json
+from pretrain import checkpoints
 from pretrain.checkpoints import (
     RECORD,
-    _prune,
+    TENSORS,
+    CheckpointWriter,
     checkpoint_dir,
     damage,
     list_checkpoints,
@@ -17,27 +18,25 @@ from pretrain.checkpoints import (
 )
 
 
-def _checkpoint(directory, step):
-    path = checkpoint_dir(directory, step)
-    path.mkdir(parents=True)
-    torch.save({"weight": torch.ones(1000)}, path / "weights.pt")
-    files = {"weights.pt": (path / "weights.pt").stat().st_size}
-    write_json(path / RECORD, {"files": files, "layout": {"zero_stage": 0, "num_ranks": 1}})
-    return path
+def _write(directory, *steps, keep=9):
+    """Checkpoints as the writer makes them, without an engine."""
+    writer = CheckpointWriter(directory, keep)
+    for step in steps:
+        record = {"step": step, "numbers": {}, "state": {"step": step}}
+        writer._write({"weight/a": torch.full((1000,), float(step))}, record)
+    writer.close()
+    return checkpoint_dir(directory, steps[-1])
 
 
 def flip_byte(path):
-    """Changes one byte in the middle of the largest member of a zip archive."""
-    with zipfile.ZipFile(path) as archive:
-        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    """Changes one byte in the middle of a file."""
     content = bytearray(path.read_bytes())
-    content[largest.header_offset + 200 + largest.file_size // 2] ^= 0xFF
+    content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
 
 
 def test_the_newest_is_found(tmp_path):
-    _checkpoint(tmp_path, 5)
-    newest = _checkpoint(tmp_path, 10)
+    newest = _write(tmp_path, 5, 10)
     assert newest_intact_checkpoint(tmp_path, pytest.fail) == newest
     assert newest_intact_checkpoint(tmp_path / "none", pytest.fail) is None
 
@@ -46,13 +45,14 @@ def test_the_newest_is_found(tmp_path):
     ("harm", "said"),
     [
         (lambda path: (path / RECORD).unlink(), "no readable checkpoint.json"),
-        (lambda path: (path / "weights.pt").unlink(), "is missing"),
-        (lambda path: (path / "weights.pt").write_bytes(b"short"), "5 bytes, expected"),
-        (lambda path: flip_byte(path / "weights.pt"), "wrong checksum|Bad CRC"),
+        (lambda path: (path / RECORD).write_text("{}"), "no readable checkpoint.json"),
+        (lambda path: (path / TENSORS).unlink(), "is missing"),
+        (lambda path: (path / TENSORS).write_bytes(b"short"), "5 bytes, expected"),
+        (lambda path: flip_byte(path / TENSORS), "wrong digest"),
     ],
 )
 def test_a_damaged_one_is_passed_over_with_a_message(tmp_path, harm, said):
-    older, newer = _checkpoint(tmp_path, 5), _checkpoint(tmp_path, 10)
+    older, newer = _write(tmp_path, 5), _write(tmp_path, 10)
     harm(newer)
     messages = []
     assert newest_intact_checkpoint(tmp_path, messages.append) == older
@@ -62,7 +62,56 @@ def test_a_damaged_one_is_passed_over_with_a_message(tmp_path, harm, said):
 
 
 def test_the_last_ones_are_kept_and_damaged_newer_ones_are_not(tmp_path):
-    for step in (2, 4, 6, 8, 20):
-        _checkpoint(tmp_path, step)
-    _prune(tmp_path, step=8, keep=2)
+    _write(tmp_path, 2, 4, 6, 20)
+    _write(tmp_path, 8, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000006", "step_0000008"]
+
+
+class _Engine:
+    """Enough of an engine for a state of two tensors."""
+
+
+@pytest.fixture
+def state(monkeypatch):
+    weights = torch.zeros(10)
+    monkeypatch.setattr(
+        checkpoints, "gather_state", lambda engine: ({"weight/a": weights.clone()}, {})
+    )
+    return weights
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, state, monkeypatch):
+    may_write = threading.Event()
+    write = CheckpointWriter._write
+
+    def late(*args):
+        may_write.wait(10)
+        write(*args)
+
+    monkeypatch.setattr(CheckpointWriter, "_write", late)
+    writer = CheckpointWriter(tmp_path, 2)
+    writer.save(_Engine(), 1, {})
+    state += 1.0  # the next step changes the weights
+    writer.check()
+    assert not list_checkpoints(tmp_path)
+    may_write.set()
+    writer.wait()
+    saved = checkpoints.load_file(checkpoint_dir(tmp_path, 1) / TENSORS)
+    assert saved["weight/a"].eq(0).all()
+
+
+def test_a_failed_write_is_not_forgotten(tmp_path, state):
+    (tmp_path / "file").write_text("in the way")
+    writer = CheckpointWriter(tmp_path / "file", 2)
+    writer.save(_Engine(), 1, {})
+    with pytest.raises(OSError):
+        writer.wait()
+    writer.close()
+
+
+def test_with_little_memory_training_waits(tmp_path, state, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_is_memory_short", lambda tensors: True)
+    writer = CheckpointWriter(tmp_path, 2)
+    writer.save(_Engine(), 3, {})
+    assert not damage(checkpoint_dir(tmp_path, 3))
+    writer.close()

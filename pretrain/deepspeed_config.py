@@ -1,0 +1,125 @@
+"""DeepSpeed's config: what the flags decide, and a user's own JSON merged into it."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
+
+HALF_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+
+# What a user's JSON cannot change -> the flag that does.
+DECIDED_BY_FLAGS = {
+    "train_batch_size": "train_batch_size",
+    "train_micro_batch_size_per_gpu": "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps": "train_micro_batch_size_per_gpu",
+    "gradient_clipping": "gradient_clipping",
+    "fp16.enabled": "precision",
+    "bf16.enabled": "precision",
+    "torch_autocast": "precision",
+    "zero_optimization.stage": "zero_stage",
+    "optimizer": "optimizer_type",
+    "scheduler": "curve",
+}
+
+
+def zero_stage(asked: int, precision: str, optimizer: str) -> int:
+    """The ZeRO stage that -1 stands for: 1 in half precision, where the optimizer allows it."""
+    if asked >= 0:
+        return asked
+    return int(precision != "fp32" and optimizer in ELEMENTWISE_OPTIMIZERS)
+
+
+def deepspeed_config(args: Namespace, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's config for run_pretraining's flags.
+
+    Reads train_batch_size, train_micro_batch_size_per_gpu (which must divide each rank's share),
+    gradient_clipping, precision (fp16, bf16 or fp32), zero_stage, optimizer_type and
+    deepspeed_config. Raises ValueError naming what the user's JSON must not hold.
+    """
+    stage = zero_stage(args.zero_stage, args.precision, args.optimizer_type)
+    micro = args.train_micro_batch_size_per_gpu
+    config = {
+        "train_batch_size": args.train_batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": args.train_batch_size // (micro * world_size),
+        "gradient_clipping": args.gradient_clipping,
+        **_precision(args.precision, stage),
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,  # the loop writes its own lines
+        "wall_clock_breakdown": False,
+    }
+    if not args.deepspeed_config:
+        return config
+    return _merged(config, read_user_config(Path(args.deepspeed_config)), args.deepspeed_config)
+
+
+def _precision(precision: str, stage: int) -> dict[str, Any]:
+    """Half precision is DeepSpeed's own with ZeRO, torch's autocast without.
+
+    Without ZeRO, DeepSpeed 0.19 divides fp16 gradients by a loss scale that it never multiplied
+    the loss with; and an optimizer that needs whole matrices finds them in the model's own fp32
+    weights alone.
+    """
+    autocast = precision != "fp32" and stage == 0
+    config: dict[str, Any] = {
+        # loss_scale 0: dynamic, from 2^16 down on overflow, up after 1000 steps without.
+        "fp16": {
+            "enabled": precision == "fp16" and not autocast,
+            "loss_scale": 0,
+            "initial_scale_power": 16,
+            "loss_scale_window": 1000,
+            "hysteresis": 2,
+            "min_loss_scale": 1,
+        },
+        "bf16": {"enabled": precision == "bf16" and not autocast},
+    }
+    if autocast:
+        config["torch_autocast"] = {"enabled": True, "dtype": HALF_DTYPES[precision]}
+    return config
+
+
+def read_user_config(path: Path) -> dict[str, Any]:
+    """A user's DeepSpeed JSON. Raises ValueError naming the file if it is not a JSON object."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {config!r}")
+    return config
+
+
+def conflicts(user: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(setting, flag that decides it) of each setting of a user's JSON that is not theirs.
+
+    "auto", as the JSON files of transformers say, leaves a setting to the flag.
+    """
+    for path, flag in DECIDED_BY_FLAGS.items():
+        value: Any = user
+        for name in path.split("."):
+            value = value.get(name, "auto") if isinstance(value, dict) else "auto"
+        if value != "auto":
+            yield path, flag
+
+
+def _merged(config: dict[str, Any], user: dict[str, Any], name: str) -> dict[str, Any]:
+    found = [f"{path} is decided by --{flag}" for path, flag in conflicts(user)]
+    if found:
+        raise ValueError(f"{name}: {'; '.join(found)}; take it out of the JSON")
+    return _deep_merge(config, user)
+
+
+def _deep_merge(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(ours)
+    for key, value in theirs.items():
+        if value == "auto":
+            continue
+        both = isinstance(value, dict) and isinstance(ours.get(key), dict)
+        merged[key] = _deep_merge(ours[key], value) if both else value
+    return merged
