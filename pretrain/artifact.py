@@ -2,30 +2,54 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dataset.artifact import dataset_artifact
-from pipeline.artifacts import Artifact, fingerprint, pretrain_dir
+from pipeline.artifacts import Artifact, file_digest, fingerprint, pretrain_dir
 from pipeline.devices import num_gpus, num_visible_gpus
 from pipeline.errors import ConfigError
+from pretrain.batch_sizes import BatchSizes
+from pretrain.deepspeed_config import conflicts, read_user_config
+from pretrain.flags import flag_keys
+from pretrain.hostfile import read_hostfile
 
-FORMAT = 1
+FORMAT = 2
+NUM_SEGMENTS = 2
 # Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
-# the way. The micro batch is one of them, as the number of GPUs is: the loss is the mean over the
-# whole batch however it is cut up, so that only rounding and the dropout's draws differ, and a run
-# that ran out of memory can go on from its checkpoint with a smaller one.
+# the way, how the work is shared out, and when a run that goes wrong gives up. The micro batch is
+# one of them, as the number of GPUs is: the loss is the mean over the whole batch however it is cut
+# up, so that only rounding and the dropout's draws differ, and a run that ran out of memory can go
+# on from its checkpoint with a smaller one.
 OUTSIDE_IDENTITY = {
     "ENABLED",
     "ID",
     "PRINT_STEPS",
+    "TENSORBOARD",
     "CHECKPOINT_STEPS",
+    "CHECKPOINT_MINUTES",
+    "NUM_EPOCHS_BETWEEN_CHECKPOINTS",
     "KEEP_CHECKPOINTS",
+    "FINETUNE_TIME_MARKERS",
+    "DO_VALIDATION",
     "VALIDATION_STEPS",
+    "VALIDATION_EPOCHS",
+    "VALIDATION_EPOCHS_BEGIN",
+    "VALIDATION_EPOCHS_END",
+    "VALIDATION_BEGIN_PROPORTION",
+    "VALIDATION_END_PROPORTION",
     "VALIDATION_MICRO_BATCH",
     "VALIDATION_SAMPLES",
     "MICRO_BATCH_SIZE",
+    "ZERO_STAGE",
+    "GRADIENT_CHECKPOINTING",
+    "COMPILE",
+    "SCALE_CNT_LIMIT",
+    "DIVERGENCE_LIMIT",
 }
+# The key that says how long a run is, for each LR_SCHEDULE; the others are not looked at.
+BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
 
 def precision_in_use(precision: str, gpus: int) -> str:
@@ -35,36 +59,76 @@ def precision_in_use(precision: str, gpus: int) -> str:
     return "fp16" if gpus else "fp32"
 
 
+def num_ranks(config) -> int:
+    """Ranks of a run: one for each GPU, here or on the servers of SYSTEM.HOSTFILE; 1 on the CPU.
+
+    Raises ConfigError for a hostfile that cannot be read, or more GPUs than there are.
+    """
+    if config.SYSTEM.HOSTFILE:
+        return sum(read_hostfile(Path(config.SYSTEM.HOSTFILE)).values())
+    return max(1, num_gpus(config.SYSTEM.NUM_GPUS))
+
+
 def check_machine(config) -> None:
     """Raises ConfigError for what would stop the run on this machine as soon as it begins."""
-    gpus, batch_size = num_gpus(config.SYSTEM.NUM_GPUS), config.PRETRAIN.BATCH_SIZE
+    ranks = num_ranks(config)
+    smallest = config.PRETRAIN.BATCH_SIZE_RAMP_START or config.PRETRAIN.BATCH_SIZE
     problems = []
-    if batch_size % max(1, gpus):
+    if smallest % ranks:
+        key = "BATCH_SIZE_RAMP_START" if config.PRETRAIN.BATCH_SIZE_RAMP_START else "BATCH_SIZE"
         problems.append(
-            f"PRETRAIN.BATCH_SIZE: cannot be shared out, got {batch_size}, expected a multiple of "
-            f"the {gpus} GPUs"
+            f"PRETRAIN.{key}: cannot be shared out, got {smallest}, expected a multiple of "
+            f"the {ranks} GPUs"
         )
+    problems += _deepspeed_problems(config.PRETRAIN.DEEPSPEED_CONFIG)
+    problems += _logging_problems(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _deepspeed_problems(path: str) -> Iterator[str]:
+    """What is wrong with a user's DeepSpeed JSON."""
+    if not path:
+        return
+    try:
+        user = read_user_config(Path(path))
+    except ValueError as error:
+        yield f"PRETRAIN.DEEPSPEED_CONFIG: {error}"
+        return
+    keys = flag_keys()
+    for setting, flag in conflicts(user):
+        yield (
+            f"PRETRAIN.DEEPSPEED_CONFIG: {path} sets {setting}, which {keys[flag]} decides; "
+            "take it out of the JSON"
+        )
+
+
+def _logging_problems(config) -> Iterator[str]:
     mode = config.WANDB.MODE
     if mode != "disabled" and importlib.util.find_spec("wandb") is None:
-        problems.append(
+        yield (
             f"WANDB.MODE: wandb is not installed, got {mode}; "
             "run pip install -r requirements-wandb.txt"
         )
     if mode == "online" and not (config.WANDB.API_KEY or os.environ.get("WANDB_API_KEY")):
-        problems.append("WANDB.MODE: no key, got online, expected WANDB_API_KEY in the environment")
-    if problems:
-        raise ConfigError(problems)
+        yield "WANDB.MODE: no key, got online, expected WANDB_API_KEY in the environment"
+    if config.PRETRAIN.TENSORBOARD and importlib.util.find_spec("tensorboard") is None:
+        yield (
+            "PRETRAIN.TENSORBOARD: tensorboard is not installed, got True; "
+            "run pip install -r requirements-tensorboard.txt"
+        )
 
 
 def pretrain_artifact(config) -> Artifact:
     """The pretraining run of this config: weights, metrics and checkpoints."""
     dataset = dataset_artifact(config)
     inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL}
+    ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[config.PRETRAIN.LR_SCHEDULE]}
     inputs |= {
-        f"PRETRAIN.{key}": config.PRETRAIN[key]
-        for key in config.PRETRAIN
-        if key not in OUTSIDE_IDENTITY
+        f"PRETRAIN.{key}": config.PRETRAIN[key] for key in config.PRETRAIN if key not in ignored
     }
+    if config.PRETRAIN.DEEPSPEED_CONFIG:  # its content counts, not its name
+        inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
     inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}
     pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs)
     return Artifact(
@@ -78,61 +142,80 @@ def pretrain_artifact(config) -> Artifact:
     )
 
 
+def _digest(path: Path) -> str:
+    return file_digest(path) if path.is_file() else "missing"
+
+
+def length_of_run(pretrain) -> str:
+    """`23000 steps`, `24 h` or `1000000 tokens`."""
+    amount = pretrain[BUDGETS[pretrain.LR_SCHEDULE]]
+    unit = {"step": "steps", "time": "h", "tokens": "tokens"}[pretrain.LR_SCHEDULE]
+    return f"{amount:g} {unit}" if unit == "h" else f"{amount} {unit}"
+
+
 def _generated_id(config, inputs: dict[str, Any]) -> str:
     """e.g. `bert-mlm-24x1024-23000steps-0123456789`."""
     model = config.MODEL
     return (
         f"{model.TYPE}-{model.NUM_HIDDEN_LAYERS}x{model.HIDDEN_SIZE}-"
-        f"{config.PRETRAIN.NUM_STEPS}steps-{fingerprint(inputs)[:10]}"
+        f"{length_of_run(config.PRETRAIN).replace(' ', '')}-{fingerprint(inputs)[:10]}"
     )
 
 
 def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     """Steps, epochs where the dataset is there to tell, and the model's size."""
-    steps, batch = config.PRETRAIN.NUM_STEPS, config.PRETRAIN.BATCH_SIZE
     # Not an error here if there are fewer GPUs than asked for: this may be just a look at what
     # another machine has made.
     gpus = num_visible_gpus() if config.SYSTEM.NUM_GPUS else 0
     precision = precision_in_use(config.PRETRAIN.PRECISION, gpus)
-    effort = f"{steps} steps of {batch} samples in {precision}"
+    batch = config.PRETRAIN.BATCH_SIZE
+    effort = f"{length_of_run(config.PRETRAIN)}, {batch} samples a step, in {precision}"
     manifest = dataset.manifest if dataset.status().done else None
-    if manifest:
+    if manifest and config.PRETRAIN.LR_SCHEDULE == "step":
         results = manifest["results"]
-        epochs = steps * batch / max(1, sum(results["train_shards"].values()))
+        epochs = num_samples(config.PRETRAIN) / max(1, sum(results["train_shards"].values()))
         what = "all mask copies" if results["masking"] == "static" else "the text"
         effort += f", {epochs:.2f} passes over {what}"
     vocab_size = manifest["results"]["vocab_size"] if manifest else 0
     return (effort, _size_note(config, vocab_size))
 
 
+def num_samples(pretrain) -> int:
+    """Samples of a run of NUM_STEPS steps."""
+    ramp = (pretrain.BATCH_SIZE_RAMP_START, pretrain.BATCH_SIZE_RAMP_STEPS)
+    return BatchSizes(pretrain.BATCH_SIZE, *ramp).samples_before(pretrain.NUM_STEPS)
+
+
 def _size_note(config, vocab_size: int) -> str:
+    model = config.MODEL
     count = num_parameters(
-        vocab_size or config.TOKENIZER.VOCAB_SIZE,
-        config.DATASET.MAX_SEQ_LENGTH,
-        config.MODEL.HIDDEN_SIZE,
-        config.MODEL.NUM_HIDDEN_LAYERS,
-        config.MODEL.INTERMEDIATE_SIZE,
-        config.MODEL.ENCODER_LN_MODE == "pre-ln",
+        model, vocab_size or config.TOKENIZER.VOCAB_SIZE, config.DATASET.MAX_SEQ_LENGTH
     )
+    about = "" if model.TYPE == "bert-mlm" else "about "
     guess = "" if vocab_size else f", if the tokenizer has {config.TOKENIZER.VOCAB_SIZE} entries"
     # Weights, gradients and the two moments of Adam, in fp32.
-    return f"{count:,} parameters, {count * 16 / 1e9:.2f} GB with optimizer state{guess}"
+    return f"{about}{count:,} parameters, {count * 16 / 1e9:.2f} GB with optimizer state{guess}"
 
 
-def num_parameters(
-    vocab_size: int,
-    max_seq_length: int,
-    hidden_size: int,
-    num_hidden_layers: int,
-    intermediate_size: int,
-    pre_ln: bool,
-) -> int:
-    """Number of trained weights of BasePretrainModel, without the padding of its vocabulary."""
-    norm = 2 * hidden_size
-    dense = hidden_size * hidden_size + hidden_size
-    feed_forward = 2 * hidden_size * intermediate_size + intermediate_size + hidden_size
-    num_segments = 2
-    embeddings = (vocab_size + max_seq_length + num_segments) * hidden_size + norm
-    layer = 4 * dense + feed_forward + 2 * norm
-    head = dense + norm + vocab_size
-    return embeddings + num_hidden_layers * layer + head + (norm if pre_ln else 0)
+def num_parameters(model: Mapping[str, Any], vocab_size: int, max_seq_length: int) -> int:
+    """Number of trained weights of BasePretrainModel, without the padding of its vocabulary.
+
+    model: the keys of MODEL.
+    """
+    width, inner = model["HIDDEN_SIZE"], model["INTERMEDIATE_SIZE"]
+    bias, pre_ln = int(model["USE_BIAS"]), model["ENCODER_LN_MODE"] == "pre-ln"
+    rotary = model["POSITION_EMBEDDING_TYPE"] == "rotary"
+    norm = width * (1 + (bias if model["NORM_TYPE"] == "layernorm" else 0))
+
+    def linear(num_inputs: int, num_outputs: int) -> int:
+        return num_outputs * (num_inputs + bias)
+
+    feed_forward = linear(width, inner * (2 if model["GLU"] else 1)) + linear(inner, width)
+    layer = linear(width, 3 * width) + linear(width, width) + feed_forward + 2 * norm
+    positions = 0 if rotary else (max_seq_length + NUM_SEGMENTS) * width
+    num_norms = int(model["EMBEDDING_NORM"]) + int(pre_ln)
+    if rotary and pre_ln and model["EMBEDDING_NORM"]:
+        num_norms -= 1  # the first layer has no attention norm
+    head = linear(width, width) + norm + vocab_size
+    layers = model["NUM_HIDDEN_LAYERS"] * layer
+    return vocab_size * width + positions + layers + num_norms * norm + head

@@ -69,6 +69,14 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def sum_numbers(*values: float) -> list[float]:
+    """The sum over the ranks of each of a few numbers, on the host."""
+    if world_size() == 1:
+        return list(values)
+    device = "cpu" if torch.distributed.get_backend() == "gloo" else "cuda"
+    return sum_over_ranks(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+
+
 def from_first_rank(value: Any) -> Any:
     """What rank 0 passed, on every rank."""
     if world_size() == 1:

@@ -1,8 +1,9 @@
 """The training loop: steps, metrics, validation, checkpoints, and when to stop."""
 
 import math
-import time
+import signal
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,14 +11,17 @@ import torch
 from pretrain import checkpoints, distributed
 from pretrain.budget import Budget
 from pretrain.data import MicroBatch, PretrainDatasetProvider
-from pretrain.engine import loss_scale
+from pretrain.engine import gradient_norm, loss_scale, norm_of_last_step, scales_loss
+from pretrain.interrupts import Interrupted, Interrupts, caught
 from pretrain.losses import LossWindow
 from pretrain.lr_curves import LearningRateSchedule
 from pretrain.metrics import MetricsLog, SilentLog
+from pretrain.throughput import Throughput, Work
 from pretrain.validation import is_validation_due, validate
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
+MODELS_AT = "models_at"
 
 
 def train(
@@ -29,42 +33,53 @@ def train(
     pretrain_dataset_provider: PretrainDatasetProvider,
     validation_dataset: list[MicroBatch],
     log: MetricsLog | SilentLog | None = None,
+    export: Callable[[Path], None] | None = None,
 ) -> tuple[float, int]:
     """Trains from the newest checkpoint in args.output_dir, or from the start, to the end.
 
-    args: run_pretraining's flags. index: the epoch to begin with where there is no checkpoint.
-    model: a DeepSpeed engine around BasePretrainModel, and optimizer its optimizer.
-    lr_scheduler: sets the learning rate in every step. validation_dataset: this rank's micro
-    batches. log: where metrics go; default: args.output_dir/metrics.jsonl on rank 0.
+    args: run_pretraining's flags. index: the epoch, that is, the visit of a shard, to begin with
+    where there is no checkpoint. model: a DeepSpeed engine around the model, and optimizer its
+    optimizer. lr_scheduler: sets the learning rate in every step. validation_dataset: this rank's
+    micro batches. log: where metrics go; default: args.output_dir/metrics.jsonl on rank 0.
+    export: writes the model as it is into a folder; for args.finetune_time_markers.
 
     Returns (eval_loss, scale_counter_at_1): the last validation loss, nan if there was none, and
     the number of steps in a row, up to the last, with the fp16 loss scale at 1.
-    Raises FloatingPointError if the loss is not a number or the scale stays at 1.
+    Raises FloatingPointError if the loss is not a number, or diverges, or the scale stays at 1;
+    Interrupted, with a checkpoint saved, after SIGTERM or SIGINT.
     """
     if log is None:
         log = MetricsLog(Path(args.output_dir) / METRICS) if not distributed.rank() else SilentLog()
     run = TrainingRun(
-        args, model, optimizer, lr_scheduler, pretrain_dataset_provider, validation_dataset, log
+        args, model, lr_scheduler, pretrain_dataset_provider, validation_dataset, log, export
     )
-    run.restore(index)
-    run.run()
+    with caught() as interrupts:
+        try:
+            run.restore(index)
+            run.run(interrupts)
+        finally:
+            run.writer.close()
     return run.eval_loss, run.scale_counter
 
 
 class TrainingRun:
     """A run between its steps; what matters of it is saved in every checkpoint."""
 
-    def __init__(self, args, engine, optimizer, schedule, provider, validation, log):
-        self.args, self.engine, self.optimizer = args, engine, optimizer
-        self.schedule, self.provider = schedule, provider
-        self.validation, self.log = validation, log
+    def __init__(self, args, engine, schedule, provider, validation, log, export):
+        self.args, self.engine, self.schedule = args, engine, schedule
+        self.provider, self.validation = provider, validation
+        self.log, self.export = log, export
         self.directory = Path(args.output_dir) / CHECKPOINTS
+        self.writer = checkpoints.CheckpointWriter(self.directory, args.keep_checkpoints)
         self.budget = Budget(args)
-        self.window = LossWindow()
+        self.window = LossWindow(args.divergence_limit)
+        self.throughput = Throughput(args, engine.device)
         self.eval_loss = math.nan
+        self.grad_norm: float | None = None
         self.scale_counter = 0
-        self.saved_step = -1
-        self.line_time, self.line_step = time.monotonic(), 0  # of the last line of metrics
+        self.num_predictions = 0  # since this process began
+        self.signum = 0  # that some rank was sent
+        self.saved_step, self.saved_at = -1, 0.0
 
     # --- state -------------------------------------------------------------------------------
 
@@ -72,90 +87,157 @@ class TrainingRun:
         """Goes back to the newest checkpoint, and the metrics with it."""
         state = checkpoints.load_newest_checkpoint(self.engine, self.directory, self.log.say)
         if state is None:
-            first_step = -(-index * self.provider.order.num_samples // self.provider.batch_size)
-            self.budget.restore(first_step, 0.0, False)
+            self.budget.restore(self.provider.first_step_of(index), 0, 0.0, False)
         else:
-            self.budget.restore(state["step"], state["elapsed"], state["stopped_early"])
-            self.window.losses = list(state["losses"])
-            self.window.num_tokens = state["num_tokens"]
+            self.budget.restore(
+                state["step"], state["num_tokens"], state["elapsed"], state["stopped_early"]
+            )
+            self.window.restore(state["window"])
             self.eval_loss, self.scale_counter = state["eval_loss"], state["scale_counter"]
-            self.saved_step = state["step"]
+            self.saved_step, self.saved_at = state["step"], state["elapsed"]
             self.log.say(f"going on from the checkpoint of step {state['step']}")
         self.log.truncate(self.budget.step)
-        self.line_step = self.budget.step
+        self.throughput.restart(self._work_done())
 
     def _save(self) -> None:
         self._collect_losses()
         self.log.flush()
+        budget = self.budget
         state = {
-            "step": self.budget.step,
-            "elapsed": self.budget.elapsed,
-            "stopped_early": self.budget.stopped_early,
-            "losses": self.window.losses,
-            "num_tokens": self.window.num_tokens,
+            "step": budget.step,
+            "num_tokens": budget.num_tokens,
+            "elapsed": budget.elapsed,
+            "stopped_early": budget.stopped_early,
+            "window": self.window.state(),
             "eval_loss": self.eval_loss,
             "scale_counter": self.scale_counter,
         }
-        checkpoints.save_checkpoint(
-            self.engine, self.directory, self.budget.step, state, self.args.keep_checkpoints
+        self.writer.save(self.engine, budget.step, state)
+        self.saved_step, self.saved_at = budget.step, budget.elapsed
+
+    @property
+    def num_samples(self) -> int:
+        return self.provider.batch_sizes.samples_before(self.budget.step)
+
+    def _work_done(self) -> Work:
+        return Work(
+            self.num_samples,
+            self.budget.num_tokens,
+            self.num_predictions,
+            self.provider.seconds_waited,
         )
-        self.saved_step = self.budget.step
 
     # --- the loop ----------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, interrupts: Interrupts) -> None:
         self.engine.train()
         while not self.budget.finished:
-            before = self.budget.progress
-            lr = self.schedule.set_progress(before)
-            self._train_step()
-            self.budget.count_step()
+            before = self.budget.elapsed
+            lr = self.schedule.set_progress(self.budget.progress)
+            try:
+                self._train_step(interrupts)
+            except Interrupted:
+                self._save_and_leave()
+                raise
             self._after_step(before, lr)
+            if self.signum and not self.budget.finished:
+                self._save_and_leave()
+                raise Interrupted(self.signum)
         if self.saved_step != self.budget.step:  # a run of no steps
-            self._after_step(self.budget.progress, 0.0)
+            self._after_step(self.budget.elapsed, 0.0)
+        self.writer.wait()
 
-    def _train_step(self) -> None:
-        """Forward, backward and update, over the micro batches of this rank."""
+    def _train_step(self, interrupts: Interrupts) -> None:
+        """Forward, backward and update, over the micro batches of this rank.
+
+        A signal ends a single rank between two micro batches, with Interrupted and without the
+        update; several ranks finish the step, after which all of them know.
+        """
         # Dropout is a function of seed, step and rank, so that a restart draws the same.
         torch.manual_seed(_step_seed(self.args.seed, self.budget.step, distributed.rank()))
         batches = self.provider.batch(self.budget.step)
-        # Weighted by its predictions, a micro batch adds to the mean over the whole batch. The
-        # engine divides by the accumulation steps and averages over the ranks, hence `parts`.
-        share = 1.0 / self._num_predictions(batches)
-        parts = len(batches) * distributed.world_size()
+        num_predictions, num_tokens = distributed.sum_numbers(
+            sum(batch.num_predictions for batch in batches),
+            sum(batch.num_tokens for batch in batches),
+        )
         step_loss = torch.zeros((), device=self.engine.device)
-        for batch in batches:
-            loss = self.engine(*batch.inputs(self.engine.device)) * (batch.num_predictions * share)
-            self.engine.backward(loss * parts)
-            self.engine.step()
+        for number, batch in enumerate(batches):
+            if interrupts.signum and distributed.world_size() == 1:
+                raise Interrupted(interrupts.signum)
+            self.engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
+            # Weighted by its predictions, a micro batch adds to the mean over the whole batch.
+            weight = batch.num_predictions / max(1.0, num_predictions)
+            loss = self.engine(*batch.inputs(self.engine.device)) * weight
+            # The engine averages over the ranks.
+            self.engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
             step_loss += loss.detach()
-        self.window.add(step_loss, sum(batch.num_tokens for batch in batches))
+        self._update()
+        self.window.add(step_loss)
+        self.num_predictions += round(num_predictions)
+        self._count_step(round(num_tokens), interrupts)
 
-    def _num_predictions(self, batches: list[MicroBatch]) -> torch.Tensor | int:
-        """Predicted tokens of the batch, over all ranks."""
-        count = max(1, sum(batch.num_predictions for batch in batches))
-        if distributed.world_size() == 1:
-            return count
-        return distributed.sum_over_ranks(torch.tensor(float(count), device=self.engine.device))
+    def _update(self) -> None:
+        due = self._is_line_due(self.budget.step + 1)
+        before = gradient_norm(self.engine) if due else None
+        self.engine.step()
+        self.grad_norm = before if before is not None else norm_of_last_step(self.engine)
+
+    def _count_step(self, num_tokens: int, interrupts: Interrupts) -> None:
+        """Rank 0's clock counts for all, and one rank's signal is everyone's."""
+        first = distributed.rank() == 0
+        elapsed, signals = distributed.sum_numbers(
+            self.budget.clock() if first else 0.0, interrupts.signum
+        )
+        self.budget.count_step(num_tokens, elapsed)
+        if signals:
+            self.signum = interrupts.signum or signal.SIGTERM
 
     def _after_step(self, before: float, lr: float) -> None:
         """Metrics, validation and checkpoint, where they are due; all of them at the end."""
         args, budget, last = self.args, self.budget, self.budget.finished
         self._count_scale_at_1()
-        if last or budget.step % args.print_steps == 0:
+        self.writer.check()
+        if last or self._is_line_due(budget.step):
             self._write_metrics(lr)
-        if last or is_validation_due(args, budget.step, before, budget.progress):
-            self._validate()
-        if last or budget.stopped_early or self._is_checkpoint_due():
-            self._save()
-        self.log.progress(last, step=budget.step, steps=budget.total_steps, loss=self.window.newest)
-
-    def _is_checkpoint_due(self) -> bool:
-        interval, epochs = self.args.checkpoint_steps, self.args.num_epochs_between_checkpoints
-        step, epoch_of = self.budget.step, self.provider.epoch_of
-        return (interval > 0 and step % interval == 0) or (
-            epochs > 0 and epoch_of(step) // epochs > epoch_of(step - 1) // epochs
+        visits = range(
+            self.provider.num_visits(max(0, budget.step - 1)), self.provider.num_visits(budget.step)
         )
+        if last or is_validation_due(args, budget.step, budget.progress, visits):
+            self._validate()
+        if last or budget.stopped_early or self._is_checkpoint_due(visits):
+            self._save()
+        self._export_at_markers(before)
+        done, total = budget.position
+        self.log.progress(last, done=done, total=total, loss=self.window.newest)
+
+    def _is_line_due(self, step: int) -> bool:
+        args = self.args
+        last = args.lr_schedule == "step" and step == args.max_steps
+        return last or step % args.print_steps == 0
+
+    def _is_checkpoint_due(self, visits: range) -> bool:
+        args, budget = self.args, self.budget
+        minutes = (budget.elapsed - self.saved_at) / 60  # by rank 0's clock, on all ranks
+        epochs = args.num_epochs_between_checkpoints
+        return (
+            (args.checkpoint_steps > 0 and budget.step % args.checkpoint_steps == 0)
+            or 0 < args.checkpoint_minutes <= minutes
+            or (epochs > 0 and visits.stop // epochs > visits.start // epochs)
+        )
+
+    def _save_and_leave(self) -> None:
+        if self.saved_step != self.budget.step and self.budget.step:
+            self._save()
+        self.writer.wait()
+        self.log.say(f"interrupted; the checkpoint of step {self.budget.step} is saved")
+
+    def _export_at_markers(self, before: float) -> None:
+        """The model after the hours of finetune_time_markers that this step has passed."""
+        for hours in self.args.finetune_time_markers:
+            if self.export and before < hours * 3600 <= self.budget.elapsed:
+                folder = Path(self.args.output_dir) / MODELS_AT / f"{hours:g}h"
+                self.log.say(f"after {hours:g} h the model goes to {folder}")
+                self.export(folder)
 
     # --- numbers -----------------------------------------------------------------------------
 
@@ -163,6 +245,7 @@ class TrainingRun:
         try:
             self.window.collect(self.budget.step)
         except FloatingPointError as error:
+            self.writer.wait()
             raise FloatingPointError(f"{error}; {self._last_good()}") from None
 
     def _last_good(self) -> str:
@@ -175,24 +258,27 @@ class TrainingRun:
         self._collect_losses()
         if not self.window.losses:
             return
-        now, step, loss = time.monotonic(), self.budget.step, self.window.mean()
-        num_samples = (step - self.line_step) * self.args.train_batch_size
-        rate = num_samples / max(1e-9, now - self.line_time)
+        budget, loss = self.budget, self.window.mean()
+        speed = self.throughput.line(self._work_done())
         self.log.write(
             {
                 "kind": "train",
-                "step": step,
-                "samples": step * self.args.train_batch_size,
-                "tokens": self.window.num_tokens,
+                "step": budget.step,
+                "samples": self.num_samples,
+                "tokens": budget.num_tokens,
                 "loss": loss,
                 "lr": lr,
                 "loss_scale": loss_scale(self.engine),
-                "samples_per_second": round(rate, 2),
-                "elapsed_seconds": round(self.budget.elapsed, 2),
+                "grad_norm": self.grad_norm,
+                "elapsed_seconds": round(budget.elapsed, 2),
+                **speed,
             }
         )
-        self.log.say(f"step {step}: loss {loss:.4f}, lr {lr:.3g}, {rate:.1f} samples/s")
-        self.line_time, self.line_step = now, step
+        self.log.say(
+            f"step {budget.step}: loss {loss:.4f}, lr {lr:.3g}, "
+            f"{speed['samples_per_second']:.1f} samples/s, {speed['tokens_per_second']:,.0f} "
+            f"tokens/s, {100 * speed['peak_share']:.0f} % of the matmul peak"
+        )
 
     def _validate(self) -> None:
         if not self.args.do_validation:
@@ -210,7 +296,8 @@ class TrainingRun:
             }
         )
         self.log.say(
-            f"step {step}: validation loss {result.loss:.4f}, accuracy {result.accuracy:.4f}"
+            f"step {step}: validation loss {result.loss:.4f}, accuracy {result.accuracy:.4f}, "
+            f"perplexity {result.perplexity:.2f}"
         )
         self._stop_early_if_hopeless()
 
@@ -225,9 +312,10 @@ class TrainingRun:
             )
 
     def _count_scale_at_1(self) -> None:
-        stuck = self.engine.fp16_enabled() and loss_scale(self.engine) <= 1.0
+        stuck = scales_loss(self.engine) and loss_scale(self.engine) <= 1.0
         self.scale_counter = self.scale_counter + 1 if stuck else 0
         if 0 < self.args.scale_cnt_limit <= self.scale_counter:
+            self.writer.wait()
             raise FloatingPointError(
                 f"the fp16 loss scale was 1 for {self.scale_counter} steps, "
                 f"up to step {self.budget.step}; {self._last_good()}"

@@ -1,4 +1,4 @@
-"""Numbers of a run: metrics.jsonl, progress lines for the parent process, and W&B."""
+"""Numbers of a run: metrics.jsonl, progress lines for the parent process, W&B and TensorBoard."""
 
 import json
 import os
@@ -10,10 +10,11 @@ from pipeline.artifacts import fingerprint, flush_to_disk, write_text
 
 PROGRESS_PREFIX = "@progress "
 PROGRESS_SECONDS = 1.0
+TEXT_KEYS = ("kind", "step")
 
 
 def parse_progress(line: str) -> dict[str, Any] | None:
-    """`{"step", "steps", "note", ...}` of a progress line, None for any other line."""
+    """`{"done", "total", "loss"}` of a progress line, None for any other line."""
     if not line.startswith(PROGRESS_PREFIX):
         return None
     return json.loads(line.removeprefix(PROGRESS_PREFIX))
@@ -30,9 +31,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends to metrics.jsonl and prints; the log of rank 0."""
 
-    def __init__(self, path: Path, wandb_run=None):
+    def __init__(self, path: Path, wandb_run=None, tensorboard=None):
         self.path = path
-        self.wandb_run = wandb_run
+        self.wandb_run, self.tensorboard = wandb_run, tensorboard
         self.last_progress = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -44,8 +45,14 @@ class MetricsLog:
     def write(self, line: dict[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        step = line["step"]
+        numbers = {f"{line['kind']}/{key}": line[key] for key in line if key not in TEXT_KEYS}
         if self.wandb_run:
-            self.wandb_run.log({f"{line['kind']}/{key}": line[key] for key in line}, line["step"])
+            self.wandb_run.log(numbers, step)
+        if self.tensorboard:
+            for name, value in numbers.items():
+                if value is not None:
+                    self.tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:
         if self.path.exists():
@@ -63,6 +70,8 @@ class MetricsLog:
     def close(self) -> None:
         if self.wandb_run:
             self.wandb_run.finish()
+        if self.tensorboard:
+            self.tensorboard.close()
 
 
 class SilentLog:
@@ -107,3 +116,17 @@ def start_wandb(mode: str, project: str, name: str, directory: Path, settings: d
         config=settings,
         resume="allow",
     )
+
+
+def start_tensorboard(wanted: bool, directory: Path):
+    """A TensorBoard writer, or None. Raises ModuleNotFoundError if tensorboard is not there."""
+    if not wanted:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "PRETRAIN.TENSORBOARD is on, but tensorboard is missing: "
+            "pip install -r requirements-tensorboard.txt"
+        ) from error
+    return SummaryWriter(str(directory / "tensorboard"))

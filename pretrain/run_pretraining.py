@@ -3,7 +3,8 @@
 deepspeed pretrain/run_pretraining.py --dataset_path data/my --output_dir out --max_steps 1000 ...
 
 Runs on every rank that the launcher starts. Goes on from the newest checkpoint in output_dir and
-leaves there checkpoints/, metrics.jsonl and model/, a Hugging Face folder.
+leaves there checkpoints/, metrics.jsonl and model/, a Hugging Face folder. Exit codes: 0 done,
+2 the flags are wrong, 130 and 143 interrupted by SIGINT and SIGTERM, with a checkpoint saved.
 """
 
 import sys
@@ -12,57 +13,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parses the flags, joins the ranks, trains and exports."""
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
     from pipeline.processes import exit_with_parent
     from pretrain.flags import parse_flags
 
     args = parse_flags(argv)
+    if args.plot_lr:
+        return _plot_lr(args)
     exit_with_parent()
     from pretrain.distributed import rank, start_ranks
+    from pretrain.interrupts import Interrupted
 
     device = start_ranks()
     log = _open_log(args) if rank() == 0 else _silent_log()
     try:
         run(args, device, log)
+    except Interrupted as interrupted:
+        return interrupted.exit_code
     finally:
         log.close()
+    return 0
 
 
 def run(args: Namespace, device, log) -> None:
     """Pretrains with these flags on a device; `log` is rank 0's or a silent one."""
-    from pretrain.data import PretrainDatasetProvider, list_shards, validation_batches
+    from pretrain.batch_sizes import BatchSizes
+    from pretrain.data import PretrainDatasetProvider, list_shards
     from pretrain.distributed import rank, world_size
     from pretrain.loop import train
 
-    dataset_path = Path(args.dataset_path)
-    shards = list_shards(dataset_path, "train")
-    vocabulary = _complete_args(args, shards, log)
-    held_out = []
-    if args.do_validation:
-        held_out = validation_batches(
-            list_shards(dataset_path, "test"),
-            args.validation_samples,
-            args.validation_micro_batch,
-            rank(),
-            world_size(),
-        )
-    engine, schedule = _build(args, device)
+    shards = list_shards(Path(args.dataset_path), "train")
+    vocabulary = _complete_args(args, shards, device, log)
     provider = PretrainDatasetProvider(
         shards,
         args.seed,
-        args.train_batch_size,
+        BatchSizes(args.train_batch_size, args.batch_size_ramp_start, args.batch_size_ramp_steps),
         args.train_micro_batch_size_per_gpu,
         rank(),
         world_size(),
     )
     with provider:
-        train(args, 0, engine, engine.optimizer, schedule, provider, held_out, log)
-    _export(args, engine, vocabulary)
+        engine, schedule = _build(args, device, provider, log)
+        held_out = _held_out(args) if args.do_validation else []
+
+        def export(folder: Path) -> None:
+            _export(args, engine, vocabulary, folder)
+
+        train(args, 0, engine, engine.optimizer, schedule, provider, held_out, log, export)
+    export(Path(args.output_dir) / "model")
 
 
-def _complete_args(args: Namespace, shards, log):
-    """Adds what the dataset decides to the flags, and fits the micro batch; says what it did."""
+def _complete_args(args: Namespace, shards, device, log):
+    """Adds what the dataset and the machine decide to the flags; says what it did."""
     from pretrain.data import sequence_length
     from pretrain.distributed import from_first_rank, rank, world_size
     from pretrain.engine import largest_micro_batch
@@ -72,61 +75,96 @@ def _complete_args(args: Namespace, shards, log):
     if rank() == 0:
         directory = find_tokenizer(dataset_path, args.tokenizer_name, output_dir)
     vocabulary = read_vocabulary(from_first_rank(directory if rank() == 0 else None))
-    args.vocab_size, args.max_seq_length = vocabulary.size, sequence_length(shards[0].path)
-    asked = args.train_micro_batch_size_per_gpu
-    fitted = largest_micro_batch(args.train_batch_size, asked, world_size())
+    args.vocab_size, args.special_ids = vocabulary.size, vocabulary.special_ids
+    args.max_seq_length = sequence_length(shards[0].path)
+    if args.precision == "auto":
+        args.precision = "fp32" if device.type == "cpu" else "fp16"
+    asked, smallest = args.train_micro_batch_size_per_gpu, args.batch_size_ramp_start
+    fitted = largest_micro_batch(smallest or args.train_batch_size, asked, world_size())
     args.train_micro_batch_size_per_gpu = fitted
     if fitted != asked:
         log.say(
             f"micro batch {asked} -> {fitted}, so that {world_size()} rank(s) "
-            f"make up the batch of {args.train_batch_size}"
+            f"make up the batch of {smallest or args.train_batch_size}"
         )
     if args.tokenizer_name and dataset_path in vocabulary.directory.parents:
         log.say(f"the dataset's own tokenizer is used: {vocabulary.directory}")
     return vocabulary
 
 
-def _build(args: Namespace, device):
+def _held_out(args: Namespace):
+    from pretrain.data import list_shards, validation_batches
+    from pretrain.distributed import rank, world_size
+
+    return validation_batches(
+        list_shards(Path(args.dataset_path), "test"),
+        args.validation_samples,
+        args.validation_micro_batch,
+        rank(),
+        world_size(),
+    )
+
+
+def _build(args: Namespace, device, provider, log):
     """The engine around a freshly initialised model, and the learning rate schedule."""
     import torch
 
+    from pretrain.compiling import compile_if_possible
     from pretrain.distributed import world_size
     from pretrain.engine import build_engine
-    from pretrain.lr_curves import CurveShape, LearningRateSchedule
-    from pretrain.model import BasePretrainModel
+    from pretrain.lr_curves import LearningRateSchedule, curve_shape
+    from pretrain.model import build_model
     from pretrain.optimizers import build_optimizer
 
     torch.manual_seed(args.seed)
-    model = BasePretrainModel(args).to(device)
+    model = build_model(args).to(device)
+    if args.compile:
+        compile_if_possible(model, provider.batch(0)[0], device, log.say)
     engine = build_engine(args, model, build_optimizer(model, args), world_size())
-    shape = CurveShape(args.warmup_proportion, args.esd_r, args.esd_l)
-    return engine, LearningRateSchedule(engine.optimizer, args.lr, args.curve, shape)
+    return engine, LearningRateSchedule(engine.optimizer, args.lr, args.curve, curve_shape(args))
 
 
-def _export(args: Namespace, engine, vocabulary) -> None:
+def _export(args: Namespace, engine, vocabulary, folder: Path) -> None:
     from pretrain.distributed import barrier, rank
+    from pretrain.engine_state import gather_weights
     from pretrain.export import export_model
+    from pretrain.loop import METRICS
+    from pretrain.metrics import read_metrics
+    from pretrain.model_card import write_model_card
 
+    weights = gather_weights(engine)
     if rank() == 0:
-        export_model(
-            engine.module.state_dict(),
-            args,
-            vocabulary.directory,
-            vocabulary.special_ids,
-            Path(args.output_dir) / "model",
-        )
+        export_model(weights, args, vocabulary.directory, vocabulary.special_ids, folder)
+        metrics = read_metrics(Path(args.output_dir) / METRICS)
+        write_model_card(folder, args, Path(args.dataset_path), metrics)
     barrier()
+
+
+def _plot_lr(args: Namespace) -> int:
+    from pretrain.lr_curves import curve_shape
+    from pretrain.lr_plot import plot_lr
+
+    unit, total = {
+        "step": ("steps", args.max_steps),
+        "time": ("hours", args.total_training_time),
+        "tokens": ("tokens", args.max_tokens),
+    }[args.lr_schedule]
+    plot_lr(args.curve, curve_shape(args), args.lr, Path(args.plot_lr), unit, total)
+    print(args.plot_lr)
+    return 0
 
 
 def _open_log(args: Namespace):
     from pretrain.loop import METRICS
-    from pretrain.metrics import MetricsLog, start_wandb
+    from pretrain.metrics import MetricsLog, start_tensorboard, start_wandb
 
     output_dir = Path(args.output_dir)
     wandb_run = start_wandb(
         args.wandb_mode, args.project_name, args.job_name, output_dir, vars(args)
     )
-    return MetricsLog(output_dir / METRICS, wandb_run)
+    return MetricsLog(
+        output_dir / METRICS, wandb_run, start_tensorboard(args.tensorboard, output_dir)
+    )
 
 
 def _silent_log():
@@ -138,4 +176,4 @@ def _silent_log():
 if __name__ == "__main__":
     if not __package__:  # started as a file: its folder stands first on the path, not the root
         sys.path[0] = str(Path(__file__).resolve().parents[1])
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,19 +1,24 @@
 """The pretraining stage: starts DeepSpeed on this config's dataset and watches over it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, log_path
-from pipeline.console import Console, Progress, print_line, stage_console
+from pipeline.console import Console, print_line, stage_console
 from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.processes import python_command, run_logged
 from pretrain.artifact import precision_in_use, pretrain_artifact
+from pretrain.flags import flag_keys
+from pretrain.hostfile import read_hostfile
 from pretrain.metrics import parse_progress, read_metrics
 from pretrain.ports import free_port
 
+# After SIGTERM: DeepSpeed's launcher kills its ranks after 30 s.
+SECONDS_TO_SAVE = 35.0
 PROJECT = Path(__file__).resolve().parents[1]
 # The last line of a traceback, with or without the rank that torch puts in front of it.
 EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
@@ -57,6 +62,9 @@ def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, g
         console.say(note)
     precision = precision_in_use(config.PRETRAIN.PRECISION, gpus)
     where = f"{gpus} GPU(s)" if gpus else "the CPU"
+    if config.SYSTEM.HOSTFILE:
+        servers = read_hostfile(Path(config.SYSTEM.HOSTFILE))
+        where = f"{sum(servers.values())} slots of {', '.join(servers)}"
     console.say(f"on {where} in {precision}: {dataset.directory} -> {artifact.directory}")
 
 
@@ -64,69 +72,47 @@ def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, g
 
 
 def training_flags(config, dataset_path: Path, output_dir: Path, gpus: int) -> dict[str, Any]:
-    """run_pretraining's flags for this config, by name; True stands for a switch."""
-    model, settings = config.MODEL, config.PRETRAIN
-    precision = precision_in_use(settings.PRECISION, gpus)
-    flags = {
+    """run_pretraining's flags for this config, by name."""
+    flags: dict[str, Any] = {
         "dataset_path": dataset_path,
         "output_dir": output_dir,
-        "model_type": model.TYPE,
-        "encoder_ln_mode": model.ENCODER_LN_MODE,
-        "hidden_size": model.HIDDEN_SIZE,
-        "num_hidden_layers": model.NUM_HIDDEN_LAYERS,
-        "num_attention_heads": model.NUM_ATTENTION_HEADS,
-        "intermediate_size": model.INTERMEDIATE_SIZE,
-        "hidden_act": model.HIDDEN_ACT,
-        "hidden_dropout_prob": model.HIDDEN_DROPOUT_PROB,
-        "attention_probs_dropout_prob": model.ATTENTION_PROBS_DROPOUT_PROB,
-        "initializer_range": model.INITIALIZER_RANGE,
-        "layer_norm_eps": model.LAYER_NORM_EPS,
-        "max_steps": settings.NUM_STEPS,
-        "train_batch_size": settings.BATCH_SIZE,
-        "train_micro_batch_size_per_gpu": settings.MICRO_BATCH_SIZE,
-        "lr": settings.LEARNING_RATE,
-        "warmup_proportion": settings.WARMUP_PROPORTION,
-        "curve": settings.LR_CURVE,
-        "esd_r": settings.ESD_R,
-        "esd_l": settings.ESD_L,
-        "optimizer_type": settings.OPTIMIZER,
-        "adam_beta1": settings.ADAM_BETA1,
-        "adam_beta2": settings.ADAM_BETA2,
-        "adam_eps": settings.ADAM_EPS,
-        "momentum": settings.MOMENTUM,
-        "weight_decay": settings.WEIGHT_DECAY,
-        "gradient_clipping": settings.GRADIENT_CLIPPING,
-        "seed": settings.SEED,
-        "print_steps": settings.PRINT_STEPS,
-        "checkpoint_steps": settings.CHECKPOINT_STEPS,
-        "keep_checkpoints": settings.KEEP_CHECKPOINTS,
-        "do_validation": True,
-        "validation_steps": settings.VALIDATION_STEPS,
-        "validation_micro_batch": settings.VALIDATION_MICRO_BATCH,
-        "validation_samples": settings.VALIDATION_SAMPLES,
-        "wandb_mode": config.WANDB.MODE,
-        "project_name": config.WANDB.PROJECT,
         "job_name": f"{output_dir.parent.name}/{output_dir.name}",
     }
-    return flags | ({} if precision == "fp32" else {precision: True})
+    for flag, key in flag_keys().items():
+        section, _, name = key.partition(".")
+        flags[flag] = config[section][name]
+    flags["precision"] = precision_in_use(config.PRETRAIN.PRECISION, gpus)
+    if flags["deepspeed_config"]:
+        flags["deepspeed_config"] = Path(flags["deepspeed_config"]).resolve()
+    return flags
 
 
-def launch_command(flags: dict[str, Any], gpus: int, port: int) -> list[str]:
-    """The deepspeed launcher's command line; without GPUs, one rank on the CPU."""
+def launch_command(flags: dict[str, Any], devices: Sequence[str], port: int) -> list[str]:
+    """The deepspeed launcher's command line; devices: its options that say where it runs."""
     arguments = []
     for name, value in flags.items():
-        arguments += [f"--{name}"] if value is True else [f"--{name}={value}"]
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            arguments.append(f"--{name}={','.join(map(str, value))}")
+        else:
+            arguments.append(f"--{name}={value}")
     return python_command(
         *("-m", "deepspeed.launcher.runner", "--log_level", "warning"),
-        *_devices(gpus),
+        *devices,
         *("--master_port", str(port)),
         str(PROJECT / "pretrain" / "run_pretraining.py"),
         *arguments,
     )
 
 
-def _devices(gpus: int) -> tuple[str, str]:
-    """Which GPUs the launcher takes; told a number, it would ignore CUDA_VISIBLE_DEVICES."""
+def launcher_devices(hostfile: str, gpus: int) -> tuple[str, ...]:
+    """Where the launcher starts ranks: on the servers of a hostfile, or on GPUs of this machine.
+
+    Told a number, it would ignore CUDA_VISIBLE_DEVICES. Without GPUs there is one rank.
+    """
+    if hostfile:
+        return "--hostfile", str(Path(hostfile).resolve())
     visible = visible_gpu_names()
     if gpus and visible is not None and all(name.isdigit() for name in visible):
         return "--include", f"localhost:{','.join(visible[:gpus])}"
@@ -152,24 +138,32 @@ def _environment(config, gpus: int) -> dict[str, str]:
 
 def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
     flags = training_flags(config, dataset.directory.resolve(), artifact.directory.resolve(), gpus)
-    command = launch_command(flags, gpus, free_port())
+    command = launch_command(flags, launcher_devices(config.SYSTEM.HOSTFILE, gpus), free_port())
     errors_before = _size(console.log.with_suffix(".err"))
-    with console.progress("pretraining", config.PRETRAIN.NUM_STEPS, "steps") as progress:
+    total, unit, scale = progress_unit(config.PRETRAIN)
+    with console.progress("pretraining", total, unit) as progress:
 
         def on_line(line: str) -> None:
             numbers = parse_progress(line)
             if numbers:
-                _show(progress, numbers)
+                loss = numbers["loss"]
+                progress.update(numbers["done"] * scale, "" if loss is None else f"loss {loss:.3f}")
 
-        code = run_logged(command, console.log, _environment(config, gpus), on_line)
+        code = run_logged(
+            command, console.log, _environment(config, gpus), on_line, SECONDS_TO_SAVE
+        )
     # The launcher answers 0 when a signal killed it, so the model itself is looked for.
     if code or not (artifact.directory / "model" / "config.json").is_file():
         raise StageError(_cause(console.log, errors_before, code), console.log)
 
 
-def _show(progress: Progress, numbers: dict[str, Any]) -> None:
-    loss = numbers["loss"]
-    progress.update(numbers["step"], "" if loss is None else f"loss {loss:.3f}")
+def progress_unit(pretrain) -> tuple[float, str, float]:
+    """(total, unit, factor from the ranks' own figures) of the progress bar; hours as minutes."""
+    return {
+        "step": (pretrain.NUM_STEPS, "steps", 1),
+        "time": (pretrain.TOTAL_TRAINING_TIME * 60, "min", 60),
+        "tokens": (pretrain.NUM_TOKENS, "tokens", 1),
+    }[pretrain.LR_SCHEDULE]
 
 
 def _size(path: Path) -> int:

@@ -12,12 +12,17 @@ import pytest
 
 from configs.defaults import get_default_config
 from dataset.stage import prepare_dataset
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pretrain import stage
-from pretrain.artifact import OUTSIDE_IDENTITY, precision_in_use, pretrain_artifact
+from pretrain.artifact import (
+    OUTSIDE_IDENTITY,
+    check_machine,
+    precision_in_use,
+    pretrain_artifact,
+)
 from pretrain.checkpoints import list_checkpoints
 from pretrain.flags import parse_flags
-from pretrain.stage import launch_command, pretrain, training_flags
+from pretrain.stage import launch_command, launcher_devices, pretrain, training_flags
 
 PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -56,11 +61,16 @@ def config(corpus, tmp_path):
     return config
 
 
-def _other(value):
-    """A different value of the same type."""
-    if isinstance(value, str):
-        return value + "x"
-    return not value if isinstance(value, bool) else value + 1
+def _change(config, node, key):
+    """Gives a key a different value of the same type."""
+    value = config[node][key]
+    if isinstance(value, bool):
+        other = not value
+    elif isinstance(value, list):
+        other = [*value, 2.0]
+    else:
+        other = value + ("x" if isinstance(value, str) else 1)
+    config[node][key] = {"PRECISION": "bf16", "LR_SCHEDULE": "time"}.get(key, other)
 
 
 KEYS = [(node, key) for node in ("MODEL", "PRETRAIN") for key in get_default_config()[node]]
@@ -71,16 +81,53 @@ def test_every_key_reaches_the_ranks(config, node, key):
     if key in ("ENABLED", "ID"):
         return
     before = training_flags(config, Path("d"), Path("s/d/p"), 0)
-    config[node][key] = "bf16" if key == "PRECISION" else _other(config[node][key])
+    _change(config, node, key)
     assert training_flags(config, Path("d"), Path("s/d/p"), 0) != before
 
 
 @pytest.mark.parametrize(("node", "key"), KEYS)
 def test_keys_that_shape_the_weights_are_the_identity(config, node, key):
     before = pretrain_artifact(config).fingerprint
-    config[node][key] = "bf16" if key == "PRECISION" else _other(config[node][key])
+    _change(config, node, key)
     changed = pretrain_artifact(config).fingerprint != before
-    assert changed == (key not in OUTSIDE_IDENTITY)
+    unused = key in ("TOTAL_TRAINING_TIME", "NUM_TOKENS")  # the run is counted in steps
+    assert changed == (key not in OUTSIDE_IDENTITY and not unused)
+
+
+def test_the_budget_in_use_is_the_identity(config):
+    config.PRETRAIN.LR_SCHEDULE = "time"
+    before = pretrain_artifact(config)
+    assert before.directory.name.startswith("bert-mlm-2x32-24h-")
+    config.PRETRAIN.NUM_STEPS += 1
+    assert pretrain_artifact(config).fingerprint == before.fingerprint
+    config.PRETRAIN.TOTAL_TRAINING_TIME = 0.5
+    assert pretrain_artifact(config).fingerprint != before.fingerprint
+
+
+def test_the_content_of_a_deepspeed_json_is_the_identity(config, tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "b.json").write_text("{}")
+    config.PRETRAIN.DEEPSPEED_CONFIG = str(tmp_path / "a.json")
+    before = pretrain_artifact(config).fingerprint
+    config.PRETRAIN.DEEPSPEED_CONFIG = str(tmp_path / "b.json")
+    assert pretrain_artifact(config).fingerprint == before
+    (tmp_path / "b.json").write_text('{"prescale_gradients": true}')
+    assert pretrain_artifact(config).fingerprint != before
+
+
+def test_what_a_machine_or_a_json_cannot_do_is_said_before_the_run(config, tmp_path):
+    check_machine(config)
+    (tmp_path / "ds.json").write_text('{"train_batch_size": 3}')
+    (tmp_path / "hosts").write_text("alpha slots=3\nbeta slots=2\n")
+    config.PRETRAIN.DEEPSPEED_CONFIG = str(tmp_path / "ds.json")
+    config.SYSTEM.HOSTFILE = str(tmp_path / "hosts")
+    with pytest.raises(ConfigError) as found:
+        check_machine(config)
+    batch, json = found.value.problems
+    assert (
+        "PRETRAIN.BATCH_SIZE: cannot be shared out, got 16, expected a multiple of the 5" in batch
+    )
+    assert "sets train_batch_size, which PRETRAIN.BATCH_SIZE decides" in json
 
 
 def test_the_dataset_is_part_of_the_identity(config):
@@ -103,7 +150,7 @@ def test_precision():
 
 def test_the_command_line_carries_every_flag(config):
     flags = training_flags(config, Path("d"), Path("s/d/p"), 0)
-    command = launch_command(flags, 0, 1234)
+    command = launch_command(flags, launcher_devices("", 0), 1234)
     script = command.index(str(PROJECT / "pretrain" / "run_pretraining.py"))
     parsed = vars(parse_flags(command[script + 1 :]))
     assert all(parsed[name] == type(parsed[name])(value) for name, value in flags.items())
@@ -116,7 +163,7 @@ def test_secrets_travel_in_the_environment_alone(config):
     config.WANDB.MODE = "offline"
     assert stage._environment(config, 0)["WANDB_API_KEY"] == "secret"
     flags = training_flags(config, Path("d"), Path("s/d/p"), 0)
-    assert not any("secret" in word for word in launch_command(flags, 0, 1))
+    assert not any("secret" in word for word in launch_command(flags, (), 1))
 
 
 def test_planning_imports_nothing_heavy():
@@ -181,7 +228,7 @@ def test_killed_and_called_again_it_ends_the_same_and_leaves_nothing_behind(conf
     assert artifact.status().done
     assert artifact.manifest["results"]["step"] == 150
     flags = training_flags(config, _dataset_path(config), tmp_path / "undisturbed", 0)
-    words = launch_command(flags, 0, 1)
+    words = launch_command(flags, (), 1)
     script = next(i for i, word in enumerate(words) if word.endswith("run_pretraining.py"))
     subprocess.run([sys.executable, *words[script:]], check=True, capture_output=True)
     weights = Path("model") / "model.safetensors"
@@ -192,3 +239,18 @@ def _dataset_path(config):
     from dataset.artifact import dataset_artifact
 
     return dataset_artifact(config).directory
+
+
+def test_a_hostfile_starts_a_rank_for_each_slot(config, tmp_path):
+    """This machine alone, twice: with several servers the launcher needs ssh or pdsh."""
+    prepare_dataset(config)
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    config.SYSTEM.HOSTFILE = str(tmp_path / "hosts")
+    config.PRETRAIN.NUM_STEPS = 4
+    config.PRETRAIN.MICRO_BATCH_SIZE = 16
+    pretrain(config)
+    artifact = pretrain_artifact(config)
+    log = tmp_path / "root" / "log" / "pretrain" / artifact.directory.parent.name
+    text = (log / f"{artifact.directory.name}.log").read_text()
+    assert "micro batch 16 -> 8, so that 2 rank(s)" in text
+    assert artifact.status().done

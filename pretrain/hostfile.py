@@ -1,0 +1,33 @@
+"""DeepSpeed's hostfile: the servers of a run, and how many GPUs each of them gives."""
+
+import re
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)$")
+
+
+def read_hostfile(path: Path) -> dict[str, int]:
+    """`{server: slots}`. Raises ConfigError with the line that is not `server slots=N`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"SYSTEM.HOSTFILE: {path} cannot be read ({error})"]) from error
+    servers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = LINE.match(text)
+        if not found or found[1] in servers:
+            raise ConfigError(
+                [
+                    f"SYSTEM.HOSTFILE: {path}, line {number}: got {text!r}, expected "
+                    "`server slots=N`, each server once"
+                ]
+            )
+        servers[found[1]] = int(found[2])
+    if not servers:
+        raise ConfigError([f"SYSTEM.HOSTFILE: {path} names no server"])
+    return servers

@@ -1,0 +1,64 @@
+"""How fast a run is, and how far from what the processor can do."""
+
+import time
+from argparse import Namespace
+from typing import NamedTuple
+
+import torch
+
+from pretrain import distributed
+from pretrain.engine import compute_dtype
+from pretrain.flops import matmul_peak, training_flops
+
+
+class Work(NamedTuple):
+    """What has been done up to some moment, over all ranks, and how long this one waited for data.
+
+    num_tokens is without padding.
+    """
+
+    num_samples: int
+    num_tokens: int
+    num_predictions: int
+    seconds_waited: float
+
+
+class Throughput:
+    """Rates between two lines of metrics. args: run_pretraining's flags, with max_seq_length."""
+
+    def __init__(self, args: Namespace, device: torch.device):
+        self.args, self.device = args, device
+        self.peak: float | None = None  # FLOP/s of large matrix products on this rank
+
+    def restart(self, work: Work) -> None:
+        """A new line begins, after that work."""
+        self.before, self.begin = work, time.perf_counter()
+
+    def line(self, work: Work) -> dict[str, float]:
+        """The rates up to that work; a new line begins.
+
+        Samples and tokens per second are over all ranks. peak_share: this rank's matrix products
+        against its peak. waiting_share: share of the time in which it had no batch.
+        """
+        seconds = max(1e-9, time.perf_counter() - self.begin)
+        done = Work(*(now - then for now, then in zip(work, self.before, strict=True)))
+        rates = {
+            "samples_per_second": round(done.num_samples / seconds, 2),
+            "tokens_per_second": round(done.num_tokens / seconds, 1),
+            "peak_share": round(self._flops(done) / seconds / self._measured_peak(), 4),
+            "waiting_share": round(done.seconds_waited / seconds, 4),
+        }
+        self.restart(work)
+        return rates
+
+    def _flops(self, done: Work) -> float:
+        """Floating point operations of this rank's matrix products."""
+        length = self.args.max_seq_length
+        flops = training_flops(self.args, done.num_samples, length, done.num_predictions)
+        return flops / distributed.world_size()
+
+    def _measured_peak(self) -> float:
+        """Measured on all ranks at once: those on one CPU share its cores."""
+        if self.peak is None:
+            self.peak = matmul_peak(self.device, compute_dtype(self.args.precision))
+        return self.peak
