@@ -114,7 +114,8 @@ class _PlainLines(Progress):
             return
         self.last_line = now
         rate = (self.completed - self.start_completed) / (now - self.start)
-        left = f", {duration((self.total - self.completed) / rate)} left" if rate > 0 else ""
+        remaining = max(0.0, self.total - self.completed)
+        left = f", {duration(remaining / rate)} left" if rate > 0 else ""
         self.console.say(
             f"{self.description} {self.completed:,.0f}/{self.total:,.0f} {self.unit}, "
             f"{rate:,.1f} {self.unit}/s{left}{', ' + note if note else ''}"

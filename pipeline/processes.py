@@ -29,6 +29,11 @@ def exit_with_parent(poll_seconds: float = 1.0) -> None:
     threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
 
 
+def is_started_by_us() -> bool:
+    """Whether this process, or one that it descends from, was started by `run_logged`."""
+    return PARENT_VARIABLE in os.environ
+
+
 def _start_time(pid: int) -> str | None:
     """Start time of a process in clock ticks since boot: tells a reused pid from the old one."""
     try:

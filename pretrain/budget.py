@@ -4,6 +4,17 @@ import time
 from argparse import Namespace
 
 
+def progress_unit(
+    lr_schedule: str, max_steps: int, hours: float, max_tokens: int
+) -> tuple[float, str, float]:
+    """(total, unit, factor from `Budget.position`) of a progress bar, which shows minutes."""
+    return {
+        "step": (max_steps, "steps", 1),
+        "time": (hours * 60, "min", 60),
+        "tokens": (max_tokens, "tokens", 1),
+    }[lr_schedule]
+
+
 class Budget:
     """Counts steps, seconds and tokens of training, over all restarts.
 

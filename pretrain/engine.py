@@ -28,6 +28,9 @@ def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size:
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(args, world_size)
     )
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if hasattr(scaler, "raise_error_at_min_scale"):
+        scaler.raise_error_at_min_scale = False  # how often that may happen is the loop's business
     return engine
 
 

@@ -84,7 +84,8 @@ class TrainingRun:
     # --- state -------------------------------------------------------------------------------
 
     def restore(self, index: int) -> None:
-        """Goes back to the newest checkpoint, and the metrics with it."""
+        """Goes back to the newest checkpoint, and the metrics with it; the clock starts."""
+        self.throughput.measure_peak()
         state = checkpoints.load_newest_checkpoint(self.engine, self.directory, self.log.say)
         if state is None:
             self.budget.restore(self.provider.first_step_of(index), 0, 0.0, False)
@@ -177,10 +178,14 @@ class TrainingRun:
         self._count_step(round(num_tokens), interrupts)
 
     def _update(self) -> None:
-        due = self._is_line_due(self.budget.step + 1)
-        before = gradient_norm(self.engine) if due else None
+        """The step, and the gradient's norm where a line of metrics is to come."""
+        if not self._is_line_due(self.budget.step + 1):
+            self.engine.step()
+            self.grad_norm = None
+            return
+        norm = gradient_norm(self.engine)
         self.engine.step()
-        self.grad_norm = before if before is not None else norm_of_last_step(self.engine)
+        self.grad_norm = norm_of_last_step(self.engine) if norm is None else norm
 
     def _count_step(self, num_tokens: int, interrupts: Interrupts) -> None:
         """Rank 0's clock counts for all, and one rank's signal is everyone's."""

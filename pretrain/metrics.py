@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import fingerprint, flush_to_disk, write_text
+from pipeline.console import Console
 
 PROGRESS_PREFIX = "@progress "
 PROGRESS_SECONDS = 1.0
@@ -28,13 +29,46 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+class ProgressLines:
+    """Progress for the stage that has started us: lines that `parse_progress` reads."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def show(self, now: bool, **numbers) -> None:
+        """A line, at most one per PROGRESS_SECONDS unless `now`."""
+        if now or time.monotonic() - self.last >= PROGRESS_SECONDS:
+            self.last = time.monotonic()
+            print(PROGRESS_PREFIX + json.dumps(numbers), flush=True)
+
+    def close(self) -> None: ...
+
+
+class ProgressBar:
+    """Progress for a person: a bar with rate and remaining time on a terminal, else lines.
+
+    total, unit, factor: as of pretrain.budget.progress_unit.
+    """
+
+    def __init__(self, log: Path, total: float, unit: str, factor: float):
+        self.factor = factor
+        self._context = Console("pretrain", log).progress("pretraining", total, unit)
+        self._bar = self._context.__enter__()
+
+    def show(self, now: bool, done: float, total: float, loss: float | None) -> None:
+        self._bar.update(done * self.factor, "" if loss is None else f"loss {loss:.3f}")
+
+    def close(self) -> None:
+        self._context.__exit__(None, None, None)
+
+
 class MetricsLog:
     """Appends to metrics.jsonl and prints; the log of rank 0."""
 
-    def __init__(self, path: Path, wandb_run=None, tensorboard=None):
+    def __init__(self, path: Path, wandb_run=None, tensorboard=None, progress=None):
         self.path = path
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
-        self.last_progress = 0.0
+        self.bar = progress or ProgressLines()
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def truncate(self, step: int) -> None:
@@ -62,12 +96,11 @@ class MetricsLog:
         print(text, flush=True)
 
     def progress(self, now: bool, **numbers) -> None:
-        """A progress line, at most one per PROGRESS_SECONDS unless `now`."""
-        if now or time.monotonic() - self.last_progress >= PROGRESS_SECONDS:
-            self.last_progress = time.monotonic()
-            self.say(PROGRESS_PREFIX + json.dumps(numbers))
+        """How far the run is: done, total and the newest loss; `now`: it is worth a line."""
+        self.bar.show(now, **numbers)
 
     def close(self) -> None:
+        self.bar.close()
         if self.wandb_run:
             self.wandb_run.finish()
         if self.tensorboard:

@@ -7,6 +7,7 @@ leaves there checkpoints/, metrics.jsonl and model/, a Hugging Face folder. Exit
 2 the flags are wrong, 130 and 143 interrupted by SIGINT and SIGTERM, with a checkpoint saved.
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
+    from pipeline.devices import num_visible_gpus
     from pipeline.processes import exit_with_parent
     from pretrain.flags import parse_flags
 
@@ -22,6 +24,10 @@ def main(argv: Sequence[str]) -> int:
     if args.plot_lr:
         return _plot_lr(args)
     exit_with_parent()
+    if not num_visible_gpus():
+        # Threads that spin while they wait are no faster, and halve the speed, or worse, as soon as
+        # another program wants a core. OpenMP reads this when torch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pretrain.distributed import rank, start_ranks
     from pretrain.interrupts import Interrupted
 
@@ -155,16 +161,21 @@ def _plot_lr(args: Namespace) -> int:
 
 
 def _open_log(args: Namespace):
+    from pipeline.processes import is_started_by_us
+    from pretrain.budget import progress_unit
     from pretrain.loop import METRICS
-    from pretrain.metrics import MetricsLog, start_tensorboard, start_wandb
+    from pretrain.metrics import MetricsLog, ProgressBar, start_tensorboard, start_wandb
 
     output_dir = Path(args.output_dir)
     wandb_run = start_wandb(
         args.wandb_mode, args.project_name, args.job_name, output_dir, vars(args)
     )
-    return MetricsLog(
-        output_dir / METRICS, wandb_run, start_tensorboard(args.tensorboard, output_dir)
-    )
+    tensorboard = start_tensorboard(args.tensorboard, output_dir)
+    bar = None
+    if not is_started_by_us():
+        length = (args.lr_schedule, args.max_steps, args.total_training_time, args.max_tokens)
+        bar = ProgressBar(output_dir / "pretrain.log", *progress_unit(*length))
+    return MetricsLog(output_dir / METRICS, wandb_run, tensorboard, bar)
 
 
 def _silent_log():

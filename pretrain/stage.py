@@ -12,6 +12,7 @@ from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.processes import python_command, run_logged
 from pretrain.artifact import precision_in_use, pretrain_artifact
+from pretrain.budget import progress_unit
 from pretrain.flags import flag_keys
 from pretrain.hostfile import read_hostfile
 from pretrain.metrics import parse_progress, read_metrics
@@ -109,9 +110,13 @@ def launch_command(flags: dict[str, Any], devices: Sequence[str], port: int) -> 
 def launcher_devices(hostfile: str, gpus: int) -> tuple[str, ...]:
     """Where the launcher starts ranks: on the servers of a hostfile, or on GPUs of this machine.
 
-    Told a number, it would ignore CUDA_VISIBLE_DEVICES. Without GPUs there is one rank.
+    Told a number, it would ignore CUDA_VISIBLE_DEVICES. Without GPUs there is one rank. A hostfile
+    of this machine alone needs no ssh.
     """
-    if hostfile:
+    servers = read_hostfile(Path(hostfile)) if hostfile else {}
+    if set(servers) == {"localhost"}:
+        return "--num_gpus", str(servers["localhost"])
+    if servers:
         return "--hostfile", str(Path(hostfile).resolve())
     visible = visible_gpu_names()
     if gpus and visible is not None and all(name.isdigit() for name in visible):
@@ -125,9 +130,6 @@ def _environment(config, gpus: int) -> dict[str, str]:
     if not gpus:
         environment["DS_ACCELERATOR"] = "cpu"
         environment["CUDA_VISIBLE_DEVICES"] = ""
-        # Threads that spin while they wait are no faster here, and halve the speed, or worse,
-        # as soon as another program wants a core.
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     if config.WANDB.MODE != "disabled" and config.WANDB.API_KEY:
         environment["WANDB_API_KEY"] = config.WANDB.API_KEY
     return environment
@@ -140,7 +142,13 @@ def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpu
     flags = training_flags(config, dataset.directory.resolve(), artifact.directory.resolve(), gpus)
     command = launch_command(flags, launcher_devices(config.SYSTEM.HOSTFILE, gpus), free_port())
     errors_before = _size(console.log.with_suffix(".err"))
-    total, unit, scale = progress_unit(config.PRETRAIN)
+    settings = config.PRETRAIN
+    total, unit, scale = progress_unit(
+        settings.LR_SCHEDULE,
+        settings.NUM_STEPS,
+        settings.TOTAL_TRAINING_TIME,
+        settings.NUM_TOKENS,
+    )
     with console.progress("pretraining", total, unit) as progress:
 
         def on_line(line: str) -> None:
@@ -155,15 +163,6 @@ def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpu
     # The launcher answers 0 when a signal killed it, so the model itself is looked for.
     if code or not (artifact.directory / "model" / "config.json").is_file():
         raise StageError(_cause(console.log, errors_before, code), console.log)
-
-
-def progress_unit(pretrain) -> tuple[float, str, float]:
-    """(total, unit, factor from the ranks' own figures) of the progress bar; hours as minutes."""
-    return {
-        "step": (pretrain.NUM_STEPS, "steps", 1),
-        "time": (pretrain.TOTAL_TRAINING_TIME * 60, "min", 60),
-        "tokens": (pretrain.NUM_TOKENS, "tokens", 1),
-    }[pretrain.LR_SCHEDULE]
 
 
 def _size(path: Path) -> int:

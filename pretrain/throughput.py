@@ -1,5 +1,6 @@
 """How fast a run is, and how far from what the processor can do."""
 
+import math
 import time
 from argparse import Namespace
 from typing import NamedTuple
@@ -28,7 +29,18 @@ class Throughput:
 
     def __init__(self, args: Namespace, device: torch.device):
         self.args, self.device = args, device
-        self.peak: float | None = None  # FLOP/s of large matrix products on this rank
+        self.peak = math.nan  # FLOP/s of large matrix products on this rank
+
+    def measure_peak(self) -> None:
+        """On all ranks at once: those on one CPU share its cores.
+
+        A CPU that knows no fp16 is told how far it is from what it can do in fp32.
+        """
+        dtype = compute_dtype(self.args.precision)
+        if self.device.type == "cpu" and dtype == torch.float16:
+            dtype = torch.float32
+        distributed.barrier()
+        self.peak = matmul_peak(self.device, dtype)
 
     def restart(self, work: Work) -> None:
         """A new line begins, after that work."""
@@ -45,7 +57,7 @@ class Throughput:
         rates = {
             "samples_per_second": round(done.num_samples / seconds, 2),
             "tokens_per_second": round(done.num_tokens / seconds, 1),
-            "peak_share": round(self._flops(done) / seconds / self._measured_peak(), 4),
+            "peak_share": round(self._flops(done) / seconds / self.peak, 4),
             "waiting_share": round(done.seconds_waited / seconds, 4),
         }
         self.restart(work)
@@ -56,9 +68,3 @@ class Throughput:
         length = self.args.max_seq_length
         flops = training_flops(self.args, done.num_samples, length, done.num_predictions)
         return flops / distributed.world_size()
-
-    def _measured_peak(self) -> float:
-        """Measured on all ranks at once: those on one CPU share its cores."""
-        if self.peak is None:
-            self.peak = matmul_peak(self.device, compute_dtype(self.args.precision))
-        return self.peak
