@@ -1,5 +1,6 @@
 """Child processes that are logged, never outlive their parent and never fail unnoticed."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PARENT_VARIABLE = "EXTREMEBERT_PARENT_PID"
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def exit_with_parent(poll_seconds: float = 1.0) -> None:
@@ -27,11 +29,6 @@ def exit_with_parent(poll_seconds: float = 1.0) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
-
-
-def is_started_by_us() -> bool:
-    """Whether this process, or one that it descends from, was started by `run_logged`."""
-    return PARENT_VARIABLE in os.environ
 
 
 def _start_time(pid: int) -> str | None:
@@ -67,6 +64,7 @@ def run_logged(
             stderr=err,
             env=child_environment,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             for raw_line in child.stdout:
@@ -79,6 +77,14 @@ def run_logged(
             if child.poll() is None:
                 _terminate(child, patience_seconds)
                 out.write(child.stdout.read().decode("utf-8", errors="replace"))
+
+
+def _end_with_parent() -> None:
+    """Called in the new child: the kernel sends it SIGTERM when its parent ends.
+
+    DeepSpeed's launcher then ends its ranks on other servers, which cannot see the parent.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _terminate(child: subprocess.Popen, patience_seconds: float) -> None:

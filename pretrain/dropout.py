@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LEVELS = 1 << 16  # p is rounded to 1 / LEVELS, and what is kept is scaled for the rounded p
-# Attention weights that a core works on at a time. They pass through several buffers of 4 bytes
-# each, and a core's own cache has about 1 MiB.
-PIECE = 1 << 17
+# Attention weights that a core works on at a time: in fp32 2 MiB, which pass through three buffers
+# of that size. Fewer no longer pay for waking the other cores, more no longer stay in the caches.
+PIECE = 1 << 19
 
 
 class Dropout(nn.Module):
@@ -105,81 +105,63 @@ class _DroppedAttention(torch.autograd.Function):
     @staticmethod
     @torch.autocast("cpu", enabled=False)
     def forward(ctx, query, key, value, mask: Tensor | None, p: float) -> Tensor:
-        batch, heads, length, width = query.shape
         dtype = torch.promote_types(query.dtype, torch.float32)
-        bias = None if mask is None else _bias(mask, dtype).expand(batch, heads, -1, -1)
-        kept = draw_kept(torch.Size((batch, heads, length, length)), p)
-        weights = torch.empty(kept.shape, dtype=dtype)
-        output = query.new_empty(batch, length, heads, width).transpose(1, 2)
-        for piece in _pieces(batch, heads, length):
-            queries, keys, values = (_stack(part[piece], dtype) for part in (query, key, value))
-            scores = _product(queries, keys.mT, width**-0.5)
+        queries, keys, values = (_stack(part, dtype) for part in (query, key, value))
+        size, length, width = queries.shape
+        kept = draw_kept(torch.Size((size, length, length)), p)
+        bias = None if mask is None else _stacked_bias(mask, query.shape[:2], dtype)
+        weights, output = torch.empty(kept.shape, dtype=dtype), torch.empty_like(queries)
+        for piece in _pieces(size, length):
+            scores = _product(queries[piece], keys[piece].mT, width**-0.5)
             if bias is not None:
-                scores.view(weights[piece].shape).add_(bias[piece])
-            softmax = weights[piece].view(scores.shape)
-            torch.softmax(scores, dim=-1, out=softmax)
-            dropped = torch.mul(softmax, kept[piece].view(scores.shape), out=scores)
-            product = _product(dropped, values, _scale(p))
-            output[piece].copy_(product.view(output[piece].shape))
-        ctx.save_for_backward(query, key, value, weights, kept)
+                scores.add_(bias[piece])
+            torch.softmax(scores, dim=-1, out=weights[piece])
+            dropped = torch.mul(weights[piece], kept[piece], out=scores)
+            _product(dropped, values[piece], _scale(p), out=output[piece])
+        ctx.save_for_backward(queries, keys, values, weights, kept)
         ctx.scale = _scale(p)
-        return output
+        return output.view(query.shape).to(query.dtype)
 
     @staticmethod
     @once_differentiable
     @torch.autocast("cpu", enabled=False)
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights, kept = ctx.saved_tensors
-        batch, heads, length, width = query.shape
-        dtype = weights.dtype
-        # In the memory order of the one product that query, key and value usually come from.
-        grads = query.new_empty(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4).unbind()
-        for piece in _pieces(batch, heads, length):
-            queries, keys, values, grad_output = (
-                _stack(part[piece], dtype) for part in (query, key, value, grad)
+        queries, keys, values, weights, kept = ctx.saved_tensors
+        upstream = _stack(grad, queries.dtype)
+        grads = [torch.empty_like(queries) for _ in range(3)]
+        for piece in _pieces(len(queries), queries.shape[1]):
+            grad_query, grad_key, grad_value = (part[piece] for part in grads)
+            dropped = weights[piece] * kept[piece]
+            _product(dropped.mT, upstream[piece], ctx.scale, out=grad_value)
+            of_weights = _product(upstream[piece], values[piece].mT, ctx.scale).mul_(kept[piece])
+            of_scores = torch.ops.aten._softmax_backward_data.out(
+                of_weights, weights[piece], -1, weights.dtype, grad_input=dropped
             )
-            softmax = weights[piece].view(-1, length, length)
-            keep = kept[piece].view(softmax.shape)
-            dropped = softmax * keep
-            grad_value = _product(dropped.mT, grad_output, ctx.scale)
-            grad_softmax = _product(grad_output, values.mT, ctx.scale).mul_(keep)
-            grad_scores = torch.ops.aten._softmax_backward_data.out(
-                grad_softmax, softmax, -1, dtype, grad_input=dropped
-            )
-            grad_query = _product(grad_scores, keys, width**-0.5)
-            grad_key = _product(grad_scores.mT, queries, width**-0.5)
-            for whole, part in zip(grads, (grad_query, grad_key, grad_value), strict=True):
-                whole[piece].copy_(part.view(whole[piece].shape))
-        return *grads, None, None
+            _product(of_scores, keys[piece], queries.shape[2] ** -0.5, out=grad_query)
+            _product(of_scores.mT, queries[piece], queries.shape[2] ** -0.5, out=grad_key)
+        return *(part.view(grad.shape).to(grad.dtype) for part in grads), None, None
 
 
-def _bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where the mask is True, and a number so low that its softmax is 0 where it is False."""
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+def _stack(heads: Tensor, dtype: torch.dtype) -> Tensor:
+    """[batch, heads, length, head_dim] as [batch * heads, length, head_dim], contiguous."""
+    return heads.flatten(0, 1).contiguous().to(dtype)
 
 
-def _pieces(batch: int, heads: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and heads to work on at a time: several rows, or if one is too much, some heads of it.
-
-    Pieces of more than a core's PIECE are for the other cores.
-    """
-    num_heads = max(1, PIECE * torch.get_num_threads() // length**2)
-    if num_heads >= heads:
-        rows = num_heads // heads
-        for row in range(0, batch, rows):
-            yield slice(row, row + rows), slice(None)
-    else:
-        for row in range(batch):
-            for head in range(0, heads, num_heads):
-                yield slice(row, row + 1), slice(head, head + num_heads)
+def _stacked_bias(mask: Tensor, batch_and_heads: torch.Size, dtype: torch.dtype) -> Tensor:
+    """0 where the mask is True; where it is False, a number so low that its softmax is 0."""
+    lowest = torch.finfo(dtype).min
+    bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, lowest)
+    return bias.expand(*batch_and_heads, -1, -1).flatten(0, 1)
 
 
-def _stack(piece: Tensor, dtype: torch.dtype) -> Tensor:
-    """[rows, heads, length, head_dim] as [rows * heads, length, head_dim]."""
-    return piece.flatten(0, 1).to(dtype)
+def _pieces(size: int, length: int) -> Iterator[slice]:
+    """Some heads at a time, so that each core works on about PIECE attention weights."""
+    step = max(1, PIECE * torch.get_num_threads() // length**2)
+    for start in range(0, size, step):
+        yield slice(start, start + step)
 
 
-def _product(left: Tensor, right: Tensor, scale: float) -> Tensor:
+def _product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
     """scale * left right, of stacks of matrices."""
     nothing = left.new_empty(1, 1, 1)
-    return torch.baddbmm(nothing, left, right, beta=0, alpha=scale)
+    return torch.baddbmm(nothing, left, right, beta=0, alpha=scale, out=out)

@@ -96,6 +96,9 @@ def _add_paths(group) -> None:
     )
     group.add_argument("--job_name", default="pretraining_experiment", help="name of the W&B run")
     group.add_argument(
+        "--progress_lines", action="store_true", help="progress for a program, not for a person"
+    )
+    group.add_argument(
         "--plot_lr", default="", metavar="FILE", help="draw the learning rate there, and end"
     )
 

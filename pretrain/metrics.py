@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import fingerprint, flush_to_disk, write_text
-from pipeline.console import Console
+from pipeline.console import Console, print_line
 
 PROGRESS_PREFIX = "@progress "
 PROGRESS_SECONDS = 1.0
@@ -16,9 +16,9 @@ TEXT_KEYS = ("kind", "step")
 
 def parse_progress(line: str) -> dict[str, Any] | None:
     """`{"done", "total", "loss"}` of a progress line, None for any other line."""
-    if not line.startswith(PROGRESS_PREFIX):
-        return None
-    return json.loads(line.removeprefix(PROGRESS_PREFIX))
+    # The launcher puts the server's name in front of what other servers print.
+    _, found, numbers = line.partition(PROGRESS_PREFIX)
+    return json.loads(numbers) if found else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ class ProgressLines:
         """A line, at most one per PROGRESS_SECONDS unless `now`."""
         if now or time.monotonic() - self.last >= PROGRESS_SECONDS:
             self.last = time.monotonic()
-            print(PROGRESS_PREFIX + json.dumps(numbers), flush=True)
+            print_line(PROGRESS_PREFIX + json.dumps(numbers))
 
     def close(self) -> None: ...
 
@@ -93,7 +93,7 @@ class MetricsLog:
             flush_to_disk(self.path)
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        print_line(text)  # whoever listened may be gone, and the checkpoint is still to be saved
 
     def progress(self, now: bool, **numbers) -> None:
         """How far the run is: done, total and the newest loss; `now`: it is worth a line."""

@@ -161,7 +161,6 @@ def _plot_lr(args: Namespace) -> int:
 
 
 def _open_log(args: Namespace):
-    from pipeline.processes import is_started_by_us
     from pretrain.budget import progress_unit
     from pretrain.loop import METRICS
     from pretrain.metrics import MetricsLog, ProgressBar, start_tensorboard, start_wandb
@@ -172,7 +171,7 @@ def _open_log(args: Namespace):
     )
     tensorboard = start_tensorboard(args.tensorboard, output_dir)
     bar = None
-    if not is_started_by_us():
+    if not args.progress_lines:
         length = (args.lr_schedule, args.max_steps, args.total_training_time, args.max_tokens)
         bar = ProgressBar(output_dir / "pretrain.log", *progress_unit(*length))
     return MetricsLog(output_dir / METRICS, wandb_run, tensorboard, bar)

@@ -78,6 +78,7 @@ def training_flags(config, dataset_path: Path, output_dir: Path, gpus: int) -> d
         "dataset_path": dataset_path,
         "output_dir": output_dir,
         "job_name": f"{output_dir.parent.name}/{output_dir.name}",
+        "progress_lines": True,
     }
     for flag, key in flag_keys().items():
         section, _, name = key.partition(".")
