@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from .dropout import Dropout, attention
+from .linear import Linear
 
 NUM_SEGMENTS = 2
 
@@ -93,8 +94,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_bias)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_bias)
+        self.output = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, turn: Rotation | None) -> Tensor:
         batch, length, width = hidden.shape
@@ -116,8 +117,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = config.glu
         inner = config.intermediate_size * (2 if self.gated else 1)
-        self.input = nn.Linear(config.hidden_size, inner, bias=config.use_bias)
-        self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
+        self.input = Linear(config.hidden_size, inner, bias=config.use_bias)
+        self.output = Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class PredictionHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
+        self.dense = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
         # gelu whatever the layers have is what transformers' pre-ln models do; BERT's has theirs.
         head_act = "gelu" if config.encoder_ln_mode == "pre-ln" else config.hidden_act
         self.activation = ACTIVATIONS[head_act]

@@ -16,7 +16,13 @@ from pretrain.architectures import architecture_of, hugging_face_config, hugging
 from pretrain.model import OWN_TYPE
 
 # modeling_extremebert.py and all that it imports of this package.
-CODE = ("modeling_extremebert.py", "configuration_extremebert.py", "encoder.py", "dropout.py")
+CODE = (
+    "modeling_extremebert.py",
+    "configuration_extremebert.py",
+    "encoder.py",
+    "dropout.py",
+    "linear.py",
+)
 
 
 def export_model(

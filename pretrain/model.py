@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.encoder import ACTIVATIONS, Encoder, PredictionHead
+from pretrain.linear import linear
 
 OWN_TYPE = "bert-mlm"
 # Bias of the logits that pad the vocabulary: far below any real logit, finite in fp16, and its
@@ -111,7 +112,7 @@ class BasePretrainModel(nn.Module):
         transformed = self.head(select_predictions(hidden, prediction_index))
         word_embeddings = self.encoder.embeddings.word.weight
         bias = functional.pad(self.output_bias, (0, self.num_padding_rows), value=PADDING_LOGIT)
-        logits = functional.linear(transformed, word_embeddings, bias)
+        logits = linear(transformed, word_embeddings, bias)
         return logits if labels is None else mean_cross_entropy(logits, labels)
 
 

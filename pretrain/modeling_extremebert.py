@@ -18,10 +18,11 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, Seque
 
 from .configuration_extremebert import ExtremeBertConfig
 
-# Versions 4 of transformers find just the files that this one names itself: dropout.py must be
-# among them.
+# Versions 4 of transformers find just the files that this one names itself: dropout.py and
+# linear.py must be among them.
 from .dropout import Dropout
 from .encoder import Encoder, PredictionHead
+from .linear import Linear
 
 
 class ExtremeBertPreTrainedModel(PreTrainedModel):
@@ -77,7 +78,7 @@ class ExtremeBertForMaskedLM(ExtremeBertPreTrainedModel):
         super().__init__(config)
         self.model = ExtremeBertModel(config)
         self.head = PredictionHead(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -112,7 +113,7 @@ class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
         self.model = ExtremeBertModel(config)
         self.head = PredictionHead(config)
         self.dropout = Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
