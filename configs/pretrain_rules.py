@@ -179,6 +179,11 @@ def _engine_problems(pretrain: CfgNode) -> Iterator[str]:
         yield (
             f"PRETRAIN.ZERO_STAGE: {optimizer} needs whole matrices, got {stage}, expected 0 or -1"
         )
+    if pretrain.COMPILE and stage == 3:
+        yield (
+            "PRETRAIN.COMPILE: ZeRO-3 gathers its weights in ways that no compiler sees, got True "
+            "with PRETRAIN.ZERO_STAGE 3, expected one of them"
+        )
     if pretrain.USE_EARLY_STOPPING and not pretrain.DO_VALIDATION:
         yield (
             "PRETRAIN.USE_EARLY_STOPPING: looks at the validation loss, got True with "

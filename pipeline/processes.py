@@ -8,36 +8,55 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 PARENT_VARIABLE = "EXTREMEBERT_PARENT_PID"
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+PR_SET_PDEATHSIG = 1  # of prctl(2): a signal that the kernel sends a child when its parent ends
 
 
 def exit_with_parent(poll_seconds: float = 1.0) -> None:
     """Ends this process soon after the process that `run_logged` was called in has gone.
 
     Called by grandchildren too (a launcher may stand in between), so the process to follow is
-    named in the environment; without it the direct parent is followed.
+    named in the environment. Without it nobody is followed.
     """
-    parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
-    started = _start_time(parent)
+    if PARENT_VARIABLE in os.environ:
+        end_with(int(os.environ[PARENT_VARIABLE]), signal.SIGKILL, poll_seconds)
+
+
+def end_with(process: int, number: signal.Signals, poll_seconds: float = 1.0) -> None:
+    """Sends this process a signal when another one, which may not be its parent, has gone."""
+    started = _start_time(process)
+    if started is None:  # gone already, or not of this container
+        return
 
     def watch() -> None:
-        while _start_time(parent) == started is not None:
+        while _start_time(process) == started:
             time.sleep(poll_seconds)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
-    threading.Thread(target=watch, name="exit_with_parent", daemon=True).start()
+    threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+def parent_of(process: int) -> int:
+    """The process that has started another one, 0 if that is not to be seen from here."""
+    fields = _stat(process)
+    return int(fields[1]) if fields else 0
 
 
 def _start_time(pid: int) -> str | None:
     """Start time of a process in clock ticks since boot: tells a reused pid from the old one."""
+    fields = _stat(pid)
+    return None if not fields or fields[0] == "Z" else fields[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc says of a process from its state on (proc(5)); empty if there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
+        return []
 
 
 def run_logged(
@@ -54,6 +73,7 @@ def run_logged(
     and have `patience_seconds` to end by themselves.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    prctl = ctypes.CDLL(None).prctl
     child_environment = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
     with open(log, "a", encoding="utf-8") as out, open(log.with_suffix(".err"), "ab") as err:
         out.write(f"$ {' '.join(command)}\n")
@@ -64,7 +84,8 @@ def run_logged(
             stderr=err,
             env=child_environment,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            # DeepSpeed's launcher then ends its ranks on other servers, which cannot see us.
+            preexec_fn=partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
         try:
             for raw_line in child.stdout:
@@ -76,15 +97,8 @@ def run_logged(
         finally:
             if child.poll() is None:
                 _terminate(child, patience_seconds)
-                out.write(child.stdout.read().decode("utf-8", errors="replace"))
-
-
-def _end_with_parent() -> None:
-    """Called in the new child: the kernel sends it SIGTERM when its parent ends.
-
-    DeepSpeed's launcher then ends its ranks on other servers, which cannot see the parent.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+                os.set_blocking(child.stdout.fileno(), False)  # another may hold the other end
+                out.write((child.stdout.read() or b"").decode("utf-8", errors="replace"))
 
 
 def _terminate(child: subprocess.Popen, patience_seconds: float) -> None:
@@ -104,14 +118,8 @@ def _terminate(child: subprocess.Popen, patience_seconds: float) -> None:
 
 def _group_is_alive(group: int) -> bool:
     """Whether a process of the group runs; one that ended and was not waited for does not."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return True
-    return False
+    processes = (_stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
+    return any(fields and int(fields[2]) == group and fields[0] != "Z" for fields in processes)
 
 
 def python_command(*arguments: str) -> list[str]:

@@ -21,8 +21,17 @@ NUM_SEGMENTS = 2
 # the way, how the work is shared out, and when a run that goes wrong gives up. The micro batch is
 # one of them, as the number of GPUs is: the loss is the mean over the whole batch however it is cut
 # up, so that only rounding and the dropout's draws differ, and a run that ran out of memory can go
-# on from its checkpoint with a smaller one.
-OUTSIDE_IDENTITY = {
+# on from its checkpoint with a smaller one. Where a validation may stop the run, it counts.
+VALIDATION = {
+    "VALIDATION_STEPS",
+    "VALIDATION_EPOCHS",
+    "VALIDATION_EPOCHS_BEGIN",
+    "VALIDATION_EPOCHS_END",
+    "VALIDATION_BEGIN_PROPORTION",
+    "VALIDATION_END_PROPORTION",
+    "VALIDATION_SAMPLES",
+}
+OUTSIDE_IDENTITY = VALIDATION | {
     "ENABLED",
     "ID",
     "PRINT_STEPS",
@@ -33,14 +42,7 @@ OUTSIDE_IDENTITY = {
     "KEEP_CHECKPOINTS",
     "FINETUNE_TIME_MARKERS",
     "DO_VALIDATION",
-    "VALIDATION_STEPS",
-    "VALIDATION_EPOCHS",
-    "VALIDATION_EPOCHS_BEGIN",
-    "VALIDATION_EPOCHS_END",
-    "VALIDATION_BEGIN_PROPORTION",
-    "VALIDATION_END_PROPORTION",
     "VALIDATION_MICRO_BATCH",
-    "VALIDATION_SAMPLES",
     "MICRO_BATCH_SIZE",
     "ZERO_STAGE",
     "GRADIENT_CHECKPOINTING",
@@ -80,10 +82,23 @@ def check_machine(config) -> None:
             f"PRETRAIN.{key}: cannot be shared out, got {smallest}, expected a multiple of "
             f"the {ranks} GPUs"
         )
+    problems += _type_problems(config)
     problems += _deepspeed_problems(config.PRETRAIN.DEEPSPEED_CONFIG)
     problems += _logging_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _type_problems(config) -> Iterator[str]:
+    """Whether transformers has an architecture of that name; looked up only if it is asked for."""
+    if config.MODEL.TYPE == "bert-mlm":
+        return
+    from pretrain.transformers_model import check_model_type
+
+    try:
+        check_model_type(config.MODEL.TYPE)
+    except ValueError as error:
+        yield f"MODEL.TYPE: {error}"
 
 
 def _deepspeed_problems(path: str) -> Iterator[str]:
@@ -123,7 +138,12 @@ def pretrain_artifact(config) -> Artifact:
     """The pretraining run of this config: weights, metrics and checkpoints."""
     dataset = dataset_artifact(config)
     inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL}
-    ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[config.PRETRAIN.LR_SCHEDULE]}
+    settings = config.PRETRAIN
+    ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[settings.LR_SCHEDULE]}
+    if settings.USE_EARLY_STOPPING:
+        ignored -= VALIDATION
+    else:
+        ignored |= {"EARLY_STOP_TIME", "EARLY_STOP_EVAL_LOSS"}
     inputs |= {
         f"PRETRAIN.{key}": config.PRETRAIN[key] for key in config.PRETRAIN if key not in ignored
     }

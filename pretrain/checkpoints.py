@@ -36,11 +36,13 @@ class CheckpointWriter:
     """Writes the checkpoints of a run, and keeps the last `keep` of them.
 
     Rank 0 copies the state, and a thread writes it while training goes on; where the memory for
-    that is short, training waits.
+    that is short, training waits. `good_step`: of a checkpoint that has proved to be good, and is
+    kept however old it is.
     """
 
     def __init__(self, directory: Path, keep: int):
         self.directory, self.keep = directory, keep
+        self.good_step = -1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
 
@@ -54,7 +56,7 @@ class CheckpointWriter:
         if rank():
             return
         record = {"step": step, "numbers": numbers, "state": state}
-        self._pending = self._thread.submit(self._write, tensors, record)
+        self._pending = self._thread.submit(self._write_or_say_where, tensors, record)
         if _is_memory_short(tensors):
             self.wait()
 
@@ -72,8 +74,19 @@ class CheckpointWriter:
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 
+    def _write_or_say_where(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+        try:
+            self._write(tensors, record)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(self.directory / ".aside", ignore_errors=True)
+            path = checkpoint_dir(self.directory, record["step"])
+            raise OSError(f"{path} cannot be written: {error}") from error
+
     def _write(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
         path = checkpoint_dir(self.directory, record["step"])
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise FloatingPointError(f"{name} is not finite, and {path.name} is not saved")
         aside = self.directory / ".aside"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -91,6 +104,7 @@ class CheckpointWriter:
         """Deletes old checkpoints, and newer ones: they were damaged, so that we began before."""
         present = list_checkpoints(self.directory)
         wanted = [path for path in present if path.name <= newest.name][-max(1, self.keep) :]
+        wanted.append(checkpoint_dir(self.directory, self.good_step))
         for path in present:
             if path not in wanted:
                 shutil.rmtree(path)
@@ -104,7 +118,8 @@ def _is_memory_short(tensors: dict[str, Any]) -> bool:
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint, or an empty string."""
     record, file = read_json(path / RECORD), path / TENSORS
-    if not record or not {"step", "numbers", "state", "bytes", "digest"} <= record.keys():
+    needed = {"step", "numbers", "state", "bytes", "digest"}
+    if not isinstance(record, dict) or not needed <= record.keys():
         return f"no readable {RECORD}"
     if not file.is_file():
         return f"{TENSORS} is missing"
@@ -124,17 +139,21 @@ def newest_intact_checkpoint(directory: Path, say: Callable[[str], None]) -> Pat
 
 
 def load_newest_checkpoint(
-    engine, directory: Path, say: Callable[[str], None]
+    engine, directory: Path, optimizer_type: str, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Restores the engine and returns the state that was saved with it; None: nothing to load.
 
-    Every rank must call it. Raises ValueError naming the checkpoint if it is of another model.
+    Every rank must call it. Raises ValueError naming the checkpoint if it is of another model or
+    of another optimizer, as the state's optimizer_type says.
     """
     found = newest_intact_checkpoint(directory, say) if rank() == 0 else None
     path = from_first_rank(found)
     if path is None:
         return None
     record = read_json(path / RECORD)
+    theirs = record["state"].get("optimizer_type")
+    if theirs != optimizer_type:
+        raise ValueError(f"{path}: --optimizer_type was {theirs}, and is {optimizer_type} now")
     try:
         restore_state(engine, load_file(path / TENSORS), record["numbers"])
     except (ValueError, SafetensorError) as error:

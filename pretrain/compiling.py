@@ -9,18 +9,24 @@ from pretrain.data import MicroBatch
 
 
 def compile_if_possible(
-    model: torch.nn.Module, batch: MicroBatch, device: torch.device, say: Callable[[str], None]
+    engine, batch: MicroBatch, dtype: torch.dtype, say: Callable[[str], None]
 ) -> bool:
-    """Compiles the model in place if a forward and backward pass of `batch` work then, on all
-    ranks; else says why not and leaves it as it was. Returns whether it is compiled.
+    """Compiles the engine's model in place if a forward and backward pass of `batch` work then.
+
+    On all ranks or on none; says why not. dtype: what the engine computes in. Returns whether the
+    model is compiled. Not for ZeRO-3, whose weights are only gathered within the engine's passes.
     """
-    model.compile(dynamic=None)
+    model, device = engine.module, engine.device
+    model.compile()
     reason = ""
     try:
-        model(*batch.inputs(device)).backward()
+        autocast = engine.torch_autocast_enabled()
+        with torch.autocast(device.type, dtype if autocast else None, enabled=autocast):
+            loss = model(*batch.inputs(device))
+        # Not backward(): the engine would take the gradients for those of a step.
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     except Exception as error:  # whatever a compiler may raise, training works without it
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    model.zero_grad(set_to_none=True)
+        reason = " ".join([type(error).__name__, *str(error).split("\n")[:1]])
     (failures,) = distributed.sum_numbers(float(bool(reason)))
     if failures:
         model._compiled_call_impl = None

@@ -10,7 +10,7 @@ unmasked are masked by their number, anew in each epoch.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,14 +54,32 @@ class MicroBatch:
     labels: torch.Tensor
     position_ids: torch.Tensor | None
     num_tokens: int  # without padding
+    is_packed: bool  # then attention_mask holds each token's number of its sample, [batch, length]
 
     @property
     def num_predictions(self) -> int:
         return len(self.labels)
 
     def inputs(self, device: torch.device) -> list[torch.Tensor | None]:
-        """The tensors on a device; the copy does not wait for the device."""
-        fields = (
+        """The tensors on a device; the copy of a pinned batch does not wait for the device."""
+        tensors = [
+            tensor if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in self._tensors()
+        ]
+        if self.is_packed:  # made there, as it is [batch, length, length]
+            sample = tensors[2]
+            tensors[2] = sample[:, :, None] == sample[:, None, :]
+        return tensors
+
+    def pinned(self) -> "MicroBatch":
+        """The same in memory that a GPU copies from by itself."""
+        names = ("input_ids", "segment_ids", "attention_mask")
+        names += ("prediction_index", "labels", "position_ids")
+        tensors = zip(names, self._tensors(), strict=True)
+        return replace(self, **{name: t if t is None else t.pin_memory() for name, t in tensors})
+
+    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return (
             self.input_ids,
             self.segment_ids,
             self.attention_mask,
@@ -69,9 +87,6 @@ class MicroBatch:
             self.labels,
             self.position_ids,
         )
-        return [
-            tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in fields
-        ]
 
 
 def list_shards(dataset_path: Path, split: str) -> list[Shard]:
@@ -118,17 +133,18 @@ def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
     input_ids = torch.from_numpy(rows["input_ids"].astype(np.int64))
     sample = rows["input_mask"]
     real, packed = sample.astype(bool), sample.max(initial=0) > 1
-    attends = sample[:, :, None] == sample[:, None, :] if packed else real
+    attends = sample if packed else real
     row, column = np.nonzero(rows["masked_lm_positions"])
     positions = rows["masked_lm_positions"][row, column].astype(np.int64)
     return MicroBatch(
         input_ids=input_ids,
         segment_ids=torch.from_numpy(rows["segment_ids"].astype(np.int64)),
-        attention_mask=None if attends.all() else torch.from_numpy(attends),
+        attention_mask=None if real.all() and not packed else torch.from_numpy(attends),
         prediction_index=torch.from_numpy(row * input_ids.shape[1] + positions),
         labels=torch.from_numpy(rows["masked_lm_ids"][row, column].astype(np.int64)),
         position_ids=torch.from_numpy(positions_within(sample)) if packed else None,
         num_tokens=int(real.sum()),
+        is_packed=bool(packed),
     )
 
 
@@ -266,10 +282,11 @@ class PretrainDatasetProvider:
             share = self.batch_sizes.size(step) // self.world_size
             start = self.batch_sizes.samples_before(step) + self.rank * share
             rows = reader.rows(self.order.slices(start, start + share))
-            yield [
+            batches = [
                 collate({name: array[i : i + self.micro_batch] for name, array in rows.items()})
                 for i in range(0, share, self.micro_batch)
             ]
+            yield [batch.pinned() for batch in batches] if torch.cuda.is_available() else batches
             step += 1
 
     def close(self) -> None:
@@ -292,6 +309,8 @@ def validation_batches(
     The rows are dealt out in micro batches. All ranks get the same number of them, as each forward
     pass may need all ranks; where there is none left, one without predictions.
     """
+    if not sum(shard.num_samples for shard in shards):
+        raise ValueError(f"{shards[0].path.parent}: the test shards hold no samples to validate on")
     rows = _first_rows(shards, num_samples or sum(shard.num_samples for shard in shards))
     num_rows, stride = len(rows["input_ids"]), world_size * micro_batch
     batches = []

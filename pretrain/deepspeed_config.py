@@ -18,6 +18,7 @@ DECIDED_BY_FLAGS = {
     "gradient_clipping": "gradient_clipping",
     "fp16.enabled": "precision",
     "bf16.enabled": "precision",
+    "bfloat16": "precision",
     "torch_autocast": "precision",
     "zero_optimization.stage": "zero_stage",
     "optimizer": "optimizer_type",
@@ -77,6 +78,9 @@ def _precision(precision: str, stage: int) -> dict[str, Any]:
         },
         "bf16": {"enabled": precision == "bf16" and not autocast},
     }
+    if precision != "fp32" and not autocast:
+        # Summed up in half precision, the gradients of 128 micro batches lose two digits.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     if autocast:
         config["torch_autocast"] = {"enabled": True, "dtype": HALF_DTYPES[precision]}
     return config
@@ -112,6 +116,8 @@ def _merged(config: dict[str, Any], user: dict[str, Any], name: str) -> dict[str
     found = [f"{path} is decided by --{flag}" for path, flag in conflicts(user)]
     if found:
         raise ValueError(f"{name}: {'; '.join(found)}; take it out of the JSON")
+    if "torch_autocast" in config and "fp16" in user:
+        raise ValueError(f"{name}: fp16 settings are of no use at ZeRO stage 0; take them out")
     return _deep_merge(config, user)
 
 

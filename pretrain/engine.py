@@ -7,16 +7,17 @@ import torch
 from pretrain.deepspeed_config import deepspeed_config
 
 
-def largest_micro_batch(batch_size: int, asked: int, world_size: int) -> int:
+def largest_micro_batch(
+    batch_size: int, asked: int, world_size: int, name: str = "train_batch_size"
+) -> int:
     """The largest micro batch, at most `asked`, that accumulates to the batch without rest.
 
-    Raises ValueError if the batch cannot be shared out over the ranks.
+    Raises ValueError if the batch, which the flag `name` says, cannot be shared out over the ranks.
     """
     share, rest = divmod(batch_size, world_size)
     if rest or not share:
         raise ValueError(
-            f"train_batch_size: expected a multiple of the number of ranks ({world_size}), "
-            f"got {batch_size}"
+            f"{name}: expected a multiple of the number of ranks ({world_size}), got {batch_size}"
         )
     return next(size for size in range(min(asked, share), 0, -1) if share % size == 0)
 

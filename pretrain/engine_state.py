@@ -47,11 +47,7 @@ def restore_state(engine, tensors: dict[str, Tensor], numbers: dict[str, Any]) -
 
     Raises ValueError if the tensors are those of another model.
     """
-    names = {name for name, _ in engine.module.named_parameters()}
-    found = {name.partition("/")[2] for name in tensors if name.startswith(f"{WEIGHT}/")}
-    if names != found:
-        other = sorted(names ^ found)[0]
-        raise ValueError(f"the checkpoint is of another model: {other} is only in one of them")
+    _check_model(engine, tensors)
     with torch.no_grad():
         _prepare_optimizer(engine, tensors, numbers["group_steps"])
         for name, parameter in engine.module.named_parameters():
@@ -59,6 +55,22 @@ def restore_state(engine, tensors: dict[str, Tensor], numbers: dict[str, Any]) -
                 _set_whole(engine, parameter, kind, tensors[f"{kind}/{name}"])
     _spread_master_weights(engine)
     _restore_scaler(engine, numbers["scaler"])
+
+
+def _check_model(engine, tensors: dict[str, Tensor]) -> None:
+    ours = {f"{WEIGHT}/{name}": _shape(p) for name, p in engine.module.named_parameters()}
+    theirs = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(f"{WEIGHT}/")}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"the checkpoint is of another model: {name.partition('/')[2]} is "
+                f"{theirs.get(name, 'not there')} in it and {ours.get(name, 'not there')} here"
+            )
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Of the whole parameter; with ZeRO-3, what is here is a part of it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 # --- tensors ---------------------------------------------------------------------------------
@@ -144,9 +156,13 @@ def _base_optimizer(engine) -> torch.optim.Optimizer:
 
 def _flat_partitions(engine) -> list[Tensor]:
     """With ZeRO, the optimizer works on these: this rank's part of all weights, flattened."""
-    if engine.zero_optimization_stage() == 3:
-        return engine.optimizer.fp32_partitioned_groups_flat
-    return engine.optimizer.single_partition_of_fp32_groups
+    names = (  # ZeRO 3; 1 and 2; 1 in bf16 with gradients in fp32
+        *("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"),
+        "fp32_groups_flat_partition",
+    )
+    return next(
+        getattr(engine.optimizer, name) for name in names if hasattr(engine.optimizer, name)
+    )
 
 
 def _group_steps(engine) -> list[int | None]:
@@ -214,7 +230,7 @@ def _scaler_state(engine) -> dict[str, Any]:
 def _restore_scaler(engine, state: dict[str, Any]) -> None:
     """The scale of a run in another precision is of no use and is left out."""
     if engine.torch_autocast_z0_gradscaler:
-        if "growth_tracker" in state or "_growth_tracker" in state:
+        if "_growth_tracker" in state:
             engine.torch_autocast_z0_gradscaler.load_state_dict(state)
         return
     scaler = getattr(engine.optimizer, "loss_scaler", None)

@@ -77,12 +77,14 @@ def _add_key(group, flag: str, default: Any, text: str) -> None:
             f"--{flag}", action=argparse.BooleanOptionalAction, default=default, help=text
         )
     elif isinstance(default, list):
-        group.add_argument(f"--{flag}", type=_numbers, default=default, metavar="A,B", help=text)
+        group.add_argument(
+            f"--{flag}", type=list_of_numbers, default=default, metavar="A,B", help=text
+        )
     else:
         group.add_argument(f"--{flag}", type=type(default), default=default, metavar="X", help=text)
 
 
-def _numbers(text: str) -> list[float]:
+def list_of_numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",") if part.strip()]
 
 
@@ -132,8 +134,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = build_parser()
     args = parser.parse_args(argv)
-    _take_shorthands(parser, args)
     given = {word.partition("=")[0] for word in argv}
+    _take_shorthands(parser, args, given)
     if "--validation_steps" not in given and given & {f"--{flag}" for flag in EPOCH_FLAGS}:
         args.validation_steps = 0
     problems = _problems(args)
@@ -144,10 +146,12 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _take_shorthands(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _take_shorthands(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, given: set[str]
+) -> None:
     half = set(args.half or ())
-    if len(half) > 1:
-        parser.error("--fp16 and --bf16 exclude each other")
+    if len(half) + ("--precision" in given) > 1:
+        parser.error("--fp16, --bf16 and --precision exclude each other")
     args.precision = next(iter(half), args.precision)
     del args.half
 

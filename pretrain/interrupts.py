@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run between two steps, not in the middle of one."""
+"""SIGTERM, Ctrl-C and a lost terminal end a run between two steps, not in the middle of one."""
 
 import signal
 from collections.abc import Iterator
@@ -32,9 +32,14 @@ class Interrupts:
 
 @contextmanager
 def caught() -> Iterator[Interrupts]:
-    """Notes SIGTERM and SIGINT instead of dying of them. Only for the main thread."""
+    """Notes SIGTERM, SIGINT and SIGHUP instead of dying of them. Only for the main thread.
+
+    A SIGHUP that is ignored, as nohup has it, stays so.
+    """
     interrupts = Interrupts()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, interrupts._note) for number in numbers}
     try:
         yield interrupts

@@ -2,9 +2,12 @@
 
 import math
 import signal
+import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +37,7 @@ def train(
     validation_dataset: list[MicroBatch],
     log: MetricsLog | SilentLog | None = None,
     export: Callable[[Path], None] | None = None,
+    interrupts: Interrupts | None = None,
 ) -> tuple[float, int]:
     """Trains from the newest checkpoint in args.output_dir, or from the start, to the end.
 
@@ -41,7 +45,8 @@ def train(
     where there is no checkpoint. model: a DeepSpeed engine around the model, and optimizer its
     optimizer. lr_scheduler: sets the learning rate in every step. validation_dataset: this rank's
     micro batches. log: where metrics go; default: args.output_dir/metrics.jsonl on rank 0.
-    export: writes the model as it is into a folder; for args.finetune_time_markers.
+    export: writes the model as it is into a folder; for args.finetune_time_markers. interrupts:
+    where signals are noted; default: they are noted here, while this function runs.
 
     Returns (eval_loss, scale_counter_at_1): the last validation loss, nan if there was none, and
     the number of steps in a row, up to the last, with the fp16 loss scale at 1.
@@ -53,10 +58,10 @@ def train(
     run = TrainingRun(
         args, model, lr_scheduler, pretrain_dataset_provider, validation_dataset, log, export
     )
-    with caught() as interrupts:
+    with nullcontext(interrupts) if interrupts else caught() as noted:
         try:
             run.restore(index)
-            run.run(interrupts)
+            run.run(noted)
         finally:
             run.writer.close()
     return run.eval_loss, run.scale_counter
@@ -75,10 +80,13 @@ class TrainingRun:
         self.window = LossWindow(args.divergence_limit)
         self.throughput = Throughput(args, engine.device)
         self.eval_loss = math.nan
+        self.lr = 0.0  # of the last step
         self.grad_norm: float | None = None
         self.scale_counter = 0
         self.num_predictions = 0  # since this process began
         self.signum = 0  # that some rank was sent
+        self.validation_due = self.closed = False  # closed: what comes at the end is done
+        self.validated_step, self.exported_until = -1, 0.0  # the latter in seconds of the run
         self.saved_step, self.saved_at = -1, 0.0
 
     # --- state -------------------------------------------------------------------------------
@@ -86,19 +94,32 @@ class TrainingRun:
     def restore(self, index: int) -> None:
         """Goes back to the newest checkpoint, and the metrics with it; the clock starts."""
         self.throughput.measure_peak()
-        state = checkpoints.load_newest_checkpoint(self.engine, self.directory, self.log.say)
+        state = checkpoints.load_newest_checkpoint(
+            self.engine, self.directory, self.args.optimizer_type, self.log.say
+        )
         if state is None:
             self.budget.restore(self.provider.first_step_of(index), 0, 0.0, False)
         else:
-            self.budget.restore(
-                state["step"], state["num_tokens"], state["elapsed"], state["stopped_early"]
-            )
-            self.window.restore(state["window"])
-            self.eval_loss, self.scale_counter = state["eval_loss"], state["scale_counter"]
-            self.saved_step, self.saved_at = state["step"], state["elapsed"]
-            self.log.say(f"going on from the checkpoint of step {state['step']}")
+            self._restore_state(state)
         self.log.truncate(self.budget.step)
         self.throughput.restart(self._work_done())
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        self.eval_loss, self.scale_counter = state["eval_loss"], state["scale_counter"]
+        still_hopeless = state["stopped_early"] and self._is_hopeless(state["elapsed"])
+        self.budget.restore(state["step"], state["num_tokens"], state["elapsed"], still_hopeless)
+        self.window.restore(state["window"])
+        self.validation_due, self.closed = state["validation_due"], state["closed"]
+        self.exported_until = state["exported_until"]
+        self.saved_step, self.saved_at = state["step"], state["elapsed"]
+        self.log.say(f"going on from the checkpoint of step {state['step']}")
+        if still_hopeless:
+            self.log.say("it was stopped early there, and stays so")
+        if state["samples"] != self.num_samples:
+            self.log.say(
+                f"the batch size was another one: {state['samples']} samples have been seen, and "
+                f"the next one is number {self.num_samples}"
+            )
 
     def _save(self) -> None:
         self._collect_losses()
@@ -106,8 +127,13 @@ class TrainingRun:
         budget = self.budget
         state = {
             "step": budget.step,
+            "samples": self.num_samples,
             "num_tokens": budget.num_tokens,
             "elapsed": budget.elapsed,
+            "optimizer_type": self.args.optimizer_type,
+            "validation_due": self.validation_due,
+            "closed": self.closed,
+            "exported_until": self.exported_until,
             "stopped_early": budget.stopped_early,
             "window": self.window.state(),
             "eval_loss": self.eval_loss,
@@ -132,20 +158,18 @@ class TrainingRun:
 
     def run(self, interrupts: Interrupts) -> None:
         self.engine.train()
+        if self.validation_due:  # an interrupt came between
+            self._validate(interrupts)
         while not self.budget.finished:
-            before = self.budget.elapsed
-            lr = self.schedule.set_progress(self.budget.progress)
+            self.lr = self.schedule.set_progress(self.budget.progress)
             try:
                 self._train_step(interrupts)
+                self._after_step(interrupts)
             except Interrupted:
                 self._save_and_leave()
                 raise
-            self._after_step(before, lr)
-            if self.signum and not self.budget.finished:
-                self._save_and_leave()
-                raise Interrupted(self.signum)
-        if self.saved_step != self.budget.step:  # a run of no steps
-            self._after_step(self.budget.elapsed, 0.0)
+        if not self.closed:  # a run of no steps, or one that ended while it validated
+            self._after_step(interrupts)
         self.writer.wait()
 
     def _train_step(self, interrupts: Interrupts) -> None:
@@ -197,23 +221,47 @@ class TrainingRun:
         if signals:
             self.signum = interrupts.signum or signal.SIGTERM
 
-    def _after_step(self, before: float, lr: float) -> None:
-        """Metrics, validation and checkpoint, where they are due; all of them at the end."""
-        args, budget, last = self.args, self.budget, self.budget.finished
+    def _after_step(self, interrupts: Interrupts) -> None:
+        """Metrics, validation and checkpoint, where they are due; all of them at the end.
+
+        Raises Interrupted where some rank was sent a signal, before what takes long.
+        """
+        budget, last = self.budget, self.budget.finished
         self._count_scale_at_1()
         self.writer.check()
         if last or self._is_line_due(budget.step):
-            self._write_metrics(lr)
+            self._write_metrics()
         visits = range(
             self.provider.num_visits(max(0, budget.step - 1)), self.provider.num_visits(budget.step)
         )
-        if last or is_validation_due(args, budget.step, budget.progress, visits):
-            self._validate()
-        if last or budget.stopped_early or self._is_checkpoint_due(visits):
+        if self.args.do_validation and self.validated_step != budget.step:
+            self.validation_due = last or is_validation_due(
+                self.args, budget.step, budget.progress, visits
+            )
+        if self.signum and not last:
+            raise Interrupted(self.signum)
+        begin, slow = time.perf_counter(), self.validation_due
+        if self.validation_due:
+            self._validate(interrupts)
+        self._export_at_markers()
+        self.closed = last
+        if last or self._is_checkpoint_due(visits):
+            slow = True
             self._save()
-        self._export_at_markers(before)
+        if slow:
+            self._leave_out(time.perf_counter() - begin)
         done, total = budget.position
         self.log.progress(last, done=done, total=total, loss=self.window.newest)
+
+    def _leave_out(self, seconds: float) -> None:
+        """What is not training does not count in the rates; it does in the time of the run."""
+        self.throughput.skip(seconds)
+        self.budget.elapsed = self._clock()
+
+    def _clock(self) -> float:
+        """Rank 0's, on all ranks."""
+        mine = self.budget.clock() if distributed.rank() == 0 else 0.0
+        return distributed.sum_numbers(mine)[0]
 
     def _is_line_due(self, step: int) -> bool:
         args = self.args
@@ -234,12 +282,17 @@ class TrainingRun:
         if self.saved_step != self.budget.step and self.budget.step:
             self._save()
         self.writer.wait()
-        self.log.say(f"interrupted; the checkpoint of step {self.budget.step} is saved")
+        kept = f"the checkpoint of step {self.saved_step} is saved"
+        self.log.say(f"interrupted; {kept if self.saved_step > 0 else 'there was nothing to save'}")
 
-    def _export_at_markers(self, before: float) -> None:
-        """The model after the hours of finetune_time_markers that this step has passed."""
+    def _export_at_markers(self) -> None:
+        """The model after the hours of finetune_time_markers that have passed since the last call.
+
+        Before a checkpoint is saved, so that a kill between the two loses none of them.
+        """
+        begin, self.exported_until = self.exported_until, self.budget.elapsed
         for hours in self.args.finetune_time_markers:
-            if self.export and before < hours * 3600 <= self.budget.elapsed:
+            if self.export and begin < hours * 3600 <= self.budget.elapsed:
                 folder = Path(self.args.output_dir) / MODELS_AT / f"{hours:g}h"
                 self.log.say(f"after {hours:g} h the model goes to {folder}")
                 self.export(folder)
@@ -250,16 +303,21 @@ class TrainingRun:
         try:
             self.window.collect(self.budget.step)
         except FloatingPointError as error:
-            self.writer.wait()
+            self.writer.close()
             raise FloatingPointError(f"{error}; {self._last_good()}") from None
+        # A step's loss is that of the weights before it: a checkpoint proves good afterwards.
+        if self.saved_step < self.budget.step and self.window.is_sound:
+            self.writer.good_step = self.saved_step
 
     def _last_good(self) -> str:
-        if self.saved_step < 0:
-            return "there is no checkpoint before it"
-        path = checkpoints.checkpoint_dir(self.directory, self.saved_step)
-        return f"the last good checkpoint is {path}"
+        if self.writer.good_step < 0:
+            return "there is no checkpoint that trained well"
+        path = checkpoints.checkpoint_dir(self.directory, self.writer.good_step)
+        newer = [p.name for p in checkpoints.list_checkpoints(self.directory) if p.name > path.name]
+        advice = f"; to go on from it, delete {', '.join(newer)}" if newer else ""
+        return f"the last good checkpoint is {path}{advice}"
 
-    def _write_metrics(self, lr: float) -> None:
+    def _write_metrics(self) -> None:
         self._collect_losses()
         if not self.window.losses:
             return
@@ -272,7 +330,7 @@ class TrainingRun:
                 "samples": self.num_samples,
                 "tokens": budget.num_tokens,
                 "loss": loss,
-                "lr": lr,
+                "lr": self.lr,
                 "loss_scale": loss_scale(self.engine),
                 "grad_norm": self.grad_norm,
                 "elapsed_seconds": round(budget.elapsed, 2),
@@ -280,16 +338,15 @@ class TrainingRun:
             }
         )
         self.log.say(
-            f"step {budget.step}: loss {loss:.4f}, lr {lr:.3g}, "
+            f"step {budget.step}: loss {loss:.4f}, lr {self.lr:.3g}, "
             f"{speed['samples_per_second']:.1f} samples/s, {speed['tokens_per_second']:,.0f} "
             f"tokens/s, {100 * speed['peak_share']:.0f} % of the matmul peak"
         )
 
-    def _validate(self) -> None:
-        if not self.args.do_validation:
-            return
-        result, step = validate(self.engine, self.validation), self.budget.step
-        self.eval_loss = result.loss
+    def _validate(self, interrupts: Interrupts) -> None:
+        result, step = validate(self.engine, self.validation, interrupts), self.budget.step
+        self.eval_loss, self.validation_due = result.loss, False
+        self.validated_step = step
         self.log.write(
             {
                 "kind": "validation",
@@ -307,20 +364,26 @@ class TrainingRun:
         self._stop_early_if_hopeless()
 
     def _stop_early_if_hopeless(self) -> None:
-        args = self.args
-        late = self.budget.elapsed / 60 >= args.early_stop_time
-        if args.use_early_stopping and late and self.eval_loss > args.early_stop_eval_loss:
-            self.budget.stopped_early = True
+        budget = self.budget
+        if not budget.finished and self._is_hopeless(budget.elapsed):
+            budget.stopped_early = True
+            self.log.write({"kind": "stopped_early", "step": budget.step, "loss": self.eval_loss})
             self.log.say(
-                f"stopped early: after {self.budget.elapsed / 60:.1f} min the validation loss "
-                f"{self.eval_loss:.4f} is above {args.early_stop_eval_loss}"
+                f"stopped early: after {budget.elapsed / 60:.1f} min the validation loss "
+                f"{self.eval_loss:.4f} is above {self.args.early_stop_eval_loss}"
             )
+
+    def _is_hopeless(self, elapsed: float) -> bool:
+        """Whether the last validation was too bad for a run of so many seconds."""
+        args = self.args
+        late = elapsed / 60 >= args.early_stop_time
+        return args.use_early_stopping and late and self.eval_loss > args.early_stop_eval_loss
 
     def _count_scale_at_1(self) -> None:
         stuck = scales_loss(self.engine) and loss_scale(self.engine) <= 1.0
         self.scale_counter = self.scale_counter + 1 if stuck else 0
         if 0 < self.args.scale_cnt_limit <= self.scale_counter:
-            self.writer.wait()
+            self.writer.close()
             raise FloatingPointError(
                 f"the fp16 loss scale was 1 for {self.scale_counter} steps, "
                 f"up to step {self.budget.step}; {self._last_good()}"

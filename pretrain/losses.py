@@ -25,7 +25,7 @@ class LossWindow:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs; JSON-able."""
-        return {"losses": self.losses, "smoothed": self.smoothed, "lowest": self.lowest}
+        return {"losses": list(self.losses), "smoothed": self.smoothed, "lowest": self.lowest}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.losses = list(state["losses"])
@@ -62,6 +62,12 @@ class LossWindow:
                 f"the loss diverges: its average is {self.smoothed:.3f} at step {step}, and was "
                 f"{self.lowest:.3f}"
             )
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing speaks for a divergence: the smoothed loss is near its lowest value."""
+        limit = self.divergence_limit / 4
+        return not limit or self.smoothed == math.inf or self.smoothed - self.lowest < limit
 
     def mean(self) -> float:
         """Mean loss of the window; begins the next one."""

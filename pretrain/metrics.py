@@ -1,6 +1,7 @@
 """Numbers of a run: metrics.jsonl, progress lines for the parent process, W&B and TensorBoard."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -22,11 +23,23 @@ def parse_progress(line: str) -> dict[str, Any] | None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line that was cut off is left out."""
+    """The lines of a metrics.jsonl; those that were cut off are left out."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [found for line in lines[:-1] if (found := _parsed(line))]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None for what a power cut has left of a line."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 class ProgressLines:
@@ -77,6 +90,8 @@ class MetricsLog:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, line: dict[str, Any]) -> None:
+        """A number that is none, like the norm of a gradient that overflows, becomes null."""
+        line = {key: None if _is_no_number(value) else value for key, value in line.items()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         step = line["step"]

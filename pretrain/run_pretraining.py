@@ -4,10 +4,12 @@ deepspeed pretrain/run_pretraining.py --dataset_path data/my --output_dir out --
 
 Runs on every rank that the launcher starts. Goes on from the newest checkpoint in output_dir and
 leaves there checkpoints/, metrics.jsonl and model/, a Hugging Face folder. Exit codes: 0 done,
-2 the flags are wrong, 130 and 143 interrupted by SIGINT and SIGTERM, with a checkpoint saved.
+2 the flags or what they name are wrong, 130 and 143 interrupted by SIGINT and SIGTERM, with a
+checkpoint saved.
 """
 
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -17,37 +19,73 @@ from pathlib import Path
 def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
     from pipeline.devices import num_visible_gpus
-    from pipeline.processes import exit_with_parent
+    from pipeline.processes import end_with, exit_with_parent, parent_of
     from pretrain.flags import parse_flags
 
     args = parse_flags(argv)
     if args.plot_lr:
         return _plot_lr(args)
     exit_with_parent()
+    if "LOCAL_RANK" in os.environ:
+        # Started by the launcher's launcher. Only the latter passes a signal on that ends it.
+        end_with(parent_of(os.getppid()), signal.SIGTERM)
     if not num_visible_gpus():
         # Threads that spin while they wait are no faster, and halve the speed, or worse, as soon as
         # another program wants a core. OpenMP reads this when torch is imported.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pretrain.distributed import rank, start_ranks
-    from pretrain.interrupts import Interrupted
+    from pretrain.interrupts import Interrupted, caught
 
-    device = start_ranks()
-    log = _open_log(args) if rank() == 0 else _silent_log()
-    try:
-        run(args, device, log)
-    except Interrupted as interrupted:
-        return interrupted.exit_code
-    finally:
-        log.close()
+    with caught() as interrupts:
+        try:
+            device = start_ranks()
+            log = _open_log(args) if rank() == 0 else _silent_log()
+            try:
+                run(args, device, log, interrupts)
+            finally:
+                log.close()
+        except Interrupted as interrupted:
+            return interrupted.exit_code
+        except InputError as error:
+            print(f"run_pretraining.py: error: {error}", file=sys.stderr)
+            return 2
     return 0
 
 
-def run(args: Namespace, device, log) -> None:
-    """Pretrains with these flags on a device; `log` is rank 0's or a silent one."""
+class InputError(Exception):
+    """The flags, or the files that they name, make no run."""
+
+
+def run(args: Namespace, device, log, interrupts=None) -> None:
+    """Pretrains with these flags on a device; `log` is rank 0's or a silent one.
+
+    Raises InputError if there is nothing to train, or not with these flags.
+    """
+    from pipeline.errors import StageError
+    from pretrain.loop import train
+
+    try:
+        vocabulary, provider, held_out = _read_data(args, device, log)
+        engine, schedule = _build(args, device, provider, log)
+    except (ValueError, OSError, KeyError, StageError) as error:
+        raise InputError(str(error)) from error
+
+    def export(folder: Path) -> None:
+        _export(args, engine, vocabulary, folder)
+
+    with provider:
+        train(
+            *(args, 0, engine, engine.optimizer, schedule, provider, held_out),
+            *(log, export, interrupts),
+        )
+    export(Path(args.output_dir) / "model")
+
+
+def _read_data(args: Namespace, device, log):
+    """The vocabulary, the batches of this rank, and its share of the held-out samples."""
     from pretrain.batch_sizes import BatchSizes
     from pretrain.data import PretrainDatasetProvider, list_shards
     from pretrain.distributed import rank, world_size
-    from pretrain.loop import train
 
     shards = list_shards(Path(args.dataset_path), "train")
     vocabulary = _complete_args(args, shards, device, log)
@@ -59,15 +97,7 @@ def run(args: Namespace, device, log) -> None:
         rank(),
         world_size(),
     )
-    with provider:
-        engine, schedule = _build(args, device, provider, log)
-        held_out = _held_out(args) if args.do_validation else []
-
-        def export(folder: Path) -> None:
-            _export(args, engine, vocabulary, folder)
-
-        train(args, 0, engine, engine.optimizer, schedule, provider, held_out, log, export)
-    export(Path(args.output_dir) / "model")
+    return vocabulary, provider, _held_out(args) if args.do_validation else []
 
 
 def _complete_args(args: Namespace, shards, device, log):
@@ -86,7 +116,8 @@ def _complete_args(args: Namespace, shards, device, log):
     if args.precision == "auto":
         args.precision = "fp32" if device.type == "cpu" else "fp16"
     asked, smallest = args.train_micro_batch_size_per_gpu, args.batch_size_ramp_start
-    fitted = largest_micro_batch(smallest or args.train_batch_size, asked, world_size())
+    name = "batch_size_ramp_start" if smallest else "train_batch_size"
+    fitted = largest_micro_batch(smallest or args.train_batch_size, asked, world_size(), name)
     args.train_micro_batch_size_per_gpu = fitted
     if fitted != asked:
         log.say(
@@ -117,16 +148,16 @@ def _build(args: Namespace, device, provider, log):
 
     from pretrain.compiling import compile_if_possible
     from pretrain.distributed import world_size
-    from pretrain.engine import build_engine
+    from pretrain.engine import build_engine, compute_dtype
     from pretrain.lr_curves import LearningRateSchedule, curve_shape
     from pretrain.model import build_model
     from pretrain.optimizers import build_optimizer
 
     torch.manual_seed(args.seed)
     model = build_model(args).to(device)
-    if args.compile:
-        compile_if_possible(model, provider.batch(0)[0], device, log.say)
     engine = build_engine(args, model, build_optimizer(model, args), world_size())
+    if args.compile:
+        compile_if_possible(engine, provider.batch(0)[0], compute_dtype(args.precision), log.say)
     return engine, LearningRateSchedule(engine.optimizer, args.lr, args.curve, curve_shape(args))
 
 

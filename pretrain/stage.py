@@ -21,8 +21,13 @@ from pretrain.ports import free_port
 # After SIGTERM: DeepSpeed's launcher kills its ranks after 30 s.
 SECONDS_TO_SAVE = 35.0
 PROJECT = Path(__file__).resolve().parents[1]
-# The last line of a traceback, with or without the rank that torch puts in front of it.
-EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
+# The last line of a traceback, with or without the rank that torch puts in front of it, and the
+# server that the launcher does.
+EXCEPTION = re.compile(
+    r"^(?:\S+: )?(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)"
+)
+# What the other ranks say when one has died.
+AFTERMATH = re.compile(r"connection (closed|reset)|DistBackendError|gloo|NCCL|Broken pipe", re.I)
 
 
 def pretrain(config) -> None:
@@ -64,6 +69,7 @@ def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, g
     precision = precision_in_use(config.PRETRAIN.PRECISION, gpus)
     where = f"{gpus} GPU(s)" if gpus else "the CPU"
     if config.SYSTEM.HOSTFILE:
+        precision = config.PRETRAIN.PRECISION
         servers = read_hostfile(Path(config.SYSTEM.HOSTFILE))
         where = f"{sum(servers.values())} slots of {', '.join(servers)}"
     console.say(f"on {where} in {precision}: {dataset.directory} -> {artifact.directory}")
@@ -83,7 +89,8 @@ def training_flags(config, dataset_path: Path, output_dir: Path, gpus: int) -> d
     for flag, key in flag_keys().items():
         section, _, name = key.partition(".")
         flags[flag] = config[section][name]
-    flags["precision"] = precision_in_use(config.PRETRAIN.PRECISION, gpus)
+    if not config.SYSTEM.HOSTFILE:  # else the servers know what GPUs they have
+        flags["precision"] = precision_in_use(config.PRETRAIN.PRECISION, gpus)
     if flags["deepspeed_config"]:
         flags["deepspeed_config"] = Path(flags["deepspeed_config"]).resolve()
     return flags
@@ -118,7 +125,8 @@ def launcher_devices(hostfile: str, gpus: int) -> tuple[str, ...]:
     if set(servers) == {"localhost"}:
         return "--num_gpus", str(servers["localhost"])
     if servers:
-        return "--hostfile", str(Path(hostfile).resolve())
+        # A single server that is not this machine would else be taken for it.
+        return "--hostfile", str(Path(hostfile).resolve()), "--force_multi"
     visible = visible_gpu_names()
     if gpus and visible is not None and all(name.isdigit() for name in visible):
         return "--include", f"localhost:{','.join(visible[:gpus])}"
@@ -176,6 +184,7 @@ def _cause(log: Path, errors_before: int, code: int) -> str:
         file.seek(errors_before)
         lines = file.read().decode("utf-8", errors="replace").splitlines()
     exceptions = [found.group(1) for found in map(EXCEPTION.match, lines) if found]
+    exceptions = [line for line in exceptions if not AFTERMATH.search(line)] or exceptions
     refused = [line for line in lines if ": error: " in line]  # flags that argparse refused
     ended = f"the training processes ended with exit code {code}, without saying why"
     return next(iter((exceptions or refused)[-1:]), ended)
@@ -194,6 +203,8 @@ def _results(directory: Path) -> dict[str, Any]:
         results |= {key: trained[-1][key] for key in ("step", "samples", "tokens")}
         results["train_loss"] = trained[-1]["loss"]
     if validated:
+        early = [line["step"] for line in lines if line["kind"] == "stopped_early"]
+        results["stopped_early"] = validated[-1]["step"] in early
         results["validation_loss"] = validated[-1]["loss"]
         results["validation_accuracy"] = validated[-1]["accuracy"]
     results["headline"] = [_headline(results)]
@@ -204,7 +215,8 @@ def _headline(results: dict[str, Any]) -> str:
     steps = results.get("step", 0)
     if "validation_loss" not in results:
         return f"{steps} steps"
+    early = ", stopped early" if results["stopped_early"] else ""
     return (
-        f"{steps} steps, validation loss {results['validation_loss']:.4f}, "
+        f"{steps} steps{early}, validation loss {results['validation_loss']:.4f}, "
         f"accuracy {results['validation_accuracy']:.4f}"
     )

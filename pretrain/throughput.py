@@ -46,6 +46,10 @@ class Throughput:
         """A new line begins, after that work."""
         self.before, self.begin = work, time.perf_counter()
 
+    def skip(self, seconds: float) -> None:
+        """Leaves out time that went into something else, like validation."""
+        self.begin += seconds
+
     def line(self, work: Work) -> dict[str, float]:
         """The rates up to that work; a new line begins.
 

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from pretrain.data import MicroBatch
-from pretrain.distributed import sum_over_ranks
+from pretrain.distributed import sum_over_ranks, world_size
+from pretrain.interrupts import Interrupted, Interrupts
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,18 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(engine, batches: list[MicroBatch]) -> Validation:
-    """Loss and accuracy over the micro batches of all ranks, which are the same in number."""
+def validate(engine, batches: list[MicroBatch], interrupts: Interrupts) -> Validation:
+    """Loss and accuracy over the micro batches of all ranks, which are the same in number.
+
+    Raises Interrupted if a signal comes to the one rank that there is; several ranks go on, as none
+    knows of the others'.
+    """
     engine.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, right, predictions
     for batch in batches:
+        if interrupts.signum and world_size() == 1:
+            engine.train()
+            raise Interrupted(interrupts.signum)
         *inputs, labels, position_ids = batch.inputs(engine.device)
         logits = engine(*inputs, None, position_ids).float()
         sums[0] += functional.cross_entropy(logits, labels, reduction="sum")

@@ -102,6 +102,7 @@ def _after(run, hours=0.0, saved_hours=0.0):
 
 
 def _stopped_early(built, minutes, loss):
+    built.run.log.write = lambda line: None
     run = _after(built.run, minutes / 60)
     run.eval_loss = loss
     run._stop_early_if_hopeless()

@@ -46,6 +46,7 @@ def test_the_newest_is_found(tmp_path):
     [
         (lambda path: (path / RECORD).unlink(), "no readable checkpoint.json"),
         (lambda path: (path / RECORD).write_text("{}"), "no readable checkpoint.json"),
+        (lambda path: (path / RECORD).write_text("[]"), "no readable checkpoint.json"),
         (lambda path: (path / TENSORS).unlink(), "is missing"),
         (lambda path: (path / TENSORS).write_bytes(b"short"), "5 bytes, expected"),
         (lambda path: flip_byte(path / TENSORS), "wrong digest"),
@@ -100,13 +101,32 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, state, monkeyp
     assert saved["weight/a"].eq(0).all()
 
 
-def test_a_failed_write_is_not_forgotten(tmp_path, state):
+def test_a_failed_write_is_not_forgotten_and_names_the_checkpoint(tmp_path, state):
     (tmp_path / "file").write_text("in the way")
     writer = CheckpointWriter(tmp_path / "file", 2)
     writer.save(_Engine(), 1, {})
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="step_0000001 cannot be written"):
         writer.wait()
     writer.close()
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path, state):
+    writer = CheckpointWriter(tmp_path, 2)
+    state[3] = float("nan")
+    writer.save(_Engine(), 1, {})
+    with pytest.raises(FloatingPointError, match=r"weight/a is not finite, and step_0000001"):
+        writer.wait()
+    writer.close()
+    assert not list_checkpoints(tmp_path)
+
+
+def test_the_last_good_one_is_kept_however_old(tmp_path):
+    writer = CheckpointWriter(tmp_path, 1)
+    for step in (1, 2, 3):
+        record = {"step": step, "numbers": {}, "state": {}}
+        writer._write({"weight/a": torch.ones(3)}, record)
+        writer.good_step = 1
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000001", "step_0000003"]
 
 
 def test_with_little_memory_training_waits(tmp_path, state, monkeypatch):

@@ -269,7 +269,8 @@ def test_packed_rows_keep_their_samples_apart():
             "masked_lm_ids": zeros,
         }
     )
-    assert batch.attention_mask.shape == (2, 8, 8)
-    assert batch.attention_mask[0].sum().item() == 9 + 4 + 4 + 1
-    assert batch.attention_mask[1].all()
+    attends = batch.inputs(torch.device("cpu"))[2]
+    assert attends.shape == (2, 8, 8)
+    assert attends[0].sum().item() == 9 + 4 + 4 + 1
+    assert attends[1].all()
     assert batch.num_tokens == 15

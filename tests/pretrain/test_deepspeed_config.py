@@ -10,7 +10,8 @@ from pretrain.flags import parse_flags
 
 def _config(*flags, ranks=1):
     batch = ("--train_batch_size=8", "--train_micro_batch_size_per_gpu=2")
-    args = parse_flags(["--dataset_path=d", "--output_dir=o", "--precision=fp32", *batch, *flags])
+    args = parse_flags(["--dataset_path=d", "--output_dir=o", *batch, *flags])
+    args.precision = args.precision.replace("auto", "fp32")
     return deepspeed_config(args, ranks)
 
 
@@ -58,6 +59,14 @@ def test_a_users_json_is_merged(tmp_path):
     assert config["fp16"]["loss_scale_window"] == 50 and config["fp16"]["hysteresis"] == 2
     assert config["zero_optimization"] == {"stage": 0, "reduce_bucket_size": 1000}
     assert config["comms_logger"] == {"enabled": True}
+
+
+def test_settings_that_would_be_of_no_use_are_named(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text('{"fp16": {"initial_scale_power": 4}}')
+    with pytest.raises(ValueError, match="fp16 settings are of no use at ZeRO stage 0"):
+        _config(f"--deepspeed_config={path}", "--fp16", "--zero_stage=0")
+    assert dict(conflicts({"bfloat16": {"enabled": True}})) == {"bfloat16": "precision"}
 
 
 def test_what_the_flags_decide_is_named(tmp_path):

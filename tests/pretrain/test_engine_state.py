@@ -36,7 +36,8 @@ def _results(num_ranks, *words):
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "precision", "stages"), [(2, "fp32", "0123"), (1, "fp16", "123")]
+    ("num_ranks", "precision", "stages"),
+    [(2, "fp32", "0123"), (1, "fp16", "123"), (2, "bf16", "1")],
 )
 def test_training_goes_on_exactly_whatever_the_stage(num_ranks, precision, stages):
     results = _results(num_ranks, precision, *stages)

@@ -39,6 +39,23 @@ def test_a_spike_does_not_diverge_and_neither_does_a_high_start():
     _feed(LossWindow(divergence_limit=0.0), [1.0] * 100 + [50.0] * 100)  # switched off
 
 
+def test_the_state_is_a_copy_of_its_moment():
+    window = LossWindow()
+    _feed(window, [1.0])
+    state = window.state()
+    _feed(window, [2.0], step=1)
+    assert state["losses"] == [1.0]
+
+
+def test_a_loss_that_rises_is_not_sound_long_before_it_diverges():
+    window = LossWindow(divergence_limit=2.0)
+    assert window.is_sound
+    _feed(window, [5.0] * 100)
+    assert window.is_sound
+    _feed(window, [7.0] * 20, step=100)
+    assert not window.is_sound
+
+
 def test_a_restart_remembers_the_lowest():
     window, restarted = LossWindow(2.0), LossWindow(2.0)
     _feed(window, [5.0] * 100)

@@ -15,7 +15,6 @@ from dataset.stage import prepare_dataset
 from pipeline.errors import ConfigError, StageError
 from pretrain import stage
 from pretrain.artifact import (
-    OUTSIDE_IDENTITY,
     check_machine,
     precision_in_use,
     pretrain_artifact,
@@ -85,13 +84,61 @@ def test_every_key_reaches_the_ranks(config, node, key):
     assert training_flags(config, Path("d"), Path("s/d/p"), 0) != before
 
 
+# Keys that leave the weights as they are: of names, logs and measurements, of how work is shared
+# out, and those that the defaults do not look at.
+HARMLESS = [
+    "ENABLED",
+    "ID",
+    "PRINT_STEPS",
+    "TENSORBOARD",
+    "CHECKPOINT_STEPS",
+    "CHECKPOINT_MINUTES",
+    "NUM_EPOCHS_BETWEEN_CHECKPOINTS",
+    "KEEP_CHECKPOINTS",
+    "FINETUNE_TIME_MARKERS",
+    "DO_VALIDATION",
+    "VALIDATION_STEPS",
+    "VALIDATION_EPOCHS",
+    "VALIDATION_EPOCHS_BEGIN",
+    "VALIDATION_EPOCHS_END",
+    "VALIDATION_BEGIN_PROPORTION",
+    "VALIDATION_END_PROPORTION",
+    "VALIDATION_MICRO_BATCH",
+    "VALIDATION_SAMPLES",
+    "MICRO_BATCH_SIZE",
+    "ZERO_STAGE",
+    "GRADIENT_CHECKPOINTING",
+    "COMPILE",
+    "SCALE_CNT_LIMIT",
+    "DIVERGENCE_LIMIT",
+    "TOTAL_TRAINING_TIME",
+    "NUM_TOKENS",
+    "EARLY_STOP_TIME",
+    "EARLY_STOP_EVAL_LOSS",
+]
+
+
 @pytest.mark.parametrize(("node", "key"), KEYS)
 def test_keys_that_shape_the_weights_are_the_identity(config, node, key):
     before = pretrain_artifact(config).fingerprint
     _change(config, node, key)
     changed = pretrain_artifact(config).fingerprint != before
-    unused = key in ("TOTAL_TRAINING_TIME", "NUM_TOKENS")  # the run is counted in steps
-    assert changed == (key not in OUTSIDE_IDENTITY and not unused)
+    assert changed == (key not in HARMLESS)
+
+
+def test_where_a_validation_may_stop_the_run_it_counts(config):
+    config.PRETRAIN.USE_EARLY_STOPPING = True
+    seen = {pretrain_artifact(config).fingerprint}
+    for key in ("VALIDATION_STEPS", "VALIDATION_SAMPLES", "EARLY_STOP_TIME"):
+        config.PRETRAIN[key] += 1
+        seen.add(pretrain_artifact(config).fingerprint)
+    assert len(seen) == 4
+
+
+def test_an_unknown_architecture_is_named_before_any_work(config):
+    config.MODEL.TYPE = "modernbrt"
+    with pytest.raises(ConfigError, match=r"MODEL\.TYPE: .*modernbert"):
+        check_machine(config)
 
 
 def test_the_budget_in_use_is_the_identity(config):
