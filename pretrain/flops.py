@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from pretrain.linear import linear
+
 # Each product of the forward pass has two of its size in the backward pass: the gradients of both
 # of its factors.
 PASSES = 3
@@ -52,12 +54,22 @@ def _head_weights(args: Namespace) -> int:
     return args.hidden_size * (args.hidden_size + num_logits)
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+def model_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left right^T, as the model computes it."""
+    return linear(left, right, None)
+
+
+def matmul_peak(
+    device: torch.device,
+    dtype: torch.dtype,
+    seconds: float = 0.3,
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = model_product,
+) -> float:
     """FLOP/s of the fastest of many products of two square matrices, tried for that long."""
     size = CPU_SIZE if device.type == "cpu" else ACCELERATOR_SIZE
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / _fastest(lambda: left @ right, device, seconds)
+    return 2 * size**3 / _fastest(lambda: product(left, right), device, seconds)
 
 
 def _fastest(compute: Callable[[], torch.Tensor], device: torch.device, seconds: float) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pretrain import linear
 from pretrain.flags import build_parser
 from pretrain.flops import matmul_peak, training_flops
 from pretrain.model import BasePretrainModel
@@ -24,6 +25,12 @@ BERT_BASE = {
     "intermediate_size": 3072,
     "vocab_size": 30522,
 }
+
+
+@pytest.fixture(autouse=True)
+def products_of_torch(monkeypatch):
+    """torch does not count those of oneDNN."""
+    monkeypatch.setattr(linear, "prefers_onednn", lambda: False)
 
 
 def _args(**changes):

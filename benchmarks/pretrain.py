@@ -1,0 +1,73 @@
+"""Speed of pretraining on the CPU in fp32, against transformers, the processor, and a bare loop.
+
+    python -m benchmarks.pretrain                                  all that fits into memory
+    python -m benchmarks.pretrain --sizes 12x768 --skip gated,modernbert,loop
+
+Everything is measured in one run on one machine, in turns: every contestant takes a step, then
+every contestant the next one. Speeds are those of the fastest step, as anything else that runs on
+the machine only ever makes steps slower; ratios of steps taken in the same turn are shown beside
+them. The limit is the speed of matrix products, measured in the same turns.
+
+A model's share of the peak counts what our model has to compute to learn from these sequences, so
+that what others compute for tokens that nobody predicts counts as lost.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.stage_runs import PROJECT, find_vocabulary, repeated_text, text_folders
+
+SIZES = "4x256,12x768,24x1024"
+TEXT_MEGABYTES = 3
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--sizes", default=SIZES, help="layers x hidden size, separated by commas")
+    add("--batch", type=int, default=16, help="sequences of 128 tokens per step")
+    add("--rounds", type=int, default=5, help="steps of each contestant that count")
+    add("--dropout", default="0.1,0", help="of hidden states and attention; one table for each")
+    add("--skip", default="", help="of bert, gated, modernbert, loop; separated by commas")
+    add("--dataset", type=Path, help="samples of 128 tokens; default: made of real text")
+    add("--work_dir", type=Path, help="where everything is written; default: a temporary folder")
+    add("--json", type=Path, help="file for all numbers")
+    return parser.parse_args()
+
+
+def make_dataset(work_dir: Path) -> Path:
+    """Samples of 128 tokens, masked anew in each epoch, of the text that is at hand."""
+    text = repeated_text(text_folders(""), work_dir / "text", TEXT_MEGABYTES * 1e6)
+    config = {
+        "TOKENIZER": {"NAME_OR_PATH": str(find_vocabulary(text, work_dir))},
+        "DATASET": {"ID": "benchmark", "CUSTOMIZED_DATASETS": [str(text)], "MASKING": "dynamic"},
+    }
+    path = work_dir / "config.yaml"
+    path.write_text(json.dumps(config))
+    command = [sys.executable, str(PROJECT / "main.py"), "--config", str(path)]
+    command += ["--stages", "dataset", "--output-root", str(work_dir)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return work_dir / "data" / "benchmark"
+
+
+def main() -> None:
+    args = parse_arguments()
+    # As in a real run. It is read when torch is imported, hence the import below.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from benchmarks.training_speed import measure
+
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=args.work_dir) as folder:
+        results = measure(args, args.dataset or make_dataset(Path(folder)), Path(folder))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
