@@ -65,11 +65,11 @@ def model_args(size: Size, dropout: float, gated: bool = False) -> Namespace:
 
 
 class Ours(nn.Module):
-    """Our model, with the loss of a micro batch."""
+    """Our model, from flags of a run, with the loss of a micro batch."""
 
-    def __init__(self, size: Size, dropout: float, gated: bool = False):
+    def __init__(self, args: Namespace):
         super().__init__()
-        self.model = BasePretrainModel(model_args(size, dropout, gated))
+        self.model = BasePretrainModel(args)
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
         return self.model(*batch.inputs(torch.device("cpu")))
@@ -133,9 +133,9 @@ def build_modernbert(size: Size, dropout: float) -> Theirs:
 
 # Name -> builder, from size and dropout; each of ours is followed by the one it is compared with.
 CONTESTANTS: dict[str, Callable[[Size, float], nn.Module]] = {
-    "ours": Ours,
+    "ours": lambda size, dropout: Ours(model_args(size, dropout)),
     "bert": build_bert,
-    "gated": lambda size, dropout: Ours(size, dropout, gated=True),
+    "gated": lambda size, dropout: Ours(model_args(size, dropout, gated=True)),
     "modernbert": build_modernbert,
 }
 RIVALS = {"ours": "bert", "gated": "modernbert"}

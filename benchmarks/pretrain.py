@@ -8,8 +8,11 @@ every contestant the next one. Speeds are those of the fastest step, as anything
 the machine only ever makes steps slower; ratios of steps taken in the same turn are shown beside
 them. The limit is the speed of matrix products, measured in the same turns.
 
-A model's share of the peak counts what our model has to compute to learn from these sequences, so
-that what others compute for tokens that nobody predicts counts as lost.
+Shares count what our model has to compute to learn from these sequences, so that what others
+compute for tokens that nobody predicts counts as lost. They are shares of the speed at which
+torch.matmul multiplies large squares, at which our layers do (the processor's limit, as far as
+torch can reach it), and at which our layers alone, one after the other, compute products of this
+model's shapes (the rest of a step is everything else that there is to do).
 """
 
 import argparse
@@ -59,8 +62,9 @@ def make_dataset(work_dir: Path) -> Path:
 
 def main() -> None:
     args = parse_arguments()
-    # As in a real run. It is read when torch is imported, hence the import below.
+    # As in a real run without GPU. They are read when torch is imported, hence the import below.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["DS_ACCELERATOR"] = "cpu"
     from benchmarks.training_speed import measure
 
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=args.work_dir) as folder:

@@ -1,9 +1,10 @@
 """Dropout of hidden states and of attention weights, made fast on the CPU.
 
-There, torch draws one number after the other, in fp32, and attention with dropout falls back to a
-dozen passes over the weights of all heads. Here, a number of 64 bits decides about four elements,
-what is kept is 0 or 1 in 16 bits, and attention goes through its heads in pieces that stay in the
-cache. On other devices, and where torch.compile is at work, torch's own code does it all.
+There, torch draws a number for each element, one after the other unless the processor is Intel's,
+and attention with dropout falls back to a dozen passes over the weights of all heads. Here, a
+number of 64 bits decides about four elements, what is kept is 0 or 1 in 16 bits, and attention goes
+through its heads in pieces that stay in the cache. On other devices, and where torch.compile is at
+work, torch's own code does it all.
 
 What is dropped is a function of the state of torch's global generator, as with torch's own.
 """
