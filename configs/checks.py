@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # (test, what is expected): a rule of one value.
 Rule = tuple[Callable[[Any], bool], str]
+
+# What stands before the name of data that the program brings along.
+BUILTIN = "builtin:"
 
 
 def at_least(low: float) -> Rule:
@@ -53,3 +57,7 @@ FILE_NAME: Rule = (
 
 # What numpy and torch both take.
 SEED: Rule = (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32")
+
+
+def no_folder(key: str, folder: str) -> str:
+    return f"{key}: folder is not there, got {Path(folder).absolute()}, expected a folder"

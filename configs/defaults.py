@@ -11,6 +11,10 @@ from yacs.config import CfgNode
 
 # The nine GLUE tasks, as the benchmark spells them.
 GLUE_TASKS = ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI"]
+# The eight SuperGLUE tasks; its RTE has other rows than GLUE's.
+SUPERGLUE_TASKS = ["BoolQ", "CB", "COPA", "MultiRC", "ReCoRD", "SuperGLUE-RTE", "WiC", "WSC"]
+# Tasks that are so large that the paper's grid for them is smaller.
+LARGE_TASKS = ["QQP", "MNLI", "QNLI", "ReCoRD"]
 
 
 def _system() -> CfgNode:
@@ -316,12 +320,30 @@ def _pretrain() -> CfgNode:
     return pretrain
 
 
-def _grid(epochs=(), batch_sizes=(), learning_rates=()) -> CfgNode:
+def grid_node(epochs=(), batch_sizes=(), learning_rates=(), max_seq_length=0) -> CfgNode:
+    """What is tried for a task; a node without values, for any task that the user adds."""
     return CfgNode(
         {
             "EPOCHS": list(epochs),
             "BATCH_SIZES": list(batch_sizes),
             "LEARNING_RATES": list(learning_rates),
+            "MAX_SEQ_LENGTH": max_seq_length,
+        }
+    )
+
+
+def custom_task_node() -> CfgNode:
+    """A task of the user's own, FINETUNE.CUSTOM_TASKS.<name>, before its keys are set."""
+    return CfgNode(
+        {
+            "TRAIN": "",
+            "DEV": "",
+            "TEST": "",
+            "TEXT_COLUMNS": [],
+            "LABEL_COLUMN": "label",
+            "LABELS": [],
+            "SCORE_RANGE": [],
+            "METRICS": [],
         }
     )
 
@@ -335,19 +357,43 @@ def _finetune() -> CfgNode:
     # GLUE in its standard TSV layout (GLUE_DIR/CoLA/train.tsv ...), or `builtin:demo`: a small
     # benchmark of generated sentences in that layout. Empty: nyu-mll/glue from the Hub.
     finetune.GLUE_DIR = ""
-    # Tasks to search: any of CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI.
+    # SuperGLUE in its official layout (SUPERGLUE_DIR/BoolQ/train.jsonl ...), as it comes out of
+    # combined.zip of https://super.gluebenchmark.com/tasks. Needed for its tasks only.
+    finetune.SUPERGLUE_DIR = ""
+    # Tasks to search: any of CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI (GLUE), BoolQ,
+    # CB, COPA, MultiRC, ReCoRD, SuperGLUE-RTE, WiC, WSC (SuperGLUE) and those of CUSTOM_TASKS.
+    # `GLUE` and `SuperGLUE` stand for all of theirs.
     finetune.TASKS = list(GLUE_TASKS)
+    # Classification and regression tasks of your own, by names of your choice that are then put
+    # into TASKS. Keys of each: TRAIN, DEV and TEST (files, .tsv, .csv or .jsonl; TEST may be left
+    # out), TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words that stand in
+    # that column; if left out, those of TRAIN), SCORE_RANGE (e.g. [0, 5]: the task is a regression
+    # of numbers within), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression
+    # pearson, spearman; if left out, accuracy or both of these).
+    finetune.CUSTOM_TASKS = CfgNode()
+    # Which settings of the grid are run. grid: all. halving: for each task, all batch sizes and
+    # learning rates with the fewest epochs, then the better half of them with the next number of
+    # epochs, and so on: less than half of the work of the paper's grid.
+    finetune.SEARCH = "grid"
     # Every combination of EPOCHS, BATCH_SIZES and LEARNING_RATES is tried for a task. DEFAULT
     # holds for all tasks; a list of a task's own, e.g. FINETUNE.GRID.RTE.EPOCHS, takes the place
-    # of the default's where it is not empty.
+    # of the default's where it is not empty. MAX_SEQ_LENGTH of a task takes the place of
+    # FINETUNE.MAX_SEQ_LENGTH where it is not 0.
     finetune.GRID = CfgNode()
-    finetune.GRID.DEFAULT = _grid((3, 5, 10), (16, 32), (1e-5, 3e-5, 5e-5, 8e-5))
-    for task in GLUE_TASKS:
-        finetune.GRID[task] = _grid()
-    for large_task in ("QQP", "MNLI", "QNLI"):
-        finetune.GRID[large_task] = _grid((3, 5), (32,), (5e-5, 8e-5))
-    # Every setting is run once for each of these seeds.
+    finetune.GRID.DEFAULT = grid_node((3, 5, 10), (16, 32), (1e-5, 3e-5, 5e-5, 8e-5))
+    for task in (*GLUE_TASKS, *SUPERGLUE_TASKS):
+        finetune.GRID[task] = grid_node()
+    for large_task in LARGE_TASKS:
+        finetune.GRID[large_task] = grid_node((3, 5), (32,), (5e-5, 8e-5))
+    # Every setting is run once for each of these seeds. A setting's score is the median of its
+    # runs; the best setting's best run is the one that is submitted.
     finetune.SEEDS = [42]
+    # Evaluations on the dev set per epoch, after which the best weights so far are kept (in
+    # memory). 0: only the weights at the end count, as in the paper.
+    finetune.EVALS_PER_EPOCH = 0
+    # Evaluations without a better score after which a run ends early. 0: none does. Needs
+    # EVALS_PER_EPOCH.
+    finetune.EARLY_STOPPING_PATIENCE = 0
     # Tasks that start from the best MNLI model of this search instead of the pretrained one
     # (STILT). Empty: none does.
     finetune.STILT_TASKS = ["RTE", "MRPC", "STS-B"]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from configs.defaults import get_default_config
+from configs.defaults import custom_task_node, get_default_config, grid_node
 from configs.rules import problems_of_values
 from pipeline.errors import ConfigError
 
@@ -30,9 +30,18 @@ ELEMENT_EXAMPLES = {
     "BATCH_SIZES": 32,
     "LEARNING_RATES": 5e-5,
     "FINETUNE.STILT_TASKS": "RTE",
+    "TEXT_COLUMNS": "sentence",
+    "LABELS": "positive",
+    "SCORE_RANGE": 5.0,
+    "METRICS": "accuracy",
     "PRETRAIN.FINETUNE_TIME_MARKERS": 24.0,
 }
 
+# Sections whose keys are names that users choose, and what stands under such a name.
+OPEN_SECTIONS = {
+    "FINETUNE.CUSTOM_TASKS": custom_task_node,
+    "FINETUNE.GRID": grid_node,
+}
 
 PATH_KEYS = (
     ("SYSTEM", "OUTPUT_ROOT"),
@@ -40,6 +49,7 @@ PATH_KEYS = (
     ("PRETRAIN", "DEEPSPEED_CONFIG"),
     ("TOKENIZER", "NAME_OR_PATH"),
     ("FINETUNE", "GLUE_DIR"),
+    ("FINETUNE", "SUPERGLUE_DIR"),
     ("FINETUNE", "MODEL_NAME_OR_PATH"),
 )
 
@@ -158,6 +168,9 @@ def _expand_home(config: CfgNode) -> None:
     dataset = config.DATASET
     for node, key in PATH_KEYS:
         config[node][key] = os.path.expanduser(config[node][key])
+    for task in config.FINETUNE.CUSTOM_TASKS.values():
+        for key in ("TRAIN", "DEV", "TEST"):
+            task[key] = os.path.expanduser(task[key])
     dataset.CUSTOMIZED_DATASETS = [os.path.expanduser(path) for path in dataset.CUSTOMIZED_DATASETS]
     dataset.HUGGINGFACE_DATASETS = [
         [os.path.expanduser(pair[0]), *pair[1:]] if pair else pair
@@ -169,7 +182,10 @@ def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
     """Puts a value into the tree under its full key, or adds a problem."""
     *sections, name = key.split(".")
     node: Any = config
-    for section in sections:
+    for depth, section in enumerate(sections):
+        parent = ".".join(sections[:depth])
+        if parent in OPEN_SECTIONS and section not in node:
+            node[section] = OPEN_SECTIONS[parent]()
         node = node.get(section) if isinstance(node, CfgNode) else None
     if not isinstance(node, CfgNode) or name not in node:
         problems.append(f"{key}: unknown key{_did_you_mean(config, key)}")

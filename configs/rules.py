@@ -9,6 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from configs.checks import (
+    BUILTIN,
     FILE_NAME,
     SEED,
     Rule,
@@ -19,12 +20,11 @@ from configs.checks import (
     from_to,
     inside,
     is_text,
+    no_folder,
     one_of,
 )
-from configs.defaults import GLUE_TASKS
+from configs.finetune_rules import FINETUNE_RULES, finetune_rules_of, problems_of_finetuning
 from configs.pretrain_rules import PRETRAIN_RULES, problems_of_pretraining
-
-BUILTIN = "builtin:"
 
 RULES: dict[str, Rule] = {
     "SYSTEM.NUM_GPUS": at_least(-1),
@@ -67,27 +67,7 @@ RULES: dict[str, Rule] = {
     "DATASET.DUP_FACTOR": at_least(1),
     "DATASET.SEED": SEED,
     **PRETRAIN_RULES,
-    "FINETUNE.TASKS": each(one_of(*GLUE_TASKS)),
-    "FINETUNE.STILT_TASKS": each(one_of(*GLUE_TASKS)),
-    "FINETUNE.SEEDS": (
-        lambda seeds: seeds and all(map(SEED[0], seeds)),
-        f"at least one seed, each {SEED[1]}",
-    ),
-    "FINETUNE.MAX_SEQ_LENGTH": at_least(8),
-    "FINETUNE.WEIGHT_DECAY": at_least(0),
-    "FINETUNE.WARMUP_PROPORTION": between(0, 1),
-    "FINETUNE.LR_SCHEDULER_TYPE": one_of("polynomial", "linear", "cosine", "constant_with_warmup"),
-    "FINETUNE.MAX_GRAD_NORM": above(0),
-    "FINETUNE.EVAL_BATCH_SIZE": at_least(1),
-    "FINETUNE.MULTIPROCESS_GPU_LIST": each(
-        (lambda gpus: gpus and min(gpus) >= 0, "a list of GPU numbers, e.g. [0, 1]")
-    ),
-}
-
-GRID_RULES: dict[str, Rule] = {
-    "EPOCHS": each(at_least(1)),
-    "BATCH_SIZES": each(at_least(1)),
-    "LEARNING_RATES": each(above(0)),
+    **FINETUNE_RULES,
 }
 
 
@@ -116,15 +96,13 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
     if "dataset" in running:
         problems += _dataset_problems(config)
     if "finetune" in running:
-        problems += _finetune_problems(config)
+        problems += problems_of_finetuning(config)
     return problems
 
 
 def _rules_of(config: CfgNode) -> Iterator[tuple[str, Rule]]:
     yield from RULES.items()
-    for task in config.FINETUNE.GRID:
-        for name, rule in GRID_RULES.items():
-            yield f"FINETUNE.GRID.{task}.{name}", rule
+    yield from finetune_rules_of(config.FINETUNE)
 
 
 def _get(config: CfgNode, key: str) -> Any:
@@ -175,7 +153,7 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
                     "expected builtin:python-docs"
                 )
         elif not Path(folder).exists():
-            yield _no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
+            yield no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
     name = tokenizer.NAME_OR_PATH
     looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
     if not tokenizer.TRAIN and looks_like_a_path and not Path(name).exists():
@@ -183,39 +161,3 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
             f"TOKENIZER.NAME_OR_PATH: not there, got {Path(name).absolute()}, expected a folder "
             "in Hugging Face format or a vocab.txt"
         )
-
-
-def _finetune_problems(config: CfgNode) -> Iterator[str]:
-    finetune = config.FINETUNE
-    if not finetune.TASKS:
-        yield "FINETUNE.TASKS: no task, expected at least one of " + ", ".join(GLUE_TASKS)
-    for task in set(finetune.TASKS) & set(GLUE_TASKS):
-        for name in GRID_RULES:
-            if not finetune.GRID[task][name] and not finetune.GRID.DEFAULT[name]:
-                yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"
-    if finetune.GLUE_DIR.startswith(BUILTIN):
-        if finetune.GLUE_DIR != "builtin:demo":
-            yield (
-                f"FINETUNE.GLUE_DIR: unknown built-in benchmark, got {finetune.GLUE_DIR}, "
-                "expected builtin:demo"
-            )
-    elif finetune.GLUE_DIR and not Path(finetune.GLUE_DIR).is_dir():
-        yield _no_folder("FINETUNE.GLUE_DIR", finetune.GLUE_DIR)
-    stilt_tasks = [task for task in finetune.STILT_TASKS if task in finetune.TASKS]
-    if stilt_tasks and "MNLI" not in finetune.TASKS:
-        yield (
-            f"FINETUNE.STILT_TASKS: {', '.join(stilt_tasks)} start from the best MNLI model, but "
-            "MNLI is not in FINETUNE.TASKS; add it there, or set FINETUNE.STILT_TASKS: []"
-        )
-    if "MNLI" in finetune.STILT_TASKS:
-        yield "FINETUNE.STILT_TASKS: MNLI cannot start from itself, expected other tasks"
-    if not finetune.MODEL_NAME_OR_PATH and finetune.MAX_SEQ_LENGTH > config.DATASET.MAX_SEQ_LENGTH:
-        yield (
-            "FINETUNE.MAX_SEQ_LENGTH: longer than the pretrained model's positions, got "
-            f"{finetune.MAX_SEQ_LENGTH}, expected at most DATASET.MAX_SEQ_LENGTH = "
-            f"{config.DATASET.MAX_SEQ_LENGTH}"
-        )
-
-
-def _no_folder(key: str, folder: str) -> str:
-    return f"{key}: folder is not there, got {Path(folder).absolute()}, expected a folder"

@@ -80,6 +80,7 @@ class Search:
         start = str(model_path(self.job_dir(source))) if source else self.model.path
         return JobRun(
             job=job,
+            task=next(task for task in self.tasks if task.name == job.task),
             inputs=self._inputs(job, source),
             source=Source(start, self.model.path, self.glue_dir),
             settings=self._settings(job),

@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune.examples import load_examples
-from finetune.tasks import find_task
+from finetune.examples import Examples, load_examples
+from finetune.tasks import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,13 +25,13 @@ class Encoded:
 
     columns: `input_ids` (int32) and maybe `token_type_ids` (uint8), the samples one after the
     other; sample i is [offsets[i], offsets[i + 1]). labels: [N] int64 classes or float32 scores,
-    or empty. malformed: rows of the file that were left out.
+    or empty. examples: what was tokenized.
     """
 
     columns: dict[str, np.ndarray]
     offsets: np.ndarray
     labels: np.ndarray
-    malformed: list[str] = field(default_factory=list)
+    examples: Examples
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -83,12 +83,11 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
 @functools.lru_cache(maxsize=CACHED_SPLITS)
 def load_encoded(
-    task_name: str, split_name: str, glue_dir: str, model: str, max_length: int, token_types: bool
+    task: Task, split_name: str, data_dir: str, model: str, max_length: int, token_types: bool
 ) -> Encoded:
     """A split of a task as the model's tokenizer sees it; token_types: with `token_type_ids`."""
-    task = find_task(task_name)
     split = next(split for split in task.splits if split.name == split_name)
-    examples = load_examples(task, split, glue_dir)
+    examples = load_examples(task, split, data_dir)
     columns, offsets = encode(load_tokenizer(model), examples.texts, max_length, token_types)
     labels = np.array(examples.labels, np.float32 if task.is_regression else np.int64)
-    return Encoded(columns, offsets, labels, examples.malformed)
+    return Encoded(columns, offsets, labels, examples)

@@ -14,48 +14,55 @@ HUB_DATASET = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class Examples:
-    """texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
-    regression task; empty for a split without labels. malformed: rows that were left out."""
+    """The samples of a split: one per row of the file, or several (COPA's choices, say).
+
+    texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
+    regression task; empty for a split without labels. malformed: rows that were left out. keys:
+    what a sample belongs to in the file, for tasks that have several samples per row or whose rows
+    are named; answers: what dev metrics need beside the labels; both empty for other tasks.
+    """
 
     texts: list[tuple[str, ...]]
     labels: list[float] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
+    keys: list[tuple] = field(default_factory=list)
+    answers: dict = field(default_factory=dict)
 
 
-def load_examples(task: Task, split: Split, glue_dir: str) -> Examples:
-    """Examples in the file's order. glue_dir: folder in GLUE's TSV layout, empty for the Hub.
+def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
+    """Examples in the file's order. data_dir: folder in GLUE's TSV layout, empty for the Hub.
 
     Raises StageError for a missing file or column, an unknown label, a test row that cannot be
     read (leaving it out would shift the predictions of all that follow).
     """
-    if not glue_dir:
+    if not data_dir:
         return _from_hub(task, split)
-    path = find_file(split, Path(glue_dir))
+    path = find_file(split, Path(data_dir))
     if path is None:
-        raise StageError(f"{Path(glue_dir) / split.files[0]}: no such file")
+        raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
     return _from_tsv(task, split, path)
 
 
-def find_file(split: Split, glue_dir: Path) -> Path | None:
+def find_file(split: Split, data_dir: Path) -> Path | None:
     """The file of a split, or None if there is none."""
-    return next((glue_dir / name for name in split.files if (glue_dir / name).is_file()), None)
+    return next((data_dir / name for name in split.files if (data_dir / name).is_file()), None)
 
 
-def has_split(split: Split, glue_dir: str) -> bool:
+def has_split(split: Split, data_dir: str) -> bool:
     """Whether the split can be loaded; the Hub has all of them."""
-    return not glue_dir or find_file(split, Path(glue_dir)) is not None
+    return not data_dir or find_file(split, Path(data_dir)) is not None
 
 
-def num_train_rows(task: Task, glue_dir: str) -> int:
+def num_train_rows(task: Task, data_dir: str) -> int:
     """About as many rows as the train file has; GLUE's own count for the Hub."""
-    path = find_file(task.train, Path(glue_dir)) if glue_dir else None
+    path = find_file(task.train, Path(data_dir)) if data_dir else None
     return path.read_bytes().count(b"\n") if path else task.num_train_rows
 
 
-def file_digests(task: Task, glue_dir: Path) -> dict[str, str]:
-    """Digest of each file of a task that is there, by its path below `glue_dir`."""
-    found = [find_file(split, glue_dir) for split in task.splits]
-    return {path.relative_to(glue_dir).as_posix(): file_digest(path) for path in found if path}
+def file_digests(task: Task, data_dir: Path) -> dict[str, str]:
+    """Digest of each file of a task that is there, by its path below `data_dir`."""
+    found = [find_file(split, data_dir) for split in task.splits]
+    return {path.relative_to(data_dir).as_posix(): file_digest(path) for path in found if path}
 
 
 def _from_tsv(task: Task, split: Split, path: Path) -> Examples:

@@ -15,7 +15,14 @@ from pathlib import Path
 if not __package__:  # run as a file: this folder's modules are not top-level ones
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from finetune.runs import Source, TrainingSettings, model_path, predictions_path
+from finetune.runs import (
+    Source,
+    TrainingSettings,
+    model_path,
+    predictions_path,
+    save_model,
+    write_predictions,
+)
 from finetune.tasks import TASKS, Task, find_task
 from pipeline.artifacts import write_json
 from pipeline.errors import StageError
@@ -82,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(flags: argparse.Namespace) -> dict:
     """Does what the flags say and returns what results.json holds."""
     from finetune.encoding import load_tokenizer
-    from finetune.jobs import finetune_task, save_model, write_predictions
+    from finetune.training import finetune_task
 
     task, folder = flags.task_name, flags.output_dir
     source = Source(flags.model_name_or_path, flags.model_name_or_path, flags.glue_dir)
@@ -90,7 +97,7 @@ def run(flags: argparse.Namespace) -> dict:
         task, source, _settings(flags), print, flags.do_train, flags.do_eval, flags.do_predict
     )
     for split, values in outcome.predictions.items():
-        write_predictions(predictions_path(folder, split), task, values)
+        write_predictions(predictions_path(folder, split), values)
     if flags.do_train:
         save_model(outcome.model, folder)
         load_tokenizer(source.base).save_pretrained(model_path(folder))

@@ -1,19 +1,23 @@
 """What a run of a job is, and what its folder holds.
 
-A job's folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`; label
-words or scores), `model/` if other jobs start from it, and `result.json`, written last: the job
-is done only if that file was made from the same inputs.
+A job's folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`: label
+words, scores or answers), `model/` if other jobs start from it, and `result.json`, written last:
+the job is done only if that file was made from the same inputs.
 """
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.search import Job
-from finetune.tasks import Split
-from pipeline.artifacts import fingerprint, read_json
+from finetune.tasks import Split, Task
+from pipeline.artifacts import fingerprint, read_json, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RESULT = "result.json"
 
@@ -23,7 +27,9 @@ class TrainingSettings:
     """What a run does. batch_size: samples per optimizer step, whatever the number of GPUs.
 
     warmup: a share of the steps if below 1, else steps. eval_steps: steps between evaluations
-    on the dev sets during training, 0 for none.
+    on the dev sets during training, 0 for none; evals_per_epoch says the same per epoch. keep_best:
+    the weights of the best evaluation count, not the last ones. patience: evaluations without a
+    better score after which training ends, 0 for never.
     """
 
     epochs: float
@@ -38,16 +44,20 @@ class TrainingSettings:
     eval_batch_size: int
     accumulation_steps: int = 1
     eval_steps: int = 0
+    evals_per_epoch: int = 0
+    keep_best: bool = False
+    patience: int = 0
 
 
 @dataclass(frozen=True)
 class Source:
     """What a run reads. start: model that the weights come from; base: the one that the
-    tokenizer comes from; glue_dir: folder in GLUE's TSV layout, empty for the Hub."""
+    tokenizer comes from; data_dir: the folder that the task's files are below, empty for the
+    Hub."""
 
     start: str
     base: str
-    glue_dir: str
+    data_dir: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class JobRun:
     keep_model: other jobs start from it."""
 
     job: Job
+    task: Task
     inputs: dict[str, Any]
     source: Source
     settings: TrainingSettings
@@ -89,3 +100,18 @@ def drop_model(folder: Path) -> None:
     if model_path(folder).exists():
         os.replace(model_path(folder), aside)
         shutil.rmtree(aside)
+
+
+def write_predictions(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """One line per (index, prediction) of a test set."""
+    lines = ["index\tprediction", *(f"{index}\t{value}" for index, value in rows)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def save_model(model: "PreTrainedModel", folder: Path) -> None:
+    """Saved aside and moved, so that a model that is there is complete."""
+    aside = folder / f".model.{os.getpid()}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    drop_model(folder)
+    os.replace(aside, model_path(folder))

@@ -51,6 +51,10 @@ class Task:
     labels: Mapping[str, str] = field(default_factory=dict)
     score_range: tuple[float, float] = (0.0, 0.0)
     aliases: tuple[str, ...] = ()
+    benchmark: str = "GLUE"
+
+    def __hash__(self) -> int:
+        return hash((self.benchmark, self.name))
 
     @property
     def is_regression(self) -> bool:

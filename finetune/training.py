@@ -2,14 +2,16 @@
 
 import tempfile
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.encoding import Encoded
-from finetune.metrics import predicted_values, score_predictions
-from finetune.runs import TrainingSettings
-from finetune.tasks import Task
+from finetune.encoding import Encoded, load_encoded, load_tokenizer
+from finetune.examples import has_split
+from finetune.metrics import predicted_rows, score_predictions
+from finetune.runs import Source, TrainingSettings
+from finetune.tasks import Split, Task
 
 if TYPE_CHECKING:
     from transformers import (
@@ -23,6 +25,77 @@ if TYPE_CHECKING:
 
 # Lines about loss and learning rate that a run leaves in its log.
 LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gives.
+
+    dev: metrics by dev split. predictions: (index, prediction) of each row by test split.
+    history: loss and learning rate over the steps. evaluations: `step`, `epoch`, `score` of those
+    during training. majority: the label that the most training rows have, and the task's score if
+    it were always given; empty if the task is no plain classification. counts: rows and steps.
+    """
+
+    model: "PreTrainedModel"
+    dev: dict[str, dict[str, float]]
+    predictions: dict[Split, list[tuple[str, str]]]
+    history: list[dict[str, float]]
+    evaluations: list[dict[str, float]]
+    majority: dict[str, Any]
+    counts: dict[str, int]
+
+
+def finetune_task(
+    task: Task,
+    source: Source,
+    settings: TrainingSettings,
+    log: Callable[[str], None],
+    do_train: bool = True,
+    do_eval: bool = True,
+    do_predict: bool = True,
+) -> Outcome:
+    """Trains, scores the dev splits and predicts the test splits that are there.
+
+    The outcome depends on the arguments alone, not on what this process ran before.
+    """
+    model = build_classifier(source.start, task, settings.seed)
+    max_length = usable_length(model.config, settings.max_seq_length)
+    token_types = getattr(model.config, "type_vocab_size", 0) > 1
+
+    def load(split: Split) -> Encoded:
+        return load_encoded(task, split.name, source.data_dir, source.base, max_length, token_types)
+
+    train = load(task.train) if do_train else None
+    dev = {split.name: load(split) for split in task.dev} if do_eval else {}
+    tests = [split for split in task.test if do_predict and has_split(split, source.data_dir)]
+    trainer = build_trainer(model, load_tokenizer(source.base), task, settings, train, dev, log)
+    if train:
+        log("\n".join(f"left out: {row}" for row in train.examples.malformed) or "no row left out")
+        trainer.train()
+    return Outcome(
+        model,
+        dev={
+            name: score_predictions(task, predict(trainer, split), split.examples)
+            for name, split in dev.items()
+        },
+        predictions={
+            s: predicted_rows(task, predict(trainer, load(s)), load(s).examples) for s in tests
+        },
+        history=training_history(trainer),
+        evaluations=[],
+        majority={},
+        counts=_counts(train, dev, trainer.state.global_step),
+    )
+
+
+def _counts(train: Encoded | None, dev: dict[str, Encoded], num_steps: int) -> dict[str, int]:
+    return {
+        "num_train_rows": len(train) if train else 0,
+        "num_malformed_rows": sum(len(s.examples.malformed) for s in (train, *dev.values()) if s),
+        "num_dev_rows": sum(len(split) for split in dev.values()),
+        "num_steps": num_steps,
+    }
 
 
 def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
@@ -74,9 +147,6 @@ def build_trainer(
         train_dataset=train,
         eval_dataset=dev,
         data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=lambda output: score_predictions(
-            task, predicted_values(task, output.predictions), output.label_ids
-        ),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_log_lines(log))

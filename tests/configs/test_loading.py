@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import get_default_config
+from configs.finetune_rules import GRID_RULES
 from configs.loading import flatten, load_config
 from configs.manual import MANUAL, comments, render
-from configs.rules import GRID_RULES, RULES
+from configs.rules import RULES
 from pipeline.errors import ConfigError
 from pretrain.flags import flag_keys
 
@@ -201,7 +202,7 @@ DATASET:
         ("_BASE_: missing.yaml", "cannot be read"),
         ("_BASE_: config.yaml", "leads back"),
         ("TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}", "TOKENIZER.NAME_OR_PATH: not there"),
-        ("FINETUNE: {TASKS: [sst2]}", "one of CoLA, SST-2"),
+        ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
         ("FINETUNE: {GRID: {RTE: {EPOCHS: 5}}}", "a list like [a whole number]"),
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),

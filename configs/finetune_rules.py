@@ -1,0 +1,199 @@
+"""What the keys of FINETUNE must satisfy, key by key and across keys."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from configs.checks import (
+    BUILTIN,
+    FILE_NAME,
+    SEED,
+    Rule,
+    above,
+    at_least,
+    between,
+    each,
+    no_folder,
+    one_of,
+)
+from configs.defaults import GLUE_TASKS, SUPERGLUE_TASKS
+
+# Names that stand for all tasks of a benchmark.
+TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
+CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
+REGRESSION_METRICS = ("pearson", "spearman")
+
+FINETUNE_RULES: dict[str, Rule] = {
+    "FINETUNE.SEARCH": one_of("grid", "halving"),
+    "FINETUNE.SEEDS": (
+        lambda seeds: seeds and all(map(SEED[0], seeds)),
+        f"at least one seed, each {SEED[1]}",
+    ),
+    "FINETUNE.EVALS_PER_EPOCH": at_least(0),
+    "FINETUNE.EARLY_STOPPING_PATIENCE": at_least(0),
+    "FINETUNE.MAX_SEQ_LENGTH": at_least(8),
+    "FINETUNE.WEIGHT_DECAY": at_least(0),
+    "FINETUNE.WARMUP_PROPORTION": between(0, 1),
+    "FINETUNE.LR_SCHEDULER_TYPE": one_of("polynomial", "linear", "cosine", "constant_with_warmup"),
+    "FINETUNE.MAX_GRAD_NORM": above(0),
+    "FINETUNE.EVAL_BATCH_SIZE": at_least(1),
+    "FINETUNE.MULTIPROCESS_GPU_LIST": each(
+        (lambda gpus: gpus and min(gpus) >= 0, "a list of GPU numbers, e.g. [0, 1]")
+    ),
+}
+
+GRID_RULES: dict[str, Rule] = {
+    "EPOCHS": each(at_least(1)),
+    "BATCH_SIZES": each(at_least(1)),
+    "LEARNING_RATES": each(above(0)),
+    "MAX_SEQ_LENGTH": (lambda value: value == 0 or value >= 8, "0 or at least 8"),
+}
+
+CUSTOM_TASK_RULES: dict[str, Rule] = {
+    "TEXT_COLUMNS": (lambda columns: 1 <= len(columns) <= 2, "one or two names of columns"),
+    "SCORE_RANGE": (
+        lambda ends: not ends or (len(ends) == 2 and ends[0] < ends[1]),
+        "[lowest, highest], or [] for classification",
+    ),
+    "LABELS": (
+        lambda labels: len(labels) != 1 and len(set(labels)) == len(labels),
+        "at least two different words, or [] to take them from TRAIN",
+    ),
+    "METRICS": each(one_of(*CLASS_METRICS, *REGRESSION_METRICS)),
+}
+
+
+def finetune_rules_of(finetune: CfgNode) -> Iterator[tuple[str, Rule]]:
+    """Rules of the keys that stand under names of tasks."""
+    for task in finetune.GRID:
+        for name, rule in GRID_RULES.items():
+            yield f"FINETUNE.GRID.{task}.{name}", rule
+    for task in finetune.CUSTOM_TASKS:
+        for name, rule in CUSTOM_TASK_RULES.items():
+            yield f"FINETUNE.CUSTOM_TASKS.{task}.{name}", rule
+
+
+def task_names(names: list[str], finetune: CfgNode) -> list[str]:
+    """Tasks without duplicates, in their usual spelling; what is unknown stays as it is."""
+    known = [*GLUE_TASKS, *SUPERGLUE_TASKS, *finetune.CUSTOM_TASKS]
+    usual = {plain_name(name): [name] for name in known}
+    groups = {plain_name(name): tasks for name, tasks in TASK_GROUPS.items()}
+    found = [(usual | groups).get(plain_name(name), [name]) for name in names]
+    return list(dict.fromkeys(name for some in found for name in some))
+
+
+def plain_name(name: str) -> str:
+    """`STS-B`, `sts_b` and `stsb` are the same task."""
+    return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
+    """Values of keys of FINETUNE that contradict each other."""
+    finetune = config.FINETUNE
+    tasks = task_names(finetune.TASKS, finetune)
+    yield from _problems_of_names(finetune)
+    if not tasks:
+        yield "FINETUNE.TASKS: no task, expected at least one of " + ", ".join(GLUE_TASKS)
+    for task in tasks:
+        grid = finetune.GRID.get(task, finetune.GRID.DEFAULT)
+        for name in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES"):
+            if not grid[name] and not finetune.GRID.DEFAULT[name]:
+                yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"
+    yield from _problems_of_folders(finetune, tasks)
+    for task in set(tasks) & set(finetune.CUSTOM_TASKS):
+        yield from _problems_of_custom_task(task, finetune.CUSTOM_TASKS[task])
+    yield from _problems_of_stilt(finetune, tasks)
+    if finetune.EARLY_STOPPING_PATIENCE and not finetune.EVALS_PER_EPOCH:
+        yield (
+            "FINETUNE.EARLY_STOPPING_PATIENCE: nothing to stop by, got "
+            f"{finetune.EARLY_STOPPING_PATIENCE} with FINETUNE.EVALS_PER_EPOCH 0, expected at "
+            "least 1 evaluation per epoch"
+        )
+    if not finetune.MODEL_NAME_OR_PATH:
+        yield from _problems_of_length(config, tasks)
+
+
+def _problems_of_names(finetune: CfgNode) -> Iterator[str]:
+    known = [*GLUE_TASKS, *SUPERGLUE_TASKS, *finetune.CUSTOM_TASKS]
+    for key in ("TASKS", "STILT_TASKS"):
+        for name in task_names(finetune[key], finetune):
+            if name not in known:
+                yield f"FINETUNE.{key}: unknown task, got {name}, expected some of " + ", ".join(
+                    known
+                )
+    for name in set(finetune.GRID) - {"DEFAULT", *known}:
+        yield f"FINETUNE.GRID.{name}: unknown task, expected DEFAULT or one of {', '.join(known)}"
+    taken = {plain_name(name) for name in (*GLUE_TASKS, *SUPERGLUE_TASKS, *TASK_GROUPS, "DEFAULT")}
+    for name in finetune.CUSTOM_TASKS:
+        if plain_name(name) in taken or not name or not FILE_NAME[0](name):
+            yield (
+                f"FINETUNE.CUSTOM_TASKS.{name}: not a name for a task of your own, expected "
+                f"{FILE_NAME[1]}, and not the name of a task of GLUE or SuperGLUE"
+            )
+
+
+def _problems_of_folders(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
+    if finetune.GLUE_DIR.startswith(BUILTIN):
+        if finetune.GLUE_DIR != "builtin:demo":
+            yield (
+                f"FINETUNE.GLUE_DIR: unknown built-in benchmark, got {finetune.GLUE_DIR}, "
+                "expected builtin:demo"
+            )
+    elif finetune.GLUE_DIR and not Path(finetune.GLUE_DIR).is_dir():
+        yield no_folder("FINETUNE.GLUE_DIR", finetune.GLUE_DIR)
+    of_superglue = [task for task in tasks if task in SUPERGLUE_TASKS]
+    if of_superglue and not finetune.SUPERGLUE_DIR:
+        yield (
+            f"FINETUNE.SUPERGLUE_DIR: needed for {', '.join(of_superglue)}, got nothing, expected "
+            "the folder of https://super.gluebenchmark.com/tasks (combined.zip, unpacked)"
+        )
+    elif of_superglue and not Path(finetune.SUPERGLUE_DIR).is_dir():
+        yield no_folder("FINETUNE.SUPERGLUE_DIR", finetune.SUPERGLUE_DIR)
+
+
+def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
+    key = f"FINETUNE.CUSTOM_TASKS.{name}"
+    for part in ("TRAIN", "DEV", "TEST"):
+        path = task[part]
+        if not path and part == "TEST":
+            continue
+        if not path.endswith((".tsv", ".csv", ".jsonl")) or not Path(path).is_file():
+            shown = Path(path).absolute() if path else "nothing"
+            yield f"{key}.{part}: no such file, got {shown}, expected a .tsv, .csv or .jsonl file"
+    if not task.LABEL_COLUMN:
+        yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
+    if task.SCORE_RANGE and task.LABELS:
+        yield f"{key}.LABELS: got {task.LABELS}, expected none with SCORE_RANGE (a regression)"
+    allowed = REGRESSION_METRICS if task.SCORE_RANGE else CLASS_METRICS
+    wrong = [metric for metric in task.METRICS if metric not in allowed]
+    if wrong:
+        kind = "a regression" if task.SCORE_RANGE else "a classification"
+        yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
+
+
+def _problems_of_stilt(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
+    stilt = task_names(finetune.STILT_TASKS, finetune)
+    waiting = [task for task in stilt if task in tasks]
+    if waiting and "MNLI" not in tasks:
+        yield (
+            f"FINETUNE.STILT_TASKS: {', '.join(waiting)} start from the best MNLI model, but "
+            "MNLI is not in FINETUNE.TASKS; add it there, or set FINETUNE.STILT_TASKS: []"
+        )
+    if "MNLI" in stilt:
+        yield "FINETUNE.STILT_TASKS: MNLI cannot start from itself, expected other tasks"
+
+
+def _problems_of_length(config: CfgNode, tasks: list[str]) -> Iterator[str]:
+    room, grids = config.DATASET.MAX_SEQ_LENGTH, config.FINETUNE.GRID
+    lengths = {"FINETUNE.MAX_SEQ_LENGTH": config.FINETUNE.MAX_SEQ_LENGTH}
+    for task in tasks:
+        if task in grids:
+            lengths[f"FINETUNE.GRID.{task}.MAX_SEQ_LENGTH"] = grids[task].MAX_SEQ_LENGTH
+    for key, length in lengths.items():
+        if length > room:
+            yield (
+                f"{key}: longer than the pretrained model's positions, got {length}, expected at "
+                f"most DATASET.MAX_SEQ_LENGTH = {room}"
+            )
