@@ -25,8 +25,9 @@ def _system() -> CfgNode:
     system.MAX_MEMORY_IN_GB = 16.0
     # Worker processes for data preparation and for finetuning on the CPU. 0: one per core.
     system.NUM_WORKERS = 0
-    # Dask scheduler that data preparation shares its work out with, e.g. tcp://server:8786; all
-    # servers must see OUTPUT_ROOT and the text under the same paths. Empty: this machine alone.
+    # Dask scheduler that data preparation and finetuning share their work out with, e.g.
+    # tcp://server:8786; all servers must see OUTPUT_ROOT, the text, the tasks and the model under
+    # the same paths. Empty: this machine alone.
     system.DASK_SCHEDULER = ""
     # DeepSpeed hostfile (a line `server slots=8` per server) of the servers that pretraining runs
     # on; all must see OUTPUT_ROOT and this project under the same paths. Empty: this machine alone.

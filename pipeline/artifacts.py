@@ -214,7 +214,10 @@ class Artifact:
 
     @property
     def manifest(self) -> dict | None:
-        """`{"stage", "fingerprint", "inputs", "results"}` of the finished stage, or None."""
+        """`{"stage", "fingerprint", "inputs", "results"}` of the finished stage, or None.
+
+        After a run of the pipeline it has `seconds` and `finished_at`, too.
+        """
         return read_json(self.directory / MANIFEST)
 
     # --- how it stands ---
@@ -337,6 +340,13 @@ class Artifact:
     def finish(self, results: Mapping[str, Any]) -> None:
         """Writes the manifest: from now on the stage is done."""
         write_json(self.directory / MANIFEST, self._record() | {"results": dict(results)})
+
+    def record_time(self, seconds: float) -> None:
+        """Adds to the manifest how long the command took that finished the stage, and when."""
+        finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
+        times = {"seconds": round(seconds, 1), "finished_at": finished_at}
+        if finished := self.manifest:
+            write_json(self.directory / MANIFEST, finished | times)
 
     def clear(self) -> None:
         """Deletes what the stage made.

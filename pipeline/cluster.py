@@ -31,8 +31,11 @@ FIRST_WORKER_SECONDS = 10
 NO_WORKER_SECONDS = 60  # a worker that was killed needs some seconds to come back
 DRAIN_SECONDS = 60
 RETRIES = 2  # of a job that raised: network file systems have their moments
-# What decides the bytes of text shards and samples.
-SAME_PACKAGES = ("distributed", "h5py", "numpy", "pyarrow", "sentencex", "tokenizers")
+# What decides the bytes of text shards and samples, and the results of finetuning.
+SAME_PACKAGES = (
+    *("distributed", "h5py", "numpy", "pyarrow", "sentencex", "tokenizers"),
+    *("torch", "transformers"),
+)
 LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application", "asyncio")
 
 
@@ -186,22 +189,18 @@ def _check_workers(client: "Client", address: str) -> None:
 
 
 def _check_versions(client: "Client") -> None:
-    """StageError if Python or a package that decides the bytes is not the same everywhere."""
-    versions = client.get_versions(packages=list(SAME_PACKAGES))
-    here = versions["client"]["packages"]
-    for worker, found in versions["workers"].items():
-        for package in ("python", *SAME_PACKAGES):
-            theirs, ours = (_version(package, side) for side in (found["packages"], here))
-            if theirs != ours:
+    """StageError if Python or a package that decides the results is not the same everywhere."""
+    from pipeline.cluster_worker import installed_versions
+
+    here = installed_versions(SAME_PACKAGES)
+    for worker, found in client.run(installed_versions, SAME_PACKAGES).items():
+        for package, version in found.items():
+            if version != here[package]:
                 raise StageError(
-                    f"{KEY}: worker {worker} has {package} {theirs}, this machine {ours}; install "
-                    "requirements.txt and requirements-dask.txt there with the same Python"
+                    f"{KEY}: worker {worker} has {package} {version}, this machine "
+                    f"{here[package]}; install requirements.txt and requirements-dask.txt there "
+                    "with the same Python"
                 )
-
-
-def _version(package: str, packages: dict[str, str | None]) -> str:
-    version = packages.get(package) or "(none)"
-    return ".".join(version.split(".")[:2]) if package == "python" else version
 
 
 def _send_project(

@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ class Call:
 
 def host_name() -> str:
     return socket.gethostname()
+
+
+def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """By package, and of Python; nothing is imported to find out. "(none)" if not installed."""
+    versions = {"python": ".".join(map(str, sys.version_info[:2]))}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "(none)"
+    return versions
 
 
 def answer_probe(probe: str, patience_seconds: float = 10.0) -> str:

@@ -161,9 +161,11 @@ def _run(step: Step, config: "CfgNode") -> None:
             if step.forced:
                 step.artifact.clear()
             step.stage(config)
+            seconds = time.monotonic() - begin
+            step.artifact.record_time(seconds)
     except StageError as error:
         raise StageError(error.cause, error.log, step.stage.name) from error
-    print_line(f"{step.stage.name}: done in {duration(time.monotonic() - begin)}")
+    print_line(f"{step.stage.name}: done in {duration(seconds)}")
 
 
 def _install(
