@@ -1,16 +1,19 @@
 """What the finetuning stage makes and from what: the search, unpacked from the config."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.demo_glue import DEMO_NAME, demo_digests
-from finetune.examples import HUB_DATASET, file_digests, has_split
+from configs.finetune_rules import task_names
+from finetune.demo_glue import DEMO_NAME, demo_files
+from finetune.effort import by_task
+from finetune.examples import has_split, num_train_rows
 from finetune.runs import JobRun, Source, TrainingSettings, model_path
-from finetune.search import STILT_SOURCE, Grid, Job, plan_jobs
+from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
 from finetune.slots import Slot, plan_slots
-from finetune.tasks import Task, find_task
+from finetune.task_data import check_files, configured_tasks, demo_file, task_inputs
+from finetune.tasks import Task
 from pipeline.artifacts import (
     Artifact,
     demo_glue_dir,
@@ -26,12 +29,13 @@ from pretrain.artifact import pretrain_artifact
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FORMAT = 1
+FORMAT = 2
 # Dataset ID of models that were not pretrained here.
 EXTERNAL = "external"
-# Settings that hold for every run; evaluation's batch size does not change a result.
+# Keys that hold for every run; evaluation's batch size does not change a result.
 _RUN_KEYS = (
-    "MAX_SEQ_LENGTH",
+    "EVALS_PER_EPOCH",
+    "EARLY_STOPPING_PATIENCE",
     "WEIGHT_DECAY",
     "WARMUP_PROPORTION",
     "LR_SCHEDULER_TYPE",
@@ -53,17 +57,29 @@ class StartingModel:
 
 @dataclass(frozen=True)
 class Search:
-    """A search in plain values. run_inputs: config keys that every run depends on; task_files:
-    what each task's data is, by task; eval_batch_size: samples per forward pass."""
+    """A search in plain values.
+
+    kind: `grid` or `halving`. data_dirs: folder of each benchmark, as `load_examples` takes it.
+    with_demo: GLUE is the built-in benchmark, which is written when the search begins. jobs: the
+    whole grid. max_seq_lengths: tokens per sample, by task. run_inputs: config keys that every run
+    depends on. task_inputs: what each task and its data is. eval_batch_size: samples per forward
+    pass.
+    """
 
     root: Path
+    kind: str
     model: StartingModel
-    glue_dir: str
+    data_dirs: dict[str, str]
+    with_demo: bool
     tasks: tuple[Task, ...]
     jobs: tuple[Job, ...]
+    max_seq_lengths: dict[str, int]
     run_inputs: dict[str, Any]
-    task_files: dict[str, Any]
+    task_inputs: dict[str, dict[str, Any]]
     eval_batch_size: int
+
+    def data_dir(self, task: Task) -> str:
+        return self.data_dirs[task.benchmark]
 
     def task_dir(self, task: str) -> Path:
         model = self.model
@@ -77,12 +93,13 @@ class Search:
 
     def make_run(self, job: Job, source: Job | None) -> JobRun:
         """source: the MNLI job that it starts from, None for the pretrained model."""
+        task = next(task for task in self.tasks if task.name == job.task)
         start = str(model_path(self.job_dir(source))) if source else self.model.path
         return JobRun(
             job=job,
-            task=next(task for task in self.tasks if task.name == job.task),
+            task=task,
             inputs=self._inputs(job, source),
-            source=Source(start, self.model.path, self.glue_dir),
+            source=Source(start, self.model.path, self.data_dir(task)),
             settings=self._settings(job),
             folder=self.job_dir(job),
             log=self.log(job.task, self.model.pretrain_id, job.setting),
@@ -93,8 +110,9 @@ class Search:
         return {
             **self.run_inputs,
             **self.model.inputs,
+            **self.task_inputs[job.task],
             "task": job.task,
-            "task_files": self.task_files[job.task],
+            "max_seq_length": self.max_seq_lengths[job.task],
             "epochs": job.epochs,
             "batch_size": job.batch_size,
             "learning_rate": job.learning_rate,
@@ -105,17 +123,21 @@ class Search:
 
     def _settings(self, job: Job) -> TrainingSettings:
         keys = self.run_inputs
+        evals_per_epoch = keys["FINETUNE.EVALS_PER_EPOCH"]
         return TrainingSettings(
             epochs=job.epochs,
             batch_size=job.batch_size,
             learning_rate=job.learning_rate,
             seed=job.seed,
-            max_seq_length=keys["FINETUNE.MAX_SEQ_LENGTH"],
+            max_seq_length=self.max_seq_lengths[job.task],
             weight_decay=keys["FINETUNE.WEIGHT_DECAY"],
             warmup=keys["FINETUNE.WARMUP_PROPORTION"],
             lr_scheduler_type=keys["FINETUNE.LR_SCHEDULER_TYPE"],
             max_grad_norm=keys["FINETUNE.MAX_GRAD_NORM"],
             eval_batch_size=self.eval_batch_size,
+            evals_per_epoch=evals_per_epoch,
+            keep_best=evals_per_epoch > 0,
+            patience=keys["FINETUNE.EARLY_STOPPING_PATIENCE"],
         )
 
 
@@ -123,7 +145,6 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
     """The search as an artifact. Raises ConfigError for what is missing or contradictory."""
     search = load_search(config)
     names = [task.name for task in search.tasks]
-    grids = _grids(config, search.tasks)
     return Artifact(
         stage="finetune",
         directory=finetune_search_dir(
@@ -131,22 +152,24 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         ),
         inputs={
             "FINETUNE.TASKS": names,
-            "FINETUNE.SEEDS": sorted(set(config.FINETUNE.SEEDS)),
+            "FINETUNE.SEARCH": search.kind,
+            "FINETUNE.SEEDS": sorted({job.seed for job in search.jobs}),
             "FINETUNE.STILT_TASKS": sorted({job.task for job in search.jobs if job.stilt}),
-            **_grid_inputs(grids),
+            **_grid_inputs(search),
             **search.run_inputs,
             **search.model.inputs,
-            "task_files": search.task_files,
+            "task_data": search.task_inputs,
             "format": FORMAT,
         },
         parts=tuple(search.task_dir(name) for name in names),
-        notes=(_count_note(search), *_missing_tests_note(search)),
+        notes=tuple(_notes(search)),
     )
 
 
 def check_machine(config: "CfgNode") -> None:
     """Raises ConfigError if the search cannot run on the GPUs of this machine."""
-    slots_for(config, load_search(config))
+    if not config.SYSTEM.DASK_SCHEDULER:
+        slots_for(config, load_search(config))
 
 
 def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
@@ -155,6 +178,7 @@ def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
         num_gpus(config.SYSTEM.NUM_GPUS),
         config.FINETUNE.MULTIPROCESS_GPU_LIST,
         config.SYSTEM.NUM_WORKERS,
+        len(search.jobs),
     )
     for count in {len(slot.gpus) for slot in slots if slot.gpus}:
         uneven = sorted({job.batch_size for job in search.jobs if job.batch_size % count})
@@ -172,53 +196,71 @@ def load_search(config: "CfgNode") -> Search:
     """Unpacks the config. Raises ConfigError for what is missing or contradictory."""
     finetune = config.FINETUNE
     root = Path(config.SYSTEM.OUTPUT_ROOT)
-    tasks = _tasks(finetune.TASKS)
-    glue_dir = finetune.GLUE_DIR
+    tasks = configured_tasks(finetune)
+    with_demo = finetune.GLUE_DIR == DEMO_NAME
+    data_dirs = {
+        "GLUE": str(demo_glue_dir(root)) if with_demo else finetune.GLUE_DIR,
+        "SuperGLUE": finetune.SUPERGLUE_DIR,
+        "": ".",  # where the names of a user's own files begin
+    }
+    check_files([task for task in tasks if not _is_demo(with_demo, task)], data_dirs)
     return Search(
         root=root,
+        kind=finetune.SEARCH,
         model=_starting_model(config),
-        glue_dir=str(demo_glue_dir(root)) if glue_dir == DEMO_NAME else glue_dir,
+        data_dirs=data_dirs,
+        with_demo=with_demo,
         tasks=tasks,
-        jobs=_jobs(config, tasks),
+        jobs=_jobs(finetune, tasks),
+        max_seq_lengths={
+            task.name: _grid_node(finetune, task.name).MAX_SEQ_LENGTH or finetune.MAX_SEQ_LENGTH
+            for task in tasks
+        },
         run_inputs={f"FINETUNE.{key}": finetune[key] for key in _RUN_KEYS},
-        task_files=_task_files(tasks, glue_dir),
+        task_inputs={
+            task.name: task_inputs(task, data_dirs[task.benchmark], _is_demo(with_demo, task))
+            for task in tasks
+        },
         eval_batch_size=finetune.EVAL_BATCH_SIZE,
     )
 
 
-def _tasks(names: list[str]) -> tuple[Task, ...]:
-    """Without duplicates, in the order of their names, which the YAML's order does not change."""
-    try:
-        found = {find_task(name).name: find_task(name) for name in names}
-    except KeyError as error:
-        raise ConfigError([f"FINETUNE.TASKS: {error.args[0]}"]) from error
-    if not found:
-        raise ConfigError(["FINETUNE.TASKS: no task, got [], expected at least one"])
-    return tuple(found[name] for name in sorted(found))
+def _is_demo(with_demo: bool, task: Task) -> bool:
+    return with_demo and task.benchmark == "GLUE"
 
 
-def _grids(config: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
-    default, grids = config.FINETUNE.GRID.DEFAULT, {}
+# --- the grid ------------------------------------------------------------------------------------
+
+
+def _grid_node(finetune: "CfgNode", task: str) -> "CfgNode":
+    """What the config says of a task; a user's own one may have nothing of its own."""
+    return finetune.GRID.get(task, finetune.GRID.DEFAULT)
+
+
+def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
+    default, grids = finetune.GRID.DEFAULT, {}
     for task in tasks:
-        own = config.FINETUNE.GRID[task.name]
+        own = _grid_node(finetune, task.name)
         values = (own[key] or default[key] for key in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES"))
         grids[task.name] = Grid(*(tuple(value) for value in values))
     return grids
 
 
-def _grid_inputs(grids: Mapping[str, Grid]) -> dict[str, Any]:
+def _grid_inputs(search: Search) -> dict[str, Any]:
     inputs = {}
-    for task, grid in grids.items():
-        inputs[f"FINETUNE.GRID.{task}.EPOCHS"] = sorted(set(grid.epochs))
-        inputs[f"FINETUNE.GRID.{task}.BATCH_SIZES"] = sorted(set(grid.batch_sizes))
-        inputs[f"FINETUNE.GRID.{task}.LEARNING_RATES"] = sorted(set(grid.learning_rates))
+    for task, jobs in by_task(search.jobs).items():
+        key = f"FINETUNE.GRID.{task}"
+        inputs[f"{key}.EPOCHS"] = sorted({job.epochs for job in jobs})
+        inputs[f"{key}.BATCH_SIZES"] = sorted({job.batch_size for job in jobs})
+        inputs[f"{key}.LEARNING_RATES"] = sorted({job.learning_rate for job in jobs})
+        inputs[f"{key}.MAX_SEQ_LENGTH"] = search.max_seq_lengths[task]
     return inputs
 
 
-def _jobs(config: "CfgNode", tasks: tuple[Task, ...]) -> tuple[Job, ...]:
-    stilt = [find_task(name).name for name in config.FINETUNE.STILT_TASKS]
+def _jobs(finetune: "CfgNode", tasks: tuple[Task, ...]) -> tuple[Job, ...]:
+    stilt = task_names(finetune.STILT_TASKS, finetune)
     try:
-        return tuple(plan_jobs(_grids(config, tasks), config.FINETUNE.SEEDS, stilt))
+        return tuple(plan_jobs(_grids(finetune, tasks), finetune.SEEDS, stilt))
     except ValueError as error:
         raise ConfigError(
             [
@@ -226,26 +268,6 @@ def _jobs(config: "CfgNode", tasks: tuple[Task, ...]) -> tuple[Job, ...]:
                 "them out of FINETUNE.STILT_TASKS to start from the pretrained model"
             ]
         ) from error
-
-
-def _task_files(tasks: tuple[Task, ...], glue_dir: str) -> dict[str, Any]:
-    """Digests of each task's files. Training and dev files must be there, test files may lack."""
-    if not glue_dir:
-        return {task.name: HUB_DATASET for task in tasks}
-    if glue_dir == DEMO_NAME:
-        digests = demo_digests()
-        names = {task.name: [f for split in task.splits for f in split.files] for task in tasks}
-        return {
-            task: {name: digests[name] for name in files if name in digests}
-            for task, files in names.items()
-        }
-    if not Path(glue_dir).is_dir():
-        raise ConfigError([f"FINETUNE.GLUE_DIR: no such folder, got {glue_dir}"])
-    needed = [split for task in tasks for split in (task.train, *task.dev)]
-    missing = [split.files[0] for split in needed if not has_split(split, glue_dir)]
-    if missing:
-        raise ConfigError([f"FINETUNE.GLUE_DIR: no file {name} in {glue_dir}" for name in missing])
-    return {task.name: file_digests(task, Path(glue_dir)) for task in tasks}
 
 
 def _starting_model(config: "CfgNode") -> StartingModel:
@@ -274,16 +296,56 @@ def _slug(name: str) -> str:
     return "--".join(parts[-2:]) or "model"
 
 
-def _count_note(search: Search) -> str:
-    counts = {task.name: sum(job.task == task.name for job in search.jobs) for task in search.tasks}
+# --- the plan ------------------------------------------------------------------------------------
+
+
+def count_runs(search: Search) -> dict[str, int]:
+    """Task -> number of runs."""
+    return {
+        task: sum(num_runs(jobs, search.kind).values())
+        for task, jobs in by_task(search.jobs).items()
+    }
+
+
+def _notes(search: Search) -> Iterator[str]:
+    counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
-    return f"{len(search.jobs)} runs: {listed}"
+    yield f"{sum(counts.values())} runs: {listed}"
+    rows = {task.name: _num_rows(search, task) for task in search.tasks}
+    total = sum(
+        number * epochs * rows[task]
+        for task, jobs in by_task(search.jobs).items()
+        for epochs, number in num_runs(jobs, search.kind).items()
+    )
+    yield f"{total:,} rows to train on, over all runs and epochs"
+    if search.kind == HALVING:
+        yield from _halving_notes(search)
+    yield from _missing_tests_note(search)
 
 
-def _missing_tests_note(search: Search) -> tuple[str, ...]:
-    """Test sets that will not be predicted because GLUE_DIR lacks them."""
-    if not search.glue_dir or search.glue_dir == str(demo_glue_dir(search.root)):
-        return ()
-    tests = [split for task in search.tasks for split in task.test]
-    missing = [split.files[0] for split in tests if not has_split(split, search.glue_dir)]
-    return (f"no predictions for {', '.join(missing)}: no such files",) if missing else ()
+def _num_rows(search: Search, task: Task) -> int:
+    if _is_demo(search.with_demo, task):  # it may not have been written yet
+        return demo_files()[demo_file(task.train)].count("\n")
+    return num_train_rows(task, search.data_dir(task))
+
+
+def _halving_notes(search: Search) -> Iterator[str]:
+    """What is left of the grid, and where halving has nothing to halve."""
+    grids = by_task(search.jobs)
+    yield f"halving: {sum(count_runs(search).values())} of the grid's {len(search.jobs)} runs"
+    single = [task for task, jobs in grids.items() if len({job.epochs for job in jobs}) == 1]
+    if single:
+        yield f"halving: all of the grid for {', '.join(single)}, with one number of epochs"
+
+
+def _missing_tests_note(search: Search) -> Iterator[str]:
+    """Test sets that will not be predicted because they are not there."""
+    missing = [
+        split.files[0]
+        for task in search.tasks
+        if not _is_demo(search.with_demo, task)
+        for split in task.test
+        if not has_split(split, search.data_dir(task))
+    ]
+    if missing:
+        yield f"no predictions for {', '.join(missing)}: no such files"

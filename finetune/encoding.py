@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finetune.examples import Examples, load_examples
-from finetune.tasks import Task
+from finetune.examples import Examples, find_file, load_examples
+from finetune.tasks import Split, Task
+from pipeline.errors import StageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,32 +22,87 @@ CACHED_SPLITS = 32
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A tokenized split without padding; a map-style dataset of what a data collator takes.
+class Tokens:
+    """Tokenized samples without padding.
 
     columns: `input_ids` (int32) and maybe `token_type_ids` (uint8), the samples one after the
-    other; sample i is [offsets[i], offsets[i + 1]). labels: [N] int64 classes or float32 scores,
-    or empty. examples: what was tokenized.
+    other; sample i is [offsets[i], offsets[i + 1]).
     """
 
     columns: dict[str, np.ndarray]
     offsets: np.ndarray
-    labels: np.ndarray
-    examples: Examples
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: int) -> dict:
-        span = slice(self.offsets[index], self.offsets[index + 1])
-        sample = {name: flat[span].tolist() for name, flat in self.columns.items()}
-        if len(self.labels):
-            sample["labels"] = self.labels[index].item()
-        return sample
-
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Encoded(Tokens):
+    """A split of a task.
+
+    labels: [N] int64 classes or float32 scores, or empty. examples: what was tokenized.
+    """
+
+    labels: np.ndarray
+    examples: Examples
+
+    def first(self, number: int) -> "Encoded":
+        """The first so many samples."""
+        if number >= len(self):
+            return self
+        offsets, old = self.offsets[: number + 1], self.examples
+        columns = {name: flat[: offsets[-1]] for name, flat in self.columns.items()}
+        examples = replace(
+            old, texts=old.texts[:number], labels=old.labels[:number], keys=old.keys[:number]
+        )
+        return Encoded(columns, offsets, self.labels[:number], examples)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """All samples of at least one part, in order."""
+    names = parts[0].columns
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Tokens(columns, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a model's samples are made equally long.
+
+    values: what stands behind a sample, or before it, by column. multiple: what lengths are
+    rounded up to a multiple of.
+    """
+
+    values: dict[str, int]
+    on_the_left: bool = False
+    multiple: int = 1
+
+    def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """These samples: [n, length] int64 each, with an `attention_mask` unless all are full."""
+        starts, lengths = tokens.offsets[indices], tokens.lengths[indices]
+        length = -(-max(1, int(lengths.max())) // self.multiple) * self.multiple
+        before = length - lengths if self.on_the_left else np.zeros_like(lengths)
+        positions = np.arange(length) - before[:, None]
+        is_real = (positions >= 0) & (positions < lengths[:, None])
+        places = np.where(is_real, starts[:, None] + positions, 0)
+        batch = {
+            name: np.where(is_real, flat[places], self.values[name]).astype(np.int64)
+            for name, flat in tokens.columns.items()
+        }
+        return batch if is_real.all() else batch | {"attention_mask": is_real.astype(np.int64)}
+
+
+def padding_of(tokenizer: "PreTrainedTokenizerBase", multiple: int = 1) -> Padding:
+    values = {
+        "input_ids": tokenizer.pad_token_id,
+        "token_type_ids": tokenizer.pad_token_type_id,
+    }
+    return Padding(values, tokenizer.padding_side == "left", multiple)
 
 
 def encode(
@@ -74,20 +131,58 @@ def encode(
     return flat, np.cumsum(lengths)
 
 
-@functools.lru_cache(maxsize=2)
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a checkpoint; one without a padding token pads with its end of text.
+
+    Raises StageError if it has neither.
+    """
+    return _load_tokenizer(model, _stamps(Path(model)))
+
+
+@functools.lru_cache(maxsize=2)
+def _load_tokenizer(model: str, _stamps: tuple) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise StageError(
+            f"{model}: its tokenizer has no pad_token and no eos_token, expected one to pad with"
+        )
+    return tokenizer
 
 
-@functools.lru_cache(maxsize=CACHED_SPLITS)
 def load_encoded(
     task: Task, split_name: str, data_dir: str, model: str, max_length: int, token_types: bool
 ) -> Encoded:
-    """A split of a task as the model's tokenizer sees it; token_types: with `token_type_ids`."""
+    """A split of a task as the model's tokenizer sees it; token_types: with `token_type_ids`.
+
+    Kept in memory until its file or the tokenizer's changes: workers outlive searches.
+    """
     split = next(split for split in task.splits if split.name == split_name)
+    path = find_file(split, Path(data_dir)) if data_dir else None
+    stamps = _stamps(Path(model)), _stamps(path) if path else ()
+    return _load_encoded(task, split, data_dir, model, max_length, token_types, stamps)
+
+
+@functools.lru_cache(maxsize=CACHED_SPLITS)
+def _load_encoded(
+    task: Task,
+    split: Split,
+    data_dir: str,
+    model: str,
+    max_length: int,
+    token_types: bool,
+    _stamps: tuple,
+) -> Encoded:
     examples = load_examples(task, split, data_dir)
     columns, offsets = encode(load_tokenizer(model), examples.texts, max_length, token_types)
     labels = np.array(examples.labels, np.float32 if task.is_regression else np.int64)
     return Encoded(columns, offsets, labels, examples)
+
+
+def _stamps(path: Path) -> tuple:
+    """What tells whether a file, or one in a folder, has changed; () for a name on the Hub."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)

@@ -1,15 +1,20 @@
-"""The sentences and labels of a task's split, out of a folder of TSV files or from the Hub."""
+"""The texts and labels of a task's split, out of a folder of files or from the Hub."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune.custom_tasks import read_table
+from finetune.jsonl import read_objects
+from finetune.superglue import query_answers, samples_of
 from finetune.tasks import Split, Task
 from finetune.tsv import Table, read_tsv
-from pipeline.artifacts import file_digest
 from pipeline.errors import StageError
 
 HUB_DATASET = "nyu-mll/glue"
+# What each row is counted by in files with several rows per line.
+_ROW_MARKS = {"answers": b'"label"', "entities": b'"query"'}
 
 
 @dataclass(frozen=True)
@@ -18,29 +23,38 @@ class Examples:
 
     texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
     regression task; empty for a split without labels. malformed: rows that were left out. keys:
-    what a sample belongs to in the file, for tasks that have several samples per row or whose rows
-    are named; answers: what dev metrics need beside the labels; both empty for other tasks.
+    the `idx` of each sample's row and what it is of the row, for SuperGLUE's tasks: COPA (row,
+    choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,). answers:
+    for ReCoRD, query -> the texts that are right.
     """
 
     texts: list[tuple[str, ...]]
     labels: list[float] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
     keys: list[tuple] = field(default_factory=list)
-    answers: dict = field(default_factory=dict)
+    answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
-    """Examples in the file's order. data_dir: folder in GLUE's TSV layout, empty for the Hub.
+    """Examples in the file's order. data_dir: folder of the task's benchmark in its official
+    layout, empty for the Hub (GLUE only).
 
-    Raises StageError for a missing file or column, an unknown label, a test row that cannot be
-    read (leaving it out would shift the predictions of all that follow).
+    Raises StageError for a missing file or column, an unknown label, a split without a row, a
+    test row that cannot be read (leaving it out would shift the predictions of all that follow).
     """
     if not data_dir:
         return _from_hub(task, split)
     path = find_file(split, Path(data_dir))
     if path is None:
         raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
-    return _from_tsv(task, split, path)
+    load = _from_objects if task.benchmark == "SuperGLUE" else _from_table
+    examples = load(task, split, path)
+    if split in task.test and examples.malformed:
+        raise StageError(f"{examples.malformed[0]}; a test row cannot be left out")
+    if not examples.texts:
+        first = f", the first is {examples.malformed[0]}" if examples.malformed else ""
+        raise StageError(f"{path}: no row that can be read{first}")
+    return examples
 
 
 def find_file(split: Split, data_dir: Path) -> Path | None:
@@ -54,31 +68,36 @@ def has_split(split: Split, data_dir: str) -> bool:
 
 
 def num_train_rows(task: Task, data_dir: str) -> int:
-    """About as many rows as the train file has; GLUE's own count for the Hub."""
+    """About as many rows as the train file has; the benchmark's own count for the Hub."""
     path = find_file(task.train, Path(data_dir)) if data_dir else None
-    return path.read_bytes().count(b"\n") if path else task.num_train_rows
+    if path is None:
+        return task.num_train_rows
+    return path.read_bytes().count(_ROW_MARKS.get(task.layout, b"\n"))
 
 
-def file_digests(task: Task, data_dir: Path) -> dict[str, str]:
-    """Digest of each file of a task that is there, by its path below `data_dir`."""
-    found = [find_file(split, data_dir) for split in task.splits]
-    return {path.relative_to(data_dir).as_posix(): file_digest(path) for path in found if path}
+# --- tables -----------------------------------------------------------------------------------
 
 
-def _from_tsv(task: Task, split: Split, path: Path) -> Examples:
-    if split.submission:
-        table = read_tsv(path, task.text_columns, split.header)
-        if table.malformed:
-            raise StageError(f"{table.malformed[0]}; a test row cannot be left out")
-        return Examples([texts for _, texts in table.rows])
-    table = read_tsv(path, (*task.text_columns, task.label_column), split.header)
-    texts = [fields[:-1] for _, fields in table.rows]
-    return Examples(texts, _labels(task, table), table.malformed)
+def _from_table(task: Task, split: Split, path: Path) -> Examples:
+    texts = split.text_columns or task.text_columns
+    if split in task.test:
+        table = _read(task, split, path, texts)
+        return Examples([fields for _, fields in table.rows], malformed=table.malformed)
+    table = _read(task, split, path, (*texts, task.label_column))
+    rows = [(number, fields) for number, fields in table.rows if fields[-1].strip()]
+    unlabelled = [f"{path}:{n}: no label" for n, fields in table.rows if not fields[-1].strip()]
+    labels = [_label(task, fields[-1].strip(), f"{path}:{number}") for number, fields in rows]
+    return Examples([fields[:-1] for _, fields in rows], labels, table.malformed + unlabelled)
 
 
-def _labels(task: Task, table: Table) -> list[float]:
-    read = _read_score if task.is_regression else _read_label
-    return [read(task, fields[-1], f"{table.path}:{number}") for number, fields in table.rows]
+def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table:
+    if task.benchmark == "GLUE":
+        return read_tsv(path, columns, split.header)
+    return read_table(path, columns)
+
+
+def _label(task: Task, text: str, place: str) -> float:
+    return _read_score(task, text, place) if task.is_regression else _read_label(task, text, place)
 
 
 def _read_label(task: Task, text: str, place: str) -> int:
@@ -99,13 +118,46 @@ def _read_score(task: Task, text: str, place: str) -> float:
     return score
 
 
+# --- SuperGLUE --------------------------------------------------------------------------------
+
+
+def _from_objects(task: Task, split: Split, path: Path) -> Examples:
+    objects = read_objects(path)
+    examples = Examples([], malformed=objects.malformed)
+    labelled, words, lines = split not in task.test, list(task.labels), {}
+    for position, (number, row) in enumerate(objects.rows):
+        try:
+            samples = samples_of(task, split, row, position)
+            answers = query_answers(row) if labelled and task.layout == "entities" else {}
+        except ValueError as error:
+            examples.malformed.append(f"{path}:{number}: {error}")
+            continue
+        except StageError as error:
+            raise StageError(f"{path}:{number}: {error.cause}") from error
+        for sample in samples:
+            if split is not task.train and lines.setdefault(sample.key, number) != number:
+                first = lines[sample.key]
+                raise StageError(f"{path}:{number}: idx {sample.key[0]}, as in line {first}")
+            examples.keys.append(sample.key)
+            examples.texts.append(sample.texts)
+            if labelled:
+                examples.labels.append(words.index(sample.label))
+        examples.answers.update(answers)
+    return examples
+
+
+# --- the Hub ----------------------------------------------------------------------------------
+
+
 def _from_hub(task: Task, split: Split) -> Examples:
     """The split of nyu-mll/glue; label ids are mapped by the names that the dataset gives them."""
     from datasets import load_dataset
 
+    if task.benchmark != "GLUE":
+        raise StageError(f"{task.name}: is not in {HUB_DATASET}, expected a folder with its files")
     data = load_dataset(HUB_DATASET, split.hub_config, split=split.hub_split)
     texts = list(zip(*(data[column] for column in task.hub_columns), strict=True))
-    if split.submission:
+    if split in task.test:
         return Examples(texts)
     if task.is_regression:
         return Examples(texts, [float(score) for score in data["label"]])

@@ -1,24 +1,64 @@
-"""Runs one job: trains, scores the dev sets, predicts the test sets, keeps the result."""
+"""What a worker does: runs one job, or measures how fast it could.
 
+A job trains, scores the dev sets, predicts the test sets and keeps the result.
+"""
+
+import os
+import socket
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
-from finetune.metrics import task_score
-from finetune.runs import RESULT, JobRun, predictions_path, save_model, write_predictions
-from finetune.training import finetune_task
+from finetune.runs import (
+    RESULT,
+    JobRun,
+    Source,
+    delete_unfinished,
+    predictions_path,
+    save_model,
+    write_predictions,
+)
 from pipeline.artifacts import write_json
 
 
+@dataclass(frozen=True)
+class SpeedTest:
+    """A look at how fast a model trains on samples of a number of tokens."""
+
+    source: Source
+    sample_tokens: int
+
+    def __str__(self) -> str:
+        return "the speed test"
+
+
+def do(work: JobRun | SpeedTest) -> dict | float:
+    """The result of a job, or the seconds that a worker takes per token of training."""
+    if isinstance(work, JobRun):
+        return run_job(work)
+    from finetune.training import seconds_per_token
+
+    return seconds_per_token(work.source, work.sample_tokens)
+
+
 def run_job(run: JobRun) -> dict:
-    """Does the job and returns its result; what it prints and how it fails goes to its log."""
+    """Does the job and returns its result; what it prints and how it fails goes to its log.
+
+    The log of earlier attempts stays.
+    """
     run.log.parent.mkdir(parents=True, exist_ok=True)
+    number = _num_attempts(run.log) + 1
     with (
-        open(run.log, "w", encoding="utf-8", buffering=1) as log,
+        open(run.log, "a", encoding="utf-8", errors="backslashreplace", buffering=1) as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):
+        now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        print(f"attempt {number}, {now}, process {os.getpid()} on {socket.gethostname()}")
         try:
             return _run_job(run, log=lambda line: print(line, file=log))
         except BaseException:
@@ -26,10 +66,21 @@ def run_job(run: JobRun) -> dict:
             raise
 
 
+def _num_attempts(log: Path) -> int:
+    if not log.exists():
+        return 0
+    with open(log, encoding="utf-8", errors="replace") as lines:
+        return sum(line.startswith("attempt ") for line in lines)
+
+
 def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
+    from finetune.metrics import task_score
+    from finetune.training import finetune_task
+
     begin = time.perf_counter()
     task = run.task
     log(f"{run.job}, starting from {run.source.start}")
+    delete_unfinished(run.folder)
     for old in (run.folder / RESULT, *(predictions_path(run.folder, s) for s in task.test)):
         old.unlink(missing_ok=True)
     outcome = finetune_task(task, run.source, run.settings, log)

@@ -1,33 +1,37 @@
-"""Where a search stands: which jobs are done, which can run now, which wait for MNLI."""
+"""Where a search stands: which jobs are done, which can run now, which wait for others."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from finetune.runs import JobRun, drop_model, model_path
-from finetune.search import STILT_SOURCE, Job, best_job
+from finetune.search import HALVING, STILT_SOURCE, Job, best_job, halving_jobs, possible_best
 
 
 class SearchProgress:
     """Hands out jobs and takes their results.
 
-    jobs: in the order in which they should run. make_run: a job and the MNLI job that it starts
-    from (or None) to a JobRun. results: of the jobs that are done, this run's and earlier ones'.
+    jobs: the whole grid, in the order in which they should run. make_run: a job and the MNLI job
+    that it starts from (or None) to a JobRun. search: `grid` or `halving`. results: of the jobs
+    that are done, this run's and earlier ones'.
     """
 
-    def __init__(self, jobs: Iterable[Job], make_run: Callable[[Job, Job | None], JobRun]):
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        make_run: Callable[[Job, Job | None], JobRun],
+        search: str = "grid",
+    ):
+        self.order = list(jobs)
         self.make_run = make_run
-        self.waiting = list(jobs)
-        self.sources = [job for job in self.waiting if job.task == STILT_SOURCE]
+        self.search = search
         self.results: dict[Job, dict] = {}
         self.failures: dict[Job, Exception] = {}
         self.running: set[Job] = set()
+        self._looked_at: set[Job] = set()
+        self._grids: dict[str, list[Job]] = defaultdict(list)
+        for job in self.order:
+            self._grids[job.task].append(job)
         self._reuse_results()
-        self._drop_losers()
-
-    def best_source(self) -> Job | None:
-        """The best MNLI job, once all of them are done."""
-        if not self.sources or any(job not in self.results for job in self.sources):
-            return None
-        return best_job({job: self.results[job]["score"] for job in self.sources})
 
     def next_run(self) -> JobRun | None:
         """A job that can begin now, or None."""
@@ -51,32 +55,63 @@ class SearchProgress:
             self.results.pop(job, None)
             return
         self.results[job] = outcome
-        if job.task == STILT_SOURCE:
-            self._drop_losers()
-            self._reuse_results()
+        self._reuse_results()
+
+    @property
+    def waiting(self) -> list[Job]:
+        """The jobs that are to be run, as far as is known, and have not begun."""
+        begun = {*self.results, *self.failures, *self.running}
+        wanted = {job for task in self._grids for job in self.wanted(task)}
+        return [job for job in self.order if job in wanted and job not in begun]
+
+    def wanted(self, task: str) -> list[Job]:
+        """The jobs of a task that are to be run, as far as the results tell."""
+        grid = self._grids.get(task, [])
+        return halving_jobs(grid, self._scores(task)) if self.search == HALVING else grid
+
+    def is_complete(self, task: str) -> bool:
+        return all(job in self.results for job in self.wanted(task))
+
+    @property
+    def incomplete_tasks(self) -> list[str]:
+        return sorted(task for task in self._grids if not self.is_complete(task))
+
+    def best_source(self) -> Job | None:
+        """The best MNLI job, once all of them are done."""
+        if STILT_SOURCE not in self._grids or not self.is_complete(STILT_SOURCE):
+            return None
+        return best_job(self._scores(STILT_SOURCE))
 
     def run_of(self, job: Job) -> JobRun:
         return self.make_run(job, self.best_source() if job.stilt else None)
 
+    def _scores(self, task: str) -> dict[Job, float]:
+        done = (job for job in self._grids[task] if job in self.results)
+        return {job: self.results[job]["score"] for job in done}
+
     def _begin(self, job: Job) -> JobRun:
-        if job in self.waiting:
-            self.waiting.remove(job)
         self.running.add(job)
         return self.run_of(job)
 
     def _reuse_results(self) -> None:
-        """Takes over what an earlier run of the same search left."""
-        for stilt in (False, True):  # which MNLI job is best decides what a STILT result is worth
-            for job in [job for job in self.waiting if job.stilt == stilt]:
-                if stilt and self.best_source() is None:
-                    continue
+        """Takes over what an earlier run of the same search left.
+
+        One result can show that others are wanted, and which MNLI job is best decides what a
+        STILT result is worth.
+        """
+        while new := [job for job in self.waiting if self._can_look_at(job)]:
+            for job in new:
+                self._looked_at.add(job)
                 if (result := self.run_of(job).result) is not None:
                     self.results[job] = result
-                    self.waiting.remove(job)
+        self._drop_losers()
+
+    def _can_look_at(self, job: Job) -> bool:
+        return job not in self._looked_at and (not job.stilt or self.best_source() is not None)
 
     def _drop_losers(self) -> None:
-        """Only the best MNLI model's weights are needed from now on."""
-        best = self.best_source()
-        for job in self.sources:
-            if best is not None and job != best:
-                drop_model(self.make_run(job, None).folder)
+        """Weights of MNLI models that cannot be the best one any more are not needed."""
+        scores = self._scores(STILT_SOURCE) if STILT_SOURCE in self._grids else {}
+        kept = possible_best(self.wanted(STILT_SOURCE), scores)
+        for job in scores.keys() - kept - self.running:
+            drop_model(self.make_run(job, None).folder)

@@ -7,6 +7,7 @@ the job is done only if that file was made from the same inputs.
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +96,19 @@ def model_path(folder: Path) -> Path:
 
 def drop_model(folder: Path) -> None:
     """Moved aside first: what a kill leaves behind is not taken for a model."""
-    aside = folder / ".model.dropped"
-    shutil.rmtree(aside, ignore_errors=True)
     if model_path(folder).exists():
+        aside = folder / f".model.{uuid.uuid4().hex[:12]}.tmp"
         os.replace(model_path(folder), aside)
         shutil.rmtree(aside)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Files and models that a process which was killed has left half-written or half-deleted."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_predictions(path: Path, rows: Iterable[tuple[str, str]]) -> None:
@@ -110,8 +119,7 @@ def write_predictions(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 
 def save_model(model: "PreTrainedModel", folder: Path) -> None:
     """Saved aside and moved, so that a model that is there is complete."""
-    aside = folder / f".model.{os.getpid()}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = folder / f".model.{uuid.uuid4().hex[:12]}.tmp"
     model.save_pretrained(aside)
     drop_model(folder)
     os.replace(aside, model_path(folder))

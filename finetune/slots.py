@@ -8,16 +8,17 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.executor import local_pool, num_cores
-
-Job = TypeVar("Job")
+from finetune.dispatch import WorkerDied, attempt
+from pipeline.devices import visible_gpu_names
+from pipeline.errors import ConfigError, StageError
+from pipeline.executor import LocalPool, local_pool, num_cores
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,18 @@ class Slot:
     num_threads: int
 
 
-def plan_slots(num_gpus: int, gpu_lists: Sequence[Sequence[int]], num_workers: int) -> list[Slot]:
+def plan_slots(
+    num_gpus: int, gpu_lists: Sequence[Sequence[int]], num_workers: int, num_jobs: int
+) -> list[Slot]:
     """A slot per entry of `gpu_lists` (default: per GPU), or per CPU worker (0: per core).
 
+    num_jobs: of the whole search, done or not; there are no more slots than that. What is left of
+    it must not count: another number of threads sums in another order, and a search that was
+    interrupted gives what it would have given.
     Raises ConfigError if a list names a GPU that is not there or that another list has.
     """
     if not num_gpus:
-        count = min(num_workers or num_cores(), num_cores())
+        count = min(num_workers or num_cores(), num_cores(), num_jobs)
         return [Slot((), max(1, num_cores() // count)) for _ in range(count)]
     lists = gpu_lists or [[gpu] for gpu in range(num_gpus)]
     named = [gpu for gpus in lists for gpu in gpus]
@@ -45,72 +51,93 @@ def plan_slots(num_gpus: int, gpu_lists: Sequence[Sequence[int]], num_workers: i
                 f"GPUs from 0 to {num_gpus - 1}, each in one list"
             ]
         )
+    lists = lists[:num_jobs]
     return [Slot(tuple(gpus), max(1, num_cores() // len(lists))) for gpus in lists]
 
 
-def run_in_slots(
-    slots: Sequence[Slot], function: Callable[[Job], Any], next_job: Callable[[], Job | None]
-) -> Iterator[tuple[Job, Any]]:
-    """Yields (job, result or exception) as jobs finish.
-
-    next_job gives what to run next, or None if nothing can begin now; it is asked again after
-    each job. A job whose worker died yields a RuntimeError that says so.
-    """
-    with ExitStack() as stack:
-        try:
-            yield from _run(slots, function, next_job, stack)
-        except BaseException:  # interrupted, or the caller gave up: do not wait for running jobs
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+@contextmanager
+def slot_workers(slots: Sequence[Slot]) -> Iterator["SlotWorkers"]:
+    """Worker processes for a `with` block. What still runs at its end is ended, not waited for."""
+    workers = SlotWorkers(slots)
+    try:
+        yield workers
+    finally:
+        workers.end()
 
 
-def _run(
-    slots: Sequence[Slot],
-    function: Callable[[Job], Any],
-    next_job: Callable[[], Job | None],
-    stack: ExitStack,
-) -> Iterator[tuple[Job, Any]]:
-    workers: dict[int, Executor] = {}
-    running: dict[Future, tuple[int, Job]] = {}
-    free = list(range(len(slots)))
-    while True:
-        while free and (job := next_job()) is not None:
-            number = free.pop(0)
-            if number not in workers:
-                workers[number] = stack.enter_context(_worker(slots[number]))
-            running[workers[number].submit(function, job)] = number, job
-        if not running:
-            return
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            number, job = running.pop(future)
-            if isinstance(future.exception(), BrokenProcessPool):
-                workers.pop(number)
-            free.append(number)
-            yield job, _outcome(future)
+class SlotWorkers:
+    """A process per slot, which is started when the slot gets its first job."""
+
+    def __init__(self, slots: Sequence[Slot]):
+        self.slots = slots
+        self.num_workers = len(slots)
+        self._pools: dict[int, LocalPool] = {}
+        self._processes: dict[int, BaseProcess] = {}
+        self._not_ours = multiprocessing.active_children()
+
+    def submit(self, place: int, function: Callable, job: Any) -> Future:
+        if place in self._pools:
+            try:
+                return self._pools[place].submit(attempt, function, job)
+            except BrokenProcessPool:  # it was killed while it had nothing to do
+                self._drop(place)
+        return self._start(place, function, job)
+
+    def take_back(self, place: int, future: Future) -> Any:
+        """A worker in which a job failed is given up too, unless the job's input was to blame:
+        after an error of CUDA nothing works in it any more."""
+        error = future.exception()
+        outcome = future.result() if error is None else error
+        if isinstance(error, BrokenProcessPool):
+            self._pools[place].shutdown()  # the process has been waited for then
+            outcome = WorkerDied(_cause_of_death(self._processes[place]))
+        if isinstance(outcome, Exception) and not isinstance(outcome, StageError):
+            self._drop(place)
+        return outcome
+
+    def problem(self) -> str:
+        return ""  # a slot can always get a new worker
+
+    def end(self) -> None:
+        for process in _children_besides(self._not_ours):
+            process.terminate()
+        for pool in self._pools.values():
+            pool.shutdown()
+
+    def _start(self, place: int, function: Callable, job: Any) -> Future:
+        slot, before = self.slots[place], multiprocessing.active_children()
+        self._pools[place] = local_pool(1, _prepare_worker, (slot.gpus, slot.num_threads))
+        future = self._pools[place].submit(attempt, function, job)
+        [self._processes[place]] = _children_besides(before)
+        return future
+
+    def _drop(self, place: int) -> None:
+        self._processes.pop(place).terminate()
+        self._pools.pop(place).shutdown()
 
 
-def _outcome(future: Future) -> Any:
-    error = future.exception()
-    if isinstance(error, BrokenProcessPool):
-        return RuntimeError("its worker process died (killed, or out of memory)")
-    return future.result() if error is None else error
+def _children_besides(others: Sequence[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in others]
 
 
-def _worker(slot: Slot) -> Executor:
-    return local_pool(1, _prepare_worker, (slot.gpus, slot.num_threads))
+def _cause_of_death(process: BaseProcess) -> str:
+    """Nobody here sends SIGKILL to a worker whose parent lives."""
+    if process.exitcode == -signal.SIGKILL:
+        return (
+            "its worker was killed, most likely because the machine ran out of memory; fewer "
+            "workers (SYSTEM.NUM_WORKERS) need less"
+        )
+    if process.exitcode is not None and process.exitcode < 0:
+        return f"its worker died of {signal.Signals(-process.exitcode).name}"
+    return f"its worker ended with exit code {process.exitcode}"
 
 
 def _prepare_worker(gpus: tuple[int, ...], num_threads: int) -> None:
-    """Runs in the new process, before torch is imported there."""
+    """Runs in the new process, before torch is imported there: it takes its threads from here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    numbers = visible.split(",") if visible else None
-    chosen = [numbers[gpu] if numbers else str(gpu) for gpu in gpus]
+    visible = visible_gpu_names()
+    chosen = [str(gpu) if visible is None else visible[gpu] for gpu in gpus]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(num_threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would slow the other slots
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import torch
-
-    torch.set_num_threads(num_threads)

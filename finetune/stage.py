@@ -1,16 +1,30 @@
 """The finetuning stage: searches the grid of every task for the best setting."""
 
-from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.artifact import Search, finetune_artifact, load_search, slots_for
-from finetune.demo_glue import DEMO_NAME, write_demo_glue
-from finetune.examples import num_train_rows
+from finetune.artifact import (
+    Search,
+    check_machine,
+    count_runs,
+    finetune_artifact,
+    load_search,
+    slots_for,
+)
+from finetune.cluster_jobs import cluster_workers, with_absolute_paths
+from finetune.demo_glue import write_demo_glue
+from finetune.dispatch import Workers, run_jobs
+from finetune.effort import SearchEffort, estimate_effort
+from finetune.examples import find_file
+from finetune.jobs import SpeedTest, do
 from finetune.progress import SearchProgress
+from finetune.runs import JobRun, Source, delete_unfinished
 from finetune.search import Job, best_job, run_order
-from finetune.slots import Slot, run_in_slots
-from pipeline.artifacts import demo_glue_dir, write_json
-from pipeline.console import Console, stage_console
+from finetune.slots import slot_workers
+from pipeline.artifacts import Artifact, demo_glue_dir, write_json
+from pipeline.console import Console, duration, stage_console
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
@@ -24,7 +38,7 @@ def finetune(config: "CfgNode") -> None:
     there or if runs failed (it names them; the results of the others are kept).
     """
     artifact, search = finetune_artifact(config), load_search(config)
-    slots = slots_for(config, search)
+    check_machine(config)
     console_log = search.log("search", search.model.pretrain_id)
     with stage_console("finetune", console_log) as console:
         if artifact.status().done:
@@ -32,9 +46,10 @@ def finetune(config: "CfgNode") -> None:
             return
         _check_pretrained(search)
         artifact.begin()
-        if config.FINETUNE.GLUE_DIR == DEMO_NAME:
+        _clean_up(artifact)
+        if search.with_demo:
             write_demo_glue(demo_glue_dir(search.root))
-        results = _run_search(search, slots, console)
+        results = _run_search(config, search, artifact.directory, console)
         summary = _summary(search, results)
         write_json(artifact.directory / "summary.json", summary)
         artifact.finish({"best": summary["best"], "num_runs": len(results)})
@@ -50,68 +65,184 @@ def _check_pretrained(search: Search) -> None:
         )
 
 
-def _run_search(search: Search, slots: list[Slot], console: Console) -> dict[Job, dict]:
-    """Runs what is not done; the results of all jobs. StageError if some have none."""
-    from finetune.jobs import run_job
+def _clean_up(artifact: Artifact) -> None:
+    """A process that is killed leaves files that it was writing, also where all is done by now."""
+    for folder in artifact.folders:
+        delete_unfinished(folder)
+        for run in filter(Path.is_dir, folder.iterdir()):
+            delete_unfinished(run)
 
-    rows = {task.name: num_train_rows(task, search.glue_dir) for task in search.tasks}
-    progress = SearchProgress(run_order(search.jobs, rows), search.make_run)
-    slots = slots[: max(1, len(search.jobs) - len(progress.results))]
-    console.say(_plan(search, slots, len(progress.results)))
-    with console.progress("finetuning", len(search.jobs), "runs") as shown:
-        shown.update(len(progress.results))
-        for run, outcome in run_in_slots(slots, run_job, progress.next_run):
-            progress.record(run.job, outcome)
-            note = _describe(run.job, outcome)
-            (console.say if isinstance(outcome, Exception) else console.note)(note)
-            shown.update(len(progress.results) + len(progress.failures), note)
-    if len(progress.results) < len(search.jobs):
+
+# --- running -----------------------------------------------------------------------------------
+
+
+def _run_search(
+    config: "CfgNode", search: Search, directory: Path, console: Console
+) -> dict[Job, dict]:
+    """Runs what is not done; the results of all jobs. StageError if some have none."""
+    effort = _effort(search)
+    progress = SearchProgress(run_order(search.jobs, effort.of_job), search.make_run, search.kind)
+    if progress.incomplete_tasks:
+        with _workers(config, search, directory) as (workers, described):
+            console.say(_plan(search, len(progress.results), described))
+            _run_jobs(search, progress, effort, workers, console)
+    if progress.incomplete_tasks:
         raise StageError(_failure(search, progress, console))
     return progress.results
 
 
-def _plan(search: Search, slots: list[Slot], num_done: int) -> str:
-    counts = Counter(job.task for job in search.jobs)
+def _effort(search: Search) -> SearchEffort:
+    efforts = {
+        task.name: estimate_effort(task, search.data_dir(task), search.max_seq_lengths[task.name])
+        for task in search.tasks
+    }
+    evals_per_epoch = search.run_inputs["FINETUNE.EVALS_PER_EPOCH"]
+    return SearchEffort(efforts, search.jobs, search.kind, evals_per_epoch)
+
+
+@contextmanager
+def _workers(config: "CfgNode", search: Search, directory: Path) -> Iterator[tuple[Workers, str]]:
+    """Worker processes here or on the cluster of SYSTEM.DASK_SCHEDULER, and words for them."""
+    scheduler = config.SYSTEM.DASK_SCHEDULER
+    if scheduler:
+        with cluster_workers(scheduler, directory, _inputs_of(search)) as workers:
+            yield workers, f"on {workers.num_workers} workers of {scheduler}"
+        return
+    slots = slots_for(config, search)
+    if slots[0].gpus:
+        described = f"on GPUs {', '.join('+'.join(map(str, slot.gpus)) for slot in slots)}"
+    else:
+        threads = slots[0].num_threads
+        described = f"in {len(slots)} process(es) on the CPU, {threads} thread(s) each"
+    with slot_workers(slots) as workers:
+        yield workers, described
+
+
+def _inputs_of(search: Search) -> Iterator[Path]:
+    """Files and folders that every worker reads."""
+    yield Path(search.model.path)
+    for task in search.tasks:
+        found = (find_file(split, Path(search.data_dir(task))) for split in task.splits)
+        yield from (path for path in found if path and search.data_dir(task))
+
+
+def _run_jobs(
+    search: Search,
+    progress: SearchProgress,
+    effort: SearchEffort,
+    workers: Workers,
+    console: Console,
+) -> None:
+    """Runs what is not done. The first to be done is a speed test if no result tells the speed."""
+    tests = [] if progress.results else [_speed_test(search, effort)]
+    if progress.results:
+        seconds = {job: result["seconds"] for job, result in progress.results.items()}
+        _say_time(effort, progress, effort.seconds_per_token(seconds), workers, console)
+    with console.progress("finetuning", effort.total, "tokens") as shown:
+        shown.update(sum(map(effort.of_job, progress.results)))
+        for work, outcome in run_jobs(workers, do, _next(tests, progress), console.note):
+            if isinstance(work, JobRun):
+                progress.record(work.job, outcome)
+                note = _describe(work.job, outcome)
+                (console.say if isinstance(outcome, Exception) else console.note)(note)
+                shown.update(sum(map(effort.of_job, progress.results)), note)
+            elif isinstance(outcome, Exception):
+                console.note(f"no estimate of the time: {outcome}")
+            else:
+                _say_time(effort, progress, outcome, workers, console)
+
+
+def _next(
+    tests: list[SpeedTest], progress: SearchProgress
+) -> Callable[[], JobRun | SpeedTest | None]:
+    def next_work() -> JobRun | SpeedTest | None:
+        if tests:
+            return tests.pop()
+        run = progress.next_run()
+        return with_absolute_paths(run) if run else None
+
+    return next_work
+
+
+def _speed_test(search: Search, effort: SearchEffort) -> SpeedTest:
+    model = search.model.path
+    return SpeedTest(Source(model, model, ""), effort.typical_sample)
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def _plan(search: Search, num_done: int, where: str) -> str:
+    counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
-    devices = (
-        f"on GPUs {', '.join('+'.join(map(str, slot.gpus)) for slot in slots)}"
-        if slots[0].gpus
-        else f"in {len(slots)} processes on the CPU, {slots[0].num_threads} threads each"
-    )
+    kind = "" if search.kind == "grid" else f", by {search.kind}"
     done = f", {num_done} of them done" if num_done else ""
-    return f"{len(search.jobs)} runs ({listed}){done}; {devices}"
+    return f"{sum(counts.values())} runs ({listed}){kind}{done}; {where}"
+
+
+def _say_time(
+    effort: SearchEffort,
+    progress: SearchProgress,
+    seconds_per_token: float,
+    workers: Workers,
+    console: Console,
+) -> None:
+    seconds = effort.seconds_left(progress.results, seconds_per_token, workers.num_workers)
+    console.say(f"about {duration(seconds)}" if seconds >= 60 else "less than a minute")
 
 
 def _describe(job: Job, outcome: dict | Exception) -> str:
     if isinstance(outcome, Exception):
         lines = str(outcome).strip().splitlines() or ["no message"]
-        return f"{job} failed, {type(outcome).__name__}: {lines[0]}"
+        return f"{job} failed: {lines[0]}"
     return f"{job}: {outcome['score']:.3f}"
 
 
 def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
     """Says which runs failed and where their logs are; returns one line on the whole."""
-    for job in progress.failures:
-        console.say(f"see {search.log(job.task, search.model.pretrain_id, job.setting)}")
-    waiting = sorted({job.task for job in progress.waiting})
+    for job, error in progress.failures.items():
+        log = search.log(job.task, search.model.pretrain_id, job.setting)
+        console.say(f"{_describe(job, error)}; see {log}")
+    failed = {job.task for job in progress.failures}
+    waiting = [task for task in progress.incomplete_tasks if task not in failed]
     first = _describe(*next(iter(progress.failures.items())))
     not_run = f"; {', '.join(waiting)} waited for MNLI and did not run" if waiting else ""
     return (
-        f"{len(progress.failures)} of {len(search.jobs)} runs failed; {first}"
+        f"{len(progress.failures)} of {sum(count_runs(search).values())} runs failed; {first}"
         f"{not_run}; {len(progress.results)} results are kept for the next run"
     )
 
 
 def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
-    """All settings with their dev scores, and the best setting of each task."""
-    best = {}
-    for task in search.tasks:
-        scores = {job: result["score"] for job, result in results.items() if job.task == task.name}
-        best[task.name] = best_job(scores).setting
-    keys = ("task", "setting", "score", "dev", "num_steps", "seconds")
+    """All runs with their dev scores, and which of each task is to be submitted."""
+    done = [job for job in search.jobs if job in results]
+    best = {
+        task.name: best_job({j: results[j]["score"] for j in _of_task(done, task.name)}).setting
+        for task in search.tasks
+    }
     return {
         "dataset_id": search.model.dataset_id,
         "pretrain_id": search.model.pretrain_id,
+        "model": search.model.path,
+        "search": search.kind,
         "best": best,
-        "runs": [{key: results[job][key] for key in keys} for job in search.jobs],
+        "runs": [_summary_row(job, results[job]) for job in done],
+    }
+
+
+def _of_task(jobs: Iterable[Job], task: str) -> list[Job]:
+    return [job for job in jobs if job.task == task]
+
+
+def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    keys = ("score", "dev", "num_steps", "num_train_rows", "seconds", "majority")
+    return {
+        "task": job.task,
+        "setting": job.setting,
+        "epochs": job.epochs,
+        "batch_size": job.batch_size,
+        "learning_rate": job.learning_rate,
+        "seed": job.seed,
+        "stilt": job.stilt,
+        **{key: result[key] for key in keys},
     }

@@ -1,30 +1,30 @@
-"""Finetunes one classifier with transformers' Trainer, and predicts with it."""
+"""Finetunes one classifier, scores it on the dev sets, and predicts the test sets with it."""
 
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.encoding import Encoded, load_encoded, load_tokenizer
-from finetune.examples import has_split
-from finetune.metrics import predicted_rows, score_predictions
+from finetune.classifiers import build_classifier, usable_length
+from finetune.encoding import Encoded, Tokens, joined, load_encoded, load_tokenizer
+from finetune.examples import Examples, has_split
+from finetune.metrics import majority_baseline, predicted_rows, score_predictions, task_score
 from finetune.runs import Source, TrainingSettings
-from finetune.tasks import Split, Task
+from finetune.tasks import Split, Task, find_task
 
 if TYPE_CHECKING:
-    from transformers import (
-        PretrainedConfig,
-        PreTrainedModel,
-        PreTrainedTokenizerBase,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import PreTrainedModel
 
-# Lines about loss and learning rate that a run leaves in its log.
-LOG_LINES = 20
+    from finetune.loop import Training
+    from finetune.runner import Runner
+
+# A model is tried out for about that long, at most for that many steps, to say how fast it trains.
+CALIBRATION_SECONDS = 1.5
+CALIBRATION_STEPS = 100
+# Tokens of a step of it: about those of 16 samples of GLUE's longer tasks.
+CALIBRATION_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Outcome:
     dev: metrics by dev split. predictions: (index, prediction) of each row by test split.
     history: loss and learning rate over the steps. evaluations: `step`, `epoch`, `score` of those
     during training. majority: the label that the most training rows have, and the task's score if
-    it were always given; empty if the task is no plain classification. counts: rows and steps.
+    it were always given; empty if the task is no plain classification. counts: rows, steps and
+    tokens.
     """
 
     model: "PreTrainedModel"
@@ -46,6 +47,18 @@ class Outcome:
     counts: dict[str, int]
 
 
+@dataclass(frozen=True)
+class MaxSamples:
+    """How many samples of each split are read, the first ones; 0 for all."""
+
+    train: int = 0
+    dev: int = 0
+    test: int = 0
+
+
+ALL_SAMPLES = MaxSamples()
+
+
 def finetune_task(
     task: Task,
     source: Source,
@@ -54,196 +67,208 @@ def finetune_task(
     do_train: bool = True,
     do_eval: bool = True,
     do_predict: bool = True,
+    max_samples: MaxSamples = ALL_SAMPLES,
 ) -> Outcome:
     """Trains, scores the dev splits and predicts the test splits that are there.
 
-    The outcome depends on the arguments alone, not on what this process ran before.
+    The outcome depends on the arguments and the machine alone, not on what this process ran
+    before. Raises ValueError if the training diverges, StageError for data that cannot be read.
     """
+    from finetune.loop import Training, train
+    from finetune.runner import Runner
+
     model = build_classifier(source.start, task, settings.seed)
-    max_length = usable_length(model.config, settings.max_seq_length)
-    token_types = getattr(model.config, "type_vocab_size", 0) > 1
-
-    def load(split: Split) -> Encoded:
-        return load_encoded(task, split.name, source.data_dir, source.base, max_length, token_types)
-
-    train = load(task.train) if do_train else None
-    dev = {split.name: load(split) for split in task.dev} if do_eval else {}
-    tests = [split for split in task.test if do_predict and has_split(split, source.data_dir)]
-    trainer = build_trainer(model, load_tokenizer(source.base), task, settings, train, dev, log)
-    if train:
-        log("\n".join(f"left out: {row}" for row in train.examples.malformed) or "no row left out")
-        trainer.train()
+    data = _load_data(task, source, settings, model, max_samples, do_train, do_eval, do_predict)
+    runner = Runner(model, load_tokenizer(source.base))
+    evaluation = _Evaluation(task, runner, data, settings, log)
+    training = Training()
+    if data.train:
+        log(
+            "\n".join(f"left out: {row}" for row in data.train.examples.malformed)
+            or "all rows read"
+        )
+        training = train(runner, data.train, settings, task.is_regression, evaluation.score, log)
+    dev, predictions = evaluation.of_all()
     return Outcome(
         model,
-        dev={
-            name: score_predictions(task, predict(trainer, split), split.examples)
-            for name, split in dev.items()
-        },
-        predictions={
-            s: predicted_rows(task, predict(trainer, load(s)), load(s).examples) for s in tests
-        },
-        history=training_history(trainer),
-        evaluations=[],
-        majority={},
-        counts=_counts(train, dev, trainer.state.global_step),
+        dev,
+        predictions,
+        training.history,
+        training.evaluations,
+        _majority(task, data),
+        _counts(data, training),
     )
 
 
-def _counts(train: Encoded | None, dev: dict[str, Encoded], num_steps: int) -> dict[str, int]:
+# --- data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What is asked for and there: the training rows or None, and the others by split."""
+
+    train: Encoded | None
+    dev: dict[Split, Encoded]
+    tests: dict[Split, Encoded]
+
+
+def _load_data(
+    task: Task,
+    source: Source,
+    settings: TrainingSettings,
+    model: "PreTrainedModel",
+    max_samples: MaxSamples,
+    do_train: bool,
+    do_eval: bool,
+    do_predict: bool,
+) -> _Data:
+    length = usable_length(model, settings.max_seq_length)
+    token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+
+    def load(split: Split, number: int) -> Encoded:
+        encoded = load_encoded(task, split.name, source.data_dir, source.base, length, token_types)
+        return encoded.first(number) if number else encoded
+
+    tests = [split for split in task.test if do_predict and has_split(split, source.data_dir)]
+    return _Data(
+        load(task.train, max_samples.train) if do_train else None,
+        {split: load(split, max_samples.dev) for split in task.dev if do_eval},
+        {split: load(split, max_samples.test) for split in tests},
+    )
+
+
+def _counts(data: _Data, training: "Training") -> dict[str, int]:
+    read = [split for split in (data.train, *data.dev.values()) if split]
     return {
-        "num_train_rows": len(train) if train else 0,
-        "num_malformed_rows": sum(len(s.examples.malformed) for s in (train, *dev.values()) if s),
-        "num_dev_rows": sum(len(split) for split in dev.values()),
-        "num_steps": num_steps,
+        "num_train_rows": len(data.train) if data.train else 0,
+        "num_malformed_rows": sum(len(split.examples.malformed) for split in read),
+        "num_dev_rows": sum(len(split) for split in data.dev.values()),
+        "num_steps": training.num_steps,
+        "num_tokens": training.num_tokens,
     }
 
 
-def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
-    """The checkpoint's encoder with a head for the task; what it lacks is drawn from the seed."""
+def _majority(task: Task, data: _Data) -> dict[str, Any]:
+    if not (data.train and data.dev):
+        return {}
+    dev = {split.name: encoded.examples for split, encoded in data.dev.items()}
+    return majority_baseline(task, data.train.examples, dev)
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+class _Evaluation:
+    """Predictions of dev and test sets, and what they are worth."""
+
+    def __init__(
+        self,
+        task: Task,
+        runner: "Runner",
+        data: _Data,
+        settings: TrainingSettings,
+        log: Callable[[str], None],
+    ):
+        self.task, self.runner, self.data, self.log = task, runner, data, log
+        self.max_tokens = settings.eval_batch_size * settings.max_seq_length
+
+    def score(self, step: int) -> float:
+        """The task's score after a step of the training, which the log gets with its parts."""
+        outputs = self._outputs(self.data.dev)
+        dev = self._dev_metrics(outputs)
+        shown = [
+            f"eval_{split.name}_{name} {value:.4f}"
+            for split, logits in outputs.items()
+            for name, value in {
+                "loss": mean_loss(logits, self.data.dev[split].labels),
+                **dev[split.name],
+            }.items()
+        ]
+        self.log(f"step {step}: {', '.join(shown)}")
+        return task_score(dev)
+
+    def of_all(self) -> tuple[dict[str, dict[str, float]], dict[Split, list[tuple[str, str]]]]:
+        """Metrics of the dev sets and predictions of the test sets, in one pass over both."""
+        outputs = self._outputs(self.data.dev | self.data.tests)
+        predictions = {
+            split: predicted_rows(self.task, outputs[split], encoded.examples)
+            for split, encoded in self.data.tests.items()
+        }
+        return self._dev_metrics(outputs), predictions
+
+    def _outputs(self, splits: Mapping[Split, Encoded]) -> dict[Split, np.ndarray]:
+        if not splits:
+            return {}
+        parts: Sequence[Tokens] = list(splits.values())
+        outputs = self.runner.predict(joined(parts), self.max_tokens)
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        return dict(zip(splits, np.split(outputs, ends), strict=True))
+
+    def _dev_metrics(self, outputs: Mapping[Split, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {
+            split.name: score_predictions(self.task, outputs[split], encoded.examples)
+            for split, encoded in self.data.dev.items()
+        }
+
+
+def mean_loss(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """outputs: [N, num_labels]. labels: [N] classes, or float32 for a regression."""
     import torch
-    from transformers import AutoModelForSequenceClassification, logging, set_seed
 
-    from pretrain.modeling_extremebert import register
+    from finetune.loop import summed_loss
 
-    register()  # so that our own architecture loads too
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    set_seed(seed)
-    words = list(task.labels) or ["score"]
-    return AutoModelForSequenceClassification.from_pretrained(
-        model,
-        num_labels=len(words),
-        id2label=dict(enumerate(words)),
-        label2id={word: i for i, word in enumerate(words)},
-        problem_type="regression" if task.is_regression else "single_label_classification",
-        ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
-        dtype=torch.float32,
-    )
+    is_regression = labels.dtype == np.float32
+    total = summed_loss(torch.from_numpy(outputs), torch.from_numpy(labels), is_regression)
+    return total.item() / len(labels)
 
 
-def usable_length(model: "PretrainedConfig", wanted: int) -> int:
-    """The wanted tokens per sample, or as many as the model has positions for."""
-    positions = getattr(model, "max_position_embeddings", wanted)
-    if "roberta" in model.model_type:  # these number their positions from pad_token_id + 1
-        positions -= model.pad_token_id + 1
-    return min(wanted, positions)
+# --- calibration --------------------------------------------------------------------------------
 
 
-def build_trainer(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    task: Task,
-    settings: TrainingSettings,
-    train: Encoded | None,
-    dev: dict[str, Encoded],
-    log: Callable[[str], None],
-) -> "Trainer":
-    """A Trainer that writes no files. dev: the splits that `eval_steps` evaluates on."""
-    from transformers import DataCollatorWithPadding, PrinterCallback
+def seconds_per_token(source: Source, max_length: int) -> float:
+    """How long a token of training takes this process, from steps of the model on random words.
 
-    trainer = _length_grouping_trainer()(
-        model=model,
-        args=_training_arguments(settings, len(train) if train else 0),
-        train_dataset=train,
-        eval_dataset=dev,
-        data_collator=DataCollatorWithPadding(tokenizer),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_log_lines(log))
-    return trainer
-
-
-def _length_grouping_trainer() -> type["Trainer"]:
-    """A Trainer whose training batches hold samples of similar length, so that little is padded.
-
-    The Trainer's own option for this would reorder the samples to be predicted, too.
+    Takes about CALIBRATION_SECONDS, longer if two steps do. max_length: of a sample, in tokens.
+    Raises OSError or ValueError if the model cannot be loaded.
     """
-    import torch
-    from transformers import Trainer
-    from transformers.trainer_pt_utils import LengthGroupedSampler
+    from finetune.loop import Step
+    from finetune.runner import Runner
 
-    class LengthGroupingTrainer(Trainer):
-        def _get_train_sampler(self, train_dataset=None):
-            return LengthGroupedSampler(
-                self.args.train_batch_size * self.args.gradient_accumulation_steps,
-                lengths=self.train_dataset.lengths.tolist(),
-                generator=torch.Generator().manual_seed(self.args.seed),
-            )
+    model = build_classifier(source.start, find_task("RTE"), seed=0)
+    length = usable_length(model, max_length)
+    data = _random_samples(model.config.vocab_size, length)
+    settings = _calibration_settings(length, len(data))
+    runner = Runner(model, load_tokenizer(source.base))
+    step = Step(runner, data, settings, False, CALIBRATION_STEPS)
+    batch, times = np.arange(len(data)), []
+    begin = time.perf_counter()
+    for number in range(CALIBRATION_STEPS):
+        start = time.perf_counter()
+        if number >= 2 and start - begin > CALIBRATION_SECONDS:
+            break
+        step.run(batch).item()  # which waits for a GPU
+        times.append(time.perf_counter() - start)
+    return min(times) / (len(data) * length)
 
-    return LengthGroupingTrainer
+
+def _random_samples(num_words: int, length: int) -> Encoded:
+    random = np.random.default_rng(0)
+    number = max(1, CALIBRATION_TOKENS // length)
+    ids = random.integers(num_words, size=number * length, dtype=np.int32)
+    offsets, labels = np.arange(number + 1) * length, random.integers(2, size=number)
+    return Encoded({"input_ids": ids}, offsets, labels, Examples([]))
 
 
-def _training_arguments(settings: TrainingSettings, num_rows: int) -> "TrainingArguments":
-    import torch
-    from transformers import TrainingArguments
-
-    num_gpus = torch.cuda.device_count()
-    num_steps = settings.epochs * num_rows / settings.batch_size
-    with_bf16 = num_gpus > 0 and torch.cuda.is_bf16_supported()
-    return TrainingArguments(
-        output_dir=tempfile.gettempdir(),  # has to be there; the Trainer saves nothing
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=_micro_batch(settings, num_gpus),
-        per_device_eval_batch_size=settings.eval_batch_size,
-        gradient_accumulation_steps=settings.accumulation_steps,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_steps=settings.warmup,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        use_cpu=num_gpus == 0,
-        bf16=with_bf16,
-        fp16=num_gpus > 0 and not with_bf16,
-        eval_strategy="steps" if settings.eval_steps else "no",
-        eval_steps=settings.eval_steps or None,
-        save_strategy="no",
-        logging_steps=max(1, round(num_steps / LOG_LINES)),
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=num_gpus > 0,
+def _calibration_settings(length: int, batch_size: int) -> TrainingSettings:
+    return TrainingSettings(
+        epochs=1,
+        batch_size=batch_size,
+        learning_rate=1e-5,
+        seed=0,
+        max_seq_length=length,
+        weight_decay=0.0,
+        warmup=0,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        eval_batch_size=1,
     )
-
-
-def _micro_batch(settings: TrainingSettings, num_gpus: int) -> int:
-    """Samples per GPU and pass: GPUs x accumulation steps x this is the batch size."""
-    parts = max(1, num_gpus) * settings.accumulation_steps
-    if settings.batch_size % parts:
-        raise ValueError(f"a batch of {settings.batch_size} cannot be split into {parts} parts")
-    return settings.batch_size // parts
-
-
-def _log_lines(log: Callable[[str], None]) -> "TrainerCallback":
-    """Writes what the Trainer reports as `step 20: loss 0.61, learning_rate 3e-05`."""
-    from transformers import TrainerCallback
-
-    class LogLines(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-            log(f"step {state.global_step}: {shown}")
-
-    return LogLines()
-
-
-def predict(trainer: "Trainer", split: Encoded) -> np.ndarray:
-    """[N, num_labels] float32 outputs in the order of the samples.
-
-    Samples go through the model sorted by length, so that little is padded. Raises ValueError
-    if an output is not finite.
-    """
-    from torch.utils.data import Subset
-
-    order = np.argsort(split.lengths, kind="stable")
-    sorted_outputs = trainer.predict(Subset(split, order.tolist())).predictions
-    if not np.isfinite(sorted_outputs).all():
-        raise ValueError("the model's outputs are not finite: training diverged")
-    outputs = np.empty_like(sorted_outputs, dtype=np.float32)
-    outputs[order] = sorted_outputs
-    return outputs
-
-
-def training_history(trainer: "Trainer") -> list[dict[str, float]]:
-    """Loss and learning rate over the steps."""
-    names = ("step", "epoch", "loss", "learning_rate")
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    return [{name: line[name] for name in names} for line in lines]

@@ -1,1 +1,1 @@
-"""Results: the best settings, the summary over tasks, and the zip for the GLUE server."""
+"""Results: the summary over tasks, the submissions to the benchmarks' servers, and the report."""

@@ -1,102 +1,211 @@
-"""The result stage: a table of scores, and the zip for the GLUE server."""
+"""The result stage: tables of scores, the zips for the benchmarks' servers, and the report."""
 
+import os
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.artifact import Search, finetune_artifact, load_search
 from finetune.examples import HUB_DATASET
-from finetune.runs import RESULT, predictions_path
-from finetune.tasks import submission_splits
+from finetune.runs import predictions_path
+from finetune.tasks import Split, Task, submission_splits
 from pipeline.artifacts import log_path, read_json, write_json, write_text
 from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from result_collection.artifact import result_artifact
-from result_collection.submission import find_problems, submission_text, write_zip, zip_path
-from result_collection.summary import as_text, as_tsv, headline, summarize
+from result_collection.report import write_report
+from result_collection.report_data import collect
+from result_collection.submission import (
+    file_name,
+    find_problems,
+    submission_text,
+    write_zip,
+    zip_path,
+)
+from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+# Benchmarks with a server that takes submissions, and where that is.
+SERVERS = {"GLUE": "https://gluebenchmark.com", "SuperGLUE": "https://super.gluebenchmark.com"}
+
 
 def collect_test_result(config: "CfgNode") -> None:
-    """Shows and writes the summary, then the submission's files and zip.
+    """Shows and writes the summary, then the submissions' files and zips, then the report.
 
-    Raises StageError if the search is not finished, or, unless RESULT_COLLECTION.ALLOW_PARTIAL,
-    if files are missing or miscounted (it lists them; no zip is left then).
+    A benchmark of which no task was searched has no zip. Raises StageError if the search is not
+    finished, or, unless RESULT_COLLECTION.ALLOW_PARTIAL, if files of a submission are missing or
+    miscounted (it lists them; that zip is not made).
     """
     artifact, search = result_artifact(config), load_search(config)
-    model = search.model
+    model, folder = search.model, artifact.directory
     log = log_path(search.root, artifact.stage, model.dataset_id, model.pretrain_id)
     with stage_console(artifact.stage, log) as console:
         if artifact.status().done:
-            console.say(f"up to date ({artifact.directory})")
+            console.say(f"up to date ({folder})")
             return
-        best_runs = _best_runs(config, search)
+        found = _finished_search(config)
         artifact.begin()
-        results = {task: read_json(run / RESULT) for task, run in best_runs.items()}
-        summary = summarize(results, config.FINETUNE.GLUE_DIR or HUB_DATASET)
+        summary = summarize(search.tasks, found, _sources(config, search))
         console.say(as_text(summary))
-        write_json(artifact.directory / "summary.json", summary)
-        write_text(artifact.directory / "summary.tsv", as_tsv(summary))
-        files = _write_files(best_runs, artifact.directory)
-        allow_partial = config.RESULT_COLLECTION.ALLOW_PARTIAL
-        archive, problems = _write_zip(artifact.directory, files, allow_partial, console)
+        write_json(folder / "summary.json", summary)
+        write_text(folder / "summary.tsv", as_tsv(summary))
+        zips = _make_zips(config, search, summary, folder, console)
+        own = _own_predictions(search, summary, folder, console)
+        submission = {"zips": zips, "own_predictions": own}
+        report = _report(config, search, folder, summary, submission, console)
+        _check_zips(zips)
+        made = [str(folder.with_name(made["zip"])) for made in zips]
         artifact.finish(
             {
-                "zip": archive.name,
-                "problems": problems,
-                "average": summary["average"],
-                "headline": [headline(summary), str(archive)],
+                **submission,
+                "averages": summary["averages"],
+                "report": report,
+                "headline": [headline(summary), *made, *([str(folder / report)] if report else [])],
             }
         )
 
 
-def _best_runs(config: "CfgNode", search: Search) -> dict[str, Path]:
-    """Task -> folder of its best run. StageError if the search is not finished."""
+def _finished_search(config: "CfgNode") -> dict[str, Any]:
+    """The search's summary.json. StageError if the search is not finished."""
     searched = finetune_artifact(config)
-    if not searched.status().done:
+    found = read_json(searched.directory / "summary.json")
+    if not searched.status().done or not found:
         raise StageError(
             f"the results of finetuning are not there: {searched.directory} is "
             f"{searched.status().reason}; run the finetune stage first (FINETUNE.ENABLED: True, "
             "or --stages finetune)"
         )
-    best = searched.manifest["results"]["best"]
-    return {task: search.task_dir(task) / setting for task, setting in best.items()}
+    return found
 
 
-def _write_files(best_runs: dict[str, Path], directory: Path) -> dict[str, str]:
-    """Writes the TSVs of all test sets that were predicted; those of earlier runs go."""
+def _sources(config: "CfgNode", search: Search) -> dict[str, str]:
+    """Where the data of each benchmark is from, of those that were searched."""
+    places = {
+        "GLUE": config.FINETUNE.GLUE_DIR or HUB_DATASET,
+        "SuperGLUE": config.FINETUNE.SUPERGLUE_DIR,
+        "": "FINETUNE.CUSTOM_TASKS",
+    }
+    searched = {task.benchmark for task in search.tasks}
+    return {name or OWN: place for name, place in places.items() if name in searched}
+
+
+# --- submissions -----------------------------------------------------------------------------
+
+
+def _make_zips(
+    config: "CfgNode", search: Search, summary: Mapping[str, Any], folder: Path, console: Console
+) -> list[dict[str, Any]]:
+    """`{benchmark, zip, problems}` of each benchmark with tasks; zip is "" if none was made.
+
+    Files and zips of earlier runs go, of other benchmarks too.
+    """
+    rows = {row["task"]: row for row in summary["tasks"]}
+    made = []
+    for benchmark in SERVERS:
+        for partial in (False, True):
+            zip_path(folder, partial, benchmark).unlink(missing_ok=True)
+        files = _write_files(search, rows, folder, benchmark)
+        if any(task.benchmark == benchmark for task in search.tasks):
+            allow_partial = config.RESULT_COLLECTION.ALLOW_PARTIAL
+            made.append(_make_zip(folder, files, benchmark, allow_partial, console))
+    return made
+
+
+def _write_files(
+    search: Search, rows: Mapping[str, Mapping[str, Any]], folder: Path, benchmark: str
+) -> dict[str, str]:
+    """Writes the files of all test sets that were predicted; name -> text."""
     files = {}
-    for name, (task, split) in submission_splits().items():
-        path = directory / f"{name}.tsv"
+    for name, (task, split) in submission_splits(benchmark).items():
+        path = folder / file_name(name, benchmark)
         path.unlink(missing_ok=True)
-        if task.name not in best_runs:
-            continue
-        predictions = predictions_path(best_runs[task.name], split)
-        if predictions.exists():
-            files[path.name] = submission_text(task, predictions)
+        row = rows.get(task.name)
+        if row and (predictions := _predictions(search, row, split)).exists():
+            text = submission_text(task, predictions)
+            files[path.name] = _constant(task, text, row) if row["submits_majority"] else text
             write_text(path, files[path.name])
     return files
 
 
-def _write_zip(
-    directory: Path, files: dict[str, str], allow_partial: bool, console: Console
-) -> tuple[Path, list[str]]:
-    """The zip and what is wrong with it. StageError if something is and that is not allowed."""
-    for partial in (False, True):  # never one from now and one from another run
-        zip_path(directory, partial).unlink(missing_ok=True)
-    problems = find_problems(files)
+def _predictions(search: Search, row: Mapping[str, Any], split: Split) -> Path:
+    return predictions_path(search.task_dir(row["task"]) / row["submitted"]["setting"], split)
+
+
+def _constant(task: Task, text: str, row: Mapping[str, Any]) -> str:
+    """A submitted TSV with the majority label in every row."""
+    label = task.labels[row["majority"]["label"]]
+    header, *lines = text.splitlines()
+    constant = [f"{line.partition(chr(9))[0]}\t{label}" for line in lines]
+    return "\n".join([header, *constant]) + "\n"
+
+
+def _make_zip(
+    folder: Path, files: Mapping[str, str], benchmark: str, allow_partial: bool, console: Console
+) -> dict[str, Any]:
+    problems = find_problems(files, benchmark)
     for problem in problems:
-        console.say(problem)
+        console.say(f"{benchmark}: {problem}")
+    made = {"benchmark": benchmark, "zip": "", "problems": problems}
     if problems and not allow_partial:
-        raise StageError(
-            f"no zip was made, the GLUE server would refuse it: {'; '.join(problems)} "
-            "(RESULT_COLLECTION.ALLOW_PARTIAL: True makes one anyway)"
-        )
-    archive = zip_path(directory, partial=bool(problems))
+        return made
+    archive = zip_path(folder, bool(problems), benchmark)
     write_zip(archive, files)
     if problems:
-        console.say(f"{archive} is for trying out: it CANNOT BE SUBMITTED to the GLUE server")
+        console.say(
+            f"{archive} is for trying out: it CANNOT BE SUBMITTED to the {benchmark} server"
+        )
     else:
-        console.say(f"{archive} is ready for https://gluebenchmark.com")
-    return archive, problems
+        console.say(f"{archive} is ready for {SERVERS[benchmark]}")
+    return {**made, "zip": archive.name}
+
+
+def _check_zips(zips: list[dict[str, Any]]) -> None:
+    """StageError if one was not made."""
+    refused = [
+        f"{made['benchmark']}: {'; '.join(made['problems'])}" for made in zips if not made["zip"]
+    ]
+    if refused:
+        raise StageError(
+            f"no zip was made, the server would refuse it: {'; '.join(refused)} "
+            "(RESULT_COLLECTION.ALLOW_PARTIAL: True makes one anyway)"
+        )
+
+
+def _own_predictions(
+    search: Search, summary: Mapping[str, Any], folder: Path, console: Console
+) -> dict[str, str]:
+    """Task -> path from `folder` to the predictions of its test set, of own tasks that have one."""
+    rows = {row["task"]: row for row in summary["tasks"]}
+    found = {}
+    for task in search.tasks:
+        for split in task.test if not task.benchmark else ():
+            path = _predictions(search, rows[task.name], split)
+            if path.exists():
+                console.say(f"{task.name}: predictions in {path}")
+                found[task.name] = os.path.relpath(path, folder)
+    return found
+
+
+# --- the report ------------------------------------------------------------------------------
+
+
+def _report(
+    config: "CfgNode",
+    search: Search,
+    folder: Path,
+    summary: Mapping[str, Any],
+    submission: Mapping[str, Any],
+    console: Console,
+) -> str:
+    """Name of the page, "" if it could not be drawn: the zips count without it."""
+    try:
+        page = write_report(folder, collect(config, search, folder, summary, submission))
+    except Exception as error:  # whatever a plot fails at, days of work have succeeded
+        console.note(traceback.format_exc())
+        console.say(f"the report could not be drawn, {type(error).__name__}: {error}")
+        return ""
+    console.say(f"report: {page}")
+    return page.name

@@ -1,25 +1,41 @@
-"""The files that the GLUE server takes: made from predictions, checked, and zipped.
+"""The files that the servers of GLUE and SuperGLUE take: made from predictions, and checked.
 
-Eleven TSVs with the header `index<TAB>prediction`, one line per test row, LF, in a flat zip.
+GLUE: eleven TSVs with the header `index<TAB>prediction`, one line per test row. SuperGLUE: ten
+files with a JSON object per line, `idx` and `label`. LF, in a flat zip.
 
-    python -m result_collection.submission check FILE.zip
+    python -m result_collection.submission check FILE.zip|FOLDER
 """
 
 import argparse
+import json
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from finetune.tasks import Split, Task, submission_splits
+from finetune.tasks import Task, submission_splits
 from finetune.tsv import read_tsv
-from pipeline.artifacts import written_aside
 from pipeline.errors import StageError
+from result_collection.archive import (
+    ENDINGS,
+    file_name,
+    read_submission,
+    write_zip,
+    zip_path,
+)
+from result_collection.checking import HEADER, find_problems
 
-HEADER = "index\tprediction"
-PARTIAL_SUFFIX = "-partial-not-for-submission"
-# Fixed date of all files in the zip: the same predictions give the same bytes.
-ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+__all__ = [
+    "file_name",
+    "find_problems",
+    "submission_splits",
+    "submission_text",
+    "write_zip",
+    "zip_path",
+]
+
+COPA_CHOICES = ("0", "1")
 
 
 # --- making ----------------------------------------------------------------------------------
@@ -31,114 +47,82 @@ def submission_text(task: Task, predictions: Path) -> str:
     Words are spelled as the server expects them (CoLA's `acceptable` as 1); scores are clipped
     to the task's range and have 3 decimals. Raises StageError for a word that the task lacks.
     """
-    rows = read_tsv(predictions, ("prediction",)).rows
-    cells = [_cell(task, value, f"{predictions}:{number}") for number, (value,) in rows]
-    return "\n".join([HEADER, *(f"{i}\t{cell}" for i, cell in enumerate(cells))]) + "\n"
+    rows = [
+        (index, _cell(task, value, f"{predictions}:{number}"))
+        for number, (index, value) in read_tsv(predictions, ("index", "prediction")).rows
+    ]
+    if task.benchmark == "SuperGLUE":
+        objects = _passages(rows) if task.layout == "answers" else _labels(rows)
+        return "".join(f"{json.dumps(row)}\n" for row in objects)
+    return "\n".join([HEADER, *(f"{i}\t{cell}" for i, (_, cell) in enumerate(rows))]) + "\n"
 
 
-def _cell(task: Task, value: str, place: str) -> str:
+def _cell(task: Task, value: str, place: str) -> str | int:
     if task.is_regression:
         low, high = task.score_range
         return f"{min(max(float(value), low), high):.3f}"
-    if value not in task.labels:
-        raise StageError(f"{place}: {value!r}, expected one of {', '.join(task.labels)}")
-    return task.labels[value]
+    if task.layout == "entities":  # any text of the passage
+        return value
+    choices = task.layout == "choices"
+    spellings = {choice: choice for choice in COPA_CHOICES} if choices else task.labels
+    if value not in spellings:
+        raise StageError(f"{place}: {value!r}, expected one of {', '.join(spellings)}")
+    is_number = task.has_several_samples  # COPA's choices, MultiRC's 0 and 1
+    return int(spellings[value]) if is_number else spellings[value]
 
 
-def zip_path(directory: Path, partial: bool) -> Path:
-    """The zip stands beside the folder of its files."""
-    return directory.with_name(f"{directory.name}{PARTIAL_SUFFIX if partial else ''}.zip")
+def _labels(rows: list[tuple[str, str | int]]) -> Iterator[dict[str, Any]]:
+    for index, label in sorted(rows, key=lambda row: int(row[0])):
+        yield {"idx": int(index), "label": label}
 
 
-def write_zip(path: Path, files: Mapping[str, str]) -> None:
-    """Name -> text, flat, in the order given; the same content gives the same bytes."""
-    with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
-        for name, text in files.items():
-            member = zipfile.ZipInfo(name, ZIP_DATE)
-            member.compress_type = zipfile.ZIP_DEFLATED
-            member.external_attr = 0o644 << 16
-            archive.writestr(member, text.encode())
+def _passages(rows: list[tuple[str, str | int]]) -> Iterator[dict[str, Any]]:
+    """MultiRC's answers, `passage-question-answer`, put into questions and passages."""
+    passages: dict[int, dict[int, list]] = {}
+    for index, label in rows:
+        passage, question, answer = map(int, index.split("-"))
+        answers = passages.setdefault(passage, {}).setdefault(question, [])
+        answers.append({"idx": answer, "label": label})
+    for passage, questions in sorted(passages.items()):
+        asked = [{"idx": number, "answers": answers} for number, answers in questions.items()]
+        yield {"idx": passage, "passage": {"questions": asked}}
 
 
 # --- checking --------------------------------------------------------------------------------
 
 
-def find_problems(files: Mapping[str, str]) -> list[str]:
-    """All that is wrong with a submission (file name -> text), a line each; empty if nothing."""
-    problems = []
-    for name, (task, split) in submission_splits().items():
-        if f"{name}.tsv" not in files:
-            problems.append(f"{name}.tsv is missing")
-        else:
-            found = _file_problems(task, split, files[f"{name}.tsv"])
-            problems += [f"{name}.tsv: {problem}" for problem in found]
-    known = {f"{name}.tsv" for name in submission_splits()}
-    problems += [f"{name} does not belong to a submission" for name in files if name not in known]
-    return problems
-
-
-def _file_problems(task: Task, split: Split, text: str) -> list[str]:
-    """The wrong count, and the first wrong line of each kind."""
-    problems = []
-    if "\r" in text:
-        problems.append("lines end in CRLF, expected LF")
-    lines = text.removesuffix("\n").replace("\r", "").split("\n")
-    if lines[0] != HEADER:
-        problems.append(f"the header is {lines[0]!r}, expected {HEADER!r}")
-    rows = [line.split("\t") for line in lines[1:]]
-    if len(rows) != split.num_rows:
-        problems.append(f"{len(rows)} rows, expected {split.num_rows}")
-    if (at := _first(i for i, row in enumerate(rows) if row[0] != str(i))) is not None:
-        problems.append(f"line {at + 2}: index {rows[at][0]!r}, expected {at}")
-    wrong = (i for i, row in enumerate(rows) if not _is_valid(task, row))
-    if (at := _first(wrong)) is not None:
-        problems.append(f"line {at + 2}: {rows[at][1:]}, expected {_expected(task)}")
-    return problems
-
-
-def _first(numbers) -> int | None:
-    return next(iter(numbers), None)
-
-
-def _is_valid(task: Task, row: list[str]) -> bool:
-    if len(row) != 2:
-        return False
-    if not task.is_regression:
-        return row[1] in task.labels.values()
+def check(path: Path) -> list[str]:
+    """All that is wrong with a zip or folder, whichever benchmark it is meant for."""
     try:
-        return task.score_range[0] <= float(row[1]) <= task.score_range[1]
-    except ValueError:
-        return False
+        files, problems = read_submission(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        return [f"cannot be read: {getattr(error, 'strerror', None) or error}"]
+    if path.is_dir() and not files:
+        return ["the folder has no .tsv and no .jsonl file"]
+    for benchmark, its_files in _by_benchmark(files, several=path.is_dir()).items():
+        problems += find_problems(its_files, benchmark)
+    return problems
 
 
-def _expected(task: Task) -> str:
-    if task.is_regression:
-        return "one number from {:g} to {:g}".format(*task.score_range)
-    return f"one of {', '.join(task.labels.values())}"
-
-
-def read_submission(path: Path) -> dict[str, str]:
-    """Name -> text of each file of a zip, or of the TSVs of a folder."""
-    if path.is_dir():
-        tables = sorted(set(path.glob("*.tsv")) - {path / "summary.tsv"})  # the stage's own
-        files = {file.name: file.read_bytes() for file in tables}
-    else:
-        with zipfile.ZipFile(path) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
-    return {name: content.decode("utf-8", "replace") for name, content in files.items()}
+def _by_benchmark(files: Mapping[str, bytes], several: bool) -> dict[str, Mapping[str, bytes]]:
+    """Files by the benchmark that they are for; all for one, if there cannot be `several`."""
+    found = {
+        benchmark: {name: files[name] for name in files if name.lower().endswith(ending)}
+        for benchmark, ending in ENDINGS.items()
+    }
+    if several:
+        return {benchmark: its_files for benchmark, its_files in found.items() if its_files}
+    return {max(found, key=lambda benchmark: len(found[benchmark])): files}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 if the submission is as the server expects it, 1 if not."""
     parser = argparse.ArgumentParser(prog="python -m result_collection.submission")
     commands = parser.add_subparsers(required=True)
-    check = commands.add_parser("check", help="say all that is wrong with a zip or folder")
-    check.add_argument("path", type=Path)
+    add = commands.add_parser("check", help="say all that is wrong with a submission")
+    add.add_argument("path", type=Path, metavar="FILE.zip|FOLDER")
     path = parser.parse_args(arguments).path
-    try:
-        problems = find_problems(read_submission(path))
-    except (OSError, zipfile.BadZipFile) as error:
-        problems = [f"cannot be read: {error}"]
+    problems = check(path)
     for problem in problems:
         print(f"{path}: {problem}")
     print(f"{path}: {'cannot be submitted' if problems else 'ready for submission'}")

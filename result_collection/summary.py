@@ -1,86 +1,232 @@
-"""What a search found: per task the best setting and its dev scores, and their average."""
+"""What a search found: per task the best setting and its dev scores, and their averages."""
 
-from collections.abc import Mapping
-from statistics import mean
+from collections.abc import Mapping, Sequence
+from statistics import mean, median, stdev
 from typing import Any
 
 from finetune.tasks import TASKS, Task
 from pipeline.console import table
+from result_collection.numbers import points
 
 # How the numbers are to be read; stands wherever they are shown.
 SCORING = (
-    "dev scores x 100; a task's score is the mean of its metrics (MNLI: of both dev sets), the "
-    "average that of the task scores"
+    "dev scores x 100; a task's score is the mean of its metrics (and of its dev sets), of several "
+    "seeds the median; the best setting has the highest score, of equals the fewer epochs, then "
+    "the lower learning rate, then the larger batch; of its seeds the best run is submitted"
 )
+OWN = "own tasks"  # stands where others have the name of their benchmark
+WNLI = "WNLI"
+DIAGNOSTICS = {
+    "MNLI": "AX is predicted by the submitted MNLI run",
+    "SuperGLUE-RTE": "AX-b and AX-g are predicted by the submitted SuperGLUE-RTE run",
+}
+SPREAD = ("min", "max", "stdev")
+TSV_HEADER = [
+    *("task", "benchmark", "score", "min", "max", "sd", "seeds", "metrics (dev)", "majority"),
+    *("runs", "best setting", "submitted run"),
+]
 
 
-def summarize(best: Mapping[str, Mapping[str, Any]], benchmark: str) -> dict[str, Any]:
-    """Task name -> result of its best run (`setting`, `score`, `dev`) to a JSON-able summary.
+def summarize(
+    tasks: Sequence[Task], search: Mapping[str, Any], sources: Mapping[str, str]
+) -> dict[str, Any]:
+    """The JSON-able summary of a finished search.
 
-    benchmark: where the data is from. `is_complete` says whether all nine tasks are in the
-    average; if not, it cannot be compared with a GLUE score.
+    tasks: those that were searched. search: the finetuning stage's summary.json. sources: where a
+    benchmark's data is from, by its name. Benchmarks are averaged apart; an average that `lacks`
+    tasks is not the benchmark's.
     """
-    tasks = [task for task in TASKS if task.name in best]
-    rows = [_row(task, best[task.name]) for task in tasks]
+    known = [task.name for task in TASKS]
+    ordered = sorted(tasks, key=lambda t: known.index(t.name) if t.name in known else len(known))
+    rows = [_row(task, search) for task in ordered]
     return {
-        "benchmark": benchmark,
         "split": "dev",
         "scoring": SCORING,
+        "sources": dict(sources),
+        "model": search["model"],
+        "search": search["search"],
         "tasks": rows,
-        "average": mean(row["score"] for row in rows),
-        "average_over": [row["task"] for row in rows],
-        "is_complete": len(tasks) == len(TASKS),
-        "not_searched": [task.name for task in TASKS if task not in tasks],
+        "averages": _averages(rows),
     }
 
 
-def _row(task: Task, result: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _row(task: Task, search: Mapping[str, Any]) -> dict[str, Any]:
+    runs = [run for run in search["runs"] if run["task"] == task.name]
+    submitted = next(run for run in runs if run["setting"] == search["best"][task.name])
+    settings = _settings(runs, _setting_of(submitted))
+    same = [run for run in runs if _setting_of(run) == _setting_of(submitted)]
+    row = {
         "task": task.name,
-        "setting": result["setting"],
-        "score": result["score"],
-        "metrics": {
-            _metric_name(task, split, metric): value
-            for split, metrics in result["dev"].items()
-            for metric, value in metrics.items()
-        },
+        "benchmark": task.benchmark or OWN,
+        **next(setting for setting in settings if setting["is_best"]),
+        "metrics": _metrics(task, [run["dev"] for run in same]),
+        "num_seeds": len(same),
+        "num_runs": len(runs),
+        "seconds": sum(run["seconds"] for run in runs),
+        "majority": submitted["majority"],
+        "stilt": submitted["stilt"],
+        "submitted": {key: submitted[key] for key in ("setting", "seed", "score")},
+        "settings": settings,
+    }
+    return {**row, "submits_majority": _submits_majority(row)}
+
+
+def _setting_of(run: Mapping[str, Any]) -> tuple[float, int, float]:
+    return run["epochs"], run["batch_size"], run["learning_rate"]
+
+
+def _settings(runs: Sequence[Mapping[str, Any]], best: tuple) -> list[dict[str, Any]]:
+    """Each setting that was run, with the median over its seeds, and their range if several."""
+    scores: dict[tuple, list[float]] = {}
+    for run in runs:
+        scores.setdefault(_setting_of(run), []).append(run["score"])
+    return [
+        {
+            **dict(zip(("epochs", "batch_size", "learning_rate"), setting, strict=True)),
+            "score": median(found),
+            "spread": _spread(found),
+            "is_best": setting == best,
+        }
+        for setting, found in sorted(scores.items())
+    ]
+
+
+def _spread(scores: Sequence[float]) -> dict[str, float]:
+    """stdev: of the sample. Nothing for a single score."""
+    if len(scores) < 2:
+        return {}
+    return {"min": min(scores), "max": max(scores), "stdev": stdev(scores)}
+
+
+def _metrics(task: Task, devs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Each metric of each dev set, the median over the seeds."""
+    return {
+        _metric_name(task, split, metric): median(dev[split][metric] for dev in devs)
+        for split, metrics in devs[0].items()
+        for metric in metrics
     }
 
 
 def _metric_name(task: Task, split: str, metric: str) -> str:
     """`accuracy`, or `matched accuracy` where a task has several dev sets."""
-    return metric if len(task.dev) == 1 else f"{split.removeprefix('dev_')} {metric}"
+    name = metric.replace("_", " ")
+    return name if len(task.dev) == 1 else f"{split.removeprefix('dev_')} {name}"
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Header, one row per task, the average: cells of the console table and of summary.tsv."""
-    rows = [["task", "score", "metrics (dev)", "best setting"]]
-    for row in summary["tasks"]:
-        metrics = ", ".join(f"{name} {_points(value)}" for name, value in row["metrics"].items())
-        rows.append([row["task"], _points(row["score"]), metrics, row["setting"]])
-    name = f"average of {len(summary['tasks'])} tasks"
-    rows.append([name, _points(summary["average"]), "", ""])
-    return rows
+def _submits_majority(row: Mapping[str, Any]) -> bool:
+    """WNLI's dev set contradicts its training set: a model that learned it is below the constant.
+
+    As is usual, the constant is submitted unless the search has found something better.
+    """
+    majority = row["majority"]
+    return row["task"] == WNLI and bool(majority) and row["score"] <= majority["score"]
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One for each benchmark; for GLUE with WNLI one without it, as many papers have it, too."""
+    averages = []
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        own = {row["task"]: row["score"] for row in rows if row["benchmark"] == benchmark}
+        all_tasks = [task.name for task in TASKS if task.benchmark == benchmark]
+        averages.append(_average(benchmark, own, all_tasks))
+        if WNLI in own and len(own) > 1:
+            own.pop(WNLI)
+            all_tasks.remove(WNLI)
+            averages.append(_average(f"{benchmark} without {WNLI}", own, all_tasks))
+    return averages
+
+
+def _average(name: str, scores: Mapping[str, float], all_tasks: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": mean(scores.values()),
+        "over": list(scores),
+        "lacks": [task for task in all_tasks if task not in scores],
+    }
+
+
+# --- as text ---------------------------------------------------------------------------------
 
 
 def as_text(summary: Mapping[str, Any]) -> str:
-    """The table with the line that says how to read it."""
-    lines = [table(summary_rows(summary)), f"{summary['benchmark']}: {summary['scoring']}"]
-    if not summary["is_complete"]:
-        lines.append(f"not GLUE's average, it lacks {', '.join(summary['not_searched'])}")
+    """The table for the console, with the lines that say how to read it."""
+    rows = [["task", "score", "range, sd", "metrics (dev)", "majority", "runs", "best setting"]]
+    for row in summary["tasks"]:
+        cells = [row["task"], points(row["score"]), spread_text(row), metrics_text(row)]
+        rows.append([*cells, majority_text(row), str(row["num_runs"]), setting_text(row)])
+    for average in summary["averages"]:
+        name = f"{average['name']}: {average_of(average['over'])}"
+        rows.append([name, points(average["value"]), "", "", "", "", ""])
+    sources = ", ".join(f"{name} from {place}" for name, place in summary["sources"].items())
+    lines = [table(rows), f"data: {sources}", f"numbers: {summary['scoring']}", *notes(summary)]
     return "\n".join(lines)
 
 
-def headline(summary: Mapping[str, Any]) -> str:
-    return (
-        f"average of {len(summary['tasks'])} tasks: {_points(summary['average'])} "
-        f"(dev scores, {summary['benchmark']})"
-    )
-
-
 def as_tsv(summary: Mapping[str, Any]) -> str:
-    return "".join("\t".join(row) + "\n" for row in summary_rows(summary))
+    """summary.tsv: a line per task, then one per average."""
+    rows = [TSV_HEADER]
+    for row in summary["tasks"]:
+        spread = [points(row["spread"][key]) if row["spread"] else "" for key in SPREAD]
+        cells = [row["task"], row["benchmark"], points(row["score"]), *spread]
+        cells += [str(row["num_seeds"]), metrics_text(row), majority_text(row)]
+        rows.append([*cells, str(row["num_runs"]), setting_text(row), row["submitted"]["setting"]])
+    for average in summary["averages"]:
+        cells = [average_of(average["over"]), average["name"], points(average["value"])]
+        rows.append([*cells, *[""] * (len(TSV_HEADER) - len(cells))])
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def average_of(tasks: Sequence[str]) -> str:
+    """`average of 9 tasks`."""
+    return f"average of {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
+
+
+def spread_text(row: Mapping[str, Any]) -> str:
+    """`84.9..86.7, 0.9`: lowest and highest score of the seeds, and their standard deviation."""
+    spread = row["spread"]
+    if not spread:
+        return ""
+    return f"{points(spread['min'])}..{points(spread['max'])}, {points(spread['stdev'])}"
+
+
+def metrics_text(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {points(value)}" for name, value in row["metrics"].items())
+
+
+def majority_text(row: Mapping[str, Any]) -> str:
+    return points(row["majority"]["score"]) if row["majority"] else ""
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """In the words of the runs' folders, without the seed."""
+    learning_rate, size = setting["learning_rate"], setting["batch_size"]
+    return f"lr{learning_rate!r}_bs{size}_ep{setting['epochs']}"
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What an average lacks, and what is submitted in place of the best run."""
+    lines = [
+        f"not {average['name']}'s average, it lacks {', '.join(average['lacks'])}"
+        for average in summary["averages"]
+        if average["lacks"] and average["name"] in summary["sources"]
+    ]
+    for row in summary["tasks"]:
+        if row["submits_majority"]:
+            lines.append(
+                f"{row['task']}: the search did not beat the majority label "
+                f"({points(row['score'])} against {points(row['majority']['score'])} on the dev "
+                f"set), so {row['majority']['label']} is submitted for all rows"
+            )
+        if row["task"] in DIAGNOSTICS:
+            lines.append(DIAGNOSTICS[row["task"]])
+    return lines
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """`GLUE: average of 9 tasks 82.1 (dev, builtin:demo); own tasks: ...`."""
+    return "; ".join(
+        f"{average['name']}: {average_of(average['over'])} {points(average['value'])} "
+        f"(dev, {summary['sources'][average['name']]})"
+        for average in summary["averages"]
+        if average["name"] in summary["sources"]
+    )

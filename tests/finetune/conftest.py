@@ -1,6 +1,7 @@
 """A checkpoint small enough to be finetuned in seconds, with a tokenizer for the demo's words."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +10,14 @@ from finetune.demo_glue import demo_files
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
-    """Folder of a random pre-LN model (2 layers x 32) with a WordPiece tokenizer."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+def build_tiny_model(folder: Path) -> str:
+    """A random pre-LN model (2 layers x 32) with a WordPiece tokenizer. Returns its folder."""
+    folder.mkdir(exist_ok=True)
     from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM, set_seed
 
-    folder = tmp_path_factory.mktemp("tiny_model")
     tokenizer = _tokenizer(folder)
     set_seed(0)
     config = RobertaPreLayerNormConfig(

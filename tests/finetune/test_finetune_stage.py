@@ -1,14 +1,20 @@
 """The stage on a tiny model: real runs, resume, failures that name themselves."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from configs.defaults import get_default_config
+from configs.defaults import GLUE_TASKS, custom_task_node, get_default_config
 from finetune.artifact import finetune_artifact, load_search
 from finetune.demo_glue import write_demo_glue
 from finetune.runs import RESULT
 from finetune.stage import finetune
 from pipeline.artifacts import read_json
 from pipeline.errors import ConfigError, StageError
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -47,29 +53,48 @@ def best_settings(config) -> dict:
     return read_json(finetune_artifact(config).directory / "summary.json")["best"]
 
 
+def summary_of(config) -> dict:
+    return read_json(finetune_artifact(config).directory / "summary.json")
+
+
 def scores(config) -> dict:
-    summary = read_json(finetune_artifact(config).directory / "summary.json")
-    return {(run["task"], run["setting"]): run["dev"] for run in summary["runs"]}
+    return {(run["task"], run["setting"]): run["dev"] for run in summary_of(config)["runs"]}
+
+
+def predictions(config) -> dict:
+    root = load_search(config).root
+    return {path: path.read_bytes() for path in sorted(root.glob("output/**/predictions_*.tsv"))}
 
 
 def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
     finetune(config)
     assert finetune_artifact(config).status().done
-    before, first_scores = result_files(config), scores(config)
+    before, first_scores, first_predictions = (
+        result_files(config),
+        scores(config),
+        predictions(config),
+    )
     assert len(before) == 3
     models = list(tmp_path.glob("output/finetune/*/*/*/*/model"))
     assert [model.parents[2].name for model in models] == ["MNLI"]  # only the best one's
+    check_predictions(models[0].parent)
     finetune(config)
     assert "up to date" in capsys.readouterr().out and result_files(config) == before
 
     rte = next(path for path in before if path.parents[2].name == "RTE")
     rte.unlink()  # as if killed before that run was done
+    (rte.parent / ".model.x.tmp").mkdir()
+    (rte.parent / ".predictions.tsv.x.tmp").touch()
     (finetune_artifact(config).directory / "manifest.json").unlink()
     finetune(config)
     assert "3 runs (MNLI 2, RTE 1), 2 of them done" in capsys.readouterr().out
     after = result_files(config)
     assert [path for path in before if before[path] != after[path]] == [rte]
-    assert scores(config) == first_scores  # a job's result depends on nothing else
+    # A job's result depends on nothing else, like what its worker did before.
+    assert scores(config) == first_scores and predictions(config) == first_predictions
+    assert list(rte.parent.glob(".*")) == []
+    log = next(tmp_path.glob(f"log/finetune/*/RTE/*/{rte.parent.name}.log")).read_text()
+    assert "attempt 1, " in log and "attempt 2, " in log
 
     config.FINETUNE.GRID.RTE.LEARNING_RATES = [1e-3, 5e-4]
     assert sum(run.result is not None for run in planned_runs(config)) == 3  # one is new
@@ -77,41 +102,68 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
     assert all(run.result is None for run in planned_runs(config))
 
 
-def test_a_failing_run_is_named_and_the_others_are_kept(config, tmp_path):
-    glue = tmp_path / "glue"
-    write_demo_glue(glue)
-    (glue / "CoLA" / "dev.tsv").write_text("demo\tperhaps\t\tA sentence .\n")
-    config.FINETUNE.GLUE_DIR = str(glue)
-    config.FINETUNE.TASKS = ["CoLA", "WNLI"]
-    with pytest.raises(StageError) as error:
-        finetune(config)
-    setting = "lr0.001_bs32_ep1_seed42"
-    assert f"1 of 2 runs failed; CoLA {setting} failed, StageError: " in error.value.cause
-    assert error.value.cause.endswith("1 results are kept for the next run")
-    [log] = tmp_path.glob("log/finetune/*/CoLA/*/*.log")
-    assert log.stem == setting and "dev.tsv:1: label 'perhaps', expected" in log.read_text()
-    [kept] = result_files(config)
-    assert kept.parents[2].name == "WNLI" and not finetune_artifact(config).status().done
-
-    (glue / "CoLA" / "dev.tsv").write_text("demo\t1\t\tA sentence .\n")
-    finetune(config)
-    assert set(scores(config)) == {("CoLA", setting), ("WNLI", setting)}
-
-
-def test_predictions_of_all_test_sets_and_ax(config, tmp_path):
-    config.FINETUNE.TASKS = ["MNLI"]
-    config.FINETUNE.GRID.MNLI.EPOCHS = [1]
-    finetune(config)
-    files = {path.name: path for path in tmp_path.glob("output/finetune/**/predictions_*.tsv")}
-    lines = files["predictions_diagnostic.tsv"].read_text().splitlines()
+def check_predictions(folder) -> None:
+    """All test sets of MNLI, and AX."""
+    files = {path.name: path for path in folder.glob("predictions_*.tsv")}
     assert set(files) == {
         "predictions_test_matched.tsv",
         "predictions_test_mismatched.tsv",
         "predictions_diagnostic.tsv",
     }
+    lines = files["predictions_diagnostic.tsv"].read_text().splitlines()
     assert lines[0] == "index\tprediction" and len(lines) == 61
     words = {line.split("\t")[1] for line in lines[1:]}
     assert words <= {"entailment", "neutral", "contradiction"}
+
+
+def test_a_failing_run_is_named_and_the_others_are_kept(config, tmp_path):
+    glue = tmp_path / "glue"
+    write_demo_glue(glue)
+    (glue / "CoLA" / "dev.tsv").write_text("demo\tperhaps\t\tA sentence .\n")
+    config.FINETUNE.GLUE_DIR = str(glue)
+    own_task(config, tmp_path / "own")
+    config.FINETUNE.TASKS = ["CoLA", "Reviews"]
+    with pytest.raises(StageError) as error:
+        finetune(config)
+    setting = "lr0.001_bs32_ep1_seed42"
+    assert (
+        f"1 of 2 runs failed; CoLA {setting} failed: {glue}/CoLA/dev.tsv:1: label"
+        in error.value.cause
+    )
+    assert error.value.cause.endswith("1 results are kept for the next run")
+    [log] = tmp_path.glob("log/finetune/*/CoLA/*/*.log")
+    assert log.stem == setting and "dev.tsv:1: label 'perhaps', expected" in log.read_text()
+    [kept] = result_files(config)
+    assert kept.parents[2].name == "reviews" and not finetune_artifact(config).status().done
+
+    (glue / "CoLA" / "dev.tsv").write_text("demo\t1\t\tA sentence .\n")
+    finetune(config)
+    assert set(scores(config)) == {("CoLA", setting), ("reviews", setting)}
+
+
+def test_halving_and_its_table(config, capsys):
+    config.FINETUNE.TASKS, config.FINETUNE.SEARCH = ["CoLA"], "halving"
+    config.FINETUNE.GRID.CoLA.EPOCHS = [2, 1]
+    config.FINETUNE.GRID.CoLA.LEARNING_RATES = [1e-3, 1e-2, 1e-5]
+    config.FINETUNE.EVALS_PER_EPOCH = 1
+    assert "halving: 5 of the grid's 6 runs" in finetune_artifact(config).notes
+    finetune(config)
+    said, summary = capsys.readouterr().out, summary_of(config)
+    assert "5 runs (CoLA 5), by halving; in 1 process(es)" in said and "a minute" in said
+    assert [run["epochs"] for run in summary["runs"]].count(2) == 2
+    best = max(summary["runs"], key=lambda run: (run["score"], -run["epochs"]))
+    submitted = next(r for r in summary["runs"] if r["setting"] == summary["best"]["CoLA"])
+    assert submitted["score"] == best["score"]
+    assert summary["search"] == "halving" and summary["model"] == config.FINETUNE.MODEL_NAME_OR_PATH
+    assert {"task", "setting", "epochs", "batch_size", "learning_rate", "seed", "stilt"} <= {*best}
+    before = result_files(config)
+    config.FINETUNE.SEARCH = "grid"
+    finetune(config)
+    assert "6 runs (CoLA 6), 5 of them done" in capsys.readouterr().out
+    assert before.items() < result_files(config).items()
+
+
+# --- planning ----------------------------------------------------------------------------------
 
 
 def test_planning_writes_nothing_and_names_what_is_missing(config, tmp_path):
@@ -128,17 +180,106 @@ def test_planning_writes_nothing_and_names_what_is_missing(config, tmp_path):
     config.FINETUNE.GLUE_DIR, config.FINETUNE.TASKS = "builtin:demo", ["RTE"]
     with pytest.raises(ConfigError, match=r"FINETUNE\.STILT_TASKS: RTE .* add MNLI"):
         finetune_artifact(config)
+    config.FINETUNE.TASKS = ["BoolQ"]
+    with pytest.raises(ConfigError, match=r"FINETUNE\.SUPERGLUE_DIR: no such folder.* for BoolQ"):
+        finetune_artifact(config)
+    config.FINETUNE.TASKS = ["RTTE"]
+    with pytest.raises(ConfigError, match=r"FINETUNE\.TASKS: RTTE is not a task"):
+        finetune_artifact(config)
+
+
+def test_any_spelling_and_groups(config):
+    for names in (["glue"], [name.lower().replace("-", "_") for name in GLUE_TASKS] + ["rte"]):
+        config.FINETUNE.TASKS = names
+        assert [task.name for task in load_search(config).tasks] == sorted(GLUE_TASKS)
+    config.FINETUNE.STILT_TASKS = ["mrpc"]
+    assert {job.task for job in load_search(config).jobs if job.stilt} == {"MRPC"}
 
 
 def test_identity_follows_what_matters(config, tmp_path):
     before = finetune_artifact(config).fingerprint
     config.SYSTEM.NUM_WORKERS = 1
     config.FINETUNE.EVAL_BATCH_SIZE = 7
-    config.FINETUNE.TASKS = ["MNLI", "RTE"]
+    config.FINETUNE.TASKS = ["mnli", "rte"]
     config.FINETUNE.GRID.CoLA.EPOCHS = [7]  # not searched
     assert finetune_artifact(config).fingerprint == before
     config.FINETUNE.GRID.RTE.EPOCHS = [2]
     assert finetune_artifact(config).fingerprint != before
+
+
+def test_what_a_run_depends_on(config):
+    def runs():
+        return {run.job.task: run.fingerprint for run in planned(config)}
+
+    before = runs()
+    config.FINETUNE.GRID.RTE.MAX_SEQ_LENGTH = 32
+    assert runs()["MNLI"] == before["MNLI"] and runs()["RTE"] != before["RTE"]
+    assert [run.settings.max_seq_length for run in planned(config)] == [128, 128, 32]
+    config.FINETUNE.EVALS_PER_EPOCH, config.FINETUNE.EARLY_STOPPING_PATIENCE = 2, 3
+    assert runs()["MNLI"] != before["MNLI"]
+    settings = planned(config)[0].settings
+    assert (settings.evals_per_epoch, settings.keep_best, settings.patience) == (2, True, 3)
+
+
+def planned(config) -> list:
+    search = load_search(config)
+    return [search.make_run(job, None) for job in search.jobs]
+
+
+def own_task(config, folder) -> None:
+    """A task with a train and a dev file in the folder."""
+    folder.mkdir()
+    for name in ("train", "dev"):
+        rows = "A good one .\tgood\nA bad one .\tbad\n" * 20
+        (folder / f"{name}.tsv").write_text(f"text\tlabel\n{rows}")
+    node = custom_task_node()
+    node.TRAIN, node.DEV = f"{folder}/train.tsv", f"{folder}/dev.tsv"
+    node.TEXT_COLUMNS = ["text"]
+    config.FINETUNE.CUSTOM_TASKS["reviews"] = node
+
+
+def test_results_follow_the_data_wherever_it_lies(config, tmp_path):
+    own_task(config, tmp_path / "here")
+    config.FINETUNE.TASKS = ["reviews", "CoLA"]
+    write_demo_glue(tmp_path / "glue")
+    config.FINETUNE.GLUE_DIR = str(tmp_path / "glue")
+    before = [run.fingerprint for run in planned(config)]
+    (tmp_path / "glue").rename(tmp_path / "elsewhere")
+    (tmp_path / "here").rename(tmp_path / "there")
+    config.FINETUNE.GLUE_DIR = str(tmp_path / "elsewhere")
+    node = config.FINETUNE.CUSTOM_TASKS.reviews
+    with pytest.raises(ConfigError, match=r"FINETUNE\.CUSTOM_TASKS\.reviews\.TRAIN: no such file"):
+        load_search(config)
+    node.TRAIN, node.DEV = (f"{tmp_path}/there/{name}.tsv" for name in ("train", "dev"))
+    assert [run.fingerprint for run in planned(config)] == before
+    node.LABELS = ["good", "bad"]  # in another order
+    assert [run.fingerprint for run in planned(config)] != before
+    node.LABELS = []
+    with open(node.TRAIN, "a") as file:
+        file.write("Another one .\tbad\n")
+    cola, reviews = (run.fingerprint for run in planned(config))
+    assert cola == before[0] and reviews != before[1]
+
+
+def test_the_plan_counts_without_torch():
+    """`--dry-run` must be quick."""
+    code = (
+        "import sys\n"
+        "import finetune.stage\n"
+        "from configs.defaults import get_default_config\n"
+        "from finetune.artifact import finetune_artifact\n"
+        "config = get_default_config()\n"
+        "config.FINETUNE.MODEL_NAME_OR_PATH = 'bert-base-uncased'\n"
+        "config.FINETUNE.GLUE_DIR, config.FINETUNE.TASKS = 'builtin:demo', ['CoLA']\n"
+        "print(*finetune_artifact(config).notes, sep='\\n')\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    counts, rows = found.stdout.splitlines()
+    assert counts == "24 runs: CoLA 24"
+    assert rows == f"{8 * (3 + 5 + 10) * 400:,} rows to train on, over all runs and epochs"
 
 
 def test_a_missing_pretrained_model_says_what_to_run(config):

@@ -31,6 +31,8 @@ def test_the_manuals_command(tiny_model, tmp_path, capsys):
     assert "step 3: eval_dev_loss" in printed and "step 6: eval_dev_loss" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert f"MRPC dev: accuracy {results['dev']['dev']['accuracy']:.4f}" in printed
+    assert "--evaluation_strategy is now called --eval_strategy" in printed
+    assert [line["step"] for line in results["evaluations"]] == [3, 6]
     assert results["num_steps"] == 7  # 400 rows in batches of 2 x 32
     assert max(line["learning_rate"] for line in results["history"]) == pytest.approx(5e-5)
     assert (tmp_path / "out" / "model" / "tokenizer.json").exists()
@@ -71,3 +73,50 @@ def test_a_missing_file_is_one_clear_line(tiny_model, tmp_path, capsys):
     command = manual_command(tiny_model, tmp_path / "none", tmp_path / "out")
     assert run_glue.main(command) == 3
     assert "MRPC/train.tsv: no such file" in capsys.readouterr().err
+
+
+def test_flags_of_transformers_are_taken_or_noted(tiny_model, tmp_path, capsys):
+    write_demo_glue(tmp_path / "glue")
+    command = f"""--model_name_or_path {tiny_model} --task_name sst2 --glue_dir {tmp_path}/glue
+        --output_dir {tmp_path}/out --do_train True --do_eval False --eval_strategy epoch
+        --per_gpu_train_batch_size=16 --num_train_epochs 2 --warmup_ratio 0.5 --max_train_samples 64
+        --max_eval_samples 30 --load_best_model_at_end --save_strategy no --fp16 --report_to none
+        --logging_steps 10 --lr_scheduler_type cosine --overwrite_output_dir""".split()
+    assert run_glue.main(command) == 0
+    printed = capsys.readouterr().out
+    for note in (
+        "note: --fp16 has no effect: half precision",
+        "note: --save_strategy has no effect: the model is saved once",
+        "note: --per_gpu_train_batch_size is now called --per_device_train_batch_size",
+    ):
+        assert note in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["num_train_rows"], results["num_dev_rows"]) == (64, 30)
+    assert [line["epoch"] for line in results["evaluations"]] == [1, 2]
+    rates = [line["learning_rate"] for line in results["history"]]
+    assert max(rates) == rates[4] == pytest.approx(5e-5)  # half of 2 x 4 steps are warmup
+
+
+@pytest.mark.parametrize(
+    "flags, problem",
+    [
+        (["--save_everything"], "unrecognized arguments: --save_everything"),
+        (["--lr_scheduler_type", "triangular"], "--lr_scheduler_type: got triangular, expected"),
+        (["--task_name", "BoolQ"], "--superglue_dir: expected the folder of BoolQ"),
+        (["--task_name", "squad"], "squad is not a task"),
+        (["--load_best_model_at_end", "--eval_strategy", "no"], "expected --eval_strategy steps"),
+        (["--do_train", "perhaps"], "got perhaps, expected true or false"),
+    ],
+)
+def test_wrong_flags(tiny_model, tmp_path, capsys, flags, problem):
+    with pytest.raises(SystemExit) as stop:
+        run_glue.main([*manual_command(tiny_model, tmp_path, tmp_path / "out"), *flags])
+    assert stop.value.code == 2 and problem in capsys.readouterr().err
+
+
+def test_a_task_of_superglue(tiny_model, tmp_path, shared_data, capsys):
+    command = f"""--model_name_or_path {tiny_model} --task_name CB --do_train --do_eval --do_predict
+        --superglue_dir {shared_data}/superglue --output_dir {tmp_path}/out --max_seq_length 32
+        --num_train_epochs 1""".split()
+    assert run_glue.main(command) == 0
+    assert "CB dev: accuracy" in capsys.readouterr().out

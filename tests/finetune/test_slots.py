@@ -1,23 +1,42 @@
-"""Slots: workers that live on, die alone, and see only their own GPUs."""
+"""Slots: workers that live on, die alone, are replaced, and see only their own GPUs."""
 
+import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
-from finetune.slots import Slot, plan_slots, run_in_slots
-from pipeline.errors import ConfigError
+from finetune.dispatch import WorkerDied, run_jobs
+from finetune.slots import Slot, plan_slots, slot_workers
+from pipeline.errors import ConfigError, StageError
 from pipeline.executor import num_cores
 
 CPU = Slot((), 1)
 
 
 def work(job):
-    """Runs in the worker: what a job name asks for."""
-    if job == "die":
+    """Runs in the worker: what a job's name asks for, `once` only if its file is not there yet."""
+    action, _, file = job.partition(" ")
+    if file and Path(file).exists():
+        return "second time"
+    if file:
+        Path(file).touch()
+    if action == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if job == "fail":
+    if action == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if action == "exit":
+        os._exit(7)
+    if action == "fail":
         raise ValueError("no luck")
+    if action == "refuse":
+        raise StageError("no such file")
+    if action == "threads":
+        import torch
+
+        return torch.get_num_threads()
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
 
@@ -26,29 +45,73 @@ def hand_out(*jobs):
     return lambda: jobs.pop(0) if jobs else None
 
 
+def outcomes_of(*jobs, slot=CPU, notes=None):
+    with slot_workers([slot]) as workers:
+        note = [].append if notes is None else notes.append
+        return dict(run_jobs(workers, work, hand_out(*jobs), note))
+
+
 def test_a_worker_lives_on_and_one_that_dies_takes_only_its_job():
-    outcomes = dict(run_in_slots([CPU], work, hand_out("a", "fail", "b", "die", "c")))
-    assert list(outcomes) == ["a", "fail", "b", "die", "c"]
+    notes = []
+    outcomes = outcomes_of("a", "refuse", "b", "die", "c", notes=notes)
+    assert list(outcomes) == ["a", "refuse", "b", "die", "c"]
     assert outcomes["a"] == outcomes["b"] != outcomes["c"]
-    assert isinstance(outcomes["fail"], ValueError)
-    assert "worker process died" in str(outcomes["die"])
+    assert isinstance(outcomes["refuse"], StageError)
+    assert isinstance(outcomes["die"], WorkerDied)
+    assert "was killed, most likely because the machine ran out of memory" in str(outcomes["die"])
+    assert notes == [f"die is tried again: {outcomes['die']}"]  # what the input causes is not
+    assert multiprocessing.active_children() == []
+
+
+def test_what_fails_once_is_tried_again_in_a_new_worker(tmp_path):
+    outcomes = outcomes_of(f"fail {tmp_path}/a", f"die {tmp_path}/b", "fail", "crash", "exit")
+    assert list(outcomes.values())[:2] == ["second time"] * 2
+    assert str(outcomes["fail"]) == "ValueError: no luck"
+    assert str(outcomes["crash"]) == "its worker died of SIGSEGV"
+    assert str(outcomes["exit"]) == "its worker ended with exit code 7"
+
+
+def test_a_worker_that_was_killed_while_it_was_idle_is_replaced():
+    with slot_workers([CPU]) as workers:
+        jobs = run_jobs(workers, work, hand_out("a", "b"), [].append)
+        _, (process, _) = next(jobs)
+        os.kill(process, signal.SIGKILL)
+        time.sleep(0.3)
+        [(job, (other, _))] = jobs
+    assert job == "b" and other != process
+
+
+def test_when_the_caller_gives_up_no_worker_is_left():
+    with pytest.raises(KeyboardInterrupt), slot_workers([CPU, CPU]) as workers:
+        for _ in run_jobs(workers, work, lambda: "a", [].append):
+            raise KeyboardInterrupt
+    assert multiprocessing.active_children() == []
 
 
 def test_a_worker_sees_only_its_gpus(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    [(_, outcome)] = run_in_slots([Slot((0, 2), 1)], work, hand_out("a"))
-    assert outcome[1] == "4,6"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,6")
+    assert outcomes_of("a", slot=Slot((0, 2), 1))["a"][1] == "4,6"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_torch_takes_its_threads_from_the_slot(number):
+    assert outcomes_of("threads", slot=Slot((), number)) == {"threads": number}
 
 
 def test_slots_of_gpus():
-    assert [slot.gpus for slot in plan_slots(2, [], 0)] == [(0,), (1,)]
-    assert [slot.gpus for slot in plan_slots(4, [[0, 1], [2, 3]], 0)] == [(0, 1), (2, 3)]
+    assert [slot.gpus for slot in plan_slots(2, [], 0, 9)] == [(0,), (1,)]
+    assert [slot.gpus for slot in plan_slots(2, [], 0, 1)] == [(0,)]
+    assert [slot.gpus for slot in plan_slots(4, [[0, 1], [2, 3]], 0, 9)] == [(0, 1), (2, 3)]
     for wrong in ([[0, 1], [1]], [[2]], [[]]):
         with pytest.raises(ConfigError, match=r"FINETUNE\.MULTIPROCESS_GPU_LIST: got .* 0 to 1"):
-            plan_slots(2, wrong, 0)
+            plan_slots(2, wrong, 0, 9)
 
 
-def test_slots_of_cores():
-    assert len(plan_slots(0, [[0]], 0)) == num_cores()
-    assert plan_slots(0, [], 1) == [Slot((), num_cores())]
-    assert len(plan_slots(0, [], 10_000)) == num_cores()
+def test_slots_of_cores(monkeypatch):
+    monkeypatch.setattr("finetune.slots.num_cores", lambda: 8)
+    assert plan_slots(0, [[0]], 0, 99) == [Slot((), 1)] * 8
+    assert plan_slots(0, [], 3, 99) == [Slot((), 2)] * 3
+    assert plan_slots(0, [], 10_000, 99) == [Slot((), 1)] * 8
+    assert plan_slots(0, [], 0, 2) == [Slot((), 4)] * 2  # a small search leaves no core idle
+    monkeypatch.undo()
+    assert plan_slots(0, [], 1, 99) == [Slot((), num_cores())]

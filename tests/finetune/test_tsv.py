@@ -45,8 +45,42 @@ def test_missing_file_and_column(tmp_path):
     path = write(tmp_path / "a.tsv", b"x\ty\n1\t2\n")
     with pytest.raises(StageError, match=r"a\.tsv: no column z; it has x, y"):
         read_tsv(path, ("x", "z"))
-    with pytest.raises(StageError, match="no column"):
-        read_tsv(write(tmp_path / "empty.tsv", b""), ("x",))
+    for content in (b"", b"\xef\xbb\xbf", b"\r\n\r\n"):
+        with pytest.raises(StageError, match="no column x; it has none, the file is empty"):
+            read_tsv(write(tmp_path / "empty.tsv", content), ("x",))
+    path = write(tmp_path / "utf16.tsv", "x\ty\n1\t2\n".encode("utf-16"))
+    with pytest.raises(StageError, match="UTF-16, expected UTF-8"):
+        read_tsv(path, ("x",))
+    path = write(tmp_path / "twice.tsv", b"x\ty\tx\n1\t2\t3\n")
+    assert read_tsv(path, ("y",)).rows == [(2, ("2",))]
+    with pytest.raises(StageError, match="column x stands twice"):
+        read_tsv(path, ("x",))
+
+
+def test_spaces_around_names_of_columns_and_nul_bytes(tmp_path):
+    content = b"\xef\xbb\xbf x \ty \r\na\tb\r\n\0\0\0\0\tb\r\nc\td"
+    path = write(tmp_path / "a.tsv", content)
+    table = read_tsv(path, ("y", "x"))
+    assert table.rows == [(2, ("b", "a")), (4, ("d", "c"))]
+    assert table.malformed == [f"{path}:3: NUL byte"]
+
+
+def test_a_split_without_a_row_that_can_be_read(tmp_path):
+    task = find_task("sst2")
+    path = write(tmp_path / "SST-2/dev.tsv", b"sentence\tlabel\n")
+    with pytest.raises(StageError, match=r"dev\.tsv: no row that can be read$"):
+        load_examples(task, task.dev[0], str(tmp_path))
+    write(path, b"sentence\tlabel\none\n")
+    with pytest.raises(StageError, match=r"no row .* the first is .*dev\.tsv:2: 1 fields"):
+        load_examples(task, task.dev[0], str(tmp_path))
+
+
+def test_rows_without_a_label_are_left_out(tmp_path):
+    task = find_task("sst2")
+    path = write(tmp_path / "SST-2/dev.tsv", b"sentence\tlabel\na\t1 \nb\t\nc\t0\n")
+    examples = load_examples(task, task.dev[0], str(tmp_path))
+    assert examples.texts == [("a",), ("c",)] and examples.labels == [1, 0]
+    assert examples.malformed == [f"{path}:3: no label"]
 
 
 def test_unknown_label_and_score_name_file_and_line(tmp_path):

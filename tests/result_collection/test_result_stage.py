@@ -1,12 +1,13 @@
-"""The stage on the record of a finished search: summary, files, zip or the list of what lacks."""
+"""The stage on the record of a finished search: summary, files, zips or the list of what lacks."""
 
+import shutil
 import zipfile
 
 import pytest
+from finished_search import OWN_TASK
 
-from configs.defaults import get_default_config
 from finetune.artifact import finetune_artifact, load_search
-from finetune.runs import RESULT, predictions_path
+from finetune.runs import predictions_path
 from finetune.tasks import find_task
 from pipeline.artifacts import read_json, write_json, write_text
 from pipeline.errors import StageError
@@ -15,29 +16,9 @@ from result_collection.stage import collect_test_result
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(make_search):
     """A finished search over CoLA alone, with all of its 1063 predictions."""
-    model = tmp_path / "runs" / "a"
-    model.mkdir(parents=True)
-    config = get_default_config()
-    config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "root")
-    config.FINETUNE.MODEL_NAME_OR_PATH = str(model)
-    config.FINETUNE.GLUE_DIR = "builtin:demo"
-    config.FINETUNE.TASKS = ["CoLA"]
-    config.FINETUNE.GRID.DEFAULT.EPOCHS = [3]
-    search = load_search(config)
-    job = search.jobs[0]
-    result = {"setting": job.setting, "score": 0.5, "dev": {"dev": {"matthews_correlation": 0.5}}}
-    finetune_artifact(config).begin()
-    write_json(search.job_dir(job) / RESULT, result)
-    write_cola(search.job_dir(job), 1063)
-    finetune_artifact(config).finish({"best": {"CoLA": job.setting}})
-    return config
-
-
-def write_cola(folder, num_rows):
-    rows = "".join(f"{i}\tacceptable\n" for i in range(num_rows))
-    write_text(predictions_path(folder, find_task("CoLA").test[0]), f"index\tprediction\n{rows}")
+    return make_search(["CoLA"], external=True, rates=(1e-5,))
 
 
 def zips(config) -> list[str]:
@@ -54,33 +35,87 @@ def test_all_that_is_missing_stops_it_and_no_zip_is_left(config, capsys):
     for name in ("SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "AX", "QNLI", "RTE"):
         assert f"{name}.tsv is missing" in error.value.cause
     assert "CoLA.tsv" not in error.value.cause and zips(config) == []
-    assert "matthews_correlation 50.0" in capsys.readouterr().out  # the summary is shown anyway
+    assert "matthews correlation" in capsys.readouterr().out  # the summary is shown anyway
+    directory = result_artifact(config).directory
+    assert "no zip was made" in (directory / "report.html").read_text()
     assert not result_artifact(config).status().done
 
 
 def test_a_partial_zip_says_so(config, capsys):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)
-    assert zips(config) == ["runs--a-partial-not-for-submission.zip"]
+    assert zips(config) == ["models--mine-partial-not-for-submission.zip"]
     assert "CANNOT BE SUBMITTED" in capsys.readouterr().out
     directory = result_artifact(config).directory
     archive = zipfile.ZipFile(directory.parent / zips(config)[0])
     assert archive.namelist() == ["CoLA.tsv"]
     assert archive.read("CoLA.tsv") == (directory / "CoLA.tsv").read_bytes()
-    assert read_json(directory / "summary.json")["average"] == 0.5
-    assert (directory / "summary.tsv").read_text().startswith("task\tscore")
+    assert read_json(directory / "summary.json")["averages"][0]["over"] == ["CoLA"]
+    assert (directory / "summary.tsv").read_text().startswith("task\t")
     collect_test_result(config)
     assert "up to date" in capsys.readouterr().out
+    (directory / "report.html").unlink()
+    assert result_artifact(config).status().reason.startswith("report.html is missing")
 
 
 def test_a_miscounted_file_is_named(config):
-    search = load_search(config)
-    write_cola(search.job_dir(search.jobs[0]), 1000)
+    search, task = load_search(config), find_task("CoLA")
+    best = read_json(finetune_artifact(config).directory / "summary.json")["best"]["CoLA"]
+    path = predictions_path(search.task_dir("CoLA") / best, task.test[0])
+    write_text(path, "index\tprediction\n" + "".join(f"{i}\tacceptable\n" for i in range(1000)))
     with pytest.raises(StageError, match=r"CoLA\.tsv: 1000 rows, expected 1063"):
         collect_test_result(config)
 
 
 def test_an_unfinished_search_says_what_to_run(config):
-    config.FINETUNE.GRID.DEFAULT.EPOCHS = [5]
-    with pytest.raises(StageError, match=r"results of finetuning are not there.*EPOCHS \[3\] ->"):
+    config.FINETUNE.GRID.CoLA.EPOCHS = [5]
+    with pytest.raises(StageError, match=r"results of finetuning are not there.*EPOCHS \[3, 5\]"):
         collect_test_result(config)
+
+
+def test_each_benchmark_has_its_own_zip_and_own_tasks_have_none(make_search, capsys):
+    own = make_search([OWN_TASK], external=True, seeds=(1,), epochs=(3,))
+    collect_test_result(own)  # nothing to submit, so nothing is missing
+    assert zips(own) == [] and result_artifact(own).status().done
+    assert f"{OWN_TASK}: predictions in " in capsys.readouterr().out
+
+    superglue = make_search(["CB", OWN_TASK], external=True, seeds=(1,), epochs=(3,))
+    with pytest.raises(StageError, match=r"SuperGLUE: .*BoolQ\.jsonl is missing") as error:
+        collect_test_result(superglue)
+    assert ".tsv" not in error.value.cause
+    superglue.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    collect_test_result(superglue)
+    assert zips(superglue) == ["models--mine-superglue-partial-not-for-submission.zip"]
+
+
+@pytest.mark.parametrize(("majority", "submitted"), [(0.4, "0"), (0.6, "1")])
+def test_wnli_is_the_majority_label_unless_the_search_beat_it(
+    make_search, majority, submitted, capsys
+):
+    """The runs predict not_entailment, 0, and have scores of 0.5; the majority is another."""
+    config = make_search(["WNLI"], external=True, seeds=(1,), epochs=(3,), rates=(1e-5,))
+    path = finetune_artifact(config).directory / "summary.json"
+    found = read_json(path)
+    for run in found["runs"]:
+        run["majority"] = {"label": "entailment", "score": majority}
+    write_json(path, found)
+    config.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    collect_test_result(config)
+    folder = result_artifact(config).directory
+    lines = (folder / "WNLI.tsv").read_text().splitlines()
+    assert lines[1:] == [f"{index}\t{submitted}" for index in range(146)]
+    says_so = "so entailment is submitted for all rows"
+    assert (says_so in capsys.readouterr().out) == (submitted == "1")
+    assert (says_so in (folder / "report.html").read_text()) == (submitted == "1")
+
+
+def test_a_report_that_cannot_be_drawn_does_not_cost_the_zip(config, capsys):
+    config.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    collect_test_result(config)
+    folder = result_artifact(config).directory
+    shutil.rmtree(folder / "plots")
+    (folder / "plots").write_text("a file where the folder of the pictures should be")
+    (folder / "manifest.json").unlink()
+    collect_test_result(config)
+    assert "the report could not be drawn" in capsys.readouterr().out
+    assert len(zips(config)) == 1 and result_artifact(config).status().done

@@ -1,34 +1,109 @@
-"""The summary: which tasks, split and metrics a score stands for."""
+"""The summary: which tasks, split, metrics and seeds a score stands for."""
+
+import dataclasses
 
 import pytest
 
-from result_collection.summary import as_text, as_tsv, summarize
+from finetune.tasks import TASKS, find_task
+from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 
-RTE = {"setting": "lr5e-05_bs32_ep3_seed42", "score": 0.625, "dev": {"dev": {"accuracy": 0.625}}}
-MRPC = {"setting": "a", "score": 0.85, "dev": {"dev": {"accuracy": 0.8, "f1": 0.9}}}
-MNLI = {
-    "setting": "b",
-    "score": 0.7,
-    "dev": {"dev_matched": {"accuracy": 0.69}, "dev_mismatched": {"accuracy": 0.71}},
-}
+SOURCES = {"GLUE": "builtin:demo", "SuperGLUE": "folder", OWN: "FINETUNE.CUSTOM_TASKS"}
 
 
-def test_average_and_metrics():
-    summary = summarize({"RTE": RTE, "MRPC": MRPC, "MNLI": MNLI}, "builtin:demo")
-    assert summary["average"] == pytest.approx((0.625 + 0.85 + 0.7) / 3)
-    assert summary["average_over"] == ["MRPC", "MNLI", "RTE"] and not summary["is_complete"]
+def run(task, scores, learning_rate=5e-5, seed=42, majority=0.5):
+    """scores: split -> metric -> value."""
+    values = [value for metrics in scores.values() for value in metrics.values()]
+    return {
+        **{"task": task, "setting": f"lr{learning_rate!r}_bs32_ep3_seed{seed}", "seed": seed},
+        **{"epochs": 3, "batch_size": 32, "learning_rate": learning_rate, "stilt": False},
+        **{"score": sum(values) / len(values), "dev": scores, "seconds": 1.0},
+        "majority": {"label": "a", "score": majority},
+    }
+
+
+def search(*runs, best):
+    return {"model": "model", "search": "grid", "best": best, "runs": list(runs)}
+
+
+def summarize_single(**scores):
+    runs = [run(task, {"dev": {"accuracy": score}}) for task, score in scores.items()]
+    tasks = [find_task(task) for task in scores]
+    return summarize(tasks, search(*runs, best={r["task"]: r["setting"] for r in runs}), SOURCES)
+
+
+def test_metrics_of_all_dev_sets():
+    mnli = {"dev_matched": {"accuracy": 0.69}, "dev_mismatched": {"accuracy": 0.71}}
+    mrpc = {"dev": {"accuracy": 0.8, "f1": 0.9}}
+    found = search(
+        run("MNLI", mnli),
+        run("MRPC", mrpc),
+        best=dict.fromkeys(("MNLI", "MRPC"), "lr5e-05_bs32_ep3_seed42"),
+    )
+    summary = summarize([find_task("MNLI"), find_task("MRPC")], found, SOURCES)
     assert summary["split"] == "dev"
+    assert [row["task"] for row in summary["tasks"]] == ["MRPC", "MNLI"]
+    [average] = summary["averages"]
+    assert average["value"] == pytest.approx((0.85 + 0.7) / 2)
+    assert average["over"] == ["MRPC", "MNLI"] and "CoLA" in average["lacks"]
     text = as_text(summary)
     assert "matched accuracy 69.0, mismatched accuracy 71.0" in text
     assert "accuracy 80.0, f1 90.0" in text
-    assert "average of 3 tasks  72.5" in text
-    assert "builtin:demo: dev scores" in text
-    assert "not GLUE's average, it lacks CoLA, SST-2, STS-B, QQP, QNLI, WNLI" in text
+    assert "GLUE: average of 2 tasks  77.5" in text
+    assert "GLUE from builtin:demo" in text and "AX is predicted by" in text
+    assert "not GLUE's average, it lacks CoLA, SST-2, STS-B, QQP, QNLI, RTE, WNLI" in text
+    assert headline(summary) == "GLUE: average of 2 tasks 77.5 (dev, builtin:demo)"
+
+
+def test_of_several_seeds_the_median_counts_and_the_best_is_submitted():
+    scores = {1: 0.6, 2: 0.9, 3: 0.65}
+    runs = [run("RTE", {"dev": {"accuracy": s}}, seed=seed) for seed, s in scores.items()]
+    runs += [run("RTE", {"dev": {"accuracy": 0.95}}, 1e-5, seed=1)]
+    found = search(*runs, best={"RTE": "lr5e-05_bs32_ep3_seed2"})
+    [row] = summarize([find_task("RTE")], found, SOURCES)["tasks"]
+    assert row["score"] == 0.65 and row["metrics"] == {"accuracy": 0.65}
+    assert row["spread"]["min"] == 0.6 and row["spread"]["max"] == 0.9
+    assert row["spread"]["stdev"] == pytest.approx(0.160728, abs=1e-6)
+    assert row["submitted"] == {"setting": "lr5e-05_bs32_ep3_seed2", "seed": 2, "score": 0.9}
+    assert row["num_runs"] == 4 and row["num_seeds"] == 3
+    assert [(s["learning_rate"], s["is_best"]) for s in row["settings"]] == [
+        (1e-5, False),
+        (5e-5, True),
+    ]
+
+
+def test_benchmarks_are_never_averaged_together():
+    own = dataclasses.replace(find_task("CoLA"), name="mine", benchmark="")
+    runs = [
+        run(name, {split: {"accuracy": score}})
+        for name, split, score in (("mine", "dev", 0.2), ("CB", "val", 0.9), ("RTE", "dev", 0.5))
+    ]
+    found = search(*runs, best={r["task"]: r["setting"] for r in runs})
+    averages = summarize([own, find_task("CB"), find_task("RTE")], found, SOURCES)["averages"]
+    assert [(a["name"], a["value"], a["over"]) for a in averages] == [
+        ("GLUE", 0.5, ["RTE"]),
+        ("SuperGLUE", 0.9, ["CB"]),
+        (OWN, 0.2, ["mine"]),
+    ]
+    assert averages[2]["lacks"] == []
+
+
+def test_glue_without_wnli_is_named_so():
+    names = [task.name for task in TASKS if task.benchmark == "GLUE"]
+    scores = {name: 0.3 if name == "WNLI" else 0.8 for name in names}
+    summary = summarize_single(**scores)
+    glue, without = summary["averages"]
+    assert glue["lacks"] == without["lacks"] == []
+    assert glue["value"] == pytest.approx(6.7 / 9) and without["value"] == pytest.approx(0.8)
+    assert "GLUE without WNLI: average of 8 tasks" in as_text(summary)
+    assert summary["tasks"][-1]["submits_majority"]
+    assert "the search did not beat the majority label (30.0 against 50.0" in as_text(summary)
 
 
 def test_tsv_has_a_line_per_task():
-    assert as_tsv(summarize({"RTE": RTE}, "GLUE")) == (
-        "task\tscore\tmetrics (dev)\tbest setting\n"
-        "RTE\t62.5\taccuracy 62.5\tlr5e-05_bs32_ep3_seed42\n"
-        "average of 1 tasks\t62.5\t\t\n"
+    assert as_tsv(summarize_single(RTE=0.625)) == (
+        "task\tbenchmark\tscore\tmin\tmax\tsd\tseeds\tmetrics (dev)\tmajority\truns\tbest setting"
+        "\tsubmitted run\n"
+        "RTE\tGLUE\t62.5\t\t\t\t1\taccuracy 62.5\t50.0\t1\tlr5e-05_bs32_ep3"
+        "\tlr5e-05_bs32_ep3_seed42\n"
+        "average of 1 task\tGLUE\t62.5\t\t\t\t\t\t\t\t\t\n"
     )

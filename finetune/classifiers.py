@@ -1,0 +1,53 @@
+"""A checkpoint as a classifier for a task, and how long its samples may be."""
+
+from typing import TYPE_CHECKING
+
+from finetune.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
+    """The checkpoint's encoder with a head for the task; what it lacks is drawn from the seed.
+
+    Files stay in the page cache of the system from run to run, and loading them takes milliseconds.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, logging, set_seed
+
+    from pretrain.modeling_extremebert import register
+
+    register()  # so that our own architecture loads too
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    set_seed(seed)
+    words = list(task.labels) or ["score"]
+    return AutoModelForSequenceClassification.from_pretrained(
+        model,
+        num_labels=len(words),
+        id2label=dict(enumerate(words)),
+        label2id={word: i for i, word in enumerate(words)},
+        problem_type="regression" if task.is_regression else "single_label_classification",
+        ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
+        dtype=torch.float32,
+    )
+
+
+def usable_length(model: "PreTrainedModel", wanted: int) -> int:
+    """The wanted tokens per sample, or as many as the model has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    return min(wanted, positions - _reserved_positions(model)) if positions > 0 else wanted
+
+
+def _reserved_positions(model: "PreTrainedModel") -> int:
+    """Positions that no token can have.
+
+    RoBERTa and its many relatives number their tokens from the padding's id + 1. What tells them
+    apart is that their table of positions has a row for padding.
+    """
+    for name, module in model.named_modules():
+        row = getattr(module, "padding_idx", None)
+        if name.split(".")[-1] == "position_embeddings" and row is not None:
+            return row + 1
+    return 0

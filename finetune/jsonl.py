@@ -1,0 +1,69 @@
+"""Reads files with a JSON object per line."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.tsv import decoded, numbered_lines
+
+
+@dataclass(frozen=True)
+class Objects:
+    """rows: (line number, object). malformed: `file:line: what is wrong`, for lines left out."""
+
+    path: Path
+    rows: list[tuple[int, dict[str, Any]]]
+    malformed: list[str] = field(default_factory=list)
+
+
+def read_objects(path: Path) -> Objects:
+    """All lines of a file; one is malformed if it is no JSON object in UTF-8.
+
+    Raises StageError if the file is missing.
+    """
+    objects = Objects(path, [])
+    for number, line in numbered_lines(path):
+        try:
+            objects.rows.append((number, _parsed(line)))
+        except ValueError as error:
+            objects.malformed.append(f"{path}:{number}: {error}")
+    return objects
+
+
+def first_keys(path: Path) -> list[str]:
+    """Keys of the first object that can be read; empty if there is none."""
+    return next((list(row) for row in _readable(path)), [])
+
+
+def _readable(path: Path) -> Iterator[dict[str, Any]]:
+    for _, line in numbered_lines(path):
+        try:
+            yield _parsed(line)
+        except ValueError:
+            continue
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Raises ValueError with what is wrong with the line."""
+    text = decoded(line)
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON, {error.msg} in column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("not JSON, nested too deeply") from None
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object")
+    if "\\u" in text:
+        _check_surrogates(row)
+    return row
+
+
+def _check_surrogates(row: dict[str, Any]) -> None:
+    """JSON can spell half a character, which no tokenizer takes."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair") from None

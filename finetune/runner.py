@@ -1,0 +1,93 @@
+"""A model on the devices of this process, and what goes through it."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune.acceleration import accelerate, keep_freed_memory
+from finetune.batches import sorted_batches
+from finetune.encoding import Padding, Tokens, padding_of
+
+# Tensor cores want lengths that are multiples of this.
+GPU_MULTIPLE = 8
+# Tokens that the CPU takes at a time: more no longer stay in its caches.
+CPU_TOKENS = 4096
+
+
+class Runner:
+    """A classifier on all visible GPUs, in half precision, or on the CPU, made fast.
+
+    On several GPUs each batch is shared out among them.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model = model
+        num_gpus = torch.cuda.device_count()
+        self.device = torch.device("cuda" if num_gpus else "cpu")
+        self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if num_gpus else 1)
+        if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
+            model.config.pad_token_id = tokenizer.pad_token_id
+        model.to(self.device)
+        if num_gpus:
+            self.half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        else:
+            keep_freed_memory()
+            accelerate(model)
+        module = _Logits(model)
+        self.module = nn.DataParallel(module) if num_gpus > 1 else module
+
+    @property
+    def needs_scaler(self) -> bool:
+        return self.device.type == "cuda" and self.half == torch.float16
+
+    def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, Tensor]:
+        """The samples as the model takes them, on the device."""
+        arrays = self.padding.batch(tokens, indices)
+        return {name: self.to_device(array) for name, array in arrays.items()}
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """[n, num_labels] float32."""
+        with self._autocast():
+            return self.module(**batch).float()
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.device.type == "cpu":
+            return nullcontext()
+        return torch.autocast("cuda", dtype=self.half)
+
+    @torch.inference_mode()
+    def predict(self, tokens: Tokens, max_tokens: int) -> np.ndarray:
+        """[N, num_labels] float32 outputs in the order of the samples.
+
+        max_tokens: of a batch, with padding. Raises ValueError if an output is not finite.
+        """
+        self.model.eval()
+        if self.device.type == "cpu":
+            max_tokens = min(max_tokens, CPU_TOKENS)
+        batches = sorted_batches(tokens.lengths, max_tokens)
+        sorted_outputs = [self.logits(self.batch(tokens, batch)) for batch in batches]
+        outputs = np.empty((len(tokens), self.model.config.num_labels), np.float32)
+        outputs[np.concatenate(batches)] = torch.cat(sorted_outputs).cpu().numpy()
+        if not np.isfinite(outputs).all():
+            raise ValueError("the model's outputs are not finite: training diverged")
+        return outputs
+
+
+class _Logits(nn.Module):
+    """A tensor is all that several GPUs should send back."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        return self.model(**batch).logits

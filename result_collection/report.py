@@ -1,0 +1,92 @@
+"""The report of a run: report.html, report.json and plots/ in its results folder.
+
+    python -m result_collection.report A            draws the report of A again
+    python -m result_collection.report A B          compares two runs, in compare.html
+
+A and B are results folders (output_test_translated/finetune/<ID>/<PRETRAIN.ID>), a report.html or
+report.json in one, or a zip beside one.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import write_json, write_text
+from pipeline.console import escape_unprintable
+from pipeline.console import table as text_table
+from pipeline.errors import StageError
+from result_collection.charts import save_png
+from result_collection.comparison_page import comparison_page, score_rows
+from result_collection.report_data import REPORT_JSON, read_report
+from result_collection.report_page import draw_charts, report_page
+
+PAGE = "report.html"
+PLOTS = "plots"
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
+    """Writes report.json, then what is drawn from it. The path of the page."""
+    write_json(folder / REPORT_JSON, report)
+    return draw_report(folder)
+
+
+def draw_report(folder: Path) -> Path:
+    """Writes the page, and a PNG for each of its charts, from report.json alone.
+
+    Raises StageError as `read_report` does.
+    """
+    report = read_report(folder)
+    charts = draw_charts(report)
+    write_text(folder / PAGE, report_page(report, charts))
+    for old in (folder / PLOTS).glob("*.png"):
+        old.unlink()
+    for name, chart in charts.items():
+        save_png(chart, folder / PLOTS / f"{name}.png")
+    return folder / PAGE
+
+
+def results_folder(named: Path) -> Path:
+    """The results folder that a path of the command line stands for."""
+    if named.is_dir():
+        return named
+    if named.suffix == ".zip":
+        stems = [folder for folder in named.parent.glob("*/") if named.stem.startswith(folder.name)]
+        return max(stems, key=lambda folder: len(folder.name), default=named)
+    return named.parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 if the page was written, 2 if there is no report to write it from."""
+    escape_unprintable()
+    parser = argparse.ArgumentParser(
+        prog="python -m result_collection.report",
+        description="Draws the report of a run again, or compares two runs.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="results folder or zip")
+    parser.add_argument("--output", type=Path, default=Path("compare.html"), metavar="HTML")
+    options = parser.parse_args(arguments)
+    if len(options.runs) > 2:
+        parser.error(f"expected one run or two, got {len(options.runs)}")
+    folders = [results_folder(path) for path in options.runs]
+    try:
+        if len(folders) == 1:
+            print(draw_report(folders[0]))
+        else:
+            _compare(*folders, options.output)
+    except StageError as error:
+        print(error.cause, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _compare(first: Path, second: Path, output: Path) -> None:
+    reports = read_report(first), read_report(second)
+    write_text(output, comparison_page(*reports))
+    print(text_table(score_rows(*reports)))
+    print(output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Finished searches, made in no time."""
+
+import pytest
+from finished_search import OWN_TASK, make_finished_search
+
+from result_collection.artifact import result_artifact
+from result_collection.stage import collect_test_result
+
+
+@pytest.fixture
+def make_search(tmp_path_factory):
+    """make_search(tasks, ...) -> the config of a finished search in a folder of its own."""
+    return lambda *args, **kwargs: make_finished_search(
+        tmp_path_factory.mktemp("search"), *args, **kwargs
+    )
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory):
+    """Config of a search by halving over tasks of all kinds, collected; its results folder."""
+    config = make_finished_search(
+        tmp_path_factory.mktemp("reported"),
+        ["CoLA", "STS-B", "MNLI", "CB", OWN_TASK],
+        epochs=(3, 5, 10),
+        rates=(1e-5, 3e-5, 5e-5, 8e-5),
+        skip={(5, 1e-5), (10, 1e-5), (10, 3e-5), (10, 8e-5)},
+    )
+    config.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    collect_test_result(config)
+    return config, result_artifact(config).directory

@@ -1,0 +1,165 @@
+"""The report: what is in it, what never is, and two of them compared."""
+
+import json
+import re
+import shutil
+from urllib.parse import quote
+
+import pytest
+from finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
+
+from pipeline.artifacts import read_json, write_json
+from result_collection.artifact import result_artifact
+from result_collection.charts import PALETTE
+from result_collection.numbers import amount, difference, rate
+from result_collection.page import STYLE
+from result_collection.report import main, results_folder
+from result_collection.report_data import MOST_POINTS, columns, is_secret
+from result_collection.stage import collect_test_result
+
+
+def page(folder) -> str:
+    return (folder / "report.html").read_text()
+
+
+def test_a_picture_of_everything_as_a_file_too(reported):
+    _, folder = reported
+    tasks = ("CoLA", "STS-B", "MNLI", "CB", OWN_TASK)
+    names = {"scores", "pretraining-loss", "pretraining-throughput", "dataset-lengths"}
+    names |= {f"grid-{task}" for task in tasks} | {f"curves-{task}" for task in tasks}
+    plots = {path.stem: path.read_bytes() for path in (folder / "plots").iterdir()}
+    assert set(plots) == names
+    assert all(content.startswith(b"\x89PNG") for content in plots.values())
+    assert page(folder).count("<svg") == len(names)
+
+
+def test_grids_show_what_was_not_run(reported):
+    _, folder = reported
+    [grid] = re.findall(r'<figure id="chart-grid-CoLA">.*?</figure>', page(folder), re.DOTALL)
+    # Left out: 1 of 4 rates with 5 epochs and 3 of 4 with 10, each for two batch sizes.
+    assert grid.count(">not run</text>") == 2 * (1 + 3)
+    summary = read_json(folder / "summary.json")
+    scores = [f"{100 * s['score']:.1f}" for s in summary["tasks"][0]["settings"]]
+    assert len(scores) == 2 * (4 + 3 + 1) and all(f">{score}</text>" in grid for score in scores)
+    assert "successive halving" in page(folder)
+
+
+def test_the_page_has_a_light_and_a_dark_color_for_each_of_the_charts():
+    css = STYLE.read_text()
+    for name, color in PALETTE.items():
+        light, dark = re.findall(rf"--{name}: (#\w+);", css)
+        assert light == color and dark != color
+
+
+def test_nothing_is_loaded_and_nothing_of_the_data_runs(reported):
+    _, folder = reported
+    text = page(folder)
+    assert not re.search(r"""(src|href|url\()\s*=?\s*["']?\s*(https?:)?//""", text)
+    assert "<script" not in text and "<img" not in text and "@import" not in text
+    assert OWN_TASK.replace("<", "&lt;").replace(">", "&gt;") in text
+    assert json.dumps(OWN_LABEL)[1:-1] not in text
+
+
+def test_secrets_and_the_text_stay_out(reported):
+    config, folder = reported
+    assert config.WANDB.API_KEY == SECRET
+    for file in ("report.html", "report.json"):
+        content = (folder / file).read_text()
+        assert SECRET not in content and SAMPLE_OF_TEXT not in content
+    assert is_secret("WANDB.API_KEY") and not is_secret("PRETRAIN.NUM_TOKENS")
+
+
+def test_facts_of_all_stages(reported):
+    _, folder = reported
+    text, report = page(folder), read_json(folder / "report.json")
+    assert "508,916" in text and "30,522" in text  # the dataset's
+    assert "95 s" in text or "2 min" in text  # that it took
+    stages = {stage["stage"]: stage for stage in report["stages"]}
+    assert stages["finetune"]["seconds"] == 310.0
+    assert stages["pretrain"] == {  # its manifest has no times
+        **{"stage": "pretrain", "seconds": None, "finished_at": None, "work": 200.0}
+    }
+    assert report["config"]["changed"]["FINETUNE.SEEDS"] == [42]
+    assert "cannot be submitted" in text and "SST-2.tsv is missing" in text
+    links = [path for _, path in report["links"] if path.endswith(".log")]
+    assert len(links) >= 7 and all((folder / path).exists() for path in links)
+    assert all(f'href="{quote(path)}"' in text for path in links)
+
+
+@pytest.fixture
+def external(make_search):
+    """The results folder of a model that was not pretrained here, on one own task."""
+    config = make_search([OWN_TASK], external=True, seeds=(1,), epochs=(3,))
+    collect_test_result(config)
+    return result_artifact(config).directory
+
+
+def test_an_external_model_has_no_pretraining_to_show(external):
+    text = page(external)
+    assert "was not pretrained by this run" in text and "No dataset was prepared" in text
+    assert "chart-pretraining-loss" not in text
+
+
+def test_drawing_again_gives_the_same_page(external, tmp_path, capsys):
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copy(external / "report.json", again)
+    capsys.readouterr()
+    assert main([str(again)]) == 0
+    assert capsys.readouterr().out.strip() == str(again / "report.html")
+    assert page(again) == page(external)
+    assert main([str(tmp_path)]) == 2
+    assert "report.json: no report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run.zip", "run-superglue-partial-not-for-submission.zip"])
+def test_a_run_is_named_by_its_folder_a_file_in_it_or_its_zip(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "ru").mkdir()
+    (tmp_path / name).write_text("")
+    for path in (tmp_path / "run", tmp_path / "run" / "report.html", tmp_path / name):
+        assert results_folder(path) == tmp_path / "run"
+
+
+def test_two_runs_side_by_side(reported, tmp_path, capsys):
+    _, first = reported
+    second = tmp_path / "second"
+    report = read_json(first / "report.json")
+    report["config"]["values"]["PRETRAIN.LEARNING_RATE"] = 0.5
+    report["pretraining"]["train"]["loss"] = [7.0] * 20
+    [cola] = [row for row in report["summary"]["tasks"] if row["task"] == "CoLA"]
+    cola["score"] -= 0.1
+    dropped = report["summary"]["tasks"].pop()
+    del report["finetuning"][dropped["task"]]
+    write_json(second / "report.json", report)
+
+    output = tmp_path / "compared.html"
+    assert main([str(first), str(second), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"CoLA +\d+\.\d +\d+\.\d +−10\.0", printed)
+    assert re.search(rf"{re.escape(dropped['task'])} +\d+\.\d *\n", printed)  # B lacks it
+    assert printed.strip().endswith(str(output))
+    text = output.read_text()
+    [config] = re.findall(r'<div class="config">.*?</table>', text, re.DOTALL)
+    assert re.findall(r"<code>(.*?)</code>", config) == ["PRETRAIN.LEARNING_RATE"]
+    assert text.count("<svg") == 2 + 4 and "A, training" in text and "B, training" in text
+
+
+def test_long_logs_are_thinned_out_and_keep_their_ends():
+    lines = [{"step": step, "loss": 1.0} for step in range(100_001)]
+    kept = columns(lines, ("step", "loss", "lr"))
+    assert len(kept["step"]) == len(kept["lr"]) <= MOST_POINTS + 1
+    assert kept["step"][0] == 0 and kept["step"][-1] == 100_000 and set(kept["lr"]) == {None}
+    assert columns([], ("step",)) == {"step": []}
+
+
+def test_how_numbers_are_written():
+    assert [rate(value) for value in (0, 1e-5, 3e-4, 1e-3, 0.5)] == [
+        *("0", "1e-5", "3e-4", "0.001", "0.5")
+    ]
+    assert [amount(value) for value in (0, 950, 9500, 23000, 1.2e6, 0.25)] == [
+        *("0", "950", "9,500", "23k", "1.2M", "0.25")
+    ]
+    assert [difference(value) for value in (0.0041, -0.12, 0.0001, -0.0001)] == [
+        *("+0.4", "−12.0", "0.0", "0.0")
+    ]
