@@ -22,8 +22,11 @@ from configs.defaults import GLUE_TASKS, SUPERGLUE_TASKS
 
 # Names that stand for all tasks of a benchmark.
 TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
+# They stand for something else where the name of a task may stand, also among folders.
+RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
 CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
+TABLE_ENDINGS = (".tsv", ".csv", ".jsonl")
 
 FINETUNE_RULES: dict[str, Rule] = {
     "FINETUNE.SEARCH": one_of("grid", "halving"),
@@ -52,7 +55,10 @@ GRID_RULES: dict[str, Rule] = {
 }
 
 CUSTOM_TASK_RULES: dict[str, Rule] = {
-    "TEXT_COLUMNS": (lambda columns: 1 <= len(columns) <= 2, "one or two names of columns"),
+    "TEXT_COLUMNS": (
+        lambda columns: 1 <= len(columns) <= 2 and len(set(columns)) == len(columns),
+        "one or two names of columns",
+    ),
     "SCORE_RANGE": (
         lambda ends: not ends or (len(ends) == 2 and ends[0] < ends[1]),
         "[lowest, highest], or [] for classification",
@@ -102,7 +108,7 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
             if not grid[name] and not finetune.GRID.DEFAULT[name]:
                 yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"
     yield from _problems_of_folders(finetune, tasks)
-    for task in set(tasks) & set(finetune.CUSTOM_TASKS):
+    for task in sorted(set(tasks) & set(finetune.CUSTOM_TASKS)):
         yield from _problems_of_custom_task(task, finetune.CUSTOM_TASKS[task])
     yield from _problems_of_stilt(finetune, tasks)
     if finetune.EARLY_STOPPING_PATIENCE and not finetune.EVALS_PER_EPOCH:
@@ -123,14 +129,21 @@ def _problems_of_names(finetune: CfgNode) -> Iterator[str]:
                 yield f"FINETUNE.{key}: unknown task, got {name}, expected some of " + ", ".join(
                     known
                 )
-    for name in set(finetune.GRID) - {"DEFAULT", *known}:
+    for name in sorted(set(finetune.GRID) - {"DEFAULT", *known}):
         yield f"FINETUNE.GRID.{name}: unknown task, expected DEFAULT or one of {', '.join(known)}"
-    taken = {plain_name(name) for name in (*GLUE_TASKS, *SUPERGLUE_TASKS, *TASK_GROUPS, "DEFAULT")}
+    taken = {plain_name(name) for name in (*GLUE_TASKS, *SUPERGLUE_TASKS, *RESERVED_NAMES)}
     for name in finetune.CUSTOM_TASKS:
+        same = [n for n in finetune.CUSTOM_TASKS if n != name and plain_name(n) == plain_name(name)]
+        if same:
+            yield (
+                f"FINETUNE.CUSTOM_TASKS.{name}: only case or punctuation tells it from {same[0]}, "
+                "expected another name"
+            )
         if plain_name(name) in taken or not name or not FILE_NAME[0](name):
             yield (
                 f"FINETUNE.CUSTOM_TASKS.{name}: not a name for a task of your own, expected "
-                f"{FILE_NAME[1]}, and not the name of a task of GLUE or SuperGLUE"
+                f"{FILE_NAME[1]}, and not the name of a task of GLUE or SuperGLUE, nor any of "
+                f"{', '.join(RESERVED_NAMES)}"
             )
 
 
@@ -159,11 +172,17 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         path = task[part]
         if not path and part == "TEST":
             continue
-        if not path.endswith((".tsv", ".csv", ".jsonl")) or not Path(path).is_file():
+        if not path or not Path(path).is_file():
             shown = Path(path).absolute() if path else "nothing"
             yield f"{key}.{part}: no such file, got {shown}, expected a .tsv, .csv or .jsonl file"
+        elif Path(path).suffix.lower() not in TABLE_ENDINGS:
+            yield f"{key}.{part}: got {path}, expected a .tsv, .csv or .jsonl file"
+    if task.TRAIN and task.TRAIN == task.DEV:
+        yield f"{key}.DEV: got the file of TRAIN, expected other rows, as scores are those of DEV"
     if not task.LABEL_COLUMN:
         yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
+    if task.LABEL_COLUMN in task.TEXT_COLUMNS:
+        yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected none of TEXT_COLUMNS"
     if task.SCORE_RANGE and task.LABELS:
         yield f"{key}.LABELS: got {task.LABELS}, expected none with SCORE_RANGE (a regression)"
     allowed = REGRESSION_METRICS if task.SCORE_RANGE else CLASS_METRICS
@@ -188,7 +207,7 @@ def _problems_of_stilt(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
 def _problems_of_length(config: CfgNode, tasks: list[str]) -> Iterator[str]:
     room, grids = config.DATASET.MAX_SEQ_LENGTH, config.FINETUNE.GRID
     lengths = {"FINETUNE.MAX_SEQ_LENGTH": config.FINETUNE.MAX_SEQ_LENGTH}
-    for task in tasks:
+    for task in ("DEFAULT", *tasks):
         if task in grids:
             lengths[f"FINETUNE.GRID.{task}.MAX_SEQ_LENGTH"] = grids[task].MAX_SEQ_LENGTH
     for key, length in lengths.items():

@@ -187,6 +187,8 @@ def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
         if parent in OPEN_SECTIONS and section not in node:
             node[section] = OPEN_SECTIONS[parent]()
         node = node.get(section) if isinstance(node, CfgNode) else None
+    if value in (None, {}) and ".".join(sections) in OPEN_SECTIONS and name not in node:
+        node[name] = OPEN_SECTIONS[".".join(sections)]()
     if not isinstance(node, CfgNode) or name not in node:
         problems.append(f"{key}: unknown key{_did_you_mean(config, key)}")
     elif isinstance(node[name], CfgNode):
@@ -228,7 +230,9 @@ def _coerce(value: Any, example: Any, key: str) -> Any:
         if number is not None and number.is_integer():
             return int(number)
     shown = "a value that is not shown" if key.endswith("API_KEY") else repr(value)
-    raise ValueError(f"wrong type, got {shown}, expected {_kind(example)}")
+    quoted = isinstance(value, bool) and isinstance(example, str)
+    hint = " (in quotes: YAML takes yes, no, on, off, true and false for truth values)"
+    raise ValueError(f"wrong type, got {shown}, expected {_kind(example)}{hint if quoted else ''}")
 
 
 def _coerce_list(values: Any, example: list, key: str) -> list:

@@ -1,6 +1,6 @@
 """What the finetuning stage makes and from what: the search, unpacked from the config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pipeline.artifacts import (
     file_digest,
     finetune_search_dir,
     finetune_task_dir,
+    fingerprint,
     log_path,
 )
 from pipeline.devices import num_gpus
@@ -30,8 +31,19 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 2
+# The table of all runs, in the search's own folder.
+SUMMARY = "summary.json"
 # Dataset ID of models that were not pretrained here.
 EXTERNAL = "external"
+# Longest part of a folder's name that is taken from a model's folder, in characters: file systems
+# take 255 bytes.
+MODEL_WORDS = 60
+# Files of a model's folder that nothing can be done without.
+_MODEL_FILES = {
+    "config": ("config.json",),
+    "weights": ("*.safetensors", "*.bin"),
+    "tokenizer": ("tokenizer*", "vocab*", "*.model"),
+}
 # Keys that hold for every run; evaluation's batch size does not change a result.
 _RUN_KEYS = (
     "EVALS_PER_EPOCH",
@@ -163,13 +175,34 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         },
         parts=tuple(search.task_dir(name) for name in names),
         notes=tuple(_notes(search)),
+        files_in=_files_of,
     )
 
 
+def _files_of(results: Mapping[str, Any]) -> Iterator[str]:
+    yield SUMMARY
+
+
 def check_machine(config: "CfgNode") -> None:
-    """Raises ConfigError if the search cannot run on the GPUs of this machine."""
+    """Raises ConfigError if the search cannot run on the GPUs of this machine, or with the model
+    that is there."""
+    search = load_search(config)
+    if not search.model.artifact and Path(search.model.path).is_dir():
+        _check_model(Path(search.model.path))
     if not config.SYSTEM.DASK_SCHEDULER:
-        slots_for(config, load_search(config))
+        slots_for(config, search)
+
+
+def _check_model(folder: Path) -> None:
+    """Without files of its own, transformers makes up a tokenizer that knows no word."""
+    for what, patterns in _MODEL_FILES.items():
+        if not any(any(folder.glob(pattern)) for pattern in patterns):
+            raise ConfigError(
+                [
+                    f"FINETUNE.MODEL_NAME_OR_PATH: no {what} in {folder.absolute()}, expected a "
+                    f"model in Hugging Face format, with {' or '.join(patterns)}"
+                ]
+            )
 
 
 def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
@@ -212,10 +245,7 @@ def load_search(config: "CfgNode") -> Search:
         with_demo=with_demo,
         tasks=tasks,
         jobs=_jobs(finetune, tasks),
-        max_seq_lengths={
-            task.name: _grid_node(finetune, task.name).MAX_SEQ_LENGTH or finetune.MAX_SEQ_LENGTH
-            for task in tasks
-        },
+        max_seq_lengths={task.name: _max_seq_length(finetune, task.name) for task in tasks},
         run_inputs={f"FINETUNE.{key}": finetune[key] for key in _RUN_KEYS},
         task_inputs={
             task.name: task_inputs(task, data_dirs[task.benchmark], _is_demo(with_demo, task))
@@ -235,6 +265,11 @@ def _is_demo(with_demo: bool, task: Task) -> bool:
 def _grid_node(finetune: "CfgNode", task: str) -> "CfgNode":
     """What the config says of a task; a user's own one may have nothing of its own."""
     return finetune.GRID.get(task, finetune.GRID.DEFAULT)
+
+
+def _max_seq_length(finetune: "CfgNode", task: str) -> int:
+    lengths = (_grid_node(finetune, task).MAX_SEQ_LENGTH, finetune.GRID.DEFAULT.MAX_SEQ_LENGTH)
+    return next(filter(None, lengths), finetune.MAX_SEQ_LENGTH)
 
 
 def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
@@ -282,18 +317,31 @@ def _starting_model(config: "CfgNode") -> StartingModel:
             artifact=artifact,
         )
     inputs: dict[str, Any] = {"FINETUNE.MODEL_NAME_OR_PATH": name}
+    folder_name = name.replace("/", "--")
     if Path(name).is_dir():
-        files = sorted(path for path in Path(name).iterdir() if path.is_file())
-        inputs = {"model": {path.name: file_digest(path) for path in files}}
-    elif name.startswith(("/", ".", "~")):
-        raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: no such folder, got {name}"])
-    return StartingModel(name, config.DATASET.ID or EXTERNAL, _slug(name), inputs)
+        inputs = {"model": _model_digests(Path(name))}
+        folder_name = _folder_name(Path(name), fingerprint(inputs))
+    elif name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"):
+        raise ConfigError(
+            [f"FINETUNE.MODEL_NAME_OR_PATH: no such folder, got {Path(name).absolute()}"]
+        )
+    return StartingModel(name, config.DATASET.ID or EXTERNAL, folder_name, inputs)
 
 
-def _slug(name: str) -> str:
-    """A folder name for a model: `bert-base-uncased`, `google--bert`, `models--mine`."""
-    parts = [part for part in Path(name).parts if part.strip("./~")]
-    return "--".join(parts[-2:]) or "model"
+def _model_digests(folder: Path) -> dict[str, str]:
+    """Digests of a model's files, without hidden ones, which other programs leave behind."""
+    files = (path for path in folder.glob("[!.]*") if path.is_file())
+    return {path.name: file_digest(path) for path in files}
+
+
+def _folder_name(model: Path, digest: str) -> str:
+    """For what is made of a model in a folder: `models--mine-0a1b2c3d`.
+
+    The names alone do not tell models apart: many are called `checkpoint-1000` or `model`.
+    """
+    parts = [part for part in model.parts if part.strip("./~")]
+    words = "--".join(parts[-2:])[-MODEL_WORDS:].lstrip(".-") or "model"
+    return f"{words}-{digest[:8]}"
 
 
 # --- the plan ------------------------------------------------------------------------------------

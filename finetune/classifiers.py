@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
     """The checkpoint's encoder with a head for the task; what it lacks is drawn from the seed.
 
-    Files stay in the page cache of the system from run to run, and loading them takes milliseconds.
+    The head of a checkpoint that is a classifier itself is kept where its labels have the same
+    words, or no words. Files stay in the page cache of the system from run to run, and loading them
+    takes milliseconds.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, logging, set_seed
+    from transformers import AutoConfig, AutoModelForSequenceClassification, logging, set_seed
 
     from pretrain.modeling_extremebert import register
 
@@ -23,7 +25,8 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
     logging.disable_progress_bar()
     set_seed(seed)
     words = list(task.labels) or ["score"]
-    return AutoModelForSequenceClassification.from_pretrained(
+    found = AutoConfig.from_pretrained(model).id2label
+    built = AutoModelForSequenceClassification.from_pretrained(
         model,
         num_labels=len(words),
         id2label=dict(enumerate(words)),
@@ -32,6 +35,31 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
         ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
         dtype=torch.float32,
     )
+    _match_head(built, [found[i] for i in sorted(found)], words)
+    return built
+
+
+def _match_head(model: "PreTrainedModel", found: list[str], words: list[str]) -> None:
+    """Orders the outputs of a head as our labels are, or draws it anew if they are others.
+
+    found: the checkpoint's labels. Those that were never named are taken to be ours, in order.
+    """
+    import torch
+    from torch import nn
+
+    if len(found) != len(words) or found == words or found[0] == "LABEL_0":
+        return
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+    head = [module for module in linear if module.out_features == len(words)][-1]
+    if set(found) != set(words):
+        nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+        return
+    order = torch.tensor([found.index(word) for word in words])
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order])
 
 
 def usable_length(model: "PreTrainedModel", wanted: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.dispatch import WorkerDied, attempt
-from finetune.runs import JobRun
+from finetune.runs import JobRun, Source
 from pipeline.errors import StageError
 from pipeline.executor import num_cores
 
@@ -64,14 +64,16 @@ class ClusterWorkers:
 
 def with_absolute_paths(run: JobRun) -> JobRun:
     """The same run for a worker that has another working directory. Names on the Hub stay."""
-    source = run.source
-    source = replace(
-        source,
-        base=_absolute(source.base),
+    folder, log = run.folder.absolute(), run.log.absolute()
+    return replace(run, source=absolute_source(run.source), folder=folder, log=log)
+
+
+def absolute_source(source: Source) -> Source:
+    return Source(
         start=_absolute(source.start),
+        base=_absolute(source.base),
         data_dir=_absolute(source.data_dir),
     )
-    return replace(run, source=source, folder=run.folder.absolute(), log=run.log.absolute())
 
 
 def _absolute(path: str) -> str:

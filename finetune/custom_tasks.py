@@ -1,22 +1,15 @@
-"""Tasks of the user's own: classification or regression of one text or a pair of texts.
+"""Tasks of the user's own: classification or regression of one text or a pair of texts."""
 
-Their files are .tsv (as GLUE's: no quoting), .csv (quoted as spreadsheets do) or .jsonl (an
-object per line).
-"""
-
-import csv
 import functools
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.jsonl import first_keys, read_objects
+from finetune.examples import load_examples
+from finetune.tables import read_table, table_columns
 from finetune.tasks import Split, Task
-from finetune.tsv import Table, column_positions, read_bytes, read_tsv, tsv_columns
+from finetune.tsv import column_positions
 from pipeline.errors import ConfigError, StageError
-
-# Longest field of a CSV file, in characters; Python's own limit is shorter than long articles.
-MAX_CSV_FIELD = 1 << 27
 
 
 def custom_task(
@@ -33,13 +26,15 @@ def custom_task(
 ) -> Task:
     """FINETUNE.CUSTOM_TASKS.<name> as a task; its data_dir is the working directory.
 
-    The classes of a classification are `labels`, or the distinct labels of `train`, sorted.
-    Raises ConfigError for a file without the columns and for labels that are no two classes.
+    The classes of a classification are `labels`, or the distinct labels of `train`, sorted. All
+    rows are read, so that no mistake in them is found after hours of work. Raises ConfigError for
+    a file without the columns, with a row that `load_examples` refuses or with nothing to learn.
     """
     _check_columns(name, {"TRAIN": train, "DEV": dev}, (*text_columns, label_column))
     _check_columns(name, {"TEST": test} if test else {}, text_columns)
     words = [] if score_range else list(labels) or _labels_of_train(name, train, label_column)
-    return Task(
+    _check_words(name, words)
+    task = Task(
         name=name,
         text_columns=tuple(text_columns),
         label_column=label_column,
@@ -52,6 +47,13 @@ def custom_task(
         score_range=tuple(score_range) or (0.0, 0.0),
         benchmark="",
     )
+    if problems := list(_problems_of_rows(task)):
+        raise ConfigError(problems)
+    return task
+
+
+def _key(name: str, key: str) -> str:
+    return f"FINETUNE.CUSTOM_TASKS.{name}.{key}"
 
 
 def _metrics(name: str, metrics: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ def _metrics(name: str, metrics: Sequence[str], words: Sequence[str]) -> tuple[s
     if "f1" in metrics and len(words) != 2:
         raise ConfigError(
             [
-                f"FINETUNE.CUSTOM_TASKS.{name}.METRICS: f1 is that of the second of two labels, "
+                f"{_key(name, 'METRICS')}: f1 is that of the second of two labels, "
                 f"got {len(words)} labels, expected f1_macro"
             ]
         )
@@ -71,110 +73,83 @@ def _check_columns(name: str, files: dict[str, str], columns: Sequence[str]) -> 
         try:
             column_positions(Path(file), table_columns(Path(file)), columns)
         except StageError as error:
-            raise ConfigError([f"FINETUNE.CUSTOM_TASKS.{name}.{key}: {error.cause}"]) from error
+            raise ConfigError([f"{_key(name, key)}: {error.cause}"]) from error
 
 
 def _labels_of_train(name: str, train: str, column: str) -> list[str]:
-    state = Path(train).stat()
-    words = _distinct_words(train, column, state.st_size, state.st_mtime_ns)
+    try:
+        words, malformed = _distinct_words(train, column, *_state(train))
+    except StageError as error:
+        raise ConfigError([f"{_key(name, 'TRAIN')}: {error.cause}"]) from error
+    key = _key(name, "LABELS")
     if len(words) < 2:
+        left_out = f" ({len(malformed)} rows left out: {malformed[0]})" if malformed else ""
         raise ConfigError(
             [
-                f"FINETUNE.CUSTOM_TASKS.{name}.LABELS: got none and {train} has "
-                f"{' '.join(words) or 'none'} in column {column}, expected at least two"
+                f"{key}: got none and {train} has {' '.join(words) or 'none'} in column {column}"
+                f"{left_out}, expected at least two"
+            ]
+        )
+    if all(map(_is_number, words)) and not all(map(str.isdigit, words)):
+        raise ConfigError(
+            [
+                f"{key}: got none and {train} has numbers like {words[0]} in column {column}, "
+                "expected SCORE_RANGE (a regression), or LABELS if they are names of classes"
             ]
         )
     return list(words)
 
 
-@functools.cache
-def _distinct_words(path: str, column: str, size: int, mtime_ns: int) -> tuple[str, ...]:
-    """A process reads a file again only when it has changed."""
-    rows = read_table(Path(path), (column,)).rows
-    return tuple(sorted({label.strip() for _, (label,) in rows} - {""}))
+def _check_words(name: str, words: Sequence[str]) -> None:
+    """They stand in predictions, a line each."""
+    wrong = [word for word in words if re.search(r"[\t\r\n]", word)]
+    if wrong:
+        raise ConfigError([f"{_key(name, 'LABELS')}: got {wrong[0]!r}, expected words on one line"])
 
 
-def table_columns(path: Path) -> list[str]:
-    """Names of the columns; for .jsonl those of the first object."""
-    if path.suffix == ".jsonl":
-        return first_keys(path)
-    if path.suffix == ".csv":
-        return _csv_header(path, csv.reader(_csv_lines(path), strict=True))
-    return tsv_columns(path)
-
-
-def read_table(path: Path, columns: Sequence[str]) -> Table:
-    """Some columns of a .tsv, .csv or .jsonl file; see `read_tsv`."""
-    if path.suffix == ".jsonl":
-        return _read_jsonl(path, columns)
-    return _read_csv(path, columns) if path.suffix == ".csv" else read_tsv(path, columns)
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> Table:
-    """A row may have line breaks within quotes; its number is that of its first line.
-
-    Raises StageError for a quote that is never closed: all rows behind it would be lost.
-    """
-    csv.field_size_limit(MAX_CSV_FIELD)
-    reader = csv.reader(_csv_lines(path), strict=True)
-    names = _csv_header(path, reader)
-    picked = column_positions(path, names, columns)
-    table = Table(path, [])
-    while True:
-        number = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            if "end of data" in str(error):
-                raise StageError(f"{path}:{number}: a quote that is never closed") from error
-            table.malformed.append(f"{path}:{number}: {error}")
-            continue
-        if fields is None:
-            return table
-        problem = _csv_problem(fields, len(names))
-        if problem:
-            lines = f" in lines {number} to {reader.line_num}" if reader.line_num > number else ""
-            table.malformed.append(f"{path}:{number}: {problem}{lines}")
-        else:
-            table.rows.append((number, tuple(fields[i] for i in picked)))
-
-
-def _csv_lines(path: Path) -> io.StringIO:
-    """Bytes that are no UTF-8 become half surrogate pairs, which tell them in their row."""
-    content = read_bytes(path).rstrip(b"\r\n")
-    return io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
-
-
-def _csv_header(path: Path, reader) -> list[str]:
+def _is_number(word: str) -> bool:
     try:
-        return [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise StageError(f"{path}:1: {error}") from error
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
-def _csv_problem(fields: list[str], expected: int) -> str:
-    if len(fields) != expected:
-        return f"{len(fields)} fields, expected {expected}"
-    whole = "".join(fields)
-    if "\0" in whole:
-        return "NUL byte"
-    return "not UTF-8" if any("\udc80" <= char <= "\udcff" for char in whole) else ""
+# --- rows --------------------------------------------------------------------------------------
 
 
-def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
-    """Texts and labels may be strings, numbers, true or false (`true`, `false` as labels)."""
-    objects = read_objects(path)
-    table = Table(path, [], objects.malformed)
-    for number, row in objects.rows:
-        missing = [
-            column for column in columns if not isinstance(row.get(column), (str, int, float))
-        ]
-        if missing:
-            table.malformed.append(f"{path}:{number}: no text or number as {', '.join(missing)}")
-        else:
-            table.rows.append((number, tuple(_word(row[column]) for column in columns)))
-    return table
+def _problems_of_rows(task: Task) -> Iterator[str]:
+    for key, split in zip(("TRAIN", "DEV", "TEST"), task.splits, strict=False):
+        if problem := _problem_of_rows(task, split, *_state(split.files[0])):
+            yield f"{_key(task.name, key)}: {problem}"
 
 
-def _word(value: str | int | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _state(file: str) -> tuple[int, int]:
+    """A process reads a file again only when this has changed."""
+    state = Path(file).stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@functools.cache
+def _problem_of_rows(task: Task, split: Split, size: int, mtime_ns: int) -> str:
+    try:
+        examples = load_examples(task, split, ".")
+    except StageError as error:
+        return error.cause
+    # Correlations with a constant are undefined; the accuracy on dev rows of one class is not.
+    needs_several = split == task.train or (task.is_regression and split in task.dev)
+    if needs_several and len(set(examples.labels)) == 1:
+        [label] = set(examples.labels)
+        shown = f"score {label:g}" if task.is_regression else f"label {list(task.labels)[label]}"
+        return f"{split.files[0]}: all rows have the {shown}, expected different ones"
+    return ""
+
+
+@functools.cache
+def _distinct_words(
+    path: str, column: str, size: int, mtime_ns: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels, sorted, and the rows that were left out."""
+    table = read_table(Path(path), (column,))
+    words = sorted({label.strip() for _, (label,) in table.rows} - {""})
+    return tuple(words), tuple(table.malformed)

@@ -4,15 +4,14 @@ The unit is a token that is trained on: the work of a transformer grows with the
 short samples at least.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.examples import find_file, load_examples, num_train_rows
+from finetune.examples import find_file, load_examples
 from finetune.search import HALVING, STILT_SOURCE, Job, num_runs
 from finetune.tasks import Split, Task
-from pipeline.errors import StageError
 
 # Of English text, WordPiece with 30,000 entries.
 BYTES_PER_TOKEN = 4.5
@@ -57,10 +56,7 @@ def estimate_effort(task: Task, data_dir: str, max_length: int) -> Effort:
 
 def _training_samples(task: Task, data_dir: str, max_length: int) -> tuple[int, float]:
     """Their number, and about how many tokens each has."""
-    try:
-        texts = load_examples(task, task.train, data_dir).texts
-    except StageError:  # the runs will say what is wrong with the file
-        return num_train_rows(task, data_dir), float(TYPICAL_TOKENS)
+    texts = load_examples(task, task.train, data_dir).texts
     lengths = [
         min(max_length, sum(len(text.encode()) for text in row) / BYTES_PER_TOKEN + len(row) + 1)
         for row in texts[:: max(1, len(texts) // SAMPLES_LOOKED_AT)]
@@ -96,20 +92,20 @@ class SearchEffort:
             for epochs, number in num_runs(jobs, self.kind).items()
         )
 
-    @property
-    def longest_chain(self) -> float:
-        """Of the runs that must follow one another, however many there are at a time.
+    def longest_chain(self, done: Iterable[Job] = ()) -> float:
+        """Of the runs left that must follow one another, however many there are at a time.
 
         These are a task's rungs in halving, and MNLI's runs before those that start from it.
         """
-        tasks = by_task(self.grid)
-        along = sum if self.kind == HALVING else max
-        chains = {
-            task: along(self._of_run(task, epochs) for epochs in {job.epochs for job in jobs})
-            for task, jobs in tasks.items()
-        }
+        tasks, num_done = by_task(self.grid), Counter((job.task, job.epochs) for job in done)
+        chains = {}
+        for task, jobs in tasks.items():
+            planned = num_runs(jobs, self.kind).items()
+            left = [epochs for epochs, number in planned if num_done[task, epochs] < number]
+            works = [self._of_run(task, epochs) for epochs in left] or [0.0]
+            chains[task] = sum(works) if self.kind == HALVING else max(works)
         return max(
-            chain + (chains[STILT_SOURCE] if tasks[task][0].stilt else 0.0)
+            chain + (chains[STILT_SOURCE] if chain and tasks[task][0].stilt else 0.0)
             for task, chain in chains.items()
         )
 
@@ -128,8 +124,9 @@ class SearchEffort:
     def seconds_left(
         self, done: Iterable[Job], seconds_per_token: float, num_workers: int
     ) -> float:
+        done = list(done)
         left = max(0.0, self.total - sum(map(self.of_job, done)))
-        return seconds_per_token * max(left / num_workers, min(left, self.longest_chain))
+        return seconds_per_token * max(left / num_workers, min(left, self.longest_chain(done)))
 
     def _of_run(self, task: str, epochs: int) -> float:
         return self.efforts[task].of_run(epochs, self.evals_per_epoch)

@@ -44,7 +44,8 @@ class Tokens:
 class Encoded(Tokens):
     """A split of a task.
 
-    labels: [N] int64 classes or float32 scores, or empty. examples: what was tokenized.
+    labels: [N] int64 classes or float32 scores, or empty. examples: what was tokenized, without its
+    texts, which would take most of the memory.
     """
 
     labels: np.ndarray
@@ -56,9 +57,7 @@ class Encoded(Tokens):
             return self
         offsets, old = self.offsets[: number + 1], self.examples
         columns = {name: flat[: offsets[-1]] for name, flat in self.columns.items()}
-        examples = replace(
-            old, texts=old.texts[:number], labels=old.labels[:number], keys=old.keys[:number]
-        )
+        examples = replace(old, labels=old.labels[:number], keys=old.keys[:number])
         return Encoded(columns, offsets, self.labels[:number], examples)
 
 
@@ -84,7 +83,8 @@ class Padding:
 
     def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, np.ndarray]:
         """These samples: [n, length] int64 each, with an `attention_mask` unless all are full."""
-        starts, lengths = tokens.offsets[indices], tokens.lengths[indices]
+        starts = tokens.offsets[indices]
+        lengths = tokens.offsets[indices + 1] - starts
         length = -(-max(1, int(lengths.max())) // self.multiple) * self.multiple
         before = length - lengths if self.on_the_left else np.zeros_like(lengths)
         positions = np.arange(length) - before[:, None]
@@ -134,7 +134,7 @@ def encode(
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a checkpoint; one without a padding token pads with its end of text.
 
-    Raises StageError if it has neither.
+    Raises StageError if it has neither, or no word besides its special tokens.
     """
     return _load_tokenizer(model, _stamps(Path(model)))
 
@@ -144,6 +144,8 @@ def _load_tokenizer(model: str, _stamps: tuple) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up where there is no vocabulary
+        raise StageError(f"{model}: no tokenizer, expected tokenizer.json or a vocabulary there")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -179,7 +181,7 @@ def _load_encoded(
     examples = load_examples(task, split, data_dir)
     columns, offsets = encode(load_tokenizer(model), examples.texts, max_length, token_types)
     labels = np.array(examples.labels, np.float32 if task.is_regression else np.int64)
-    return Encoded(columns, offsets, labels, examples)
+    return Encoded(columns, offsets, labels, replace(examples, texts=[]))
 
 
 def _stamps(path: Path) -> tuple:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune.custom_tasks import read_table
 from finetune.jsonl import read_objects
 from finetune.superglue import query_answers, samples_of
+from finetune.tables import read_table
 from finetune.tasks import Split, Task
 from finetune.tsv import Table, read_tsv
 from pipeline.errors import StageError

@@ -18,11 +18,13 @@ from finetune.runs import (
     JobRun,
     Source,
     delete_unfinished,
+    drop_model,
     predictions_path,
     save_model,
     write_predictions,
 )
 from pipeline.artifacts import write_json
+from pipeline.errors import StageError
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,19 @@ class SpeedTest:
 
 
 def do(work: JobRun | SpeedTest) -> dict | float:
-    """The result of a job, or the seconds that a worker takes per token of training."""
+    """The result of a job, or the seconds that a worker takes per token of training.
+
+    Raises StageError if the speed test cannot load the model: then no job can.
+    """
     if isinstance(work, JobRun):
         return run_job(work)
     from finetune.training import seconds_per_token
 
-    return seconds_per_token(work.source, work.sample_tokens)
+    try:
+        return seconds_per_token(work.source, work.sample_tokens)
+    except (OSError, ValueError) as error:
+        cause = " ".join(str(error).split())
+        raise StageError(f"{work.source.start} cannot be loaded: {cause}") from error
 
 
 def run_job(run: JobRun) -> dict:
@@ -83,6 +92,7 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
     delete_unfinished(run.folder)
     for old in (run.folder / RESULT, *(predictions_path(run.folder, s) for s in task.test)):
         old.unlink(missing_ok=True)
+    drop_model(run.folder)  # one of other settings would be taken for this run's
     outcome = finetune_task(task, run.source, run.settings, log)
     for split, values in outcome.predictions.items():
         write_predictions(predictions_path(run.folder, split), values)

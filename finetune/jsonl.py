@@ -1,12 +1,12 @@
 """Reads files with a JSON object per line."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.tsv import decoded, numbered_lines
+from pipeline.errors import StageError
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,19 @@ def read_objects(path: Path) -> Objects:
 
 
 def first_keys(path: Path) -> list[str]:
-    """Keys of the first object that can be read; empty if there is none."""
-    return next((list(row) for row in _readable(path)), [])
+    """Keys of the first object that can be read; none for an empty file.
 
-
-def _readable(path: Path) -> Iterator[dict[str, Any]]:
-    for _, line in numbered_lines(path):
+    Raises StageError if there are lines but none can be read.
+    """
+    problem = ""
+    for number, line in numbered_lines(path):
         try:
-            yield _parsed(line)
-        except ValueError:
-            continue
+            return list(_parsed(line))
+        except ValueError as error:
+            problem = problem or f"{path}:{number}: {error}, expected an object per line"
+    if problem:
+        raise StageError(problem)
+    return []
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -72,12 +72,12 @@ def train(
     torch.manual_seed(settings.seed)  # dropout's
     step = Step(runner, data, settings, is_regression, plan.num_steps)
     schedule = _schedule(settings, step.optimizer, plan)
-    training, meter = Training(), _Meter(runner.device, plan)
+    training, meter, lengths = Training(), _Meter(runner.device, plan), data.lengths
     best = _Best(runner, settings)
     for number, batch in enumerate(_batches(data, settings, plan), 1):
         meter.add(step.run(batch), step.optimizer.learning_rate)
         training.num_steps = number
-        training.num_tokens += int(data.lengths[batch].sum())
+        training.num_tokens += int(lengths[batch].sum())
         if meter.is_due(number):
             training.history.append(meter.read(number, log))
         if settings.lr_scheduler_type not in FOLLOWS_SCORE:

@@ -45,11 +45,15 @@ def _functions(examples: Examples) -> dict[str, Callable[[Sequence, np.ndarray],
         "f1": metrics.f1_score,  # of class 1
         "f1_macro": lambda labels, values: metrics.f1_score(labels, values, average="macro"),
         "matthews_correlation": metrics.matthews_corrcoef,
-        "pearson": lambda labels, scores: stats.pearsonr(labels, scores).statistic,
-        "spearman": lambda labels, scores: stats.spearmanr(labels, scores).statistic,
+        "pearson": lambda labels, scores: _correlation(stats.pearsonr, labels, scores),
+        "spearman": lambda labels, scores: _correlation(stats.spearmanr, labels, scores),
         "f1a": metrics.f1_score,  # of the right answers among all answers of all questions
         "exact_match": lambda labels, values: _question_matches(labels, values, examples.keys),
     }
+
+
+def _correlation(function: Callable, labels: Sequence, scores: np.ndarray) -> float:
+    return function(labels, scores).statistic if len(labels) > 1 else math.nan
 
 
 def task_score(dev_metrics: Mapping[str, Mapping[str, float]]) -> float:
@@ -68,7 +72,7 @@ def majority_baseline(task: Task, train: Examples, dev: Mapping[str, Examples]) 
     winner = int(counts.argmax())
     scores = {}
     for split, examples in dev.items():
-        outputs = np.zeros((len(examples.texts), len(task.labels)), np.float32)
+        outputs = np.zeros((len(examples.labels), len(task.labels)), np.float32)
         outputs[:, winner] = 1
         scores[split] = score_predictions(task, outputs, examples)
     return {"label": list(task.labels)[winner], "score": task_score(scores)}

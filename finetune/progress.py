@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from finetune.runs import JobRun, drop_model, model_path
 from finetune.search import HALVING, STILT_SOURCE, Job, best_job, halving_jobs, possible_best
@@ -41,7 +42,7 @@ class SearchProgress:
             source = self.best_source()
             if source is None or source in self.running:
                 continue
-            if model_path(self.make_run(source, None).folder).exists():
+            if model_path(self._folder(source)).exists():
                 return self._begin(job)
             if source not in self.failures:  # done long ago, its weights were dropped since
                 return self._begin(source)
@@ -54,6 +55,11 @@ class SearchProgress:
             self.failures[job] = outcome
             self.results.pop(job, None)
             return
+        if job in self.results:
+            # Done again for its weights, it can have another score: the hardware or the number of
+            # threads may have changed. What follows from the score is looked up anew.
+            self.results.clear()
+            self._looked_at = {job}
         self.results[job] = outcome
         self._reuse_results()
 
@@ -110,8 +116,15 @@ class SearchProgress:
         return job not in self._looked_at and (not job.stilt or self.best_source() is not None)
 
     def _drop_losers(self) -> None:
-        """Weights of MNLI models that cannot be the best one any more are not needed."""
+        """Weights of MNLI models that cannot be the best one any more are not needed.
+
+        As long as those that can be it lack their own, a run is to come that may change this.
+        """
         scores = self._scores(STILT_SOURCE) if STILT_SOURCE in self._grids else {}
         kept = possible_best(self.wanted(STILT_SOURCE), scores)
-        for job in scores.keys() - kept - self.running:
-            drop_model(self.make_run(job, None).folder)
+        if all(model_path(self._folder(job)).exists() for job in kept):
+            for job in scores.keys() - kept - self.running:
+                drop_model(self._folder(job))
+
+    def _folder(self, source: Job) -> Path:
+        return self.make_run(source, None).folder

@@ -31,9 +31,8 @@ class Runner:
         if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
             model.config.pad_token_id = tokenizer.pad_token_id
         model.to(self.device)
-        if num_gpus:
-            self.half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        else:
+        self.dtype = _compute_dtype(self.device)
+        if not num_gpus:
             keep_freed_memory()
             accelerate(model)
         module = _Logits(model)
@@ -41,7 +40,7 @@ class Runner:
 
     @property
     def needs_scaler(self) -> bool:
-        return self.device.type == "cuda" and self.half == torch.float16
+        return self.dtype == torch.float16
 
     def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, Tensor]:
         """The samples as the model takes them, on the device."""
@@ -62,7 +61,7 @@ class Runner:
     def _autocast(self) -> AbstractContextManager:
         if self.device.type == "cpu":
             return nullcontext()
-        return torch.autocast("cuda", dtype=self.half)
+        return torch.autocast("cuda", dtype=self.dtype)
 
     @torch.inference_mode()
     def predict(self, tokens: Tokens, max_tokens: int) -> np.ndarray:
@@ -80,6 +79,14 @@ class Runner:
         if not np.isfinite(outputs).all():
             raise ValueError("the model's outputs are not finite: training diverged")
         return outputs
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    """Of autocast; the CPU's faster layers decide by themselves."""
+    if device.type == "cpu":
+        return torch.float32
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16
 
 
 class _Logits(nn.Module):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.search import Job
 from finetune.tasks import Split, Task
-from pipeline.artifacts import fingerprint, read_json, write_text
+from pipeline.artifacts import fingerprint, flush_to_disk, read_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,6 +85,9 @@ class JobRun:
         found = read_json(self.folder / RESULT)
         return found if found and found.get("fingerprint") == self.fingerprint else None
 
+    def __str__(self) -> str:
+        return str(self.job)
+
 
 def predictions_path(folder: Path, split: Split) -> Path:
     return folder / f"predictions_{split.name}.tsv"
@@ -121,5 +124,8 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
     """Saved aside and moved, so that a model that is there is complete."""
     aside = folder / f".model.{uuid.uuid4().hex[:12]}.tmp"
     model.save_pretrained(aside)
+    for path in (*aside.iterdir(), aside):
+        flush_to_disk(path)
     drop_model(folder)
     os.replace(aside, model_path(folder))
+    flush_to_disk(folder)

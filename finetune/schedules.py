@@ -28,8 +28,12 @@ def scheduler_names() -> list[str]:
 
 
 def warmup_steps(warmup: float, num_steps: int) -> int:
-    """warmup: a share of the steps if below 1, else steps."""
-    return math.ceil(warmup * num_steps) if warmup < 1 else int(warmup)
+    """warmup: a share of the steps if below 1, else steps.
+
+    A warmup over exactly all steps leaves out the last one, as a decay over no step has no slope.
+    """
+    steps = math.ceil(warmup * num_steps) if warmup < 1 else int(warmup)
+    return steps - 1 if steps == num_steps else steps
 
 
 def make_schedule(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.artifact import (
+    SUMMARY,
     Search,
     check_machine,
     count_runs,
@@ -13,11 +14,11 @@ from finetune.artifact import (
     load_search,
     slots_for,
 )
-from finetune.cluster_jobs import cluster_workers, with_absolute_paths
+from finetune.cluster_jobs import absolute_source, cluster_workers, with_absolute_paths
 from finetune.demo_glue import write_demo_glue
 from finetune.dispatch import Workers, run_jobs
 from finetune.effort import SearchEffort, estimate_effort
-from finetune.examples import find_file
+from finetune.examples import find_file, has_split, load_examples
 from finetune.jobs import SpeedTest, do
 from finetune.progress import SearchProgress
 from finetune.runs import JobRun, Source, delete_unfinished
@@ -49,9 +50,10 @@ def finetune(config: "CfgNode") -> None:
         _clean_up(artifact)
         if search.with_demo:
             write_demo_glue(demo_glue_dir(search.root))
+        _check_rows(search)
         results = _run_search(config, search, artifact.directory, console)
         summary = _summary(search, results)
-        write_json(artifact.directory / "summary.json", summary)
+        write_json(artifact.directory / SUMMARY, summary)
         artifact.finish({"best": summary["best"], "num_runs": len(results)})
 
 
@@ -63,6 +65,21 @@ def _check_pretrained(search: Search) -> None:
             f"{pretrained.status().reason}; run the pretrain stage first (PRETRAIN.ENABLED: True, "
             "or --stages pretrain)"
         )
+
+
+def _check_rows(search: Search) -> None:
+    """StageError that names all files that cannot be read, now and not hours into the search."""
+    problems = []
+    for task in search.tasks:
+        folder = search.data_dir(task)
+        for split in task.splits if folder else ():
+            try:
+                if has_split(split, folder):
+                    load_examples(task, split, folder)
+            except StageError as error:
+                problems.append(error.cause)
+    if problems:
+        raise StageError("; ".join(problems))
 
 
 def _clean_up(artifact: Artifact) -> None:
@@ -133,19 +150,25 @@ def _run_jobs(
     workers: Workers,
     console: Console,
 ) -> None:
-    """Runs what is not done. The first to be done is a speed test if no result tells the speed."""
+    """Runs what is not done. The first to be done is a speed test if no result tells the speed.
+
+    StageError if it shows that the model is of no use, before all runs fail by that.
+    """
     tests = [] if progress.results else [_speed_test(search, effort)]
     if progress.results:
         seconds = {job: result["seconds"] for job, result in progress.results.items()}
         _say_time(effort, progress, effort.seconds_per_token(seconds), workers, console)
     with console.progress("finetuning", effort.total, "tokens") as shown:
         shown.update(sum(map(effort.of_job, progress.results)))
-        for work, outcome in run_jobs(workers, do, _next(tests, progress), console.note):
+        next_work = _next(tests, progress, console)
+        for work, outcome in run_jobs(workers, do, next_work, console.note):
             if isinstance(work, JobRun):
                 progress.record(work.job, outcome)
                 note = _describe(work.job, outcome)
                 (console.say if isinstance(outcome, Exception) else console.note)(note)
                 shown.update(sum(map(effort.of_job, progress.results)), note)
+            elif isinstance(outcome, StageError):
+                raise outcome
             elif isinstance(outcome, Exception):
                 console.note(f"no estimate of the time: {outcome}")
             else:
@@ -153,12 +176,14 @@ def _run_jobs(
 
 
 def _next(
-    tests: list[SpeedTest], progress: SearchProgress
+    tests: list[SpeedTest], progress: SearchProgress, console: Console
 ) -> Callable[[], JobRun | SpeedTest | None]:
     def next_work() -> JobRun | SpeedTest | None:
         if tests:
             return tests.pop()
         run = progress.next_run()
+        if run and run.job in progress.results:
+            console.say(f"{run} runs again, as its weights are needed and were not kept")
         return with_absolute_paths(run) if run else None
 
     return next_work
@@ -166,7 +191,7 @@ def _next(
 
 def _speed_test(search: Search, effort: SearchEffort) -> SpeedTest:
     model = search.model.path
-    return SpeedTest(Source(model, model, ""), effort.typical_sample)
+    return SpeedTest(absolute_source(Source(model, model, "")), effort.typical_sample)
 
 
 # --- words -------------------------------------------------------------------------------------
@@ -235,7 +260,8 @@ def _of_task(jobs: Iterable[Job], task: str) -> list[Job]:
 
 
 def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
-    keys = ("score", "dev", "num_steps", "num_train_rows", "seconds", "majority")
+    counts = ("num_steps", "num_train_rows", "num_malformed_rows")
+    keys = ("score", "dev", "seconds", "majority", *counts)
     return {
         "task": job.task,
         "setting": job.setting,

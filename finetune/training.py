@@ -82,11 +82,9 @@ def finetune_task(
     runner = Runner(model, load_tokenizer(source.base))
     evaluation = _Evaluation(task, runner, data, settings, log)
     training = Training()
+    left_out = [row for split in data.labelled for row in split.examples.malformed]
+    log("\n".join(f"left out: {row}" for row in left_out) or "all rows read")
     if data.train:
-        log(
-            "\n".join(f"left out: {row}" for row in data.train.examples.malformed)
-            or "all rows read"
-        )
         training = train(runner, data.train, settings, task.is_regression, evaluation.score, log)
     dev, predictions = evaluation.of_all()
     return Outcome(
@@ -110,6 +108,10 @@ class _Data:
     train: Encoded | None
     dev: dict[Split, Encoded]
     tests: dict[Split, Encoded]
+
+    @property
+    def labelled(self) -> list[Encoded]:
+        return [split for split in (self.train, *self.dev.values()) if split]
 
 
 def _load_data(
@@ -138,10 +140,9 @@ def _load_data(
 
 
 def _counts(data: _Data, training: "Training") -> dict[str, int]:
-    read = [split for split in (data.train, *data.dev.values()) if split]
     return {
         "num_train_rows": len(data.train) if data.train else 0,
-        "num_malformed_rows": sum(len(split.examples.malformed) for split in read),
+        "num_malformed_rows": sum(len(split.examples.malformed) for split in data.labelled),
         "num_dev_rows": sum(len(split) for split in data.dev.values()),
         "num_steps": training.num_steps,
         "num_tokens": training.num_tokens,

@@ -33,7 +33,7 @@ def read_tsv(path: Path, columns: Sequence[str], header: Sequence[str] = ()) -> 
     or holds a NUL byte. Raises StageError if the file or a column is missing.
     """
     lines = numbered_lines(path)
-    names = list(header) or _names(next(lines, (0, b""))[1])
+    names = list(header) or _names(path, next(lines, (1, b""))[1])
     picked = column_positions(path, names, columns)
     table = Table(path, [])
     for number, line in lines:
@@ -51,11 +51,14 @@ def read_tsv(path: Path, columns: Sequence[str], header: Sequence[str] = ()) -> 
 
 def tsv_columns(path: Path) -> list[str]:
     """The names in the header line; [""] for an empty file."""
-    return _names(next(numbered_lines(path), (0, b""))[1])
+    return _names(path, next(numbered_lines(path), (1, b""))[1])
 
 
-def _names(header: bytes) -> list[str]:
-    return [name.strip() for name in header.decode("utf-8", "replace").split("\t")]
+def _names(path: Path, header: bytes) -> list[str]:
+    try:
+        return [name.strip() for name in decoded(header).split("\t")]
+    except ValueError as error:
+        raise StageError(f"{path}:1: {error}, expected the names of the columns") from error
 
 
 def column_positions(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
@@ -66,11 +69,18 @@ def column_positions(path: Path, names: Sequence[str], columns: Sequence[str]) -
     missing = [column for column in columns if column not in names]
     if missing:
         shown = ", ".join(names) if any(names) else "none, the file is empty"
-        raise StageError(f"{path}: no column {', '.join(missing)}; it has {shown}")
+        raise StageError(f"{path}: no column {', '.join(missing)}; it has {shown}{_hint(names)}")
     twice = [column for column in columns if list(names).count(column) > 1]
     if twice:
         raise StageError(f"{path}: column {twice[0]} stands twice in {', '.join(names)}")
     return [list(names).index(column) for column in columns]
+
+
+def _hint(names: Sequence[str]) -> str:
+    """A header in one piece that is no single name is separated by something else."""
+    other = [mark for mark in ",;\t" if len(names) == 1 and mark in names[0]]
+    expected = "commas in .csv, tabs in .tsv"
+    return f" (columns are separated by {expected}, not by {other[0]!r})" if other else ""
 
 
 def decoded(line: bytes) -> str:

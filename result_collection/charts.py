@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import written_aside
-from result_collection.numbers import amount, points, rate
+from result_collection.numbers import amount, epochs, points, rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,9 +145,9 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         if row["spread"]:
             span = [100 * row["spread"]["min"], 100 * row["spread"]["max"]]
             axes.plot(span, level, color=LINES[0], linewidth=4.5, alpha=0.35, zorder=2)
-        axes.plot(score, place, "o", color=LINES[0], markersize=6, zorder=4)
+        axes.plot(score, place, "o", color=LINES[0], markersize=6, zorder=4, clip_on=False)
         text = {"ha": "right", "va": "center", "fontweight": "bold"}
-        axes.text(109, place, points(row["score"]), **text)
+        axes.text(113, place, points(row["score"]), **text)
     with_majority = [place for place, row in enumerate(rows) if row["majority"]]
     if with_majority:
         shares = [100 * rows[place]["majority"]["score"] for place in with_majority]
@@ -158,7 +158,7 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         figure.legend(loc="outside upper left", labelcolor=MUTED)
     axes.set_yticks(range(len(rows)), [row["task"] for row in rows], color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(lowest - 1, 110)
+    axes.set_xlim(lowest - 1, 114)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("dev score x 100")
     axes.tick_params(length=0)
@@ -176,20 +176,20 @@ def draw_grid(settings: Sequence[Mapping[str, Any]]) -> "Figure":
     """
     rates = sorted({setting["learning_rate"] for setting in settings})
     sizes = sorted({setting["batch_size"] for setting in settings})
-    epochs = sorted({setting["epochs"] for setting in settings})
+    budgets = sorted({setting["epochs"] for setting in settings})
     low = min(setting["score"] for setting in settings)
     high = max(setting["score"] for setting in settings)
     row_height = 0.47 if any(setting["spread"] for setting in settings) else 0.33
-    figure = _figure(0.45 + len(epochs) * (0.32 + row_height * len(sizes)))
-    panels = figure.subplots(len(epochs), sharex=True, squeeze=False)[:, 0]
-    for number, axes in zip(epochs, panels, strict=True):
+    figure = _figure(0.45 + len(budgets) * (0.32 + row_height * len(sizes)))
+    panels = figure.subplots(len(budgets), sharex=True, squeeze=False)[:, 0]
+    for number, axes in zip(budgets, panels, strict=True):
         cells = {
             (s["learning_rate"], s["batch_size"]): s for s in settings if s["epochs"] == number
         }
         for x, learning_rate in enumerate(rates):
             for y, size in enumerate(sizes):
                 _cell(axes, x, y, cells.get((learning_rate, size)), low, high)
-        axes.set_title(f"{number:g} epoch{'s' if number != 1 else ''}", loc="left", pad=3)
+        axes.set_title(epochs(number), loc="left", pad=3)
         axes.set_xlim(0, len(rates))
         axes.set_ylim(len(sizes), 0)
         axes.set_yticks([y + 0.5 for y in range(len(sizes))], [str(size) for size in sizes])
@@ -268,7 +268,7 @@ def draw_throughput(runs: Sequence[tuple[str, Columns]]) -> "Figure":
     for axes, column, title in zip(panels, names, titles, strict=True):
         for (name, train), color in zip(runs, LINES, strict=False):
             axes.plot(*_line(train, column), color=color, label=name)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         axes.locator_params(axis="y", nbins=3)
         axes.yaxis.set_major_formatter(lambda value, _: amount(value))
         _title(axes, title)
@@ -295,15 +295,15 @@ def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
             panels[1].plot(evaluations["epoch"], scores, "o-", color=color)
         panels[-1].plot(*_line(history, "learning_rate", "epoch"), color=color)
     _title(panels[0], "training loss")
-    panels[0].set_ylim(bottom=0)
+    _from_zero(panels[0])
     if scored:
         _title(panels[1], "dev score x 100")
         panels[1].margins(y=0.2)
     _learning_rates(panels[-1])
     panels[-1].set_xlabel("epoch")
     panels[-1].set_xlim(left=0)
-    if len(runs) > 1:
-        panels[0].legend(labelcolor="linecolor", loc="upper right")
+    if len(runs) > 1:  # few losses come near 0, and none at the beginning
+        panels[0].legend(labelcolor="linecolor", loc="lower left")
     return figure
 
 
@@ -335,9 +335,15 @@ def _title(axes: "Axes", text: str) -> None:
     axes.tick_params(length=0)
 
 
+def _from_zero(axes: "Axes") -> None:
+    """A y axis from 0, with room above the highest line however flat it is."""
+    highest = axes.dataLim.y1
+    axes.set_ylim(0, 1.08 * highest if 0 < highest < math.inf else 1)
+
+
 def _learning_rates(axes: "Axes") -> None:
     _title(axes, "learning rate")
-    axes.set_ylim(bottom=0)
+    _from_zero(axes)
     axes.yaxis.set_major_formatter(lambda value, _: rate(value))
     axes.locator_params(axis="y", nbins=3)
 

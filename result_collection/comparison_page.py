@@ -21,18 +21,18 @@ NAMES = ("A", "B")
 def score_rows(first: Report, second: Report) -> list[list[str]]:
     """Header, a row per task of either run, the averages over the same tasks: cells as text."""
     rows = [["task", "A", "B", "B - A"]]
-    scores = [_by_name(report["summary"]["tasks"], "task", "score") for report in (first, second)]
+    scores = [
+        {row["task"]: row["score"] for row in report["summary"]["tasks"]}
+        for report in (first, second)
+    ]
     rows += [_score_row(name, *(found.get(name) for found in scores)) for name in _names(*scores)]
     averages = [_averages(report) for report in (first, second)]
     for name in _names(*averages):
         found = [average.get(name) for average in averages]
         benchmark, tasks = name
-        rows.append(_score_row(f"{benchmark}: {average_of(tasks)}", *found))
+        listed = f" ({', '.join(tasks)})" if None in found else ""
+        rows.append(_score_row(f"{benchmark}: {average_of(tasks)}{listed}", *found))
     return rows
-
-
-def _by_name(rows: list[Mapping[str, Any]], name: str, value: str) -> dict[str, float]:
-    return {row[name]: row[value] for row in rows}
 
 
 def _averages(report: Report) -> dict[tuple, float]:

@@ -4,8 +4,14 @@ UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k"))
 
 
 def points(score: float) -> str:
-    """A score x 100: `86.1`."""
-    return f"{100 * score:.1f}"
+    """A score x 100: `86.1`; `0.0` has no sign."""
+    text = f"{100 * score:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def epochs(number: float) -> str:
+    """`1 epoch`, `3 epochs`."""
+    return f"{number:g} epoch{'s' if number != 1 else ''}"
 
 
 def difference(score: float) -> str:

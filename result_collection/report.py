@@ -48,9 +48,11 @@ def draw_report(folder: Path) -> Path:
 
 
 def results_folder(named: Path) -> Path:
-    """The results folder that a path of the command line stands for."""
+    """The results folder that a path of the command line stands for. StageError if it is none."""
     if named.is_dir():
         return named
+    if named.suffix not in (".zip", ".html", ".json"):
+        raise StageError(f"{named}: no such folder, expected a results folder, or a file of one")
     if named.suffix == ".zip":
         stems = [folder for folder in named.parent.glob("*/") if named.stem.startswith(folder.name)]
         return max(stems, key=lambda folder: len(folder.name), default=named)
@@ -69,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(options.runs) > 2:
         parser.error(f"expected one run or two, got {len(options.runs)}")
-    folders = [results_folder(path) for path in options.runs]
     try:
+        folders = [results_folder(path) for path in options.runs]
         if len(folders) == 1:
             print(draw_report(folders[0]))
         else:

@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 from pipeline.console import duration
 from result_collection import charts
-from result_collection.numbers import points, rate
+from result_collection.numbers import epochs, points, rate
 from result_collection.page import Content, Markup, document, facts, figure, fold, section, tag
 from result_collection.page import table as html_table
-from result_collection.summary import majority_text, metrics_text, notes
+from result_collection.summary import majority_text, metrics_text, notes, spread_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,12 +144,13 @@ def _scores(report: Report, drawn: Mapping[str, "Figure"]) -> Markup:
 
 
 def _scores_table(summary: Mapping[str, Any]) -> Markup:
-    has_seeds = any(row["spread"] for row in summary["tasks"])
-    header = ["task", "score", "metrics (dev)", "majority label", "best setting", "runs"]
-    rows = [
+    header = ["task", "score", "min..max, sd", "metrics (dev)", "majority label", "best setting"]
+    rows: list[list[Content]] = [[*header, "runs"]]
+    rows += [
         [
             row["task"],
             tag("b", points(row["score"])),
+            tag("span", spread_text(row), class_="setting"),
             tag("span", metrics_text(row), class_="metrics"),
             majority_text(row),
             tag("span", setting_words(row), class_="setting"),
@@ -158,33 +159,23 @@ def _scores_table(summary: Mapping[str, Any]) -> Markup:
         for row in summary["tasks"]
     ]
     rows += [
-        [f"{average['name']} average", tag("b", points(average["value"])), _tasks(average)]
+        [f"{average['name']} average", tag("b", points(average["value"])), "", _tasks(average)]
         + [""] * 3
         for average in summary["averages"]
     ]
-    if has_seeds:
-        header.insert(2, "min..max, sd")
-        for row, scored in zip(rows, summary["tasks"], strict=False):
-            row.insert(2, _spread(scored["spread"]))
-        for row in rows[len(summary["tasks"]) :]:
-            row.insert(2, "")
-    numbers = [header.index(name) for name in header if name in ("score", "majority label", "runs")]
+    if not any(row["spread"] for row in summary["tasks"]):
+        rows = [[*row[:2], *row[3:]] for row in rows]
+    header, *rows = rows
+    numbers = [header.index(name) for name in ("score", "majority label", "runs")]
     caption = f"All numbers are {summary['scoring']}."
     return html_table(caption, header, rows, numbers)
-
-
-def _spread(spread: Mapping[str, float]) -> Content:
-    if not spread:
-        return ""
-    span = f"{points(spread['min'])}\N{EN DASH}{points(spread['max'])}, {points(spread['stdev'])}"
-    return tag("span", span, class_="setting")
 
 
 def setting_words(setting: Mapping[str, Any]) -> str:
     """`lr 5e-5, batch 32, 3 epochs`."""
     return (
         f"lr {rate(setting['learning_rate'])}, batch {setting['batch_size']}, "
-        f"{setting['epochs']:g} epochs"
+        f"{epochs(setting['epochs'])}"
     )
 
 
@@ -276,7 +267,8 @@ def _about_task(row: Mapping[str, Any], curves: Mapping[str, Any]) -> str:
     submitted = row["submitted"]
     if row["num_seeds"] > 1:
         words.append(f"submitted: seed {submitted['seed']} with {points(submitted['score'])}")
-    words.append(f"{row['num_runs']} runs took {duration(row['seconds'])}")
+    runs = f"{row['num_runs']} run{'s' if row['num_runs'] != 1 else ''}"
+    words.append(f"{runs} took {duration(row['seconds'])}")
     alone = "" if len(row["settings"]) > 1 else ". One setting only, so there is no heat map"
     return f"{'; '.join(words)}{alone}."
 

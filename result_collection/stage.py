@@ -13,16 +13,12 @@ from finetune.tasks import Split, Task, submission_splits
 from pipeline.artifacts import log_path, read_json, write_json, write_text
 from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
+from result_collection.archive import file_name, write_zip, zip_path
 from result_collection.artifact import result_artifact
+from result_collection.checking import find_problems
 from result_collection.report import write_report
 from result_collection.report_data import collect
-from result_collection.submission import (
-    file_name,
-    find_problems,
-    submission_text,
-    write_zip,
-    zip_path,
-)
+from result_collection.submission import submission_text
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 
 if TYPE_CHECKING:

@@ -14,26 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.tasks import Task, submission_splits
+from finetune.tasks import Task
 from finetune.tsv import read_tsv
 from pipeline.errors import StageError
-from result_collection.archive import (
-    ENDINGS,
-    file_name,
-    read_submission,
-    write_zip,
-    zip_path,
-)
+from result_collection.archive import ENDINGS, read_submission
 from result_collection.checking import HEADER, find_problems
-
-__all__ = [
-    "file_name",
-    "find_problems",
-    "submission_splits",
-    "submission_text",
-    "write_zip",
-    "zip_path",
-]
 
 COPA_CHOICES = ("0", "1")
 

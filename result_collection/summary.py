@@ -17,8 +17,8 @@ SCORING = (
 OWN = "own tasks"  # stands where others have the name of their benchmark
 WNLI = "WNLI"
 DIAGNOSTICS = {
-    "MNLI": "AX is predicted by the submitted MNLI run",
-    "SuperGLUE-RTE": "AX-b and AX-g are predicted by the submitted SuperGLUE-RTE run",
+    "MNLI": "predictions for AX are those of the submitted MNLI run",
+    "SuperGLUE-RTE": "predictions for AX-b and AX-g are those of the submitted SuperGLUE-RTE run",
 }
 SPREAD = ("min", "max", "stdev")
 TSV_HEADER = [
@@ -62,6 +62,7 @@ def _row(task: Task, search: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": _metrics(task, [run["dev"] for run in same]),
         "num_seeds": len(same),
         "num_runs": len(runs),
+        "num_malformed_rows": submitted.get("num_malformed_rows", 0),
         "seconds": sum(run["seconds"] for run in runs),
         "majority": submitted["majority"],
         "stilt": submitted["stilt"],
@@ -108,8 +109,13 @@ def _metrics(task: Task, devs: Sequence[Mapping[str, Mapping[str, float]]]) -> d
 
 
 def _metric_name(task: Task, split: str, metric: str) -> str:
-    """`accuracy`, or `matched accuracy` where a task has several dev sets."""
+    """`accuracy`; `matched accuracy` of several dev sets; `f1 of yes` where it is not known whose.
+
+    That of a benchmark's task is known.
+    """
     name = metric.replace("_", " ")
+    if metric == "f1" and not task.benchmark:
+        name = f"f1 of {list(task.labels)[1]}"
     return name if len(task.dev) == 1 else f"{split.removeprefix('dev_')} {name}"
 
 
@@ -211,6 +217,11 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         if average["lacks"] and average["name"] in summary["sources"]
     ]
     for row in summary["tasks"]:
+        if number := row["num_malformed_rows"]:
+            lines.append(
+                f"{row['task']}: {number} row{'s' if number > 1 else ''} of the training and dev "
+                "files left out as unreadable; the log of the submitted run names them"
+            )
         if row["submits_majority"]:
             lines.append(
                 f"{row['task']}: the search did not beat the majority label "

@@ -98,6 +98,11 @@ def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
     return caught.value.problems
 
 
+def own_task(keys: str) -> str:
+    """A config of nothing but a task of the user's own."""
+    return f"FINETUNE: {{TASKS: [x], STILT_TASKS: [], CUSTOM_TASKS: {{x: {{{keys}}}}}}}"
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_load(path, monkeypatch, tmp_path):
     (tmp_path / "raw_data" / "my_texts").mkdir(parents=True)
@@ -198,6 +203,24 @@ DATASET:
         ("NUM_STEPS: 5", "did you mean PRETRAIN.NUM_STEPS?"),
         ("FINETUNE: {TASKS: [RTE, CoLA]}", "MNLI is not in FINETUNE.TASKS"),
         ("FINETUNE: {MAX_SEQ_LENGTH: 512}", "longer than the pretrained model's positions"),
+        (
+            "FINETUNE: {GRID: {DEFAULT: {MAX_SEQ_LENGTH: 512}}}",
+            "FINETUNE.GRID.DEFAULT.MAX_SEQ_LENGTH: longer than the pretrained model's positions",
+        ),
+        ("FINETUNE: {GRID: {EPOCHS: [3]}}", "FINETUNE.GRID.EPOCHS: unknown key (did you"),
+        ("FINETUNE: {GRID: {reviews: {}}}", "FINETUNE.GRID.reviews: unknown task"),
+        ("FINETUNE: {CUSTOM_TASKS: {reviews: 3}}", "FINETUNE.CUSTOM_TASKS.reviews: unknown key"),
+        ("FINETUNE: {CUSTOM_TASKS: {search: {}}}", "CUSTOM_TASKS.search: not a name for a task"),
+        ("FINETUNE: {CUSTOM_TASKS: {sts_b: {}}}", "CUSTOM_TASKS.sts_b: not a name for a task"),
+        ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "only case or punctuation tells it from"),
+        (
+            own_task("LABELS: [no, yes]"),
+            "x.LABELS: wrong type, got False, expected text (in quotes",
+        ),
+        (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
+        (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
+        (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
+        (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv or"),
         ("FINETUNE: {SEEDS: []}", "at least one seed"),
         ("_BASE_: missing.yaml", "cannot be read"),
         ("_BASE_: config.yaml", "leads back"),

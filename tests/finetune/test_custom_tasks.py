@@ -1,14 +1,16 @@
 """Tasks of the user's own out of TSV, CSV and JSON lines; SICK as such a task and as STS-B."""
 
+import gzip
 import shutil
 
 import numpy as np
 import pytest
 
 from configs.defaults import custom_task_node
-from finetune.custom_tasks import custom_task, read_table
+from finetune.custom_tasks import custom_task
 from finetune.examples import has_split, load_examples
 from finetune.metrics import majority_baseline, predicted_rows, score_predictions
+from finetune.tables import read_table
 from finetune.tasks import find_task
 from pipeline.errors import ConfigError, StageError
 
@@ -67,6 +69,9 @@ def test_json_labels_may_be_numbers_and_truth_values(tmp_path):
     assert load_examples(task, task.train, ".").texts == [("a",), ("7",)]
     task = make(tmp_path, '{"text": "a", "label": 2}\n{"text": "b", "label": 1}\n', "jsonl")
     assert load_examples(task, task.train, ".").labels == [1, 0]
+    task = make(tmp_path, '{"text": "a", "label": 2.0}\n{"text": "b", "label": 1}\n', "jsonl")
+    write(tmp_path / "train.jsonl", '{"text": "a", "label": "2"}\n{"text": "b", "label": 1.0}\n')
+    assert load_examples(task, task.train, ".").labels == [1, 0]
 
 
 def test_csv_is_quoted(tmp_path):
@@ -83,8 +88,7 @@ def test_csv_is_quoted(tmp_path):
 def test_malformed_rows_are_named_and_left_out_but_not_of_a_test_file(tmp_path):
     csv = b'text,label\na,1\nb\n\n"x\ny",2,3\nc,\xff\nd\0,1\n"e"f,1\ng,2\n\n'
     path = tmp_path / "train.csv"
-    test = write(tmp_path / "test.csv", b"text\na\n\nb\n")
-    task = make(tmp_path, csv, "csv", test=test)
+    task = make(tmp_path, csv, "csv")
     train = load_examples(task, task.train, ".")
     assert train.texts == [("a",), ("g",)]
     assert [line.removeprefix(f"{path}:") for line in train.malformed][:4] == [
@@ -94,8 +98,9 @@ def test_malformed_rows_are_named_and_left_out_but_not_of_a_test_file(tmp_path):
         "7: not UTF-8",
     ]
     assert [line.split(":")[1] for line in train.malformed] == ["3", "4", "5", "7", "8", "9"]
-    with pytest.raises(StageError, match=r"test\.csv:3: 0 fields.*a test row cannot be left out"):
-        load_examples(task, task.test[0], ".")
+    test = write(tmp_path / "test.csv", b"text\na\n\nb\n")
+    with pytest.raises(ConfigError, match=r"TEST: .*test\.csv:3: 0 fields.* cannot be left out"):
+        make(tmp_path, csv, "csv", test=test)
     jsonl = '{"text": "a", "label": 1}\n{"text": null, "label": 1}\n{"text": "b", "label": 2}\n'
     task = make(tmp_path, jsonl + '{"text": "c"}\n{"text": "d", "label": " "}\n', "jsonl")
     path = tmp_path / "train.jsonl"
@@ -115,9 +120,20 @@ def test_a_quote_that_is_never_closed_would_swallow_the_rest(tmp_path):
 
 def test_an_unknown_label_in_dev_names_file_and_line(tmp_path):
     dev = write(tmp_path / "dev.csv", "text,label\na,no\nb,perhaps\n")
-    task = make(tmp_path, FILES["tsv"], dev=dev)
-    with pytest.raises(StageError, match=r"dev\.csv:3: label 'perhaps', expected one of no, yes"):
-        load_examples(task, task.dev[0], ".")
+    problem = r"mine\.DEV: .*dev\.csv:3: label 'perhaps', expected one of no, yes"
+    with pytest.raises(ConfigError, match=problem):
+        make(tmp_path, FILES["tsv"], dev=dev)
+    write(tmp_path / "dev.csv", "text,label\na,no\nb,yes\nc,no\n")
+    assert make(tmp_path, FILES["tsv"], dev=dev).dev  # a file that has changed is read again
+
+
+def test_all_files_with_mistakes_are_named_at_once(tmp_path):
+    other = write(tmp_path / "other.csv", "text,label\n")
+    with pytest.raises(ConfigError) as raised:
+        make(tmp_path, FILES["csv"], "csv", dev=other, test=other)
+    assert [problem.split(":")[0].rpartition(".")[2] for problem in raised.value.problems] == [
+        *("DEV", "TEST")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +145,28 @@ def test_an_unknown_label_in_dev_names_file_and_line(tmp_path):
         ("", {}, "TRAIN: .* the file is empty"),
         ("text\tlabel\na\t1\nb\t1\n", {}, "LABELS: got none and .* has 1 in column label"),
         (FILES["tsv"], {"labels": ["a", "b", "c"], "metrics": ["f1"]}, "METRICS: f1 is that of"),
+        (
+            FILES["tsv"],
+            {"labels": ["a\tb", "c"]},
+            r"LABELS: got 'a\\tb', expected words on one line",
+        ),
+        ("text\tlabel\na\t1\nb\t0.5\n", {}, "LABELS: .* numbers like 0.5 .* SCORE_RANGE"),
+        ("text\tlabel\na\t1\n\tb\t0\n", {}, r"LABELS: .*\(1 rows left out: .*:3: 3 fields"),
+        ("text\tlabel\na\tyes\n", {"labels": ["no", "yes"]}, "TRAIN: .* have the label yes"),
+        ("text\tlabel\na\t1\nb\t1\n", {"score_range": [0, 1]}, "TRAIN: .* the score 1, expected"),
+        ("text,label\na,b\n", {}, "TRAIN: .* it has text,label .* tabs in .tsv, not by ','"),
+        (b"t\xe4xt\tlabel\na\tb\n", {}, "TRAIN: .*:1: not UTF-8, expected the names of"),
     ],
 )
 def test_mistakes_name_the_key(tmp_path, content, keys, problem):
     with pytest.raises(ConfigError, match=rf"FINETUNE\.CUSTOM_TASKS\.mine\.{problem}"):
         make(tmp_path, content, **keys)
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_file_that_is_compressed_is_no_text(tmp_path, ending):
+    with pytest.raises(ConfigError, match=r"TRAIN: .*:1: (not UTF-8|NUL byte), expected"):
+        make(tmp_path, gzip.compress(FILES[ending].encode()), ending)
 
 
 def test_a_regression_of_ones_own(tmp_path):

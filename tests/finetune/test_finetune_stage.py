@@ -1,5 +1,6 @@
 """The stage on a tiny model: real runs, resume, failures that name themselves."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import GLUE_TASKS, custom_task_node, get_default_config
-from finetune.artifact import finetune_artifact, load_search
+from finetune.artifact import check_machine, finetune_artifact, load_search
 from finetune.demo_glue import write_demo_glue
-from finetune.runs import RESULT
+from finetune.jobs import run_job
+from finetune.runs import RESULT, model_path
 from finetune.stage import finetune
 from pipeline.artifacts import read_json
 from pipeline.errors import ConfigError, StageError
@@ -85,11 +87,14 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
     rte.unlink()  # as if killed before that run was done
     (rte.parent / ".model.x.tmp").mkdir()
     (rte.parent / ".predictions.tsv.x.tmp").touch()
+    shutil.rmtree(models[0])  # RTE starts from it
     (finetune_artifact(config).directory / "manifest.json").unlink()
     finetune(config)
-    assert "3 runs (MNLI 2, RTE 1), 2 of them done" in capsys.readouterr().out
-    after = result_files(config)
-    assert [path for path in before if before[path] != after[path]] == [rte]
+    said, after = capsys.readouterr().out, result_files(config)
+    assert "3 runs (MNLI 2, RTE 1), 2 of them done" in said
+    mnli = models[0].with_name(RESULT)
+    assert f"MNLI {mnli.parent.name} runs again, as its weights are needed" in said
+    assert [path for path in before if before[path] != after[path]] == [mnli, rte]
     # A job's result depends on nothing else, like what its worker did before.
     assert scores(config) == first_scores and predictions(config) == first_predictions
     assert list(rte.parent.glob(".*")) == []
@@ -117,28 +122,35 @@ def check_predictions(folder) -> None:
 
 
 def test_a_failing_run_is_named_and_the_others_are_kept(config, tmp_path):
-    glue = tmp_path / "glue"
-    write_demo_glue(glue)
-    (glue / "CoLA" / "dev.tsv").write_text("demo\tperhaps\t\tA sentence .\n")
-    config.FINETUNE.GLUE_DIR = str(glue)
     own_task(config, tmp_path / "own")
     config.FINETUNE.TASKS = ["CoLA", "Reviews"]
+    config.FINETUNE.GRID.CoLA.LEARNING_RATES = [1e30]
     with pytest.raises(StageError) as error:
         finetune(config)
-    setting = "lr0.001_bs32_ep1_seed42"
-    assert (
-        f"1 of 2 runs failed; CoLA {setting} failed: {glue}/CoLA/dev.tsv:1: label"
-        in error.value.cause
-    )
+    assert "1 of 2 runs failed; CoLA lr1e+30_bs32_ep1_seed42 failed: " in error.value.cause
     assert error.value.cause.endswith("1 results are kept for the next run")
     [log] = tmp_path.glob("log/finetune/*/CoLA/*/*.log")
-    assert log.stem == setting and "dev.tsv:1: label 'perhaps', expected" in log.read_text()
+    assert log.read_text().count("training diverged") >= 2  # once for each attempt
     [kept] = result_files(config)
     assert kept.parents[2].name == "reviews" and not finetune_artifact(config).status().done
 
-    (glue / "CoLA" / "dev.tsv").write_text("demo\t1\t\tA sentence .\n")
+    config.FINETUNE.GRID.CoLA.LEARNING_RATES = []
     finetune(config)
+    setting = "lr0.001_bs32_ep1_seed42"
     assert set(scores(config)) == {("CoLA", setting), ("reviews", setting)}
+
+
+def test_files_that_cannot_be_read_are_named_before_anything_runs(config, tmp_path):
+    glue = tmp_path / "glue"
+    write_demo_glue(glue)
+    (glue / "CoLA" / "dev.tsv").write_text("demo\tperhaps\t\tA sentence .\n")
+    (glue / "MNLI" / "test_matched.tsv").write_text("index\tsentence1\tsentence2\n0\tcut\n")
+    config.FINETUNE.GLUE_DIR, config.FINETUNE.TASKS = str(glue), ["CoLA", "MNLI"]
+    with pytest.raises(StageError) as error:
+        finetune(config)
+    assert f"{glue}/CoLA/dev.tsv:1: label 'perhaps', expected" in error.value.cause
+    assert f"{glue}/MNLI/test_matched.tsv:2: 2 fields, expected 3" in error.value.cause
+    assert not list(tmp_path.glob("log/finetune/*/CoLA"))
 
 
 def test_halving_and_its_table(config, capsys):
@@ -214,6 +226,7 @@ def test_what_a_run_depends_on(config):
     before = runs()
     config.FINETUNE.GRID.RTE.MAX_SEQ_LENGTH = 32
     assert runs()["MNLI"] == before["MNLI"] and runs()["RTE"] != before["RTE"]
+    assert str(planned(config)[0]) == "MNLI lr0.001_bs32_ep1_seed42"
     assert [run.settings.max_seq_length for run in planned(config)] == [128, 128, 32]
     config.FINETUNE.EVALS_PER_EPOCH, config.FINETUNE.EARLY_STOPPING_PATIENCE = 2, 3
     assert runs()["MNLI"] != before["MNLI"]
@@ -259,6 +272,67 @@ def test_results_follow_the_data_wherever_it_lies(config, tmp_path):
         file.write("Another one .\tbad\n")
     cola, reviews = (run.fingerprint for run in planned(config))
     assert cola == before[0] and reviews != before[1]
+
+
+def test_a_run_leaves_no_weights_of_another_run_behind(config, tmp_path):
+    """They would be taken for its own once a task starts from them."""
+    write_demo_glue(tmp_path / "glue")
+    config.FINETUNE.GLUE_DIR, config.FINETUNE.MAX_SEQ_LENGTH = str(tmp_path / "glue"), 16
+    kept = planned(config)[0]
+    run_job(kept)
+    assert kept.keep_model and kept.result and model_path(kept.folder).is_dir()
+    config.FINETUNE.STILT_TASKS, config.FINETUNE.WEIGHT_DECAY = [], 0.2
+    run = planned(config)[0]
+    run_job(run)
+    assert run.folder == kept.folder and not run.keep_model and run.result
+    assert not model_path(run.folder).exists()
+
+
+def test_models_of_the_same_name_have_folders_of_their_own(config, tmp_path, tiny_model):
+    def directory(model) -> Path:
+        config.FINETUNE.MODEL_NAME_OR_PATH = str(model)
+        return finetune_artifact(config).directory
+
+    for name, parts in (("a", "run/model"), ("b", "run/model"), ("c", "\N{SNOWMAN}" * 80)):
+        shutil.copytree(tiny_model, tmp_path / name / parts)
+    here = directory(tmp_path / "a" / "run" / "model")
+    assert here.name.startswith("run--model-")
+    assert directory(tmp_path / "b" / "run" / "model") == here  # a copy
+    (tmp_path / "b" / "run" / "model" / ".DS_Store").touch()
+    assert directory(tmp_path / "b" / "run" / "model") == here
+    (tmp_path / "b" / "run" / "model" / "config.json").write_text("{}")
+    assert directory(tmp_path / "b" / "run" / "model") not in (here, here.parent)
+    directory(tmp_path / "c" / ("\N{SNOWMAN}" * 80)).mkdir(parents=True)  # not too long a name
+    assert directory("google/bert").name == "google--bert"
+    for name in ("models/not/there", "./model", "model/"):
+        with pytest.raises(ConfigError, match=r"MODEL_NAME_OR_PATH: no such folder, got /"):
+            directory(name)
+
+
+def test_a_model_that_is_of_no_use_is_named_before_all_runs_fail(config, tmp_path, tiny_model):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config.FINETUNE.MODEL_NAME_OR_PATH = str(model)
+    check_machine(config)
+    (model / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(StageError, match=r"^/.*/model cannot be loaded: .*unheard-of") as error:
+        finetune(config)
+    assert "runs failed" not in error.value.cause and "\n" not in error.value.cause
+    for what, pattern in (("tokenizer", "[tv]o[kc]*"), ("weights", "model.*"), ("config", "*")):
+        for path in model.glob(pattern):
+            path.unlink()
+        with pytest.raises(ConfigError, match=rf"MODEL_NAME_OR_PATH: no {what} in /.*/model,"):
+            check_machine(config)
+
+
+def test_lengths_of_the_default_grid_and_a_lost_table(config):
+    config.FINETUNE.GRID.DEFAULT.MAX_SEQ_LENGTH = 16
+    config.FINETUNE.GRID.RTE.MAX_SEQ_LENGTH = 32
+    assert load_search(config).max_seq_lengths == {"MNLI": 16, "RTE": 32}
+    artifact = finetune_artifact(config)
+    artifact.begin()
+    artifact.finish({})
+    assert artifact.status().reason == "summary.json is missing and is made again"
 
 
 def test_the_plan_counts_without_torch():

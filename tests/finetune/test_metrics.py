@@ -64,6 +64,7 @@ def test_constant_predictions_score_0():
     third = np.full((4, 1), 1 / 3, np.float32)
     found = score_predictions(find_task("STS-B"), third, examples_with(labels.tolist()))
     assert found == {"pearson": 0, "spearman": 0}
+    assert score_predictions(find_task("STS-B"), third[:1], examples_with([3.0])) == found
 
 
 def test_task_score_is_the_mean_of_metrics_and_dev_sets():

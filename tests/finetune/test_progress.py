@@ -87,6 +87,20 @@ def test_results_are_reused_and_dropped_weights_made_again(searching):
     assert rte in progress.waiting
 
 
+def test_a_best_run_that_is_done_again_with_another_score_is_not_taken_on_faith(searching):
+    _, (low, high, rte) = searching()
+    done = {(low, None): {"score": 0.6}, (high, None): {"score": 0.7}, (rte, high): {"score": 0.5}}
+    progress, _ = searching(done)
+    assert progress.results[rte] == {"score": 0.5} and progress.next_run() is None
+    model_path(progress.run_of(low).folder).mkdir(parents=True)
+    progress.running.add(high)  # its weights were lost
+    done[high, None] = {"score": 0.5}
+    progress.record(high, done[high, None])
+    assert progress.best_source() == low and rte not in progress.results
+    # The weights of the one that is second best now were not dropped before that was known.
+    assert progress.next_run().source == low
+
+
 # --- a simulated search ------------------------------------------------------------------------
 
 

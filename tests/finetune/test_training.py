@@ -101,6 +101,13 @@ def gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return logits.detach(), found
 
 
+@pytest.fixture(autouse=True)
+def device(request, monkeypatch):
+    """The CPU, also where there are GPUs, but for the test that needs one."""
+    if "gpu" not in request.node.name:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
 # --- faster layers ------------------------------------------------------------------------------
 
 
@@ -392,7 +399,49 @@ def test_a_head_of_another_task_is_drawn_anew(tiny_model, glue, tmp_path):
         assert outcome.model.config.num_labels == (2 if task == "RTE" else 1)
 
 
+def test_a_head_follows_the_words_of_its_labels(tiny_model, tmp_path):
+    mnli, cb = find_task("MNLI"), find_task("CB")
+    assert set(mnli.labels) == set(cb.labels) and list(mnli.labels) != list(cb.labels)
+    build_classifier(tiny_model, mnli, seed=1).save_pretrained(tmp_path)
+
+    def rows(task) -> dict[str, torch.Tensor]:
+        head = build_classifier(str(tmp_path), task, seed=2).classifier.out_proj
+        return dict(zip(task.labels, head.weight, strict=True))
+
+    ours, theirs = rows(mnli), rows(cb)
+    assert all(torch.equal(ours[word], theirs[word]) for word in ours)
+    other = replace(cb, labels={"low": "low", "middle": "middle", "high": "high"})
+    assert not torch.equal(rows(other)["low"], ours[next(iter(ours))])
+
+
+def test_a_run_of_a_single_step(tiny_model, glue):
+    outcome = run(tiny_model, glue, batch_size=1000, epochs=1)
+    assert outcome.counts["num_steps"] == 1
+    assert outcome.history[0]["learning_rate"] == SETTINGS.learning_rate
+
+
+def test_a_model_without_a_padding_token(tiny_model, glue, tmp_path):
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer.from_file(f"{tiny_model}/tokenizer.json")
+    words.no_padding()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="[SEP]").save_pretrained(tmp_path)
+    build("gpt2", vocab_size=words.get_vocab_size(), pad_token_id=None).save_pretrained(tmp_path)
+    outcome = run(str(tmp_path), glue, "RTE", epochs=1, max_seq_length=100)
+    assert outcome.model.config.pad_token_id == words.token_to_id("[SEP]")
+    assert outcome.counts["num_steps"] == 13
+
+
 def test_the_speed_of_training_is_tried_out(tiny_model, monkeypatch):
     monkeypatch.setattr("finetune.training.CALIBRATION_SECONDS", 0.05)
     seconds = seconds_per_token(Source(tiny_model, tiny_model, ""), 128)
     assert 1e-8 < seconds < 1e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_trains_in_half_precision(tiny_model, glue):
+    changes = {"task": "SST-2", "epochs": 4, "learning_rate": 3e-3, "accumulation_steps": 2}
+    outcome = run(tiny_model, glue, **changes, evals_per_epoch=1, keep_best=True)
+    assert outcome.model.device.type == "cuda" and outcome.dev["dev"]["accuracy"] > 0.75
+    assert outcome.history[-1]["loss"] < 0.8 * outcome.history[0]["loss"]

@@ -11,7 +11,8 @@ from finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
 from pipeline.artifacts import read_json, write_json
 from result_collection.artifact import result_artifact
 from result_collection.charts import PALETTE
-from result_collection.numbers import amount, difference, rate
+from result_collection.comparison_page import score_rows
+from result_collection.numbers import amount, difference, epochs, points, rate
 from result_collection.page import STYLE
 from result_collection.report import main, results_folder
 from result_collection.report_data import MOST_POINTS, columns, is_secret
@@ -113,7 +114,9 @@ def test_drawing_again_gives_the_same_page(external, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["run.zip", "run-superglue-partial-not-for-submission.zip"])
-def test_a_run_is_named_by_its_folder_a_file_in_it_or_its_zip(tmp_path, name):
+def test_a_run_is_named_by_its_folder_a_file_in_it_or_its_zip(tmp_path, name, capsys):
+    assert main([str(tmp_path / "nothing")]) == 2
+    assert f"{tmp_path / 'nothing'}: no such folder" in capsys.readouterr().err
     (tmp_path / "run").mkdir()
     (tmp_path / "ru").mkdir()
     (tmp_path / name).write_text("")
@@ -145,6 +148,20 @@ def test_two_runs_side_by_side(reported, tmp_path, capsys):
     assert text.count("<svg") == 2 + 4 and "A, training" in text and "B, training" in text
 
 
+def test_averages_over_other_tasks_are_not_compared_and_name_theirs():
+    def report(*tasks: str) -> dict:
+        rows = [{"task": task, "score": 0.5} for task in tasks]
+        average = {"name": "GLUE", "over": list(tasks), "value": 0.5}
+        return {"summary": {"tasks": rows, "averages": [average]}}
+
+    both = report("CoLA", "RTE")
+    *_, same = score_rows(both, both)
+    assert same == ["GLUE: average of 2 tasks", "50.0", "50.0", "0.0"]
+    *_, first, second = score_rows(both, report("CoLA", "MRPC"))
+    assert first == ["GLUE: average of 2 tasks (CoLA, RTE)", "50.0", "", ""]
+    assert second == ["GLUE: average of 2 tasks (CoLA, MRPC)", "", "50.0", ""]
+
+
 def test_long_logs_are_thinned_out_and_keep_their_ends():
     lines = [{"step": step, "loss": 1.0} for step in range(100_001)]
     kept = columns(lines, ("step", "loss", "lr"))
@@ -160,6 +177,8 @@ def test_how_numbers_are_written():
     assert [amount(value) for value in (0, 950, 9500, 23000, 1.2e6, 0.25)] == [
         *("0", "950", "9,500", "23k", "1.2M", "0.25")
     ]
+    assert [points(value) for value in (0.861, -0.0004, -0.042)] == ["86.1", "0.0", "-4.2"]
+    assert [epochs(number) for number in (1, 3, 0.5)] == ["1 epoch", "3 epochs", "0.5 epochs"]
     assert [difference(value) for value in (0.0041, -0.12, 0.0001, -0.0001)] == [
         *("+0.4", "−12.0", "0.0", "0.0")
     ]

@@ -41,10 +41,22 @@ def test_all_that_is_missing_stops_it_and_no_zip_is_left(config, capsys):
     assert not result_artifact(config).status().done
 
 
+def test_the_plan_says_what_a_submission_will_lack(config, make_search):
+    [note] = result_artifact(config).notes
+    assert note.startswith("GLUE: no zip, and an error, as SST-2.tsv, MRPC.tsv")
+    assert "CoLA" not in note and "WNLI.tsv" in note
+    config.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    assert "a zip that cannot be submitted" in result_artifact(config).notes[0]
+    own = make_search(["CB", OWN_TASK], external=True, seeds=(1,), epochs=(3,))
+    [note] = result_artifact(own).notes  # CB's test file is not there
+    assert note.startswith("SuperGLUE: ") and "CB.jsonl" in note
+
+
 def test_a_partial_zip_says_so(config, capsys):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)
-    assert zips(config) == ["models--mine-partial-not-for-submission.zip"]
+    name = result_artifact(config).directory.name
+    assert zips(config) == [f"{name}-partial-not-for-submission.zip"]
     assert "CANNOT BE SUBMITTED" in capsys.readouterr().out
     directory = result_artifact(config).directory
     archive = zipfile.ZipFile(directory.parent / zips(config)[0])
@@ -85,7 +97,8 @@ def test_each_benchmark_has_its_own_zip_and_own_tasks_have_none(make_search, cap
     assert ".tsv" not in error.value.cause
     superglue.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(superglue)
-    assert zips(superglue) == ["models--mine-superglue-partial-not-for-submission.zip"]
+    name = result_artifact(superglue).directory.name
+    assert zips(superglue) == [f"{name}-superglue-partial-not-for-submission.zip"]
 
 
 @pytest.mark.parametrize(("majority", "submitted"), [(0.4, "0"), (0.6, "1")])

@@ -31,6 +31,19 @@ def summarize_single(**scores):
     return summarize(tasks, search(*runs, best={r["task"]: r["setting"] for r in runs}), SOURCES)
 
 
+def test_the_label_of_an_own_tasks_f1_is_named_and_rows_that_were_left_out_are_counted():
+    metrics = {"accuracy": 0.8, "f1": 0.9}
+    labels = {"urgent": "urgent", "low": "low"}
+    own = dataclasses.replace(find_task("MRPC"), name="own", benchmark="", labels=labels)
+    runs = run("MRPC", {"dev": metrics}), run("own", {"dev": metrics})
+    runs[1]["num_malformed_rows"] = 3
+    found = search(*runs, best={r["task"]: r["setting"] for r in runs})
+    text = as_text(summarize([find_task("MRPC"), own], found, SOURCES))
+    assert "accuracy 80.0, f1 90.0" in text and "accuracy 80.0, f1 of low 90.0" in text
+    assert "own: 3 rows of the training and dev files left out as unreadable" in text
+    assert "MRPC: " not in text
+
+
 def test_metrics_of_all_dev_sets():
     mnli = {"dev_matched": {"accuracy": 0.69}, "dev_mismatched": {"accuracy": 0.71}}
     mrpc = {"dev": {"accuracy": 0.8, "f1": 0.9}}
@@ -49,7 +62,7 @@ def test_metrics_of_all_dev_sets():
     assert "matched accuracy 69.0, mismatched accuracy 71.0" in text
     assert "accuracy 80.0, f1 90.0" in text
     assert "GLUE: average of 2 tasks  77.5" in text
-    assert "GLUE from builtin:demo" in text and "AX is predicted by" in text
+    assert "GLUE from builtin:demo" in text and "AX are those of the submitted MNLI run" in text
     assert "not GLUE's average, it lacks CoLA, SST-2, STS-B, QQP, QNLI, RTE, WNLI" in text
     assert headline(summary) == "GLUE: average of 2 tasks 77.5 (dev, builtin:demo)"
 
