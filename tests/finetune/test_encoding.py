@@ -108,7 +108,7 @@ def test_a_split_is_tokenized_once_until_its_file_changes(tiny_model, glue):
     task = find_task("MRPC")
     first = load_encoded(task, "dev", str(glue), tiny_model, 32, True)
     assert load_encoded(task, "dev", str(glue), tiny_model, 32, True) is first
-    assert len(first) == len(first.labels) == len(first.examples.texts)
+    assert len(first) == len(first.labels) == len(first.examples.labels)
     path = glue / "MRPC" / "dev.tsv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
     os.utime(path, ns=(1, 1))
@@ -118,7 +118,7 @@ def test_a_split_is_tokenized_once_until_its_file_changes(tiny_model, glue):
 def test_the_first_samples_of_a_split(tiny_model, glue):
     split = load_encoded(find_task("MRPC"), "dev", str(glue), tiny_model, 32, True)
     some = split.first(3)
-    assert len(some) == len(some.labels) == len(some.examples.texts) == 3
+    assert len(some) == len(some.labels) == len(some.examples.labels) == 3
     assert (
         some.columns["input_ids"].tolist()
         == split.columns["input_ids"].tolist()[: some.offsets[-1]]
