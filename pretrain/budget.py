@@ -40,6 +40,10 @@ class Budget:
         """Seconds of training up to now, by this process' clock."""
         return time.monotonic() - self._start
 
+    def leave_out(self, seconds: float) -> None:
+        """The last so many seconds were no part of the run."""
+        self._start += seconds
+
     def count_step(self, num_tokens: int, elapsed: float) -> None:
         """One more step is done, with so many tokens, over all ranks, at that time of `clock`."""
         self.step, self.num_tokens = self.step + 1, self.num_tokens + num_tokens

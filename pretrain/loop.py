@@ -38,6 +38,7 @@ def train(
     log: MetricsLog | SilentLog | None = None,
     export: Callable[[Path], None] | None = None,
     interrupts: Interrupts | None = None,
+    watch: Callable[["TrainingRun"], None] | None = None,
 ) -> tuple[float, int]:
     """Trains from the newest checkpoint in args.output_dir, or from the start, to the end.
 
@@ -46,7 +47,8 @@ def train(
     optimizer. lr_scheduler: sets the learning rate in every step. validation_dataset: this rank's
     micro batches. log: where metrics go; default: args.output_dir/metrics.jsonl on rank 0.
     export: writes the model as it is into a folder; for args.finetune_time_markers. interrupts:
-    where signals are noted; default: they are noted here, while this function runs.
+    where signals are noted; default: they are noted here, while this function runs. watch: called
+    with the run before its first step and after each one; its time does not count.
 
     Returns (eval_loss, scale_counter_at_1): the last validation loss, nan if there was none, and
     the number of steps in a row, up to the last, with the fp16 loss scale at 1.
@@ -58,6 +60,7 @@ def train(
     run = TrainingRun(
         args, model, lr_scheduler, pretrain_dataset_provider, validation_dataset, log, export
     )
+    run.watch = watch
     with nullcontext(interrupts) if interrupts else caught() as noted:
         try:
             run.restore(index)
@@ -86,6 +89,7 @@ class TrainingRun:
         self.num_predictions = 0  # since this process began
         self.signum = 0  # that some rank was sent
         self.validation_due = self.closed = False  # closed: what comes at the end is done
+        self.watch: Callable[[TrainingRun], None] | None = None
         self.validated_step, self.exported_until = -1, 0.0  # the latter in seconds of the run
         self.saved_step, self.saved_at = -1, 0.0
 
@@ -158,6 +162,7 @@ class TrainingRun:
 
     def run(self, interrupts: Interrupts) -> None:
         self.engine.train()
+        self._show_to_watch()
         if self.validation_due:  # an interrupt came between
             self._validate(interrupts)
         while not self.budget.finished:
@@ -165,6 +170,7 @@ class TrainingRun:
             try:
                 self._train_step(interrupts)
                 self._after_step(interrupts)
+                self._show_to_watch()
             except Interrupted:
                 self._save_and_leave()
                 raise
@@ -252,6 +258,14 @@ class TrainingRun:
             self._leave_out(time.perf_counter() - begin)
         done, total = budget.position
         self.log.progress(last, done=done, total=total, loss=self.window.newest)
+
+    def _show_to_watch(self) -> None:
+        if self.watch:
+            begin = time.perf_counter()
+            self.watch(self)
+            seconds = time.perf_counter() - begin
+            self.budget.leave_out(seconds)
+            self.throughput.skip(seconds)
 
     def _leave_out(self, seconds: float) -> None:
         """What is not training does not count in the rates; it does in the time of the run."""

@@ -56,8 +56,8 @@ class InputError(Exception):
     """The flags, or the files that they name, make no run."""
 
 
-def run(args: Namespace, device, log, interrupts=None) -> None:
-    """Pretrains with these flags on a device; `log` is rank 0's or a silent one.
+def run(args: Namespace, device, log, interrupts=None, watch=None) -> None:
+    """Pretrains with these flags on a device; `log` is rank 0's or a silent one, watch `train`'s.
 
     Raises InputError if there is nothing to train, or not with these flags.
     """
@@ -76,7 +76,7 @@ def run(args: Namespace, device, log, interrupts=None) -> None:
     with provider:
         train(
             *(args, 0, engine, engine.optimizer, schedule, provider, held_out),
-            *(log, export, interrupts),
+            *(log, export, interrupts, watch),
         )
     export(Path(args.output_dir) / "model")
 

@@ -98,21 +98,26 @@ def training_flags(config, dataset_path: Path, output_dir: Path, gpus: int) -> d
 
 def launch_command(flags: dict[str, Any], devices: Sequence[str], port: int) -> list[str]:
     """The deepspeed launcher's command line; devices: its options that say where it runs."""
-    arguments = []
-    for name, value in flags.items():
-        if isinstance(value, bool):
-            arguments.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            arguments.append(f"--{name}={','.join(map(str, value))}")
-        else:
-            arguments.append(f"--{name}={value}")
     return python_command(
         *("-m", "deepspeed.launcher.runner", "--log_level", "warning"),
         *devices,
         *("--master_port", str(port)),
         str(PROJECT / "pretrain" / "run_pretraining.py"),
-        *arguments,
+        *flag_words(flags),
     )
+
+
+def flag_words(flags: dict[str, Any]) -> list[str]:
+    """Flags by name as run_pretraining's command line takes them."""
+    words = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            words.append(f"--{name}={','.join(map(str, value))}")
+        else:
+            words.append(f"--{name}={value}")
+    return words
 
 
 def launcher_devices(hostfile: str, gpus: int) -> tuple[str, ...]:

@@ -2,15 +2,15 @@
 
 from collections import Counter
 
-from finetune.artifact import _task_files
-from finetune.demo_glue import DEMO_NAME, demo_files, write_demo_glue
-from finetune.examples import file_digests, load_examples
-from finetune.tasks import TASKS
+from finetune.demo_glue import demo_files, write_demo_glue
+from finetune.examples import load_examples
+from finetune.task_data import task_inputs
+from finetune.tasks import GLUE
 
 
 def test_every_split_is_read_and_none_has_glues_row_count(tmp_path):
     write_demo_glue(tmp_path)
-    for task in TASKS:
+    for task in GLUE:
         for split in task.splits:
             examples = load_examples(task, split, str(tmp_path))
             assert len(examples.texts) > 50 and not examples.malformed
@@ -20,7 +20,7 @@ def test_every_split_is_read_and_none_has_glues_row_count(tmp_path):
 
 def test_labels_are_balanced(tmp_path):
     write_demo_glue(tmp_path)
-    for task in TASKS:
+    for task in GLUE:
         for split in (task.train, *task.dev):
             counts = Counter(load_examples(task, split, str(tmp_path)).labels)
             assert max(counts.values()) - min(counts.values()) <= 1
@@ -34,8 +34,9 @@ def test_a_seed_decides_all_bytes():
 
 def test_planned_digests_are_those_of_the_written_files(tmp_path):
     write_demo_glue(tmp_path)
-    planned = _task_files(TASKS, DEMO_NAME)
-    assert planned == {task.name: file_digests(task, tmp_path) for task in TASKS}
+    for task in GLUE:
+        planned = task_inputs(task, str(tmp_path), is_demo=True)
+        assert planned == task_inputs(task, str(tmp_path), is_demo=False)
 
 
 def test_a_damaged_file_is_mended(tmp_path):
