@@ -1,28 +1,34 @@
-"""Trainings that take turns: each in a process of its own, one of them at work at a time.
+"""Trainings that take turns: each in a process of its own, one or a few at work at a time.
 
 A contestant trains with the real loop of pretraining. Whenever its slice of time is over, it is
 measured on the held-out samples, reports, and waits for its next turn. Neither counts as training.
+One that diverges or dies leaves the contest; the others go on.
 """
 
 import math
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pipeline.errors import StageError
+from pipeline.executor import num_cores
 from pipeline.processes import PARENT_VARIABLE, exit_with_parent
+from pretrain.cpu_settings import spin_briefly
 
 
 @dataclass(frozen=True)
 class Course:
-    """What a contestant does. flags: of run_pretraining; held_out: a dataset, whose test samples
-    it is measured on, `num_samples` of them; slice_seconds: of training between two reports."""
+    """What a contestant does. seed: of the training; flags: of run_pretraining; held_out: a
+    dataset, whose test samples it is measured on, `num_samples` of them; slice_seconds: of training
+    between two reports."""
 
     name: str
+    seed: int
     flags: tuple[str, ...]
     held_out: Path
     num_samples: int
@@ -47,64 +53,116 @@ class Report:
     finished: bool
 
 
-class Contestant:
-    """A training in a process of its own, seen from here."""
+@dataclass
+class Outcome:
+    """What has come of a contestant so far.
 
-    def __init__(self, course: Course):
-        self.course, self.reports = course, []
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_contend, args=(course, theirs, os.getpid()), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+    failure: why it ended before its time, or left no model; diverged: whether the training did.
+    """
+
+    course: Course
+    reports: list[Report] = field(default_factory=list)
+    failure: str = ""
+    diverged: bool = False
 
     @property
     def finished(self) -> bool:
         return bool(self.reports) and self.reports[-1].finished
 
-    def take_turn(self) -> Report:
-        """Lets it train for a slice; at the first turn, it comes as far as its first step.
+    @property
+    def ending(self) -> str:
+        """In a word; empty if nothing went wrong."""
+        return self.failure and ("diverged" if self.diverged else "failed")
 
-        Raises StageError if it ended instead.
-        """
-        if self.reports:
+
+class Contestant:
+    """A training in a process of its own, seen from here."""
+
+    def __init__(self, course: Course, threads: int):
+        self.outcome = Outcome(course)
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_contend, args=(course, theirs, os.getpid(), threads), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has another turn to take."""
+        return not self.outcome.failure and not self.outcome.finished
+
+    def go_on(self) -> None:
+        """Lets it train for a slice."""
+        with suppress(ConnectionError):  # it has died meanwhile, as `await_report` will find
             self._connection.send("go on")
+
+    def await_report(self) -> None:
+        """Waits until it is measured, at first before its first step, or until it has ended."""
         try:
-            self.reports.append(self._connection.recv())
-        except EOFError as error:
-            raise StageError(f"{self.course.name} ended before its time, see above") from error
-        return self.reports[-1]
+            message = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            self.outcome.failure = f"ended with exit code {self._process.exitcode}, see above"
+            return
+        if isinstance(message, FloatingPointError):
+            self.outcome.failure, self.outcome.diverged = str(message), True
+        else:
+            self.outcome.reports.append(message)
 
     def leave(self) -> None:
         """After its last report: lets it write its model and end."""
-        self._connection.send("go on")
+        self.go_on()
         self._process.join()
+        if self._process.exitcode:
+            self.outcome.failure = f"left no model, exit code {self._process.exitcode}, see above"
 
 
-def hold_contest(courses: Sequence[Course]) -> Iterator[tuple[Contestant, Report]]:
-    """Yields each report as it comes; all contestants take turns until the last has finished."""
-    contestants = []
-    for course in courses:  # one after the other, so that none disturbs another's preparation
-        contestants.append(Contestant(course))
-        yield contestants[-1], contestants[-1].take_turn()
-    while waiting := [contestant for contestant in contestants if not contestant.finished]:
-        for contestant in waiting:
-            yield contestant, contestant.take_turn()
+def hold_contest(courses: Sequence[Course], at_once: int = 1) -> Iterator[Outcome]:
+    """Yields a contestant's outcome after each of its turns: it has a new report, or a failure.
+
+    All take turns until the last has finished, `at_once` of them together with an equal share of
+    the cores, unless OMP_NUM_THREADS says how many each gets. Those that leave no model are
+    yielded once more.
+    """
+    threads = max(1, num_cores() // at_once)
+    contestants: list[Contestant] = []
+    for begin in range(0, len(courses), at_once):  # so few disturb each other's preparation
+        group = [Contestant(course, threads) for course in courses[begin : begin + at_once]]
+        contestants += group
+        yield from _reported(group)
+    # One queue, so that groups stay full: one that has the machine for itself is faster.
+    queue = deque(contestant for contestant in contestants if contestant.at_work)
+    while queue:
+        group = [queue.popleft() for _ in range(min(at_once, len(queue)))]
+        for contestant in group:
+            contestant.go_on()
+        yield from _reported(group)
+        queue.extend(contestant for contestant in group if contestant.at_work)
     for contestant in contestants:
-        contestant.leave()
+        if not contestant.outcome.failure:
+            contestant.leave()
+            if contestant.outcome.failure:
+                yield contestant.outcome
+
+
+def _reported(group: Sequence[Contestant]) -> Iterator[Outcome]:
+    for contestant in group:
+        contestant.await_report()
+        yield contestant.outcome
 
 
 # --- in the contestant's process -------------------------------------------------------------
 
 
-def _contend(course: Course, connection: Connection, parent: int) -> None:
+def _contend(course: Course, connection: Connection, parent: int, threads: int) -> None:
     begin = time.perf_counter()
     os.environ[PARENT_VARIABLE] = str(parent)
     exit_with_parent()
     # As in a real run without GPU; read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly()
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     from pretrain.data import list_shards, validation_batches
     from pretrain.distributed import start_ranks
     from pretrain.flags import parse_flags
@@ -124,6 +182,8 @@ def _contend(course: Course, connection: Connection, parent: int) -> None:
     log = QuietLog(Path(args.output_dir) / "metrics.jsonl")
     try:
         run(args, device, log, watch=_Turns(course, connection, args, held_out, begin))
+    except FloatingPointError as error:
+        connection.send(error)
     finally:
         log.close()
 
@@ -144,7 +204,10 @@ class _Turns:
         if math.isnan(self.preparation):
             self.preparation = time.perf_counter() - self.begin
         self.end_of_slice = elapsed + self.course.slice_seconds
-        self.connection.send(self._measure(run))
+        report = self._measure(run)
+        if not math.isfinite(report.loss):  # the loop itself looks at its loss now and then
+            raise FloatingPointError(f"the held-out loss is {report.loss} at step {report.step}")
+        self.connection.send(report)
         self.connection.recv()
 
     def _measure(self, run) -> Report:

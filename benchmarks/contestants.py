@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from pretrain.batch_sizes import BatchSizes
 from pretrain.data import MicroBatch, PretrainDatasetProvider, list_shards
 from pretrain.flags import build_parser
 from pretrain.model import BasePretrainModel
 
-HEAD_DIM = 64
 VOCAB_SIZE = 30522  # of BERT
 LENGTH = 128
 IGNORED = -100  # label of a token that transformers shall not predict
@@ -32,7 +32,7 @@ class Size:
     @property
     def gated_intermediate(self) -> int:
         """With three matrices, as many weights as 4 * hidden gives with two; in steps of 16."""
-        return round(self.hidden * 8 / 3 / 16) * 16
+        return feed_forward_width(self.hidden, gated=True)
 
     def __str__(self) -> str:
         return f"{self.layers}x{self.hidden}"

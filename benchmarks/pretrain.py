@@ -24,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.stage_runs import PROJECT, find_vocabulary, repeated_text, text_folders
+from pretrain.cpu_settings import spin_briefly
 
 SIZES = "4x256,12x768,24x1024"
 TEXT_MEGABYTES = 3
@@ -63,7 +64,7 @@ def make_dataset(work_dir: Path) -> Path:
 def main() -> None:
     args = parse_arguments()
     # As in a real run without GPU. They are read when torch is imported, hence the import below.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly()
     os.environ["DS_ACCELERATOR"] = "cpu"
     from benchmarks.training_speed import measure
 

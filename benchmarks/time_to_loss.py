@@ -3,30 +3,45 @@
     python -m benchmarks.time_to_loss configs/recipes/paper.yaml configs/recipes/fast.yaml \\
         --minutes 15 --size 4x256 --text FOLDER FOLDER
 
-Each config is trained for the same time, with the real pipeline and loop: its dataset is made
-first, then all trainings take turns, a slice of time each, so that whatever else the machine does
-hits all alike. Only training counts; making the data, starting, compiling and measuring are shown
-apart. What they are measured on is the same for all: held-out articles as the paper has samples,
-unpacked and with 15 % of the tokens masked once and for all. Where the vocabularies differ, a loss
-per token says nothing, and bits per character of the same text are compared.
+A contestant is a config, with keys of its own changed where that is asked for, under a name:
+`configs/recipes/fast.yaml:PRETRAIN.BATCH_SIZE=64,MODEL.GLU=False`, or `big=configs/...`. So a
+recipe can stand against itself with one thing changed, and with --seeds each is trained several
+times, to tell a better recipe from a lucky one.
 
-Leaves contest.json, loss.png and each model in --work_dir.
+Each contestant is trained for the same time, with the real pipeline and loop: the datasets are made
+first, then all trainings take turns, a slice of time each, so that whatever else the machine does
+hits all alike. With --at_once a few train together; only the last slices, when fewer are left, then
+have more of the machine. Only training counts, not making the data, starting, compiling or
+measuring. All stay in memory until the end.
+
+What they are measured on is the same for all: held-out articles as the paper has samples, unpacked
+and with 15 % of the tokens masked once and for all. Where the vocabularies differ, a loss per token
+says nothing, and bits per character of the same text are compared.
+
+Leaves contest.json, loss.png and each model in --work_dir. The exit code is 1 if a contestant
+failed; to diverge is a result.
 """
 
 import argparse
 import math
+import re
+import statistics
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Contestant, Course, Report, hold_contest
+from benchmarks.contest import Course, Outcome, Report, hold_contest
+from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from configs.loading import load_config
 from dataset.artifact import dataset_artifact
 from dataset.stage import prepare_dataset
 from pipeline.artifacts import file_digest, sharded_text_dir, write_json, written_aside
 from pipeline.console import table
+from pipeline.errors import ConfigError
 from pretrain.stage import flag_words, training_flags
 
 # Held-out samples are made as the paper makes them, whatever the recipe trains on.
@@ -51,94 +66,196 @@ QUIET_KEYS = {
     "PRETRAIN.VALIDATION_MICRO_BATCH": 64,
 }
 NOTHING: Mapping[str, Any] = {}
-HEAD_DIM = 64
+# [NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]
+CONTESTANT = re.compile(r"(?:(?P<name>[^:]+)=)?(?P<path>[^:=]+)(?::(?P<changes>.+))?")
+COMMA_BEFORE_KEY = re.compile(r",(?=[\w.]+=)")  # a value, such as a list, may have commas too
+LINE_STYLES = ("-", "--", ":", "-.")  # of the first ten curves, the next ten, ...
+MOST_COMPARED = 6  # contestants of which each is held to what all the others reached
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the command line asks for: a config, and the keys that this contestant changes."""
+
+    name: str
+    path: Path
+    changes: Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        """The name as a file name."""
+        return re.sub(r"^\.|[^\w=+.-]", "_", self.name)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A config that is ready to be trained. tokens_per_character: of the held-out text."""
+    """An entry that is ready to be trained, once for each seed.
 
-    course: Course
+    tokenizer: the digest of its file; tokens_per_character: of the held-out text.
+    """
+
+    entry: Entry
+    courses: Sequence[Course]
     tokenizer: str
     tokens_per_character: float
 
     @property
     def name(self) -> str:
-        return self.course.name
+        return self.entry.name
 
     def bits_per_character(self, loss: float) -> float:
         return loss / math.log(2) * self.tokens_per_character
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
-        "configs", nargs="+", type=Path, help="YAML files; the first one is what others are held to"
+        "contestants",
+        nargs="+",
+        type=parse_contestant,
+        metavar="[NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]",
+        help="YAML files, with keys changed; the first one is what others are held to",
     )
-    add("--minutes", type=float, default=15.0, help="of training, for each config")
+    add("--minutes", type=float, default=15.0, help="of training, for each contestant and seed")
     add("--size", help="layers x hidden size of all models, e.g. 4x256; default: each config's own")
     add("--text", nargs="+", default=[], help="folders of text; default: each config's own")
     add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="for all")
+    add("--seeds", nargs="+", type=int, default=[], help="of training; default: each config's own")
+    add("--at_once", type=int, default=1, help="trainings that run together, and share the cores")
     add("--slice", type=float, default=0.0, help="seconds; default: a twentieth of the time")
     add("--samples", type=int, default=512, help="held-out samples to measure on")
     add("--work_dir", type=Path, required=True, help="datasets in it are used again")
-    return parser.parse_args()
+    args = parser.parse_args(words)
+    if args.at_once < 1:
+        parser.error(f"--at_once: expected 1 or more, got {args.at_once}")
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error("--seeds: one stands there twice")
+    folders = [entry.folder for entry in args.contestants]
+    for entry in args.contestants:
+        if folders.count(entry.folder) > 1:
+            parser.error(f"two contestants are named {entry.name}; write NAME=CONFIG.yaml")
+    return args
 
 
-def main() -> None:
+def parse_contestant(word: str) -> Entry:
+    """An entry from `[NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]`.
+
+    By default the name is the file's, and what was changed. Raises argparse.ArgumentTypeError.
+    """
+    parts = CONTESTANT.fullmatch(word)
+    pairs = COMMA_BEFORE_KEY.split(parts["changes"]) if parts and parts["changes"] else []
+    if not parts or not all("=" in pair for pair in pairs):
+        raise argparse.ArgumentTypeError(
+            f"expected [NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]], got {word}"
+        )
+    changes = dict(pair.split("=", 1) for pair in pairs)
+    path = Path(parts["path"])
+    short = [f"{key.rpartition('.')[2]}={value}" for key, value in changes.items()]
+    return Entry(parts["name"] or " ".join([path.stem, *short]), path, changes)
+
+
+def main() -> int:
+    """Returns the exit code: 1 if a contestant failed."""
     args = parse_arguments()
-    recipes = [_prepare(path, args) for path in args.configs]
-    _check_same_text(args)
-    shown = _Lines(recipes)
-    reports: dict[str, list[Report]] = {recipe.name: [] for recipe in recipes}
-    for contestant, report in hold_contest([recipe.course for recipe in recipes]):
-        reports[contestant.course.name].append(report)
-        shown.say(contestant, report)
-    print("\n" + result_table(recipes, reports))
-    record = {
-        recipe.name: {
-            "flags": recipe.course.flags,
-            "tokens_per_character": recipe.tokens_per_character,
-            "reports": [asdict(report) for report in reports[recipe.name]],
-        }
-        for recipe in recipes
-    }
-    write_json(args.work_dir / "contest.json", record)
-    draw(recipes, reports, args.work_dir / "loss.png")
+    _check_folders(args)
+    _make_datasets(args)
+    recipes = [_prepare(entry, args) for entry in args.contestants]
+    # All recipes with a seed, then all with the next: what is compared runs close in time.
+    same_seed = zip(*(recipe.courses for recipe in recipes), strict=True)
+    courses = [course for group in same_seed for course in group]
+    width = max(len(course.name) for course in courses)
+    outcomes: dict[str, Outcome] = {}
+    for outcome in hold_contest(courses, args.at_once):
+        outcomes[outcome.course.name] = outcome
+        print(outcome.course.name.ljust(width), _news(outcome), flush=True)
+    results = [Result(r, [outcomes[course.name] for course in r.courses]) for r in recipes]
+    print("\n" + result_table(results))
+    write_json(args.work_dir / "contest.json", record(results))
+    draw(results, args.work_dir / "loss.png")
+    return int(any(outcome.ending == "failed" for outcome in outcomes.values()))
+
+
+def _news(outcome: Outcome) -> str:
+    """What the contestant's last turn brought."""
+    if outcome.failure:
+        return f"{outcome.ending}: {outcome.failure}"
+    report = outcome.reports[-1]
+    return (
+        f"{report.seconds / 60:6.2f} min, step {report.step:>6}, {report.tokens:>11,} tokens: "
+        f"loss {report.loss:.4f}, accuracy {report.accuracy:.4f}"
+    )
 
 
 # --- preparing -------------------------------------------------------------------------------
 
 
-def _prepare(path: Path, args: argparse.Namespace) -> Recipe:
-    """Makes the dataset of a config, and the held-out samples in its vocabulary."""
-    config, held_out = _load(path, args), _load(path, args, HELD_OUT_KEYS)
-    prepare_dataset(config)
-    prepare_dataset(held_out)
-    made, measured = dataset_artifact(config), dataset_artifact(held_out)
-    output = (args.work_dir / "trained" / path.stem).resolve()
-    if (output / "checkpoints").exists():
-        raise SystemExit(f"{output} is there from before; delete it, or name another --work_dir")
-    flags = training_flags(config, made.directory.resolve(), output, gpus=0)
-    flags["precision"] = config.PRETRAIN.PRECISION
-    course = Course(
-        name=path.stem,
-        flags=tuple(flag_words(flags)),
-        held_out=measured.directory,
-        num_samples=args.samples,
-        slice_seconds=args.slice or args.minutes * 60 / 20,
-    )
-    tokenizer = measured.directory / "tokenizer" / "tokenizer.json"
-    texts = _held_out_texts(args.work_dir, measured.directory.name)
-    return Recipe(course, file_digest(tokenizer), tokens_per_character(tokenizer, texts))
+def _output_dir(entry: Entry, seed: int | None, args: argparse.Namespace) -> Path:
+    folder = args.work_dir / "trained" / entry.folder
+    return (folder if seed is None else folder / f"seed_{seed}").resolve()
 
 
-def _held_out_texts(root: Path, dataset_id: str) -> list[Path]:
-    return sorted(sharded_text_dir(root, dataset_id).glob("test_*.txt"))
+def _check_folders(args: argparse.Namespace) -> None:
+    """SystemExit if a model stands where one is to be trained."""
+    for entry in args.contestants:
+        for seed in args.seeds or [None]:
+            output = _output_dir(entry, seed, args)
+            if (output / "checkpoints").exists():
+                raise SystemExit(
+                    f"{output} is there from before; delete it, or name another --work_dir"
+                )
 
 
-def tokens_per_character(tokenizer: Path, texts: Sequence[Path]) -> float:
+def _make_datasets(args: argparse.Namespace) -> None:
+    """Those that are trained and measured on, each once. SystemExit if their articles differ."""
+    configs = {}
+    for entry in args.contestants:
+        for more in (NOTHING, HELD_OUT_KEYS):
+            config = load_entry(entry, args, more)
+            configs.setdefault(dataset_artifact(config).directory.name, (entry, config))
+    first = next(iter(configs))
+    for dataset_id, (entry, config) in configs.items():
+        prepare_dataset(config)
+        if _article_digests(args.work_dir, dataset_id) != _article_digests(args.work_dir, first):
+            raise SystemExit(
+                f"{entry.name} holds out other articles than {args.contestants[0].name}; they need "
+                "the same text, DATASET.SEED, FRAC_TEST and NUM_TEST_SHARDS"
+            )
+
+
+def _prepare(entry: Entry, args: argparse.Namespace) -> Recipe:
+    """The trainings of an entry, whose datasets are there."""
+    made = dataset_artifact(load_entry(entry, args)).directory
+    measured = dataset_artifact(load_entry(entry, args, HELD_OUT_KEYS)).directory
+    courses = []
+    for seed in args.seeds or [None]:
+        config = load_entry(entry, args, NOTHING if seed is None else {"PRETRAIN.SEED": seed})
+        flags = training_flags(config, made.resolve(), _output_dir(entry, seed, args))
+        courses.append(
+            Course(
+                name=entry.name if seed is None else f"{entry.name}, seed {seed}",
+                seed=config.PRETRAIN.SEED,
+                flags=tuple(flag_words(flags)),
+                held_out=measured,
+                num_samples=args.samples,
+                slice_seconds=args.slice or args.minutes * 60 / 20,
+            )
+        )
+    tokenizer = measured / "tokenizer" / "tokenizer.json"
+    ratio = tokens_per_character(tokenizer, _held_out_texts(args.work_dir, measured.name))
+    return Recipe(entry, courses, file_digest(tokenizer), ratio)
+
+
+def _held_out_texts(root: Path, dataset_id: str) -> tuple[Path, ...]:
+    return tuple(sorted(sharded_text_dir(root, dataset_id).glob("test_*.txt")))
+
+
+def _article_digests(root: Path, dataset_id: str) -> list[str]:
+    return [file_digest(text) for text in _held_out_texts(root, dataset_id)]
+
+
+@cache
+def tokens_per_character(tokenizer: Path, texts: tuple[Path, ...]) -> float:
     """Over all lines of some text files."""
     from tokenizers import Tokenizer
 
@@ -147,15 +264,19 @@ def tokens_per_character(tokenizer: Path, texts: Sequence[Path]) -> float:
     return sum(len(line.ids) for line in encoded) / sum(map(len, lines))
 
 
-def _load(path: Path, args: argparse.Namespace, more: Mapping[str, Any] = NOTHING):
-    """The config with what all contestants have in common."""
+def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] = NOTHING):
+    """The config with what all contestants have in common, what is its own, and `more`.
+
+    SystemExit if that makes no config.
+    """
     common = {
         "PRETRAIN.LR_SCHEDULE": "time",
         "PRETRAIN.TOTAL_TRAINING_TIME": args.minutes / 60,
         "SYSTEM.OUTPUT_ROOT": str(args.work_dir),
         **QUIET_KEYS,
-        **more,
     }
+    if args.text:
+        common |= {"DATASET.CUSTOMIZED_DATASETS": args.text, "DATASET.HUGGINGFACE_DATASETS": []}
     if args.size:
         layers, hidden = map(int, args.size.split("x"))
         common |= {
@@ -163,42 +284,69 @@ def _load(path: Path, args: argparse.Namespace, more: Mapping[str, Any] = NOTHIN
             "MODEL.HIDDEN_SIZE": hidden,
             "MODEL.NUM_ATTENTION_HEADS": hidden // HEAD_DIM,
         }
-    if args.text:
-        common |= {"DATASET.CUSTOMIZED_DATASETS": args.text, "DATASET.HUGGINGFACE_DATASETS": []}
-    words = [str(word) for pair in (*common.items(), *args.set) for word in pair]
-    return load_config(path, words, ["dataset", "pretrain"])
+    own = [*args.set, *entry.changes.items(), *more.items()]
 
+    def load():
+        words = [str(word) for pair in (*common.items(), *own) for word in pair]
+        return load_config(entry.path, words, ["dataset", "pretrain"])
 
-def _check_same_text(args: argparse.Namespace) -> None:
-    """SystemExit if the configs do not hold out the same articles."""
-    digests = {}
-    for path in args.configs:
-        for more in ({}, HELD_OUT_KEYS):
-            dataset_id = dataset_artifact(_load(path, args, more)).directory.name
-            texts = _held_out_texts(args.work_dir, dataset_id)
-            digests[path.stem] = tuple(file_digest(text) for text in texts)
-            if digests[path.stem] != next(iter(digests.values())):
-                raise SystemExit(
-                    f"{path} holds out other articles than {args.configs[0]}; they need the same "
-                    "text, DATASET.SEED, FRAC_TEST and NUM_TEST_SHARDS"
-                )
+    try:
+        config = load()
+        if args.size:  # only now it is known whether there is a gate
+            width = feed_forward_width(config.MODEL.HIDDEN_SIZE, config.MODEL.GLU)
+            common["MODEL.INTERMEDIATE_SIZE"] = width
+            config = load()
+    except ConfigError as error:
+        raise SystemExit(f"{entry.name}:\n{error}") from error
+    return config
 
 
 # --- what came of it -------------------------------------------------------------------------
 
 
-class _Lines:
-    """Says each report as it comes."""
+def mean_report(reports: Sequence[Report]) -> Report:
+    """The mean of each number; finished if all are."""
+    if len(reports) == 1:
+        return reports[0]
+    numbers = [field.name for field in fields(Report) if field.name != "finished"]
+    means = {name: statistics.fmean(getattr(r, name) for r in reports) for name in numbers}
+    return Report(**means, finished=all(report.finished for report in reports))
 
-    def __init__(self, recipes: Sequence[Recipe]):
-        self.width = max(len(recipe.name) for recipe in recipes)
 
-    def say(self, contestant: Contestant, report: Report) -> None:
-        name = contestant.course.name.ljust(self.width)
-        print(
-            f"{name} {report.seconds / 60:6.2f} min, step {report.step:>6}, {report.tokens:>11,} "
-            f"tokens: loss {report.loss:.4f}, accuracy {report.accuracy:.4f}",
-            flush=True,
+def mean_curve(curves: Sequence[Sequence[Report]]) -> list[Report]:
+    """The mean over runs of their reports with the same number; the last ones go together."""
+    if not curves:
+        return []
+    shortest = min(map(len, curves))
+    numbers = [*range(shortest - 1), -1]
+    return [mean_report([curve[number] for curve in curves]) for number in numbers]
+
+
+class Result:
+    """What came of a recipe with all its seeds: of those that finished or, if none did, of all.
+
+    runs: their reports; curve: the mean over them; both are empty if there is no report at all.
+    """
+
+    def __init__(self, recipe: Recipe, outcomes: Sequence[Outcome]):
+        self.recipe, self.outcomes = recipe, outcomes
+        self.finished = any(outcome.finished for outcome in outcomes)
+        counted = [outcome for outcome in outcomes if outcome.finished or not self.finished]
+        self.runs = [outcome.reports for outcome in counted if outcome.reports]
+        self.curve = mean_curve(self.runs)
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def ending(self) -> str:
+        """What went wrong; empty if nothing did."""
+        endings = [outcome.ending for outcome in self.outcomes if outcome.ending]
+        if len(self.outcomes) == 1 and endings and self.curve:
+            return f"{endings[0]} after {self.curve[-1].seconds / 60:.2f} min"
+        return ", ".join(
+            f"{endings.count(word)} of {len(self.outcomes)} {word}" for word in sorted({*endings})
         )
 
 
@@ -215,22 +363,39 @@ def time_of(goal: float, points: Sequence[tuple[float, float]]) -> float:
     return points[0][0]
 
 
-def result_table(recipes: Sequence[Recipe], reports: dict[str, list[Report]]) -> str:
-    """The last report of each recipe, and when it reached what each of the others ended with."""
-    measure = _Measure(recipes)
-    header = ["recipe", "steps", "samples", "tokens", "PFLOP", measure.unit, "accuracy"]
-    header += [f"reaches {other.name}" for other in recipes]
-    header += ["preparing", "measuring"]
-    rows = [header]
-    for recipe in recipes:
-        own = reports[recipe.name]
-        last = own[-1]
-        row = [recipe.name, f"{last.step:,}", f"{last.samples:,}", f"{last.tokens:,}"]
-        row += [f"{last.flops / 1e15:.2f}", f"{measure(recipe, last):.4f}", f"{last.accuracy:.4f}"]
-        row += [_share(measure, recipe, own, other, reports[other.name]) for other in recipes]
-        row += [f"{last.preparation:.0f} s", f"{sum(r.eval_seconds for r in own):.0f} s"]
-        rows.append(row)
-    return table(rows)
+def result_table(results: Sequence[Result]) -> str:
+    """The last report of each recipe, or the mean and deviation of its seeds' last ones, and when
+    it reached what the others ended with; where there are many, only what the first one did."""
+    measure = _Measure([result.recipe for result in results])
+    goals = results if len(results) <= MOST_COMPARED else results[:1]
+    columns = [_figures(result, measure) for result in results]
+    for result, row in zip(results, columns, strict=True):
+        row |= {f"reaches {goal.name}": _share(measure, result, goal) for goal in goals}
+        row["ending"] = result.ending
+    header = [name for name in columns[0] if any(row[name] for row in columns)]
+    return table([header, *([row[name] for name in header] for row in columns)])
+
+
+def _figures(result: Result, measure: "_Measure") -> dict[str, str]:
+    """Cells by column; empty where there is nothing to say."""
+    row = dict.fromkeys(
+        ["recipe", "seeds", "steps", "tokens", "PFLOP", measure.unit, "sd", "accuracy"], ""
+    )
+    row["recipe"] = result.name
+    if len(result.outcomes) > 1:
+        row["seeds"] = str(len(result.runs))
+    if not result.curve:
+        return row
+    last = result.curve[-1]
+    ends = [measure(result.recipe, run[-1]) for run in result.runs]
+    return row | {
+        "steps": f"{last.step:,.0f}",
+        "tokens": f"{last.tokens:,.0f}",
+        "PFLOP": f"{last.flops / 1e15:.2f}",
+        measure.unit: f"{measure(result.recipe, last):.4f}",
+        "sd": f"{statistics.stdev(ends):.4f}" if len(ends) > 1 else "",
+        "accuracy": f"{last.accuracy:.4f}",
+    }
 
 
 class _Measure:
@@ -244,23 +409,43 @@ class _Measure:
         return report.loss if self.is_loss else recipe.bits_per_character(report.loss)
 
 
-def _share(measure, recipe: Recipe, own, other: Recipe, theirs) -> str:
-    """After what share of the other's time the recipe was as good as the other in the end."""
-    if recipe is other:
+def _share(measure: _Measure, result: Result, goal: Result) -> str:
+    """After what share of the goal's time the recipe was as good as the goal in the end."""
+    if result is goal or not goal.finished or not result.curve:
         return ""
-    goal = measure(other, theirs[-1])
-    seconds = time_of(goal, [(report.seconds, measure(recipe, report)) for report in own])
+    end = goal.curve[-1]
+    points = [(report.seconds, measure(result.recipe, report)) for report in result.curve]
+    seconds = time_of(measure(goal.recipe, end), points)
     if math.isinf(seconds):
         return "no"
-    return f"{100 * seconds / theirs[-1].seconds:.1f} % ({seconds / 60:.2f} min)"
+    return f"{100 * seconds / end.seconds:.1f} % ({seconds / 60:.2f} min)"
 
 
-def draw(recipes: Sequence[Recipe], reports: dict[str, list[Report]], path: Path) -> None:
+def record(results: Sequence[Result]) -> dict[str, Any]:
+    """All that is known of each training, by its name."""
+    return {
+        outcome.course.name: {
+            "recipe": result.name,
+            "config": str(result.recipe.entry.path),
+            "changes": dict(result.recipe.entry.changes),
+            "seed": outcome.course.seed,
+            "flags": outcome.course.flags,
+            "tokens_per_character": result.recipe.tokens_per_character,
+            "ending": outcome.ending,
+            "failure": outcome.failure,
+            "reports": [asdict(report) for report in outcome.reports],
+        }
+        for result in results
+        for outcome in result.outcomes
+    }
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
     """The measure against time, samples, tokens and FLOPs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    measure = _Measure(recipes)
+    measure = _Measure([result.recipe for result in results])
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
@@ -270,21 +455,24 @@ def draw(recipes: Sequence[Recipe], reports: dict[str, list[Report]], path: Path
         ("PFLOP", lambda report: report.flops / 1e15),
     )
     for axes, (label, position) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        for recipe in recipes:
-            own = reports[recipe.name][1:]  # the first one is of random weights
+        for number, result in enumerate(results):
+            curve = result.curve[1:]  # the first one is of random weights
             axes.plot(
-                [position(report) for report in own],
-                [measure(recipe, report) for report in own],
-                label=recipe.name,
+                [position(report) for report in curve],
+                [measure(result.recipe, report) for report in curve],
+                color=f"C{number % 10}",
+                linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
+                label=result.name,
             )
         axes.set_xlabel(label)
         axes.set_ylabel(f"held-out {measure.unit}")
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, frameon=False)
     with written_aside(path) as aside:
         figure.savefig(aside, format="png", dpi=120)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

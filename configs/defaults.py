@@ -187,6 +187,13 @@ def _model() -> CfgNode:
     # Standard deviation of the normal initialisation of all matrices, of every TYPE (BERT's own
     # value).
     model.INITIALIZER_RANGE = 0.02
+    # Initialisation of the last matrix of each sublayer, whose output the residual stream adds up:
+    # same as all others | scaled by 1 / sqrt(2 layers), as GPT-2 and ModernBERT | zero, so that
+    # every layer begins as the identity.
+    model.RESIDUAL_INIT = "same"
+    # Initialisation of the output's bias: zero | frequencies: the logarithm of how often each token
+    # is predicted in the first shard, which the model would else spend its first steps on.
+    model.OUTPUT_BIAS_INIT = "zero"
     # Epsilon of all norms, of every TYPE (BERT's own value).
     model.LAYER_NORM_EPS = 1e-12
     return model
@@ -258,7 +265,9 @@ def _pretrain() -> CfgNode:
     pretrain.WEIGHT_DECAY = 0.01
     # Largest norm of the gradient. 0: no clipping.
     pretrain.GRADIENT_CLIPPING = 0.0
-    # auto | fp16 | bf16 | fp32. auto: fp16 on GPUs, fp32 on the CPU, where it is the fastest.
+    # auto | fp16 | bf16 | fp32. auto: fp16 on GPUs; on the CPU bf16 for bert-mlm where the
+    # processor is built for it, else fp32. On the CPU bf16 is that of the matrix products alone;
+    # weights, and what layers add up, are fp32.
     pretrain.PRECISION = "auto"
     # Stop after this many steps in a row with the fp16 loss scale at 1 or below. 0: never.
     pretrain.SCALE_CNT_LIMIT = 100
@@ -267,7 +276,8 @@ def _pretrain() -> CfgNode:
     pretrain.DIVERGENCE_LIMIT = 2.0
     # What the GPUs share out between them (DeepSpeed's ZeRO): 0 nothing | 1 the optimizer's state |
     # 2 the gradients too | 3 the weights too. -1: 1 in half precision with adamw, adam or sgd, else
-    # 0. Stage 0 computes in half precision by torch's autocast, from fp32 weights.
+    # 0. Stage 0 computes in half precision by torch's autocast, from fp32 weights; on the CPU, bf16
+    # is that of PRECISION there.
     pretrain.ZERO_STAGE = -1
     # JSON file with more DeepSpeed settings. What the keys here decide cannot be set there.
     pretrain.DEEPSPEED_CONFIG = ""

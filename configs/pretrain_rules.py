@@ -45,6 +45,8 @@ PRETRAIN_RULES: dict[str, Rule] = {
     "MODEL.HIDDEN_DROPOUT_PROB": between(0, 1),
     "MODEL.ATTENTION_PROBS_DROPOUT_PROB": between(0, 1),
     "MODEL.INITIALIZER_RANGE": above(0),
+    "MODEL.RESIDUAL_INIT": one_of("same", "scaled", "zero"),
+    "MODEL.OUTPUT_BIAS_INIT": one_of("zero", "frequencies"),
     "MODEL.LAYER_NORM_EPS": above(0),
     "PRETRAIN.ID": FILE_NAME,
     "PRETRAIN.LR_SCHEDULE": one_of("step", "time", "tokens"),

@@ -2,25 +2,22 @@
 
 Linear layers multiply by oneDNN, and in training in bf16 where the processor is built for it, as
 GPUs do under autocast. Dropout is that of pretrain.dropout, and attention with dropout too, or that
-of finetune.attention in bf16. What is saved, and in fp32 what is computed, stays that of the model
-as it was.
+of pretrain.half_attention in bf16. What is saved, and in fp32 what is computed, stays that of the
+model as it was.
 """
 
-import ctypes
 import functools
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from finetune.attention import half_attention
 from pretrain.dropout import Dropout
 from pretrain.dropout import attention as dropped_attention
-from pretrain.linear import Linear, linear
+from pretrain.half_attention import half_attention
+from pretrain.linear import Linear, multiply_in_bf16, prefers_bf16
 
 # Names of our attention among those of transformers, by whether it is in half precision. "sdpa" in
 # them has transformers check that the model can do without the attention weights.
@@ -30,58 +27,6 @@ ATTENTION = {False: "sdpa_with_fast_dropout", True: "sdpa_in_bf16"}
 # where another layer follows: BERT and all that have its names, DistilBERT, ALBERT.
 ACTIVATED = (("intermediate_act_fn", "dense"), ("activation", "lin1"), ("activation", "ffn"))
 
-# Parameters of glibc's mallopt, from its malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-
-
-class HalfLinear(nn.Linear):
-    """Multiplies in bf16 while training, and is pretrain.linear's otherwise.
-
-    What it gives is fp32, unlike under autocast, so that layers are added up in fp32. gives_half:
-    what it gives goes into another such layer, at most through an activation, and stays bf16.
-    """
-
-    gives_half = False
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        if not self.training or hidden.dtype not in (torch.float32, torch.bfloat16):
-            return linear(hidden, self.weight, self.bias)
-        product = _HalfProduct.apply(hidden, self.weight, self.bias)
-        return product if self.gives_half else product.float()
-
-
-class _HalfProduct(torch.autograd.Function):
-    """hidden: fp32 or bf16, and so is its gradient. The product is bf16."""
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        half, half_weight = hidden.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(half, half_weight)
-        ctx.dtype, ctx.has_bias = hidden.dtype, bias is not None
-        return functional.linear(half, half_weight, None if bias is None else bias.bfloat16())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight = ctx.saved_tensors
-        upstream = grad.reshape(-1, grad.shape[-1])
-        of_hidden = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_hidden = (upstream @ weight).to(ctx.dtype).view(hidden.shape)
-        if ctx.needs_input_grad[1]:
-            of_weight = (upstream.t() @ hidden.reshape(-1, hidden.shape[-1])).float()
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = upstream.sum(0).float()  # which is added up in fp32
-        return of_hidden, of_weight, of_bias
-
-
-@functools.cache
-def prefers_bf16() -> bool:
-    """Whether this processor multiplies bf16 faster than fp32, and torch knows how."""
-    processor = torch.cpu.get_capabilities()
-    is_built_for_it = processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)
-    return is_built_for_it and torch.backends.mkldnn.is_available()
-
 
 def accelerate(model: PreTrainedModel, half: bool | None = None) -> None:
     """Exchanges the layers of a model on the CPU in place. half: default `prefers_bf16()`."""
@@ -89,10 +34,11 @@ def accelerate(model: PreTrainedModel, half: bool | None = None) -> None:
         half = prefers_bf16()
     for module in model.modules():
         if type(module) in (nn.Linear, Linear):
-            module.__class__ = HalfLinear if half else Linear
+            module.__class__ = Linear
         elif type(module) is nn.Dropout:
             module.__class__ = Dropout
     if half:
+        multiply_in_bf16(model)
         _keep_inner_states_half(model)
     if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation():
         name = ATTENTION[half]
@@ -105,8 +51,8 @@ def _keep_inner_states_half(model: nn.Module) -> None:
     """The widest states of a transformer, between the two matrices of a feed-forward layer."""
     for module in model.modules():
         for activation, first in ACTIVATED:
-            if hasattr(module, activation) and type(getattr(module, first, None)) is HalfLinear:
-                getattr(module, first).gives_half = True
+            if hasattr(module, activation) and type(getattr(module, first, None)) is Linear:
+                getattr(module, first).gives_bf16 = True
 
 
 def _attention(
@@ -141,16 +87,3 @@ def _attention(
     attend = half_attention if half else dropped_attention
     output = attend(query, key, value, attention_mask, dropout)
     return output.transpose(1, 2).contiguous(), None
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next step, which would else get fresh pages each time.
-
-    Does nothing where there is no glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

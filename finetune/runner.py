@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune.acceleration import accelerate, keep_freed_memory
+from finetune.acceleration import accelerate
 from finetune.batches import sorted_batches
 from finetune.encoding import Padding, Tokens, padding_of
+from pretrain.cpu_settings import keep_freed_memory
 
 # Tensor cores want lengths that are multiples of this.
 GPU_MULTIPLE = 8

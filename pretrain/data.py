@@ -9,7 +9,7 @@ unmasked are masked by their number, anew in each epoch.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -123,6 +123,21 @@ def sequence_length(path: Path) -> int:
     """Tokens per sample of a shard."""
     with h5py.File(path) as file:
         return file["input_ids"].shape[1]
+
+
+def count_predictions(shard: Shard, vocab_size: int, never: Iterable[int]) -> torch.Tensor:
+    """How often each token is predicted, int64 [vocab_size]; of unmasked samples, may be.
+
+    never: ids that are not predicted, though they stand in the samples.
+    """
+    rows = read_samples(shard.path)
+    if "masked_lm_ids" in rows:
+        found = rows["masked_lm_ids"][rows["masked_lm_positions"] > 0]
+    else:
+        found = rows["input_ids"][rows["input_mask"] > 0]
+    counts = torch.from_numpy(np.bincount(found.astype(np.int64), minlength=vocab_size))
+    counts[list(never)] = 0
+    return counts
 
 
 def collate(rows: dict[str, np.ndarray]) -> MicroBatch:

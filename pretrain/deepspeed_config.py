@@ -37,17 +37,19 @@ def deepspeed_config(args: Namespace, world_size: int) -> dict[str, Any]:
     """DeepSpeed's config for run_pretraining's flags.
 
     Reads train_batch_size, train_micro_batch_size_per_gpu (which must divide each rank's share),
-    gradient_clipping, precision (fp16, bf16 or fp32), zero_stage, optimizer_type and
-    deepspeed_config. Raises ValueError naming what the user's JSON must not hold.
+    gradient_clipping, precision (fp16, bf16 or fp32), multiplies_in_bf16 (whether the model sees to
+    bf16 by itself), zero_stage, optimizer_type and deepspeed_config. Raises ValueError naming what
+    the user's JSON must not hold.
     """
-    stage = zero_stage(args.zero_stage, args.precision, args.optimizer_type)
+    precision = "fp32" if args.multiplies_in_bf16 else args.precision
+    stage = zero_stage(args.zero_stage, precision, args.optimizer_type)
     micro = args.train_micro_batch_size_per_gpu
     config = {
         "train_batch_size": args.train_batch_size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": args.train_batch_size // (micro * world_size),
         "gradient_clipping": args.gradient_clipping,
-        **_precision(args.precision, stage),
+        **_precision(precision, stage),
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,  # the loop writes its own lines

@@ -7,6 +7,7 @@ import torch
 import torch.distributed
 
 from pipeline.executor import num_cores
+from pretrain.cpu_settings import keep_freed_memory
 from pretrain.ports import free_port
 
 
@@ -31,6 +32,7 @@ def start_ranks() -> torch.device:
             torch.set_num_threads(max(1, num_cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
         # DeepSpeed asks for fp16 instructions; without them PyTorch computes the same, slowly.
         accelerator.is_fp16_supported = lambda: True
+        keep_freed_memory()
         device = torch.device("cpu")
     else:
         accelerator.set_device(local_rank)

@@ -19,10 +19,12 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from .dropout import Dropout, attention
+from .half_attention import half_attention
 from .linear import Linear
 
 NUM_SEGMENTS = 2
@@ -81,20 +83,46 @@ def rotate(vectors: Tensor, by: Rotation) -> Tensor:
 
     Component i is turned together with component i + head_dim / 2.
     """
-    cos, sin = by
+    return _Rotation.apply(vectors, *by)
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is turned back; autograd would keep and add up the products instead."""
+
+    @staticmethod
+    def forward(ctx, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(vectors, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(grad, *ctx.saved_tensors, -1), None, None
+
+
+def _turned(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     first, second = vectors.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    turned = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=direction)
     return turned.to(vectors.dtype)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with one product for queries, keys and values."""
+    """Multi-head attention with one product for queries, keys and values.
+
+    in_bf16: see pretrain.linear.
+    """
+
+    in_bf16 = False
 
     def __init__(self, config):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
         self.qkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=config.use_bias)
+        self.qkv.gives_bf16 = True
         self.output = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, turn: Rotation | None) -> Tensor:
@@ -106,7 +134,8 @@ class SelfAttention(nn.Module):
             query_key, value = qkv.split((2, 1), dim=2)
             query, key = rotate(query_key, turn).permute(2, 0, 3, 1, 4)
             value = value.squeeze(2).transpose(1, 2)
-        attended = attention(query, key, value, mask, self.dropout_prob if self.training else 0.0)
+        attend = half_attention if self.in_bf16 and self.training else attention
+        attended = attend(query, key, value, mask, self.dropout_prob if self.training else 0.0)
         return self.output(attended.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -118,6 +147,7 @@ class FeedForward(nn.Module):
         self.gated = config.glu
         inner = config.intermediate_size * (2 if self.gated else 1)
         self.input = Linear(config.hidden_size, inner, bias=config.use_bias)
+        self.input.gives_bf16 = True
         self.output = Linear(config.intermediate_size, config.hidden_size, bias=config.use_bias)
         self.activation = ACTIVATIONS[config.hidden_act]
 

@@ -21,6 +21,7 @@ CODE = (
     "configuration_extremebert.py",
     "encoder.py",
     "dropout.py",
+    "half_attention.py",
     "linear.py",
 )
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretrain.cross_entropy import half_mean_cross_entropy, mean_cross_entropy
 from pretrain.encoder import ACTIVATIONS, Encoder, PredictionHead
 from pretrain.linear import linear
 
@@ -53,11 +54,14 @@ def build_model(args: Namespace) -> nn.Module:
 class BasePretrainModel(nn.Module):
     """BERT with the masked-language-model head, initialised as BERT is.
 
-    args: a namespace with model_type ("bert-mlm"), initializer_range, pad_vocab_to_multiple_of (at
-    least 1), gradient_checkpointing, and what pretrain.encoder lists; its vocab_size is that of the
-    tokenizer. use_bias is about the linear layers and norms: the output's bias is always there.
-    Raises ValueError for values that make no model.
+    args: a namespace with model_type ("bert-mlm"), initializer_range, residual_init ("same",
+    "scaled" or "zero"), pad_vocab_to_multiple_of (at least 1), gradient_checkpointing, and what
+    pretrain.encoder lists; its vocab_size is that of the tokenizer. use_bias is about the linear
+    layers and norms: the output's bias is always there. in_bf16: see pretrain.linear. Raises
+    ValueError for values that make no model.
     """
+
+    in_bf16 = False
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -70,6 +74,7 @@ class BasePretrainModel(nn.Module):
         self.output_bias = nn.Parameter(torch.zeros(args.vocab_size))
         self.num_padding_rows = num_rows - args.vocab_size
         self._initialize(args.initializer_range)
+        self._initialize_residuals(args.residual_init)
 
     @torch.no_grad()
     def _initialize(self, initializer_range: float) -> None:
@@ -78,6 +83,19 @@ class BasePretrainModel(nn.Module):
                 module.weight.normal_(0.0, initializer_range)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+
+    @torch.no_grad()
+    def _initialize_residuals(self, how: str) -> None:
+        scale = {"same": 1.0, "scaled": (2 * len(self.encoder.layers)) ** -0.5, "zero": 0.0}[how]
+        for layer in self.encoder.layers:
+            layer.attention.output.weight.mul_(scale)
+            layer.feed_forward.output.weight.mul_(scale)
+
+    @torch.no_grad()
+    def set_output_bias(self, counts: Tensor) -> None:
+        """The logarithm of the tokens' frequencies; counts: [vocab_size], 0 counts as 1."""
+        counts = counts.clamp(min=1).double()
+        self.output_bias.copy_((counts / counts.sum()).log())
 
     def encode(
         self,
@@ -112,6 +130,8 @@ class BasePretrainModel(nn.Module):
         transformed = self.head(select_predictions(hidden, prediction_index))
         word_embeddings = self.encoder.embeddings.word.weight
         bias = functional.pad(self.output_bias, (0, self.num_padding_rows), value=PADDING_LOGIT)
+        if self.in_bf16 and self.training and labels is not None:
+            return half_mean_cross_entropy(transformed, word_embeddings, bias, labels)
         logits = linear(transformed, word_embeddings, bias)
         return logits if labels is None else mean_cross_entropy(logits, labels)
 
@@ -119,12 +139,6 @@ class BasePretrainModel(nn.Module):
 def select_predictions(hidden: Tensor, prediction_index: Tensor) -> Tensor:
     """Rows [predictions, hidden_size] of [batch, length, hidden_size]."""
     return hidden.flatten(0, 1).index_select(0, prediction_index)
-
-
-def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """In fp32; 0 for a micro batch that has, rarely, no prediction."""
-    total = functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return total / max(1, len(labels))
 
 
 def check_model_args(args: Namespace) -> None:

@@ -20,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
     from pipeline.devices import num_visible_gpus
     from pipeline.processes import end_with, exit_with_parent, parent_of
+    from pretrain.cpu_settings import spin_briefly
     from pretrain.flags import parse_flags
 
     args = parse_flags(argv)
@@ -30,9 +31,7 @@ def main(argv: Sequence[str]) -> int:
         # Started by the launcher's launcher. Only the latter passes a signal on that ends it.
         end_with(parent_of(os.getppid()), signal.SIGTERM)
     if not num_visible_gpus():
-        # Threads that spin while they wait are no faster, and halve the speed, or worse, as soon as
-        # another program wants a core. OpenMP reads this when torch is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        spin_briefly()
     from pretrain.distributed import rank, start_ranks
     from pretrain.interrupts import Interrupted, caught
 
@@ -105,6 +104,7 @@ def _complete_args(args: Namespace, shards, device, log):
     from pretrain.data import sequence_length
     from pretrain.distributed import from_first_rank, rank, world_size
     from pretrain.engine import largest_micro_batch
+    from pretrain.precision import multiplies_in_bf16, resolve_precision
     from pretrain.vocabulary import find_tokenizer, read_vocabulary
 
     output_dir, dataset_path = Path(args.output_dir), Path(args.dataset_path)
@@ -113,8 +113,8 @@ def _complete_args(args: Namespace, shards, device, log):
     vocabulary = read_vocabulary(from_first_rank(directory if rank() == 0 else None))
     args.vocab_size, args.special_ids = vocabulary.size, vocabulary.special_ids
     args.max_seq_length = sequence_length(shards[0].path)
-    if args.precision == "auto":
-        args.precision = "fp32" if device.type == "cpu" else "fp16"
+    args.precision = resolve_precision(args.precision, device, args.model_type)
+    args.multiplies_in_bf16 = multiplies_in_bf16(args, device)
     asked, smallest = args.train_micro_batch_size_per_gpu, args.batch_size_ramp_start
     name = "batch_size_ramp_start" if smallest else "train_batch_size"
     fitted = largest_micro_batch(smallest or args.train_batch_size, asked, world_size(), name)
@@ -147,14 +147,22 @@ def _build(args: Namespace, device, provider, log):
     import torch
 
     from pretrain.compiling import compile_if_possible
+    from pretrain.data import count_predictions
     from pretrain.distributed import world_size
     from pretrain.engine import build_engine, compute_dtype
+    from pretrain.linear import multiply_in_bf16
     from pretrain.lr_curves import LearningRateSchedule, curve_shape
-    from pretrain.model import build_model
+    from pretrain.model import OWN_TYPE, build_model
     from pretrain.optimizers import build_optimizer
 
     torch.manual_seed(args.seed)
-    model = build_model(args).to(device)
+    model = build_model(args)
+    if args.output_bias_init == "frequencies" and args.model_type == OWN_TYPE:
+        never = args.special_ids.values()
+        model.set_output_bias(count_predictions(provider.shards[0], args.vocab_size, never))
+    model.to(device)
+    if args.multiplies_in_bf16:
+        multiply_in_bf16(model)
     engine = build_engine(args, model, build_optimizer(model, args), world_size())
     if args.compile:
         compile_if_possible(engine, provider.batch(0)[0], compute_dtype(args.precision), log.say)

@@ -11,7 +11,7 @@ from pipeline.console import Console, print_line, stage_console
 from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.processes import python_command, run_logged
-from pretrain.artifact import precision_in_use, pretrain_artifact
+from pretrain.artifact import precision_in_words, pretrain_artifact
 from pretrain.budget import progress_unit
 from pretrain.flags import flag_keys
 from pretrain.hostfile import read_hostfile
@@ -66,7 +66,7 @@ def _check_dataset(dataset: Artifact) -> None:
 def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
     for note in artifact.notes:
         console.say(note)
-    precision = precision_in_use(config.PRETRAIN.PRECISION, gpus)
+    precision = precision_in_words(config.PRETRAIN.PRECISION, gpus)
     where = f"{gpus} GPU(s)" if gpus else "the CPU"
     if config.SYSTEM.HOSTFILE:
         precision = config.PRETRAIN.PRECISION
@@ -78,7 +78,7 @@ def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, g
 # --- the command -----------------------------------------------------------------------------
 
 
-def training_flags(config, dataset_path: Path, output_dir: Path, gpus: int) -> dict[str, Any]:
+def training_flags(config, dataset_path: Path, output_dir: Path) -> dict[str, Any]:
     """run_pretraining's flags for this config, by name."""
     flags: dict[str, Any] = {
         "dataset_path": dataset_path,
@@ -89,8 +89,6 @@ def training_flags(config, dataset_path: Path, output_dir: Path, gpus: int) -> d
     for flag, key in flag_keys().items():
         section, _, name = key.partition(".")
         flags[flag] = config[section][name]
-    if not config.SYSTEM.HOSTFILE:  # else the servers know what GPUs they have
-        flags["precision"] = precision_in_use(config.PRETRAIN.PRECISION, gpus)
     if flags["deepspeed_config"]:
         flags["deepspeed_config"] = Path(flags["deepspeed_config"]).resolve()
     return flags
@@ -153,7 +151,7 @@ def _environment(config, gpus: int) -> dict[str, str]:
 
 
 def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
-    flags = training_flags(config, dataset.directory.resolve(), artifact.directory.resolve(), gpus)
+    flags = training_flags(config, dataset.directory.resolve(), artifact.directory.resolve())
     command = launch_command(flags, launcher_devices(config.SYSTEM.HOSTFILE, gpus), free_port())
     errors_before = _size(console.log.with_suffix(".err"))
     settings = config.PRETRAIN

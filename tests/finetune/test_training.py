@@ -1,6 +1,5 @@
 """The training of one classifier: faster layers that compute the same, and the loop around them."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 
 from finetune import acceleration
 from finetune.acceleration import accelerate
-from finetune.attention import half_attention
 from finetune.classifiers import build_classifier, usable_length
 from finetune.demo_glue import write_demo_glue
 from finetune.encoding import load_encoded, load_tokenizer
@@ -19,7 +17,6 @@ from finetune.runs import Source, TrainingSettings
 from finetune.schedules import make_schedule, scheduler_names, warmup_steps
 from finetune.tasks import find_task
 from finetune.training import MaxSamples, finetune_task, seconds_per_token
-from pretrain.dropout import draw_kept
 
 SETTINGS = TrainingSettings(
     epochs=2,
@@ -163,29 +160,6 @@ def test_attention_is_dropped_in_training_alone(onednn, name, half):
         assert model.eval()(**batch).logits.std(0).max() < 1e-5
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.25])
-def test_half_attention_is_that_of_the_formula(masked, p):
-    generator = torch.Generator().manual_seed(0)
-    ours = torch.randn(3, 2, 4, 10, 8, generator=generator).requires_grad_()
-    theirs = ours.detach().double().requires_grad_()
-    mask = torch.arange(10) < torch.tensor([10, 7])[:, None, None, None] if masked else None
-    torch.manual_seed(3)
-    result = half_attention(*ours, mask, p)
-    torch.manual_seed(3)
-    kept = draw_kept(torch.Size((8, 10, 10)), p).view(2, 4, 10, 10) if p else 1
-    query, key, value = theirs
-    scores = query @ key.mT / 8**0.5
-    scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
-    expected = (scores.softmax(-1) * kept / (1 - p)) @ value
-    upstream = torch.randn(expected.shape, generator=generator)
-    (of_ours,) = torch.autograd.grad(result, ours, upstream)
-    (of_theirs,) = torch.autograd.grad(expected, theirs, upstream.double())
-    for mine, exact in ((result, expected), (of_ours, of_theirs)):
-        assert mine.dtype == torch.float32
-        assert (mine - exact).norm() < 0.01 * exact.norm()  # bf16 has 8 bits
-
-
 def test_what_is_saved_is_the_stock_model(tmp_path):
     stock, fast = build("bert"), build("bert")
     accelerate(fast)
@@ -193,20 +167,6 @@ def test_what_is_saved_is_the_stock_model(tmp_path):
     fast.save_pretrained(tmp_path / "fast")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "fast" / name).read_bytes() == (tmp_path / "stock" / name).read_bytes()
-
-
-def test_which_processors_multiply_bf16(monkeypatch):
-    for capabilities, expected in (
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True, "avx512_bf16": False}, True),
-        ({"avx512_f": True}, False),
-        ({}, False),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-        acceleration.prefers_bf16.cache_clear()
-        assert acceleration.prefers_bf16() is expected
-    acceleration.prefers_bf16.cache_clear()
 
 
 # --- lengths ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ def make_engine(precision, stage):
         train_micro_batch_size_per_gpu=BATCH // world_size(),
         gradient_clipping=0.0,
         precision=precision,
+        multiplies_in_bf16=False,
         zero_stage=stage,
         deepspeed_config="",
         optimizer_type="adamw",

@@ -44,7 +44,7 @@ class Built:
         for key, value in (SMALL | values).items():
             section, _, name = key.partition(".")
             config[section][name] = value
-        command = launch_command(training_flags(config, Path("d"), Path("o/d/p"), 0), (), 1)
+        command = launch_command(training_flags(config, Path("d"), Path("o/d/p")), (), 1)
         script = next(i for i, word in enumerate(command) if word.endswith("run_pretraining.py"))
         self.args = parse_flags(command[script + 1 :])
         self.args.vocab_size, self.args.max_seq_length = 61, 16

@@ -18,6 +18,7 @@ from pretrain.data import (
     SampleOrder,
     Shard,
     collate,
+    count_predictions,
     list_shards,
     positions_within,
     validation_batches,
@@ -274,3 +275,14 @@ def test_packed_rows_keep_their_samples_apart():
     assert attends[0].sum().item() == 9 + 4 + 4 + 1
     assert attends[1].all()
     assert batch.num_tokens == 15
+
+
+def test_predictions_are_counted(dataset):
+    (shard,) = list_shards(dataset, "train")[:1]
+    rows = read_samples(shard.path)
+    batch = collate(rows)
+    expected = torch.bincount(batch.labels, minlength=1000)
+    assert torch.equal(count_predictions(shard, 1000, ()), expected)
+    some = int(batch.labels[0])
+    expected[some] = 0
+    assert torch.equal(count_predictions(shard, 1000, [some]), expected)

@@ -12,6 +12,7 @@ def _config(*flags, ranks=1):
     batch = ("--train_batch_size=8", "--train_micro_batch_size_per_gpu=2")
     args = parse_flags(["--dataset_path=d", "--output_dir=o", *batch, *flags])
     args.precision = args.precision.replace("auto", "fp32")
+    args.multiplies_in_bf16 = False
     return deepspeed_config(args, ranks)
 
 

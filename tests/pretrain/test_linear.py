@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from pretrain import linear as module
-from pretrain.linear import Linear, linear
+from pretrain.linear import Linear, bf16_linear, linear, multiply_in_bf16
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
@@ -85,3 +86,48 @@ def test_which_processors(monkeypatch, processor, expected):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert module.prefers_onednn() is expected
     module.prefers_onednn.cache_clear()
+
+
+def test_which_processors_multiply_bf16(monkeypatch):
+    for capabilities, expected in (
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True, "avx512_bf16": False}, True),
+        ({"avx512_f": True}, False),
+        ({}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+        module.prefers_bf16.cache_clear()
+        assert module.prefers_bf16() is expected
+    module.prefers_bf16.cache_clear()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bf16_products_are_close_and_gradients_keep_their_types(bias, dtype):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 30, 24), torch.randn(40, 24)
+    tensors = hidden.to(dtype), weight, torch.randn(40) if bias else None
+    ours, expected = _gradients(bf16_linear, *tensors), _gradients(_exact, *tensors)
+    assert ours[0].dtype == torch.bfloat16
+    assert [t.dtype for t in ours[1:]] == [dtype, torch.float32, torch.float32][: 2 + bias]
+    for mine, exact in zip(ours, expected, strict=True):
+        assert (mine - exact).norm() < 0.02 * exact.norm()
+
+
+def _exact(hidden, weight, bias):
+    return functional.linear(hidden.float(), weight, bias)
+
+
+def test_bf16_is_for_training_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(Linear(24, 40), nn.GELU(), Linear(40, 24))
+    model[0].gives_bf16 = True
+    hidden = torch.randn(5, 24)
+    exact = model.train()(hidden)
+    multiply_in_bf16(model)
+    torch.testing.assert_close(model.eval()(hidden), exact, atol=0, rtol=0)
+    half = model.train()(hidden)
+    assert half.dtype == torch.float32 and not torch.equal(half, exact)
+    assert (half - exact).norm() < 0.02 * exact.norm()
+    assert model[0](hidden).dtype == torch.bfloat16

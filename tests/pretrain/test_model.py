@@ -11,6 +11,7 @@ import torch
 from configs import pretrain_rules
 from pretrain.artifact import num_parameters
 from pretrain.encoder import ACTIVATIONS
+from pretrain.linear import multiply_in_bf16
 from pretrain.model import (
     BasePretrainModel,
     build_model,
@@ -38,6 +39,7 @@ SIZES = Namespace(
     hidden_dropout_prob=0.1,
     attention_probs_dropout_prob=0.1,
     initializer_range=0.02,
+    residual_init="same",
     layer_norm_eps=1e-12,
     gradient_checkpointing=False,
 )
@@ -262,3 +264,43 @@ def test_unknown_types_are_refused_with_names_that_come_close():
 
 def test_the_config_offers_every_activation():
     assert tuple(ACTIVATIONS) == pretrain_rules.ACTIVATIONS
+
+
+@pytest.mark.parametrize(("how", "std"), [("same", 0.02), ("scaled", 0.02 / 6**0.5), ("zero", 0)])
+def test_residual_init(how, std):
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "residual_init": how}
+    model = seeded_model(**sizes)
+    for layer in model.encoder.layers:
+        for sublayer in (layer.attention, layer.feed_forward):
+            assert sublayer.output.weight.std().item() == pytest.approx(std, rel=0.05)
+    first = model.encoder.layers[0].feed_forward.input
+    assert first.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_model_that_knows_the_frequencies_alone_has_their_entropy():
+    counts = torch.randint(0, 50, (61,), generator=torch.Generator().manual_seed(0))
+    model = seeded_model(initializer_range=1e-9).eval()
+    model.set_output_bias(counts)
+    labels = torch.repeat_interleave(torch.arange(61), counts)
+    index = torch.zeros(len(labels), dtype=torch.int64)
+    batch = torch.full((1, 16), 7), torch.zeros(1, 16, dtype=torch.int64), None
+    shares = counts[counts > 0] / counts.sum()
+    entropy = -(shares * shares.log()).sum().item()
+    assert model(*batch, index, labels).item() == pytest.approx(entropy, rel=2e-3)
+
+
+@every_variant
+def test_bf16_products_stay_close_in_training_alone(changes):
+    changes = {**changes, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    exact, half = seeded_model(**changes), seeded_model(**changes)
+    multiply_in_bf16(half)
+    batch = *example_batch(), torch.tensor([5, 6, 7, 8])
+    losses, gradients = [], []
+    for model in (exact, half):
+        loss = model.train()(*batch)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        assert torch.equal(model.eval()(*batch), exact.eval()(*batch))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[0] != losses[1]
+    assert (gradients[1] - gradients[0]).norm() < 0.03 * gradients[0].norm()

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, StageError
 from pretrain import stage
 from pretrain.artifact import (
     check_machine,
-    precision_in_use,
+    precision_in_words,
     pretrain_artifact,
 )
 from pretrain.checkpoints import list_checkpoints
@@ -79,9 +79,9 @@ KEYS = [(node, key) for node in ("MODEL", "PRETRAIN") for key in get_default_con
 def test_every_key_reaches_the_ranks(config, node, key):
     if key in ("ENABLED", "ID"):
         return
-    before = training_flags(config, Path("d"), Path("s/d/p"), 0)
+    before = training_flags(config, Path("d"), Path("s/d/p"))
     _change(config, node, key)
-    assert training_flags(config, Path("d"), Path("s/d/p"), 0) != before
+    assert training_flags(config, Path("d"), Path("s/d/p")) != before
 
 
 # Keys that leave the weights as they are: of names, logs and measurements, of how work is shared
@@ -191,12 +191,12 @@ def test_ids(config):
 
 
 def test_precision():
-    assert precision_in_use("auto", 0) == "fp32" and precision_in_use("auto", 2) == "fp16"
-    assert precision_in_use("bf16", 0) == "bf16"
+    assert precision_in_words("auto", 2) == "fp16" and precision_in_words("bf16", 0) == "bf16"
+    assert "else fp32" in precision_in_words("auto", 0)
 
 
 def test_the_command_line_carries_every_flag(config):
-    flags = training_flags(config, Path("d"), Path("s/d/p"), 0)
+    flags = training_flags(config, Path("d"), Path("s/d/p"))
     command = launch_command(flags, launcher_devices("", 0), 1234)
     script = command.index(str(PROJECT / "pretrain" / "run_pretraining.py"))
     parsed = vars(parse_flags(command[script + 1 :]))
@@ -209,7 +209,7 @@ def test_secrets_travel_in_the_environment_alone(config):
     assert "WANDB_API_KEY" not in stage._environment(config, 0)
     config.WANDB.MODE = "offline"
     assert stage._environment(config, 0)["WANDB_API_KEY"] == "secret"
-    flags = training_flags(config, Path("d"), Path("s/d/p"), 0)
+    flags = training_flags(config, Path("d"), Path("s/d/p"))
     assert not any("secret" in word for word in launch_command(flags, (), 1))
 
 
@@ -274,7 +274,7 @@ def test_killed_and_called_again_it_ends_the_same_and_leaves_nothing_behind(conf
     artifact = pretrain_artifact(config)
     assert artifact.status().done
     assert artifact.manifest["results"]["step"] == 150
-    flags = training_flags(config, _dataset_path(config), tmp_path / "undisturbed", 0)
+    flags = training_flags(config, _dataset_path(config), tmp_path / "undisturbed")
     words = launch_command(flags, (), 1)
     script = next(i for i, word in enumerate(words) if word.endswith("run_pretraining.py"))
     subprocess.run([sys.executable, *words[script:]], check=True, capture_output=True)

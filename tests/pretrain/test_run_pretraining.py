@@ -215,7 +215,8 @@ NO_DROPOUT = ("--hidden_dropout_prob=0", "--attention_probs_dropout_prob=0")
 
 def test_two_ranks_train_as_one(dataset, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    few = (*NO_DROPOUT, "--max_steps=12", "--print_steps=1", "--gradient_clipping=1.0")
+    few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=12", "--print_steps=1")
+    few = (*few, "--gradient_clipping=1.0")
     _one_rank(*_flags(dataset, one, *few))
     command = _launcher(2, "--module", "pretrain.run_pretraining", *_flags(dataset, two, *few))
     done = subprocess.run(
@@ -353,7 +354,7 @@ def test_a_loss_that_diverges_stops_the_run(dataset, tmp_path, device):
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_stages_train_as_one_rank_does(dataset, tmp_path, stage):
-    few = (*NO_DROPOUT, "--max_steps=8", "--print_steps=1")
+    few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=8", "--print_steps=1")
     _one_rank(*_flags(dataset, tmp_path / "one", *few))
     command = _launcher(
         2, SCRIPT, *_flags(dataset, tmp_path / "two", *few, f"--zero_stage={stage}")

@@ -1,4 +1,4 @@
-"""Attention for training on the CPU in half precision, with dropout of its weights.
+"""Attention for training on the CPU in bf16, with dropout of its weights.
 
 Scores and their softmax are computed in fp32, all other products in bf16. torch's own attention
 falls back to many passes where weights are dropped, and is slow for short samples anyway.
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pretrain.dropout import draw_kept
+from .dropout import draw_kept
 
 
 def half_attention(
@@ -16,9 +16,9 @@ def half_attention(
 ) -> Tensor:
     """softmax(query key^T / sqrt(head_dim)), dropped and scaled, times value.
 
-    query, key, value and result: float32 [batch, heads, length, head_dim]. mask: bool,
-    broadcastable to [batch, heads, length, length], True where a query attends to a key, or None
-    for everywhere.
+    query, key, value: float32 or bfloat16 [batch, heads, length, head_dim]; the result has their
+    dtype. mask: bool, broadcastable to [batch, heads, length, length], True where a query attends
+    to a key, or None for everywhere.
     """
     bias = None
     if mask is not None:  # a number so low that its softmax is 0
@@ -29,8 +29,8 @@ def half_attention(
 class _HalfAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, bias: Tensor | None, dropout: float) -> Tensor:
-        shape, ctx.scale = query.shape, query.shape[-1] ** -0.5
-        query, key = (query * ctx.scale).flatten(0, 1), key.flatten(0, 1)
+        shape, ctx.scale, ctx.dtype = query.shape, query.shape[-1] ** -0.5, query.dtype
+        query, key = (query.float() * ctx.scale).flatten(0, 1), key.float().flatten(0, 1)
         scores = torch.bmm(query, key.mT)
         if bias is not None:
             scores.view(*shape[:3], -1).add_(bias)
@@ -41,18 +41,19 @@ class _HalfAttention(torch.autograd.Function):
             ctx.dropout_scale = 1 / (1 - dropout)
         values = (value * ctx.dropout_scale).bfloat16().flatten(0, 1)
         ctx.save_for_backward(query.bfloat16(), key.bfloat16(), values, weights, kept)
-        return torch.bmm(_dropped(weights, kept), values).float().view(shape)
+        return torch.bmm(_dropped(weights, kept), values).to(ctx.dtype).view(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, kept = ctx.saved_tensors
         upstream = grad.bfloat16().flatten(0, 1)
-        of_value = torch.bmm(_dropped(weights, kept).mT, upstream).float().mul_(ctx.dropout_scale)
+        of_value = torch.bmm(_dropped(weights, kept).mT, upstream).to(ctx.dtype)
+        of_value.mul_(ctx.dropout_scale)
         of_weights = _dropped(torch.bmm(upstream, value.mT), kept)
         of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        of_query = torch.bmm(of_scores, key).float().mul_(ctx.scale)
-        of_key = torch.bmm(of_scores.mT, query).float()
+        of_query = torch.bmm(of_scores, key).to(ctx.dtype).mul_(ctx.scale)
+        of_key = torch.bmm(of_scores.mT, query).to(ctx.dtype)
         return *(part.view(grad.shape) for part in (of_query, of_key, of_value)), None, None
 
 

@@ -1,0 +1,36 @@
+"""What "auto" stands for, and when bf16 is our model's own."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from pretrain import precision
+from pretrain.precision import multiplies_in_bf16, resolve_precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_auto(monkeypatch, has_bf16):
+    monkeypatch.setattr(precision, "prefers_bf16", lambda: has_bf16)
+    assert resolve_precision("auto", GPU, "bert-mlm") == "fp16"
+    assert resolve_precision("auto", CPU, "bert-mlm") == ("bf16" if has_bf16 else "fp32")
+    assert resolve_precision("auto", CPU, "bert") == "fp32"
+    assert resolve_precision("fp16", CPU, "bert-mlm") == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "expected"),
+    [
+        ({}, CPU, True),
+        ({"zero_stage": 0}, CPU, True),
+        ({"zero_stage": 1}, CPU, False),
+        ({"precision": "fp32"}, CPU, False),
+        ({"model_type": "bert"}, CPU, False),
+        ({}, GPU, False),
+    ],
+)
+def test_whose_bf16_is(changes, device, expected):
+    args = {"precision": "bf16", "model_type": "bert-mlm", "zero_stage": -1, **changes}
+    assert multiplies_in_bf16(Namespace(**args), device) is expected
