@@ -46,6 +46,7 @@ PRETRAIN_RULES: dict[str, Rule] = {
     "MODEL.ATTENTION_PROBS_DROPOUT_PROB": between(0, 1),
     "MODEL.INITIALIZER_RANGE": above(0),
     "MODEL.RESIDUAL_INIT": one_of("same", "scaled", "zero"),
+    "MODEL.WORD_EMBEDDING_INIT": one_of("random", "cooccurrence"),
     "MODEL.OUTPUT_BIAS_INIT": one_of("zero", "frequencies"),
     "MODEL.LAYER_NORM_EPS": above(0),
     "PRETRAIN.ID": FILE_NAME,

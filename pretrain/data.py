@@ -105,6 +105,15 @@ def list_shards(dataset_path: Path, split: str) -> list[Shard]:
     return [Shard(path, read_attributes(path)["num_samples"]) for path in paths]
 
 
+def one_copy(shards: list[Shard]) -> list[Shard]:
+    """Each text once: of shards that are the same text with other masks, the first."""
+    by_text: dict[str, Shard] = {}
+    for shard in shards:
+        split, number, *_ = shard.path.stem.split("_")
+        by_text.setdefault(f"{split}_{number}", shard)
+    return list(by_text.values())
+
+
 def _listed_shard(path: Path, num_samples: int) -> Shard:
     if not path.exists():
         raise StageError(

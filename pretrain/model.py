@@ -92,6 +92,11 @@ class BasePretrainModel(nn.Module):
             layer.feed_forward.output.weight.mul_(scale)
 
     @torch.no_grad()
+    def set_word_embeddings(self, vectors: Tensor) -> None:
+        """vectors: [vocab_size, hidden_size]."""
+        self.encoder.embeddings.word.weight[: len(vectors)] = vectors
+
+    @torch.no_grad()
     def set_output_bias(self, counts: Tensor) -> None:
         """The logarithm of the tokens' frequencies; counts: [vocab_size], 0 counts as 1."""
         counts = counts.clamp(min=1).double()

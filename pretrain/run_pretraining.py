@@ -147,19 +147,17 @@ def _build(args: Namespace, device, provider, log):
     import torch
 
     from pretrain.compiling import compile_if_possible
-    from pretrain.data import count_predictions
-    from pretrain.distributed import world_size
+    from pretrain.distributed import rank, world_size
     from pretrain.engine import build_engine, compute_dtype
     from pretrain.linear import multiply_in_bf16
     from pretrain.lr_curves import LearningRateSchedule, curve_shape
-    from pretrain.model import OWN_TYPE, build_model
+    from pretrain.model import build_model
     from pretrain.optimizers import build_optimizer
 
     torch.manual_seed(args.seed)
     model = build_model(args)
-    if args.output_bias_init == "frequencies" and args.model_type == OWN_TYPE:
-        never = args.special_ids.values()
-        model.set_output_bias(count_predictions(provider.shards[0], args.vocab_size, never))
+    if rank() == 0:  # in a run that goes on too, whose checkpoints may be damaged, all of them
+        _initialize_from_data(args, model, provider.shards, log)
     model.to(device)
     if args.multiplies_in_bf16:
         multiply_in_bf16(model)
@@ -167,6 +165,25 @@ def _build(args: Namespace, device, provider, log):
     if args.compile:
         compile_if_possible(engine, provider.batch(0)[0], compute_dtype(args.precision), log.say)
     return engine, LearningRateSchedule(engine.optimizer, args.lr, args.curve, curve_shape(args))
+
+
+def _initialize_from_data(args: Namespace, model, shards, log) -> None:
+    """What the data itself can tell, of our model, before any training; other ranks get it too."""
+    from pretrain.data import count_predictions, one_copy
+    from pretrain.model import OWN_TYPE
+    from pretrain.word_vectors import word_vectors
+
+    if args.model_type != OWN_TYPE:
+        return
+    never = tuple(args.special_ids.values())
+    if args.word_embedding_init == "cooccurrence":
+        log.say("making word embeddings from what stands near what")
+        vectors = word_vectors(
+            one_copy(shards), args.vocab_size, args.hidden_size, never, args.seed
+        )
+        model.set_word_embeddings(vectors)
+    if args.output_bias_init == "frequencies":
+        model.set_output_bias(count_predictions(shards[0], args.vocab_size, never))
 
 
 def _export(args: Namespace, engine, vocabulary, folder: Path) -> None:

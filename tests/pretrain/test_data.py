@@ -20,6 +20,7 @@ from pretrain.data import (
     collate,
     count_predictions,
     list_shards,
+    one_copy,
     positions_within,
     validation_batches,
 )
@@ -286,3 +287,10 @@ def test_predictions_are_counted(dataset):
     some = int(batch.labels[0])
     expected[some] = 0
     assert torch.equal(count_predictions(shard, 1000, [some]), expected)
+
+
+def test_one_copy_of_each_text(dataset):
+    names = [shard.path.name for shard in one_copy(list_shards(dataset, "train"))]
+    assert names == ["train_00000_00.hdf5", "train_00001_00.hdf5"]
+    single = [Shard(dataset / f"train_{number:05d}.hdf5", 1) for number in range(2)]
+    assert one_copy(single) == single
