@@ -12,10 +12,13 @@ from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from pretrain.batch_sizes import BatchSizes
 from pretrain.data import MicroBatch, PretrainDatasetProvider, list_shards
 from pretrain.flags import build_parser
+from pretrain.linear import multiply_in_bf16
 from pretrain.model import BasePretrainModel
+from pretrain.precision import multiplies_in_bf16, resolve_precision
 
 VOCAB_SIZE = 30522  # of BERT
 LENGTH = 128
+CPU = torch.device("cpu")
 IGNORED = -100  # label of a token that transformers shall not predict
 BYTES_PER_WEIGHT = 16  # itself, its gradient and the two moments of Adam, in fp32
 
@@ -46,8 +49,13 @@ def parse_size(text: str) -> Size:
     return Size(layers, hidden)
 
 
-def model_args(size: Size, dropout: float, gated: bool = False) -> Namespace:
-    """The flags of a run; gated: rotary positions and a gate, as ModernBERT has them."""
+def model_args(
+    size: Size, dropout: float, gated: bool = False, precision: str = "auto"
+) -> Namespace:
+    """The flags of a run on the CPU, with what they and the processor make of the precision.
+
+    gated: rotary positions and a gate, as ModernBERT has them.
+    """
     defaults = vars(build_parser().parse_args([]))
     changes = {
         "num_hidden_layers": size.layers,
@@ -61,22 +69,27 @@ def model_args(size: Size, dropout: float, gated: bool = False) -> Namespace:
         "glu": gated,
         "position_embedding_type": "rotary" if gated else "absolute",
     }
-    return Namespace(**{**defaults, **changes})
+    args = Namespace(**{**defaults, **changes})
+    args.precision = resolve_precision(precision, CPU, args.model_type)
+    args.multiplies_in_bf16 = multiplies_in_bf16(args, CPU)
+    return args
 
 
 class Ours(nn.Module):
-    """Our model, from flags of a run, with the loss of a micro batch."""
+    """Our model, from the completed flags of a run, with the loss of a micro batch."""
 
     def __init__(self, args: Namespace):
         super().__init__()
         self.model = BasePretrainModel(args)
+        if args.multiplies_in_bf16:
+            multiply_in_bf16(self.model)
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:
-        return self.model(*batch.inputs(torch.device("cpu")))
+        return self.model(*batch.inputs(CPU))
 
 
 class Theirs(nn.Module):
-    """A model of transformers with its defaults, fed as its data collator for MLM feeds it."""
+    """A model of transformers with its defaults, thus in fp32, fed as its collator for MLM does."""
 
     def __init__(self, model: nn.Module, takes_segments: bool):
         super().__init__()
@@ -131,12 +144,13 @@ def build_modernbert(size: Size, dropout: float) -> Theirs:
     return Theirs(ModernBertForMaskedLM(config), takes_segments=False)
 
 
-# Name -> builder, from size and dropout; each of ours is followed by the one it is compared with.
-CONTESTANTS: dict[str, Callable[[Size, float], nn.Module]] = {
-    "ours": lambda size, dropout: Ours(model_args(size, dropout)),
-    "bert": build_bert,
-    "gated": lambda size, dropout: Ours(model_args(size, dropout, gated=True)),
-    "modernbert": build_modernbert,
+# Name -> builder, from size, dropout and the precision of ours; each of ours is followed by the one
+# that it is compared with.
+CONTESTANTS: dict[str, Callable[[Size, float, str], nn.Module]] = {
+    "ours": lambda size, dropout, precision: Ours(model_args(size, dropout, False, precision)),
+    "bert": lambda size, dropout, _: build_bert(size, dropout),
+    "gated": lambda size, dropout, precision: Ours(model_args(size, dropout, True, precision)),
+    "modernbert": lambda size, dropout, _: build_modernbert(size, dropout),
 }
 RIVALS = {"ours": "bert", "gated": "modernbert"}
 

@@ -1,7 +1,12 @@
-"""Speed of pretraining on the CPU in fp32, against transformers, the processor, and a bare loop.
+"""Speed of pretraining on the CPU, against transformers, the processor, and a bare loop.
 
     python -m benchmarks.pretrain                                  all that fits into memory
     python -m benchmarks.pretrain --sizes 12x768 --skip gated,modernbert,loop
+    python -m benchmarks.pretrain --precision fp32                 both sides multiply alike
+
+Our models compute as a real run with that PRECISION does: with auto they multiply in bf16, from
+fp32 weights, where the processor is built for it, else in fp32. transformers' models are trained
+as transformers has them, in fp32. The table says who multiplies in what.
 
 Everything is measured in one run on one machine, in turns: every contestant takes a step, then
 every contestant the next one. Speeds are those of the fastest step, as anything else that runs on
@@ -12,7 +17,10 @@ Shares count what our model has to compute to learn from these sequences, so tha
 compute for tokens that nobody predicts counts as lost. They are shares of the speed at which
 torch.matmul multiplies large squares, at which our layers do (the processor's limit, as far as
 torch can reach it), and at which our layers alone, one after the other, compute products of this
-model's shapes (the rest of a step is everything else that there is to do).
+model's shapes (the rest of a step is everything else that there is to do). All three multiply in
+what our model does; the shares of transformers' models are of the same speeds.
+
+The bare loop takes steps of the same model in the same precision, on batches that lie ready.
 """
 
 import argparse
@@ -36,6 +44,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--sizes", default=SIZES, help="layers x hidden size, separated by commas")
     add("--batch", type=int, default=16, help="sequences of 128 tokens per step")
     add("--rounds", type=int, default=5, help="steps of each contestant that count")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of our models and of the loop, as in a real run (default: auto)",
+    )
     add("--dropout", default="0.1,0", help="of hidden states and attention; one table for each")
     add("--skip", default="", help="of bert, gated, modernbert, loop; separated by commas")
     add("--dataset", type=Path, help="samples of 128 tokens; default: made of real text")

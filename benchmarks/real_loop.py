@@ -67,7 +67,9 @@ class QuietLog(MetricsLog):
     def say(self, text: str) -> None: ...
 
 
-def run_flags(dataset_path: Path, output_dir: Path, size: Size, batch: int, dropout: float):
+def run_flags(
+    dataset_path: Path, output_dir: Path, size: Size, batch: int, dropout: float, precision: str
+) -> Namespace:
     """Flags of a run that lasts longer than it is measured, and otherwise has the defaults."""
     ours = model_args(size, dropout)
     names = (
@@ -80,6 +82,7 @@ def run_flags(dataset_path: Path, output_dir: Path, size: Size, batch: int, drop
         "train_batch_size": batch,
         "train_micro_batch_size_per_gpu": batch,
         "max_steps": 10**6,
+        "precision": precision,
     }
     return parse_flags(
         [word for name, value in settings.items() for word in (f"--{name}", str(value))]

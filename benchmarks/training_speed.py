@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.contestants import (
     CONTESTANTS,
+    CPU,
     LENGTH,
     RIVALS,
     VOCAB_SIZE,
@@ -25,8 +26,9 @@ from benchmarks.contestants import (
 from benchmarks.real_loop import SLICE_STEPS, measure_loop, overhead, run_flags
 from pipeline.console import table
 from pretrain.data import MicroBatch
+from pretrain.engine import compute_dtype
 from pretrain.flops import PASSES, matmul_peak, training_flops
-from pretrain.linear import linear
+from pretrain.linear import bf16_linear, linear
 
 NUM_BATCHES = 4
 PEAK_SECONDS = 0.1
@@ -35,8 +37,8 @@ Shape = tuple[int, int, int, int]
 
 LIMITS = ("matmul", "linear", "own_shapes")
 HEADER = [
-    *("model", "seq/s", "real tokens/s", "of torch.matmul", "of our layers", "of own shapes"),
-    *("x rival", "x in a turn"),
+    *("model", "products in", "seq/s", "real tokens/s"),
+    *("of torch.matmul", "of our layers", "of own shapes", "x rival", "x in a turn"),
 ]
 TITLES = {
     "ours": "ours",
@@ -73,30 +75,32 @@ def product_shapes(size: Size, batch_size: int, num_predictions: int) -> list[Sh
 
 
 class Limits:
-    """FLOP/s of the fastest matrix products so far.
+    """FLOP/s of the fastest matrix products so far, in a precision of our model: fp32 or bf16.
 
     matmul: of large squares, by torch.matmul. linear: the same, by what our layers call instead.
-    own_shapes: of our layers alone, one after the other, with their gradients.
+    own_shapes: of our layers alone, one after the other, with their gradients; from fp32 weights,
+    but hidden states of the precision, whose conversion is none of the product's.
     """
 
-    def __init__(self, shapes: list[Shape]):
-        self.shapes = shapes
+    def __init__(self, shapes: list[Shape], precision: str):
+        self.shapes, self.dtype = shapes, compute_dtype(precision)
+        self.layer = bf16_linear if self.dtype == torch.bfloat16 else linear
         self.matmul = self.linear = 0.0
         self.fastest = [float("inf")] * len(shapes)  # seconds
         self.factors = [
             (
-                torch.randn(rows, inner).requires_grad_(),
+                torch.randn(rows, inner, dtype=self.dtype).requires_grad_(),
                 torch.randn(columns, inner).requires_grad_(),
             )
             for _, rows, inner, columns in shapes
         ]
 
     def measure(self, _round: int) -> None:
-        settings = torch.device("cpu"), torch.float32, PEAK_SECONDS
+        settings = CPU, self.dtype, PEAK_SECONDS
         self.matmul = max(self.matmul, matmul_peak(*settings, torch.matmul))
-        self.linear = max(self.linear, matmul_peak(*settings))
+        self.linear = max(self.linear, matmul_peak(*settings, self._product))
         for number, factors in enumerate(self.factors):
-            self.fastest[number] = min(self.fastest[number], _seconds_of_layer(*factors))
+            self.fastest[number] = min(self.fastest[number], self._seconds_of_layer(*factors))
 
     @property
     def own_shapes(self) -> float:
@@ -104,34 +108,45 @@ class Limits:
         times = zip(self.shapes, self.fastest, strict=True)
         return flops / sum(shape[0] * seconds for shape, seconds in times)
 
+    def _product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.layer(left, right, None)
 
-def _seconds_of_layer(inputs: torch.Tensor, weight: torch.Tensor) -> float:
-    begin = time.perf_counter()
-    output = linear(inputs, weight, None)
-    torch.autograd.grad(output, (inputs, weight), output.detach())
-    return time.perf_counter() - begin
+    def _seconds_of_layer(self, hidden: torch.Tensor, weight: torch.Tensor) -> float:
+        begin = time.perf_counter()
+        output = self._product(hidden, weight)
+        torch.autograd.grad(output, (hidden, weight), output.detach())
+        return time.perf_counter() - begin
 
 
 # --- contestants -----------------------------------------------------------------------------
 
 
 def compare(
-    size: Size, dropout: float, names: list[str], batches: list[MicroBatch], num_rounds: int
+    size: Size,
+    dropout: float,
+    precision: str,
+    names: list[str],
+    batches: list[MicroBatch],
+    num_rounds: int,
 ) -> dict:
-    """All numbers about the contestants of that size."""
+    """All numbers about the contestants of that size; precision: of ours, auto, fp32 or bf16."""
     batch_size = len(batches[0].input_ids)
     num_predictions = round(median(batch.num_predictions for batch in batches))
-    limits = Limits(product_shapes(size, batch_size, num_predictions))
+    precision = model_args(size, dropout, precision=precision).precision
+    limits = Limits(product_shapes(size, batch_size, num_predictions), precision)
     steps = {"limits": limits.measure} | {
-        name: _stepping(Training(CONTESTANTS[name](size, dropout)), batches) for name in names
+        name: _stepping(Training(CONTESTANTS[name](size, dropout, precision)), batches)
+        for name in names
     }
     seconds = take_turns(steps, num_rounds)
     results: dict = {name: getattr(limits, name) for name in LIMITS}
-    results["models"] = {}
+    results |= {"precision": precision, "models": {}}
     for name in names:
         args = model_args(size, dropout, gated=name in ("gated", "modernbert"))
         flops = training_flops(args, batch_size, LENGTH, num_predictions)
-        results["models"][name] = _speed(seconds[name], batches, flops, limits)
+        multiplies_in = precision if name in RIVALS else "fp32"
+        speed = _speed(seconds[name], batches, flops, limits)
+        results["models"][name] = {"precision": multiplies_in} | speed
     for name, rival in RIVALS.items():
         if name in seconds and rival in seconds:
             results["models"][name] |= _ratios(seconds[name], seconds[rival])
@@ -168,8 +183,9 @@ def report(size: Size, dropout: float, results: dict) -> None:
     rows = [_row(TITLES[name], numbers) for name, numbers in results["models"].items()]
     matmul, ours, own = (f"{results[name] / 1e9:,.0f}" for name in LIMITS)
     print(
-        f"\n{size}, dropout {dropout:g}. Matrix products, GFLOP/s: squares by torch.matmul "
-        f"{matmul}, by our layers {ours}; our layers alone, in the shapes of this model, {own}\n"
+        f"\n{size}, dropout {dropout:g}. Matrix products in {results['precision']}, GFLOP/s: "
+        f"squares by torch.matmul {matmul}, by our layers {ours}; our layers alone, in the shapes "
+        f"of this model, {own}\n"
         f"{table([HEADER, *rows])}",
         flush=True,
     )
@@ -179,6 +195,7 @@ def _row(title: str, numbers: dict) -> list[str]:
     compared = "times_rival" in numbers
     return [
         title,
+        numbers["precision"],
         f"{numbers['sequences_per_second']:.2f}",
         f"{numbers['tokens_per_second']:,.0f}",
         *(f"{numbers[f'share_of_{name}']:.0%}" for name in LIMITS),
@@ -187,18 +204,22 @@ def _row(title: str, numbers: dict) -> list[str]:
     ]
 
 
-def report_loop(
-    size: Size, dropout: float, batch_size: int, num_slices: int, dataset: Path, folder: Path
-) -> dict:
-    """Measures the loop and prints what it costs."""
-    slices = measure_loop(run_flags(dataset, folder, size, batch_size, dropout), num_slices)
+def report_loop(size: Size, flags: argparse.Namespace, num_slices: int) -> dict:
+    """Measures the loop of a run with these flags, which it completes; prints what it costs."""
+    slices = measure_loop(flags, num_slices)
     real, bare = (min(times) / SLICE_STEPS for times in (slices.real, slices.bare))
     print(
-        f"\n{size}, dropout {dropout:g}: a step of the real loop takes {real:.3f} s, a bare one "
-        f"{bare:.3f} s; the loop costs {overhead(slices):.1%} (fastest: {real / bare - 1:.1%})",
+        f"\n{size}, dropout {flags.hidden_dropout_prob:g}, {flags.precision}: a step of the real "
+        f"loop takes {real:.3f} s, a bare one {bare:.3f} s; the loop costs {overhead(slices):.1%} "
+        f"(fastest: {real / bare - 1:.1%})",
         flush=True,
     )
-    return {"real": slices.real, "bare": slices.bare, "overhead": overhead(slices)}
+    return {
+        "precision": flags.precision,
+        "real": slices.real,
+        "bare": slices.bare,
+        "overhead": overhead(slices),
+    }
 
 
 def measure(args: argparse.Namespace, dataset: Path, work_dir: Path) -> dict:
@@ -216,12 +237,14 @@ def measure(args: argparse.Namespace, dataset: Path, work_dir: Path) -> dict:
             continue
         one = results[str(size)] = {}
         for dropout in dropouts:
-            one[f"dropout {dropout:g}"] = compare(size, dropout, names, batches, args.rounds)
-            report(size, dropout, one[f"dropout {dropout:g}"])
+            numbers = compare(size, dropout, args.precision, names, batches, args.rounds)
+            one[f"dropout {dropout:g}"] = numbers
+            report(size, dropout, numbers)
             gc.collect()
         if "loop" not in skipped:
-            folder = work_dir / f"run-{size}"
-            one["loop"] = report_loop(size, dropouts[0], args.batch, args.rounds, dataset, folder)
+            place = dataset, work_dir / f"run-{size}"
+            flags = run_flags(*place, size, args.batch, dropouts[0], args.precision)
+            one["loop"] = report_loop(size, flags, args.rounds)
             gc.collect()
     return results
 

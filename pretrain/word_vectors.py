@@ -6,13 +6,13 @@ Goldberg, 2014), and take seconds, where a transformer spends the first part of 
 finding the like.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from dataset.samples import read_samples
+from dataset.samples import iter_sample_blocks
 from pretrain.data import Shard
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WINDOW = 5  # tokens to either side; one at distance d counts 1 / d
 SMOOTHING = 0.75  # power of a context's frequency (Levy et al., 2015): rare ones are not all news
 MOST_TOKENS = 20_000_000  # that are counted: more text changes little
+TOKENS_AT_ONCE = 1 << 20  # with all their pairs about 300 MB
 SVD_ITERATIONS = 2
 LENGTH = 0.8  # of the vectors
 
@@ -49,14 +50,25 @@ def _count_pairs(shards: Sequence[Shard], vocab_size: int, never: list[int]) -> 
     """How often, by distance, a token has stood near another; symmetric."""
     from scipy.sparse import csr_matrix
 
-    counts, num_tokens = csr_matrix((vocab_size, vocab_size), dtype=np.float32), 0
-    for shard in shards:
-        ids, sample = _unmasked(read_samples(shard.path))
+    counts = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
+    for ids, sample in _first_rows(shards):
         counts += _pairs_within(ids, sample, never, vocab_size)
-        num_tokens += np.count_nonzero(sample)
-        if num_tokens >= MOST_TOKENS:
-            break
     return (counts + counts.T).tocsr()
+
+
+def _first_rows(shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `_unmasked` makes of the first rows, some at a time, up to MOST_TOKENS."""
+    num_tokens = 0
+    for shard in shards:
+        for block in iter_sample_blocks(shard.path):
+            step = max(1, TOKENS_AT_ONCE // block["input_ids"].shape[1])
+            for start in range(0, len(block["input_ids"]), step):
+                piece = {name: array[start : start + step] for name, array in block.items()}
+                ids, sample = _unmasked(piece)
+                yield ids, sample
+                num_tokens += np.count_nonzero(sample)
+                if num_tokens >= MOST_TOKENS:
+                    return
 
 
 def _pairs_within(
@@ -78,26 +90,31 @@ def _pairs_within(
 
 
 def _unmasked(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [n, L] with what masks hid, and each token's number of its sample, 0 in padding."""
-    ids = rows["input_ids"].astype(np.int64)
+    """Token ids int32 [n, L] with what masks hid, and each token's number of its sample, 0 in
+    padding, as it is stored."""
+    ids = rows["input_ids"].astype(np.int32)
     if "masked_lm_ids" in rows:
         row, column = np.nonzero(rows["masked_lm_positions"])
         ids[row, rows["masked_lm_positions"][row, column]] = rows["masked_lm_ids"][row, column]
-    return ids, rows["input_mask"].astype(np.int64)
+    return ids, rows["input_mask"]
 
 
 def _positive_information(counts: "csr_matrix") -> "csr_matrix":
-    """log p(a, b) / (p(a) p(b)), b as the context, where that is positive, else 0."""
-    from scipy.sparse import csr_matrix
+    """log p(a, b) / (p(a) p(b)), b as the context, where that is positive, else 0.
 
+    It takes the place of the counts: those of a large vocabulary fill hundreds of MB.
+    """
     frequencies = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     contexts = frequencies**SMOOTHING
     contexts /= max(1.0, contexts.sum())
-    pairs = counts.tocoo()
-    information = np.log(pairs.data / (frequencies[pairs.row] * contexts[pairs.col]))
-    kept = information > 0
-    places = pairs.row[kept], pairs.col[kept]
-    return csr_matrix((information[kept].astype(np.float32), places), counts.shape)
+    known = np.maximum((frequencies, contexts), np.finfo(np.float64).tiny)
+    of_token, of_context = np.log(known).astype(np.float32)
+    information = np.log(counts.data, out=counts.data)
+    information -= np.repeat(of_token, np.diff(counts.indptr))
+    information -= of_context[counts.indices]
+    np.maximum(information, 0, out=information)
+    counts.eliminate_zeros()
+    return counts
 
 
 def _factor(matrix: "csr_matrix", width: int, seed: int) -> np.ndarray:

@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from benchmarks.contestants import (
     CONTESTANTS,
+    CPU,
     IGNORED,
     LENGTH,
+    RIVALS,
     VOCAB_SIZE,
     Size,
     Training,
@@ -21,9 +23,11 @@ from benchmarks.contestants import (
     read_batches,
     usual_inputs,
 )
+from benchmarks.real_loop import SLICE_STEPS, Slices
 from benchmarks.stage_runs import PROJECT
 from benchmarks.training_speed import Limits, compare, product_shapes, report, take_turns
 from pretrain.flops import PASSES, training_flops
+from pretrain.precision import resolve_precision
 from tests.pretrain.shards import write_dataset
 
 SIZE = Size(1, 64)
@@ -49,7 +53,7 @@ def test_sizes_are_read():
 @pytest.mark.parametrize("size", [Size(2, 256), Size(1, 768)])
 def test_contestants_are_of_equal_size(size):
     counts = {
-        name: sum(parameter.numel() for parameter in build(size, 0.1).parameters())
+        name: sum(parameter.numel() for parameter in build(size, 0.1, "fp32").parameters())
         for name, build in CONTESTANTS.items()
     }
     assert max(counts.values()) < 1.03 * min(counts.values()), counts
@@ -71,17 +75,47 @@ def test_transformers_is_asked_for_the_same_predictions(batches):
 
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_their_loss_is_that_of_the_predictions(name, batches):
-    rival = CONTESTANTS[name](SIZE, 0.0)
+    rival = CONTESTANTS[name](SIZE, 0.0, "bf16")
     inputs = usual_inputs(batches[0], rival.takes_segments)
     logits = rival.model(**inputs).logits.flatten(0, 1)[batches[0].prediction_index]
     expected = functional.cross_entropy(logits, batches[0].labels)
     torch.testing.assert_close(rival(batches[0]), expected)
 
 
-@pytest.mark.parametrize("name", CONTESTANTS)
-def test_contestants_learn(name, batches):
+def _multiplies_in_bf16(model):
+    """All modules that know how, or none."""
+    (is_half,) = {module.in_bf16 for module in model.modules() if hasattr(module, "in_bf16")}
+    return is_half
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_ours_multiply_as_a_real_run(name):
+    found = {}
+    for precision in ("auto", "fp32", "bf16"):
+        model = CONTESTANTS[name](SIZE, 0.0, precision)
+        assert all(weight.dtype == torch.float32 for weight in model.parameters())
+        found[precision] = _multiplies_in_bf16(model)
+    auto = resolve_precision("auto", CPU, model_args(SIZE, 0.0).model_type)
+    assert found == {"auto": auto == "bf16", "fp32": False, "bf16": True}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bare_steps_multiply_as_the_run(precision, dataset):
+    args = model_args(SIZE, 0.0, precision=precision)
+    args.dataset_path, args.train_micro_batch_size_per_gpu = str(dataset), 2
+    slices = Slices(args, 2)
+    for _ in range(SLICE_STEPS):
+        slices.show(False)
+    assert _multiplies_in_bf16(slices.training.model) == (precision == "bf16")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, "fp32") for name in CONTESTANTS), *((n, "bf16") for n in RIVALS)],
+)
+def test_contestants_learn(name, precision, batches):
     torch.manual_seed(0)
-    training = Training(CONTESTANTS[name](SIZE, 0.0))
+    training = Training(CONTESTANTS[name](SIZE, 0.0, precision))
     losses = [training.step(batches[0]) for _ in range(5)]
     assert losses[-1] < losses[0]
 
@@ -104,8 +138,9 @@ def test_products_are_those_of_the_formula():
     assert products + scores + transform == training_flops(args, 3, LENGTH, 10)
 
 
-def test_limits_keep_the_fastest():
-    limits = Limits([(2, 8, 4, 4)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_limits_keep_the_fastest(precision):
+    limits = Limits([(2, 8, 4, 4)], precision)
     limits.measure(0)
     limits.fastest = [2.0]
     assert limits.own_shapes == 2 * PASSES * 2 * 8 * 4 * 4 / 4.0
@@ -113,22 +148,31 @@ def test_limits_keep_the_fastest():
     assert limits.fastest[0] < 2.0 and min(limits.matmul, limits.linear) > 0
 
 
-def test_comparison_and_its_report(batches, capsys):
-    results = compare(SIZE, 0.1, ["ours", "bert"], batches, num_rounds=1)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_comparison_and_its_report(precision, batches, capsys):
+    results = compare(SIZE, 0.1, precision, ["ours", "bert"], batches, num_rounds=1)
     ours, theirs = (results["models"][name] for name in ("ours", "bert"))
     assert ours["times_rival"] == theirs["seconds"][0] / ours["seconds"][0]
     assert ours["sequences_per_second"] == 3 / ours["seconds"][0]
+    assert (ours["precision"], theirs["precision"]) == (precision, "fp32")
     report(SIZE, 0.1, results)
-    assert "BertForMaskedLM" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"Matrix products in {precision}" in told
+    assert [line.split()[:2] for line in told.splitlines()[-2:]] == [
+        ["ours", precision],
+        ["BertForMaskedLM", "fp32"],
+    ]
 
 
 def test_command_line_with_the_real_loop(dataset, tmp_path):
     command = [sys.executable, "-m", "benchmarks.pretrain", "--dataset", str(dataset)]
     command += ["--sizes", "1x64", "--batch", "2", "--rounds", "2", "--dropout", "0.1"]
-    command += ["--skip", "bert,gated,modernbert", "--json", str(tmp_path / "numbers.json")]
+    command += ["--skip", "bert,gated,modernbert", "--precision", "bf16"]
+    command += ["--json", str(tmp_path / "numbers.json")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "numbers.json").read_text())["1x64"]
     assert len(numbers["loop"]["real"]) == len(numbers["loop"]["bare"]) == 2
     assert list(numbers["dropout 0.1"]["models"]) == ["ours"]
+    assert numbers["loop"]["precision"] == numbers["dropout 0.1"]["precision"] == "bf16"
     assert "the loop costs" in done.stdout and VOCAB_SIZE == 30522

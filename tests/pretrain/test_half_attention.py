@@ -1,9 +1,11 @@
 """Attention in bf16 stays close to the formula, in fp64."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.dropout import draw_kept
 from pretrain.half_attention import half_attention
@@ -31,3 +33,14 @@ def test_it_is_the_attention_of_the_formula(masked, p, dtype):
     for mine, exact in ((result, expected), (of_ours, of_theirs)):
         assert mine.dtype == dtype
         assert (mine - exact).norm() < 0.01 * exact.norm()  # bf16 has 8 bits
+
+
+def test_gradient_checkpointing_drops_the_same_again():
+    heads = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for attend in (half_attention, partial(checkpoint, half_attention, use_reentrant=False)):
+        torch.manual_seed(3)
+        leaves = heads.clone().requires_grad_()
+        attend(*leaves, None, 0.25).pow(2).sum().backward()
+        gradients.append(leaves.grad)
+    assert torch.equal(*gradients)

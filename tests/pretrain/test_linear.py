@@ -115,6 +115,12 @@ def test_bf16_products_are_close_and_gradients_keep_their_types(bias, dtype):
         assert (mine - exact).norm() < 0.02 * exact.norm()
 
 
+def test_no_rows_in_bf16():
+    weight, bias = torch.randn(40, 24), torch.randn(40)
+    output, *gradients = _gradients(bf16_linear, torch.zeros(0, 24), weight, bias)
+    assert output.shape == (0, 40) and not any(gradient.any() for gradient in gradients)
+
+
 def _exact(hidden, weight, bias):
     return functional.linear(hidden.float(), weight, bias)
 
