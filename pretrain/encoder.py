@@ -104,8 +104,8 @@ def _turned(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor
     first, second = vectors.float().chunk(2, dim=-1)
     turned = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
     left, right = turned.chunk(2, dim=-1)
-    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-direction)
-    torch.mul(second, cos, out=right).addcmul_(first, sin, value=direction)
+    left.copy_(first).mul_(cos).addcmul_(second, sin, value=-direction)
+    right.copy_(second).mul_(cos).addcmul_(first, sin, value=direction)
     return turned.to(vectors.dtype)
 
 

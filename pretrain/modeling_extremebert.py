@@ -18,10 +18,11 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, Seque
 
 from .configuration_extremebert import ExtremeBertConfig
 
-# Versions 4 of transformers find just the files that this one names itself: dropout.py and
-# linear.py must be among them.
+# Versions 4 of transformers find just the files that this one names itself: dropout.py,
+# half_attention.py and linear.py must be among them.
 from .dropout import Dropout
 from .encoder import Encoder, PredictionHead
+from .half_attention import half_attention  # noqa: F401
 from .linear import Linear
 
 

@@ -8,16 +8,20 @@ from pretrain.linear import prefers_bf16
 from pretrain.model import OWN_TYPE
 
 
-def resolve_precision(asked: str, device: torch.device, model_type: str) -> str:
+def resolve_precision(
+    asked: str, device: torch.device, model_type: str, zero_stage: int = -1
+) -> str:
     """fp16, bf16 or fp32: what "auto" stands for is the fastest that learns as well as fp32.
 
-    On GPUs fp16; on the CPU bf16 for our model where the processor is built for it, else fp32.
+    On GPUs fp16; on the CPU fp32, or bf16 for our model where the processor is built for it and
+    ZeRO, whose bf16 is that of the weights too, is at stage 0 or -1.
     """
     if asked != "auto":
         return asked
     if device.type != "cpu":
         return "fp16"
-    return "bf16" if model_type == OWN_TYPE and prefers_bf16() else "fp32"
+    ours = model_type == OWN_TYPE and zero_stage <= 0
+    return "bf16" if ours and prefers_bf16() else "fp32"
 
 
 def multiplies_in_bf16(args: Namespace, device: torch.device) -> bool:

@@ -113,7 +113,7 @@ def _complete_args(args: Namespace, shards, device, log):
     vocabulary = read_vocabulary(from_first_rank(directory if rank() == 0 else None))
     args.vocab_size, args.special_ids = vocabulary.size, vocabulary.special_ids
     args.max_seq_length = sequence_length(shards[0].path)
-    args.precision = resolve_precision(args.precision, device, args.model_type)
+    args.precision = resolve_precision(args.precision, device, args.model_type, args.zero_stage)
     args.multiplies_in_bf16 = multiplies_in_bf16(args, device)
     asked, smallest = args.train_micro_batch_size_per_gpu, args.batch_size_ramp_start
     name = "batch_size_ramp_start" if smallest else "train_batch_size"

@@ -69,6 +69,7 @@ class Built:
 
     @property
     def deepspeed(self):
+        self.args.multiplies_in_bf16 = False
         return deepspeed_config(self.args, 1)
 
     @property
@@ -156,6 +157,18 @@ ARRIVALS = [
     (
         *("MODEL.INITIALIZER_RANGE", 0.5, {}),
         lambda b: 0.4 < b.layer.attention.qkv.weight.std().item() < 0.6,
+    ),
+    (
+        *("MODEL.RESIDUAL_INIT", "zero", {}),
+        lambda b: not b.layer.feed_forward.output.weight.any(),
+    ),
+    (
+        *("MODEL.WORD_EMBEDDING_INIT", "cooccurrence", {}),
+        lambda b: b.args.word_embedding_init == "cooccurrence",
+    ),
+    (
+        *("MODEL.OUTPUT_BIAS_INIT", "frequencies", {}),
+        lambda b: b.args.output_bias_init == "frequencies",
     ),
     ("MODEL.LAYER_NORM_EPS", 1e-3, {}, lambda b: b.layer.attention_norm.eps == 1e-3),
     ("PRETRAIN.LR_SCHEDULE", "time", {}, lambda b: Budget(b.args).position == (0, 24.0)),
