@@ -196,7 +196,7 @@ def _model() -> CfgNode:
     # minutes, which a small model learns from several times faster at the start.
     model.WORD_EMBEDDING_INIT = "random"
     # Initialisation of the output's bias: zero | frequencies: the logarithm of how often each token
-    # is predicted in the first shard, which the model would else spend its first steps on.
+    # is predicted (in the first two million predictions), which the model else learns first.
     model.OUTPUT_BIAS_INIT = "zero"
     # Epsilon of all norms, of every TYPE (BERT's own value).
     model.LAYER_NORM_EPS = 1e-12

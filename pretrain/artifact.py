@@ -54,11 +54,14 @@ OUTSIDE_IDENTITY = VALIDATION | {
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
 
-def precision_in_words(precision: str, gpus: int) -> str:
+def precision_in_words(config, gpus: int) -> str:
     """What "auto" stands for (pretrain.precision), as far as one knows without a look at torch."""
-    if precision != "auto":
-        return precision
-    return "fp16" if gpus else "bf16 where this processor is built for it, else fp32"
+    if config.PRETRAIN.PRECISION != "auto":
+        return config.PRETRAIN.PRECISION
+    if gpus:
+        return "fp16"
+    ours = config.MODEL.TYPE == "bert-mlm" and config.PRETRAIN.ZERO_STAGE <= 0
+    return "bf16 where this processor is built for it, else fp32" if ours else "fp32"
 
 
 def num_ranks(config) -> int:
@@ -187,7 +190,7 @@ def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     # Not an error here if there are fewer GPUs than asked for: this may be just a look at what
     # another machine has made.
     gpus = num_visible_gpus() if config.SYSTEM.NUM_GPUS else 0
-    precision = precision_in_words(config.PRETRAIN.PRECISION, gpus)
+    precision = precision_in_words(config, gpus)
     batch = config.PRETRAIN.BATCH_SIZE
     effort = f"{length_of_run(config.PRETRAIN)}, {batch} samples a step, in {precision}"
     manifest = dataset.manifest if dataset.status().done else None

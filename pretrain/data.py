@@ -9,7 +9,7 @@ unmasked are masked by their number, anew in each epoch.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from dataset.masking import Masker, masking_key
-from dataset.samples import read_attributes, read_masking, read_samples
+from dataset.samples import iter_sample_blocks, read_attributes, read_masking, read_samples
 from pipeline.artifacts import MANIFEST, read_json
 from pipeline.errors import StageError
 from pretrain.batch_sizes import BatchSizes
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
+MOST_COUNTED = 2_000_000  # predictions, for the frequencies of the tokens
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,23 @@ def sequence_length(path: Path) -> int:
         return file["input_ids"].shape[1]
 
 
-def count_predictions(shard: Shard, vocab_size: int, never: Iterable[int]) -> torch.Tensor:
-    """How often each token is predicted, int64 [vocab_size]; of unmasked samples, may be.
+def count_predictions(shards: list[Shard], vocab_size: int) -> torch.Tensor:
+    """How often each token is predicted, or may be if the samples are stored unmasked.
 
-    never: ids that are not predicted, though they stand in the samples.
+    int64 [vocab_size], of the first MOST_COUNTED predictions or so.
     """
-    rows = read_samples(shard.path)
-    if "masked_lm_ids" in rows:
-        found = rows["masked_lm_ids"][rows["masked_lm_positions"] > 0]
-    else:
-        found = rows["input_ids"][rows["input_mask"] > 0]
-    counts = torch.from_numpy(np.bincount(found.astype(np.int64), minlength=vocab_size))
-    counts[list(never)] = 0
-    return counts
+    counts, never = np.zeros(vocab_size, dtype=np.int64), []
+    for rows in (rows for shard in shards for rows in iter_sample_blocks(shard.path)):
+        if "masked_lm_ids" in rows:
+            found = rows["masked_lm_ids"][rows["masked_lm_positions"] > 0]
+        else:
+            found = rows["input_ids"][rows["input_mask"] > 0]
+            never = list(read_masking(shards[0].path.parent).banned_ids)
+        counts += np.bincount(found.astype(np.int64), minlength=vocab_size)
+        counts[never] = 0
+        if counts.sum() >= MOST_COUNTED:
+            break
+    return torch.from_numpy(counts)
 
 
 def collate(rows: dict[str, np.ndarray]) -> MicroBatch:

@@ -54,14 +54,14 @@ def prefers_bf16() -> bool:
 
 def bf16_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`linear` of fp32 or bf16 hidden states and fp32 parameters, in bf16. The result is bf16."""
-    return _HalfLinear.apply(hidden, weight, bias)
+    return _FastLinear.apply(hidden, weight, bias, torch.bfloat16)
 
 
 def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """hidden [..., inputs] times weight [outputs, inputs] transposed, plus bias [outputs]."""
     if _is_left_to_torch(hidden, weight):
         return functional.linear(hidden, weight, bias)
-    return _OneDnnLinear.apply(hidden, weight, bias)
+    return _FastLinear.apply(hidden, weight, bias, torch.float32)
 
 
 def _is_left_to_torch(hidden: Tensor, weight: Tensor) -> bool:
@@ -85,41 +85,24 @@ def prefers_onednn() -> bool:
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left [n, k] times right [m, k] transposed, plus bias [m]."""
+    """left [n, k] times right [m, k] transposed, plus bias [m]; all fp32, or all bf16."""
+    if left.dtype == torch.bfloat16:
+        return functional.linear(left, right, bias)
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
-class _OneDnnLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(hidden, weight)
-        ctx.has_bias = bias is not None
-        return _product(hidden, weight, bias)
+class _FastLinear(torch.autograd.Function):
+    """Multiplies in `dtype`, and gives that.
+
+    hidden: fp32 or bf16, and so is its gradient; those of the parameters are fp32.
+    """
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight = ctx.saved_tensors
-        upstream = grad.reshape(-1, grad.shape[-1])
-        of_hidden = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_hidden = _product(upstream, weight.t()).view(hidden.shape)
-        if ctx.needs_input_grad[1]:
-            of_weight = _product(upstream.t(), hidden.reshape(-1, hidden.shape[-1]).t())
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = upstream.sum(0)
-        return of_hidden, of_weight, of_bias
-
-
-class _HalfLinear(torch.autograd.Function):
-    """hidden: fp32 or bf16, and so is its gradient; those of the parameters are fp32."""
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        half, half_weight = hidden.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(half, half_weight)
-        ctx.dtype, ctx.has_bias = hidden.dtype, bias is not None
-        return functional.linear(half, half_weight, None if bias is None else bias.bfloat16())
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype) -> Tensor:
+        factors = hidden.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(*factors)
+        ctx.hidden_dtype, ctx.has_bias = hidden.dtype, bias is not None
+        return _product(*factors, None if bias is None else bias.to(dtype))
 
     @staticmethod
     @once_differentiable
@@ -128,9 +111,9 @@ class _HalfLinear(torch.autograd.Function):
         upstream = grad.reshape(-1, grad.shape[-1])
         of_hidden = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_hidden = (upstream @ weight).to(ctx.dtype).view(hidden.shape)
+            of_hidden = _product(upstream, weight.t()).to(ctx.hidden_dtype).view(hidden.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = (upstream.t() @ hidden.reshape(-1, hidden.shape[-1])).float()
+            of_weight = _product(upstream.t(), hidden.reshape(-1, hidden.shape[-1]).t()).float()
         if ctx.has_bias and ctx.needs_input_grad[2]:
             of_bias = upstream.sum(0).float()  # which is added up in fp32
-        return of_hidden, of_weight, of_bias
+        return of_hidden, of_weight, of_bias, None

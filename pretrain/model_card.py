@@ -36,7 +36,7 @@ SIZES = (
 )
 OUR_SETTINGS = (
     *("encoder_ln_mode", "position_embedding_type", "rope_theta", "glu", "use_bias", "norm_type"),
-    "embedding_norm",
+    *("embedding_norm", "residual_init", "word_embedding_init", "output_bias_init"),
 )
 BUDGETS = {"step": "max_steps", "time": "total_training_time", "tokens": "max_tokens"}
 RECIPE = (

@@ -175,15 +175,14 @@ def _initialize_from_data(args: Namespace, model, shards, log) -> None:
 
     if args.model_type != OWN_TYPE:
         return
-    never = tuple(args.special_ids.values())
+    texts = one_copy(shards)
     if args.word_embedding_init == "cooccurrence":
         log.say("making word embeddings from what stands near what")
-        vectors = word_vectors(
-            one_copy(shards), args.vocab_size, args.hidden_size, never, args.seed
-        )
+        never = args.special_ids.values()
+        vectors = word_vectors(texts, args.vocab_size, args.hidden_size, never, args.seed)
         model.set_word_embeddings(vectors)
     if args.output_bias_init == "frequencies":
-        model.set_output_bias(count_predictions(shards[0], args.vocab_size, never))
+        model.set_output_bias(count_predictions(texts, args.vocab_size))
 
 
 def _export(args: Namespace, engine, vocabulary, folder: Path) -> None:

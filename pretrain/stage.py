@@ -66,7 +66,7 @@ def _check_dataset(dataset: Artifact) -> None:
 def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
     for note in artifact.notes:
         console.say(note)
-    precision = precision_in_words(config.PRETRAIN.PRECISION, gpus)
+    precision = precision_in_words(config, gpus)
     where = f"{gpus} GPU(s)" if gpus else "the CPU"
     if config.SYSTEM.HOSTFILE:
         precision = config.PRETRAIN.PRECISION

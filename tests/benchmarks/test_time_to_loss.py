@@ -11,21 +11,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contest import Course, Outcome, Report, hold_contest
-from benchmarks.sizes import feed_forward_width
-from benchmarks.stage_runs import PROJECT
-from benchmarks.time_to_loss import (
+from benchmarks.contest_results import (
     Entry,
     Recipe,
     Result,
     draw,
-    load_entry,
     mean_curve,
-    parse_arguments,
-    parse_contestant,
     record,
     result_table,
     time_of,
 )
+from benchmarks.sizes import feed_forward_width
+from benchmarks.stage_runs import PROJECT
+from benchmarks.time_to_loss import load_entry, parse_arguments, parse_contestant
 
 PAPER = "configs/recipes/paper.yaml"
 REPORT = Report(10, 40, 400, 2e15, 60.0, 7.0, 0.1, 1.0, 2.0, False)

@@ -279,14 +279,18 @@ def test_packed_rows_keep_their_samples_apart():
 
 
 def test_predictions_are_counted(dataset):
-    (shard,) = list_shards(dataset, "train")[:1]
-    rows = read_samples(shard.path)
-    batch = collate(rows)
-    expected = torch.bincount(batch.labels, minlength=1000)
-    assert torch.equal(count_predictions(shard, 1000, ()), expected)
-    some = int(batch.labels[0])
-    expected[some] = 0
-    assert torch.equal(count_predictions(shard, 1000, [some]), expected)
+    shards = list_shards(dataset, "train")
+    labels = torch.cat([collate(read_samples(shard.path)).labels for shard in shards])
+    assert torch.equal(count_predictions(shards, 1000), torch.bincount(labels, minlength=1000))
+
+
+def test_of_unmasked_samples_what_may_be_predicted_is_counted(unmasked):
+    shards = list_shards(unmasked, "train")
+    ids = np.concatenate([read_samples(shard.path)["input_ids"].flatten() for shard in shards])
+    expected = np.bincount(ids, minlength=61)
+    assert expected[[2, 3]].all()  # [CLS] and [SEP], which are never predicted
+    expected[:5] = 0
+    assert count_predictions(shards, 61).tolist() == expected.tolist()
 
 
 def test_one_copy_of_each_text(dataset):

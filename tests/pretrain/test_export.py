@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from dataset.tokenizer_forms import save_bert_tokenizer
-from pretrain.export import export_model, needs_remote_code
+from pretrain.export import CODE, export_model, needs_remote_code
 from pretrain.model import build_model
 from pretrain.vocabulary import find_tokenizer, read_vocabulary
 from tests.pretrain.shards import SPECIAL
@@ -282,3 +284,16 @@ def test_vocabulary(tokenizer, tmp_path):
     assert find_tokenizer(tokenizer.parent, "another", tmp_path) == tokenizer
     with pytest.raises(FileNotFoundError, match="--tokenizer_name"):
         find_tokenizer(tmp_path, "", tmp_path)
+
+
+def test_the_modelling_file_names_all_files_that_it_needs():
+    """transformers 4 copies those alone, and none that they name in turn."""
+    package = Path(export_model.__code__.co_filename).parent
+
+    def named_in(file):
+        text = (package / file).read_text()
+        return {f"{name}.py" for name in re.findall(r"^from \.(\w+) import", text, re.M)}
+
+    model, *others = CODE
+    assert named_in(model) == set(others)
+    assert all(named_in(file) <= set(others) for file in others)

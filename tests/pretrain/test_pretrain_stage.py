@@ -190,9 +190,14 @@ def test_ids(config):
     assert artifact.directory.name == "mine" and artifact.user_named == "PRETRAIN.ID"
 
 
-def test_precision():
-    assert precision_in_words("auto", 2) == "fp16" and precision_in_words("bf16", 0) == "bf16"
-    assert "else fp32" in precision_in_words("auto", 0)
+def test_precision(config):
+    assert precision_in_words(config, 2) == "fp16"
+    assert precision_in_words(config, 0).endswith("else fp32")
+    for section, key, value in (("PRETRAIN", "ZERO_STAGE", 2), ("MODEL", "TYPE", "bert")):
+        config[section][key] = value
+        assert precision_in_words(config, 0) == "fp32"
+    config.PRETRAIN.PRECISION = "bf16"
+    assert precision_in_words(config, 0) == "bf16"
 
 
 def test_the_command_line_carries_every_flag(config):

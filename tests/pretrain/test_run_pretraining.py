@@ -314,6 +314,32 @@ def test_a_loss_that_is_not_a_number_stops_the_run(dataset, tmp_path, device):
         _here(device, *flags, "--lr=1e30")
 
 
+def test_what_the_data_tells_is_where_a_run_begins(dataset, tmp_path, device):
+    from_data = ("--word_embedding_init=cooccurrence", "--output_bias_init=frequencies")
+    begins = {}
+    for name, flags in (("plain", ()), ("informed", from_data)):
+        _here(device, *_flags(dataset, tmp_path / name, "--max_steps=0", *flags))
+        begins[name] = (
+            _metrics(tmp_path / name)[-1]["loss"],
+            load_file(tmp_path / name / "model" / "model.safetensors"),
+        )
+    (plain_loss, plain), (loss, informed) = begins["plain"], begins["informed"]
+    changed = {name for name in plain if not torch.equal(plain[name], informed[name])}
+    assert {name.rpartition(".")[2] for name in changed} == {"weight", "bias"}
+    assert sum("embedding" in name for name in changed) == 1 and len(changed) == 2
+    assert loss != plain_loss
+
+
+def test_two_ranks_begin_where_one_does(dataset, tmp_path):
+    few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=4", "--print_steps=1")
+    few += ("--word_embedding_init=cooccurrence", "--output_bias_init=frequencies")
+    _one_rank(*_flags(dataset, tmp_path / "one", *few))
+    command = _launcher(2, SCRIPT, *_flags(dataset, tmp_path / "two", *few))
+    subprocess.run(command, capture_output=True, check=True, timeout=100, env=ENVIRONMENT)
+    for ours, theirs in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-4)
+
+
 def test_a_budget_of_tokens(dataset, tmp_path, device):
     flags = ("--lr_schedule=tokens", "--max_tokens=1000", "--print_steps=1")
     _here(device, *_flags(dataset, tmp_path, *flags))
