@@ -36,7 +36,7 @@ from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from configs.loading import load_config
 from dataset.artifact import dataset_artifact
 from dataset.stage import prepare_dataset
-from pipeline.artifacts import file_digest, sharded_text_dir, write_json
+from pipeline.artifacts import dataset_dir, file_digest, sharded_text_dir, write_json
 from pipeline.errors import ConfigError
 from pretrain.stage import flag_words, training_flags
 
@@ -202,16 +202,21 @@ def _prepare(entry: Entry, args: argparse.Namespace) -> Recipe:
             )
         )
     tokenizer = measured / "tokenizer" / "tokenizer.json"
-    ratio = tokens_per_character(tokenizer, _held_out_texts(args.work_dir, measured.name))
+    ratio = tokens_per_character(tokenizer, held_out_texts(args.work_dir, measured.name))
     return Recipe(entry, courses, file_digest(tokenizer), ratio)
 
 
-def _held_out_texts(root: Path, dataset_id: str) -> tuple[Path, ...]:
-    return tuple(sorted(sharded_text_dir(root, dataset_id).glob("test_*.txt")))
+def held_out_texts(root: Path, dataset_id: str) -> tuple[Path, ...]:
+    """SystemExit if they were deleted: the dataset, which is whole without, is not made again."""
+    folder = sharded_text_dir(root, dataset_id)
+    texts = tuple(sorted(folder.glob("test_*.txt")))
+    if not texts:
+        raise SystemExit(f"{folder}: its texts are gone; delete {dataset_dir(root, dataset_id)}")
+    return texts
 
 
 def _article_digests(root: Path, dataset_id: str) -> list[str]:
-    return [file_digest(text) for text in _held_out_texts(root, dataset_id)]
+    return [file_digest(text) for text in held_out_texts(root, dataset_id)]
 
 
 @cache

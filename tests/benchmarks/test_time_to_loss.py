@@ -23,7 +23,7 @@ from benchmarks.contest_results import (
 )
 from benchmarks.sizes import feed_forward_width
 from benchmarks.stage_runs import PROJECT
-from benchmarks.time_to_loss import load_entry, parse_arguments, parse_contestant
+from benchmarks.time_to_loss import held_out_texts, load_entry, parse_arguments, parse_contestant
 
 PAPER = "configs/recipes/paper.yaml"
 REPORT = Report(10, 40, 400, 2e15, 60.0, 7.0, 0.1, 1.0, 2.0, False)
@@ -108,6 +108,11 @@ def test_the_own_change_wins_over_what_is_set_for_all():
 def test_a_key_that_does_not_exist_is_named_with_its_contestant():
     with pytest.raises(SystemExit, match=r"(?s)paper BATCH=2:.*PRETRAIN\.BATCH"):
         load(f"{PAPER}:PRETRAIN.BATCH=2")
+
+
+def test_held_out_articles_that_were_deleted(tmp_path):
+    with pytest.raises(SystemExit, match=r"its texts are gone; delete .*made-of-books"):
+        held_out_texts(tmp_path, "made-of-books")
 
 
 # --- results ---------------------------------------------------------------------------------
