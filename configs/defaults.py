@@ -227,7 +227,9 @@ def _pretrain() -> CfgNode:
     pretrain.BATCH_SIZE_RAMP_START = 0
     # Steps that the ramp of the batch size takes, the same number for each size.
     pretrain.BATCH_SIZE_RAMP_STEPS = 0
-    # Most samples that one GPU takes at once; the rest of the batch is accumulated.
+    # Most samples that one GPU takes at once; the rest of the batch is accumulated. Where memory
+    # runs out, a run goes on with half of them, and remembers it in micro_batch.json beside its
+    # checkpoints.
     pretrain.MICRO_BATCH_SIZE = 32
     # Peak learning rate, reached at the end of the warmup.
     pretrain.LEARNING_RATE = 1e-3
@@ -302,7 +304,8 @@ def _pretrain() -> CfgNode:
     pretrain.CHECKPOINT_MINUTES = 0.0
     # Visits of a shard between two checkpoints. 0: other keys decide.
     pretrain.NUM_EPOCHS_BETWEEN_CHECKPOINTS = 0
-    # Checkpoints that are kept; older ones are deleted.
+    # Checkpoints that are kept; older ones are deleted. On a full disk the oldest go sooner, down
+    # to one that is intact.
     pretrain.KEEP_CHECKPOINTS = 2
     # Hours of training after which the model as it is then is exported too, to models_at/.
     pretrain.FINETUNE_TIME_MARKERS = []
@@ -367,7 +370,8 @@ def _finetune() -> CfgNode:
     finetune = CfgNode()
     # Whether the stage runs. When off, what it made before is used.
     finetune.ENABLED = True
-    # The model to finetune: a folder or a Hugging Face name. Empty: the one pretrained here.
+    # The model to finetune: a folder or a Hugging Face name. Empty: the one pretrained here. Code
+    # that comes with a model is not run: it must be of an architecture of transformers, or ours.
     finetune.MODEL_NAME_OR_PATH = ""
     # GLUE in its standard TSV layout (GLUE_DIR/CoLA/train.tsv ...), or `builtin:demo`: a small
     # benchmark of generated sentences in that layout. Empty: nyu-mll/glue from the Hub.
@@ -379,12 +383,12 @@ def _finetune() -> CfgNode:
     # CB, COPA, MultiRC, ReCoRD, SuperGLUE-RTE, WiC, WSC (SuperGLUE) and those of CUSTOM_TASKS.
     # `GLUE` and `SuperGLUE` stand for all of theirs.
     finetune.TASKS = list(GLUE_TASKS)
-    # Classification and regression tasks of your own, by names of your choice that are then put
-    # into TASKS. Keys of each: TRAIN, DEV and TEST (files, .tsv, .csv or .jsonl; TEST may be left
-    # out), TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words that stand in
-    # that column; if left out, those of TRAIN), SCORE_RANGE (e.g. [0, 5]: the task is a regression
-    # of numbers within), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression
-    # pearson, spearman; if left out, accuracy or both of these).
+    # Classification and regression tasks of your own, by names of your choice (without a dot) that
+    # are then put into TASKS. Keys of each: TRAIN, DEV and TEST (files, .tsv, .csv or .jsonl; TEST
+    # may be left out), TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words
+    # that stand in that column; if left out, those of TRAIN), SCORE_RANGE (e.g. [0, 5]: the task is
+    # a regression of numbers within), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a
+    # regression pearson, spearman; if left out, accuracy or both of these).
     finetune.CUSTOM_TASKS = CfgNode()
     # Which settings of the grid are run. grid: all. halving: for each task, all batch sizes and
     # learning rates with the fewest epochs, then the better half of them with the next number of

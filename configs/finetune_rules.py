@@ -1,7 +1,10 @@
 """What the keys of FINETUNE must satisfy, key by key and across keys."""
 
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -9,6 +12,8 @@ from yacs.config import CfgNode
 from configs.checks import (
     BUILTIN,
     FILE_NAME,
+    MODEL_NAME_OR_PATH,
+    PATH,
     SEED,
     Rule,
     above,
@@ -27,8 +32,11 @@ RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
 CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
 TABLE_ENDINGS = (".tsv", ".csv", ".jsonl")
+MAX_LISTED = 50  # names in a message
+MAX_RUNS = 20_000  # of a search: years of work, and planning lists them all
 
 FINETUNE_RULES: dict[str, Rule] = {
+    "FINETUNE.MODEL_NAME_OR_PATH": MODEL_NAME_OR_PATH,
     "FINETUNE.SEARCH": one_of("grid", "halving"),
     "FINETUNE.SEEDS": (
         lambda seeds: seeds and all(map(SEED[0], seeds)),
@@ -55,6 +63,7 @@ GRID_RULES: dict[str, Rule] = {
 }
 
 CUSTOM_TASK_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("TRAIN", "DEV", "TEST"), PATH),
     "TEXT_COLUMNS": (
         lambda columns: 1 <= len(columns) <= 2 and len(set(columns)) == len(columns),
         "one or two names of columns",
@@ -95,6 +104,36 @@ def plain_name(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
+def problems_of_search(finetune: CfgNode) -> Iterator[str]:
+    """What would go wrong in planning already: names that folders get, and the number of runs."""
+    plain = Counter(map(plain_name, finetune.CUSTOM_TASKS))
+    taken = {plain_name(name) for name in (*GLUE_TASKS, *SUPERGLUE_TASKS, *RESERVED_NAMES)}
+    for name in finetune.CUSTOM_TASKS:
+        if plain[plain_name(name)] > 1:
+            yield (
+                f"FINETUNE.CUSTOM_TASKS.{name}: only case or punctuation tells it from another "
+                "task of your own, expected another name"
+            )
+        if plain_name(name) in taken or not name or not FILE_NAME[0](name):
+            yield (
+                f"FINETUNE.CUSTOM_TASKS.{name}: not a name for a task of your own, expected "
+                f"{FILE_NAME[1]}, and not the name of a task of GLUE or SuperGLUE, nor any of "
+                f"{', '.join(RESERVED_NAMES)}"
+            )
+    num_runs = sum(
+        prod(len(values) for values in _tried(finetune, task).values()) * len(finetune.SEEDS)
+        for task in task_names(finetune.TASKS, finetune)
+    )
+    if num_runs > MAX_RUNS:
+        yield f"FINETUNE.GRID: got {num_runs:,} runs in all, expected at most {MAX_RUNS:,}"
+
+
+def _tried(finetune: CfgNode, task: str) -> dict[str, list]:
+    """The values of a task's grid, those of the default where it has none of its own."""
+    own, default = finetune.GRID.get(task, finetune.GRID.DEFAULT), finetune.GRID.DEFAULT
+    return {key: own[key] or default[key] for key in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES")}
+
+
 def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
     """Values of keys of FINETUNE that contradict each other."""
     finetune = config.FINETUNE
@@ -103,9 +142,8 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
     if not tasks:
         yield "FINETUNE.TASKS: no task, expected at least one of " + ", ".join(GLUE_TASKS)
     for task in tasks:
-        grid = finetune.GRID.get(task, finetune.GRID.DEFAULT)
-        for name in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES"):
-            if not grid[name] and not finetune.GRID.DEFAULT[name]:
+        for name, values in _tried(finetune, task).items():
+            if not values:
                 yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"
     yield from _problems_of_folders(finetune, tasks)
     for task in sorted(set(tasks) & set(finetune.CUSTOM_TASKS)):
@@ -123,28 +161,12 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
 
 def _problems_of_names(finetune: CfgNode) -> Iterator[str]:
     known = [*GLUE_TASKS, *SUPERGLUE_TASKS, *finetune.CUSTOM_TASKS]
+    listed = ", ".join(known[:MAX_LISTED]) + (", ..." if len(known) > MAX_LISTED else "")
     for key in ("TASKS", "STILT_TASKS"):
-        for name in task_names(finetune[key], finetune):
-            if name not in known:
-                yield f"FINETUNE.{key}: unknown task, got {name}, expected some of " + ", ".join(
-                    known
-                )
+        for name in sorted(set(task_names(finetune[key], finetune)) - set(known)):
+            yield f"FINETUNE.{key}: unknown task, got {name}, expected some of {listed}"
     for name in sorted(set(finetune.GRID) - {"DEFAULT", *known}):
-        yield f"FINETUNE.GRID.{name}: unknown task, expected DEFAULT or one of {', '.join(known)}"
-    taken = {plain_name(name) for name in (*GLUE_TASKS, *SUPERGLUE_TASKS, *RESERVED_NAMES)}
-    for name in finetune.CUSTOM_TASKS:
-        same = [n for n in finetune.CUSTOM_TASKS if n != name and plain_name(n) == plain_name(name)]
-        if same:
-            yield (
-                f"FINETUNE.CUSTOM_TASKS.{name}: only case or punctuation tells it from {same[0]}, "
-                "expected another name"
-            )
-        if plain_name(name) in taken or not name or not FILE_NAME[0](name):
-            yield (
-                f"FINETUNE.CUSTOM_TASKS.{name}: not a name for a task of your own, expected "
-                f"{FILE_NAME[1]}, and not the name of a task of GLUE or SuperGLUE, nor any of "
-                f"{', '.join(RESERVED_NAMES)}"
-            )
+        yield f"FINETUNE.GRID.{name}: unknown task, expected DEFAULT or one of {listed}"
 
 
 def _problems_of_folders(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
@@ -154,7 +176,7 @@ def _problems_of_folders(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
                 f"FINETUNE.GLUE_DIR: unknown built-in benchmark, got {finetune.GLUE_DIR}, "
                 "expected builtin:demo"
             )
-    elif finetune.GLUE_DIR and not Path(finetune.GLUE_DIR).is_dir():
+    elif finetune.GLUE_DIR and not os.path.isdir(finetune.GLUE_DIR):
         yield no_folder("FINETUNE.GLUE_DIR", finetune.GLUE_DIR)
     of_superglue = [task for task in tasks if task in SUPERGLUE_TASKS]
     if of_superglue and not finetune.SUPERGLUE_DIR:
@@ -162,7 +184,7 @@ def _problems_of_folders(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
             f"FINETUNE.SUPERGLUE_DIR: needed for {', '.join(of_superglue)}, got nothing, expected "
             "the folder of https://super.gluebenchmark.com/tasks (combined.zip, unpacked)"
         )
-    elif of_superglue and not Path(finetune.SUPERGLUE_DIR).is_dir():
+    elif of_superglue and not os.path.isdir(finetune.SUPERGLUE_DIR):
         yield no_folder("FINETUNE.SUPERGLUE_DIR", finetune.SUPERGLUE_DIR)
 
 
@@ -172,7 +194,7 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         path = task[part]
         if not path and part == "TEST":
             continue
-        if not path or not Path(path).is_file():
+        if not os.path.isfile(path):
             shown = Path(path).absolute() if path else "nothing"
             yield f"{key}.{part}: no such file, got {shown}, expected a .tsv, .csv or .jsonl file"
         elif Path(path).suffix.lower() not in TABLE_ENDINGS:

@@ -14,6 +14,12 @@ from configs.loading import flatten
 DEFAULTS = Path(__file__).with_name("defaults.py")
 MANUAL = Path(__file__).resolve().parent.parent / "docs" / "PIPELINE_CONFIG.md"
 
+# Sections of names that the user chooses have no key of their own: the key that each stands above.
+SECTION_ABOVE = {
+    "FINETUNE.SEARCH": "FINETUNE.CUSTOM_TASKS",
+    "FINETUNE.GRID.DEFAULT.EPOCHS": "FINETUNE.GRID",
+}
+
 INTRODUCTION = """# Every key of the config
 
 Generated from `configs/defaults.py` by `python -m configs.manual`; change it there.
@@ -57,8 +63,8 @@ def render() -> str:
         if not key.startswith(f"{section}."):
             section = key.partition(".")[0]
             parts.append(f"## {section}\n")
-        if key == "FINETUNE.GRID.DEFAULT.EPOCHS":
-            parts.append(f"- **`FINETUNE.GRID`**: {explained['FINETUNE.GRID']}")
+        if named := SECTION_ABOVE.get(key):
+            parts.append(f"- **`{named}`**: {explained[named]}")
         if key in explained:
             parts.append(f"- **`{key}`** ({_shown(value)}): {explained[key]}")
         elif value:  # the grid's lists

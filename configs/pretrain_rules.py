@@ -30,8 +30,13 @@ CURVES = (
 )
 CURVES_THAT_END_ABOVE_0 = ("exponential", "step_decay", "inverse_time")
 
+MAX_RAMP_SIZES = 1000  # of a batch; finding a sample's step looks at all of them
+
 PRETRAIN_RULES: dict[str, Rule] = {
-    "MODEL.TYPE": (lambda value: value != "", "bert-mlm or an architecture of transformers"),
+    "MODEL.TYPE": (  # a run's folder may be named after it
+        lambda value: value != "" and FILE_NAME[0](value),
+        "bert-mlm or an architecture of transformers",
+    ),
     "MODEL.ENCODER_LN_MODE": one_of("pre-ln", "post-ln"),
     "MODEL.POSITION_EMBEDDING_TYPE": one_of("absolute", "rotary"),
     "MODEL.ROPE_THETA": above(0),
@@ -145,6 +150,12 @@ def _budget_problems(pretrain: CfgNode) -> Iterator[str]:
         yield (
             f"PRETRAIN.BATCH_SIZE_RAMP_START: the batch grows by it, got {start}, expected a "
             f"divisor of PRETRAIN.BATCH_SIZE = {batch}"
+        )
+    elif start > 0 and batch // start > MAX_RAMP_SIZES:
+        yield (
+            f"PRETRAIN.BATCH_SIZE_RAMP_START: got {start}, with which a ramp up to "
+            f"PRETRAIN.BATCH_SIZE {batch} has {batch // start:,} sizes, expected at most "
+            f"{MAX_RAMP_SIZES:,}"
         )
     if (start > 0) != (pretrain.BATCH_SIZE_RAMP_STEPS > 0):
         yield (

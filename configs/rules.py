@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from configs.checks import (
     BUILTIN,
     FILE_NAME,
+    PATH,
     SEED,
     Rule,
     above,
@@ -22,11 +23,29 @@ from configs.checks import (
     is_text,
     no_folder,
     one_of,
+    shown,
 )
-from configs.finetune_rules import FINETUNE_RULES, finetune_rules_of, problems_of_finetuning
+from configs.finetune_rules import (
+    FINETUNE_RULES,
+    finetune_rules_of,
+    problems_of_finetuning,
+    problems_of_search,
+)
 from configs.pretrain_rules import PRETRAIN_RULES, problems_of_pretraining
 
+PATH_KEYS = (
+    "SYSTEM.OUTPUT_ROOT",
+    "SYSTEM.HOSTFILE",
+    "PRETRAIN.DEEPSPEED_CONFIG",
+    "TOKENIZER.NAME_OR_PATH",
+    "FINETUNE.GLUE_DIR",
+    "FINETUNE.SUPERGLUE_DIR",
+    "FINETUNE.MODEL_NAME_OR_PATH",
+)
+MAX_SOURCES = 1000  # each is compared with each
+
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(PATH_KEYS, PATH),
     "SYSTEM.NUM_GPUS": at_least(-1),
     "SYSTEM.MAX_MEMORY_IN_GB": above(0),
     "SYSTEM.NUM_WORKERS": at_least(0),
@@ -43,10 +62,14 @@ RULES: dict[str, Rule] = {
     "TOKENIZER.MAX_TRAINING_MB": above(0),
     "TOKENIZER.VOCAB_SIZE": at_least(100),
     "DATASET.ID": FILE_NAME,
+    "DATASET.CUSTOMIZED_DATASETS": each(PATH),
     "DATASET.HUGGINGFACE_DATASETS": each(
         (
-            lambda entry: 2 <= len(entry) <= 4 and entry[0] and all(map(is_text, entry)),
-            "[name, subset], [name, subset, split] or [name, subset, split, text column]",
+            lambda entry: (
+                2 <= len(entry) <= 4 and entry[0] and all(map(is_text, entry)) and PATH[0](entry[0])
+            ),
+            "[name, subset], [name, subset, split] or [name, subset, split, text column], with the "
+            f"name of a data set on the Hub, or of {PATH[1]}",
         )
     ),
     "DATASET.TEXT_COLUMN": (lambda value: value != "", "the name of a column"),
@@ -80,7 +103,8 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
     for key, (test, expected) in _rules_of(config):
         value = _get(config, key)
         if not test(value):
-            problems.append(f"{key}: value out of range, got {value!r}, expected {expected}")
+            problem = f"{key}: value out of range, got {shown(value)}, expected {expected}"
+            problems.append(problem + _hint_at_share(value, test))
     running = {
         stage
         for stage in ("dataset", "pretrain", "finetune", "result_collection")
@@ -93,6 +117,13 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
         )
     problems += problems_of_pretraining(config)
     problems += problems_of_samples(config.DATASET)
+    problems += problems_of_search(config.FINETUNE)
+    for key in ("CUSTOMIZED_DATASETS", "HUGGINGFACE_DATASETS"):
+        if len(config.DATASET[key]) > MAX_SOURCES:
+            problems.append(
+                f"DATASET.{key}: got {len(config.DATASET[key])} sources, expected at most "
+                f"{MAX_SOURCES}; a folder may hold any number of files"
+            )
     if "dataset" in running:
         problems += _dataset_problems(config)
     if "finetune" in running:
@@ -111,10 +142,17 @@ def _get(config: CfgNode, key: str) -> Any:
     return config
 
 
+def _hint_at_share(value: Any, test: Callable[[Any], bool]) -> str:
+    """For 15 where 0.15 is meant."""
+    if isinstance(value, float) and 1 < value <= 100 and test(value / 100):
+        return f" (did you mean {value / 100:g}?)"
+    return ""
+
+
 def _can_be_a_folder(path: Path) -> bool:
     path = path.absolute()
-    present = next(folder for folder in (path, *path.parents) if folder.exists())
-    return present.is_dir() and os.access(present, os.W_OK)
+    present = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    return os.path.isdir(present) and os.access(present, os.W_OK)
 
 
 def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:
@@ -152,11 +190,11 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
                     f"DATASET.CUSTOMIZED_DATASETS: unknown built-in text, got {folder}, "
                     "expected builtin:python-docs"
                 )
-        elif not Path(folder).exists():
+        elif not os.path.exists(folder):
             yield no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
     name = tokenizer.NAME_OR_PATH
     looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
-    if not tokenizer.TRAIN and looks_like_a_path and not Path(name).exists():
+    if not tokenizer.TRAIN and looks_like_a_path and not os.path.exists(name):
         yield (
             f"TOKENIZER.NAME_OR_PATH: not there, got {Path(name).absolute()}, expected a folder "
             "in Hugging Face format or a vocab.txt"

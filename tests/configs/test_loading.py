@@ -157,6 +157,44 @@ def test_values_take_the_type_of_their_default(tmp_path):
     assert config.DATASET.ID == "2022"
 
 
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("PRETRAIN.NUM_STEPS", "'500'", 500),
+        ("PRETRAIN.NUM_STEPS", "1_000", 1000),
+        ("PRETRAIN.NUM_STEPS", "010", 10),
+        ("PRETRAIN.NUM_STEPS", "999999999999999", 999_999_999_999_999),
+        ("PRETRAIN.NUM_TOKENS", "1e9", 10**9),
+        ("PRETRAIN.LEARNING_RATE", "1e-4", 1e-4),
+        ("PRETRAIN.LEARNING_RATE", ".001", 1e-3),
+        ("PRETRAIN.COMPILE", "On", True),
+        ("PRETRAIN.COMPILE", "'yes'", True),
+        ("PRETRAIN.COMPILE", "NO", False),
+        ("PRETRAIN.ID", "null", ""),
+        ("PRETRAIN.ID", "", ""),
+        ("FINETUNE.STILT_TASKS", "", []),
+        ("FINETUNE.MULTIPROCESS_GPU_LIST", "[[0, '1'], [2]]", [[0, 1], [2]]),
+    ],
+)
+def test_the_key_decides_what_a_text_stands_for(tmp_path, key, written, value):
+    config = load_text(tmp_path, f"DATASET.ENABLED: False\n{key}: {written}\n")
+    found = flatten(config)[key]
+    assert found == value and type(found) is type(value)
+
+
+def test_every_list_may_be_empty_in_the_file_that_is_built_upon(tmp_path):
+    """So no list shows what its elements are like."""
+    lists = [key for key, default in flatten(get_default_config()).items() if default == []]
+    for key in ("FINETUNE.SEEDS", "FINETUNE.TASKS", *lists):
+        (tmp_path / "base.yaml").write_text(f"{key}: []")
+        (line,) = (
+            line
+            for line in problems(tmp_path, f"_BASE_: base.yaml\n{key}: text")
+            if line.startswith(f"{key}: wrong type")
+        )
+        assert "got text, expected a list like [" in line
+
+
 def test_five_mistakes_get_five_messages(tmp_path):
     found = problems(
         tmp_path,
@@ -207,16 +245,18 @@ DATASET:
             "FINETUNE: {GRID: {DEFAULT: {MAX_SEQ_LENGTH: 512}}}",
             "FINETUNE.GRID.DEFAULT.MAX_SEQ_LENGTH: longer than the pretrained model's positions",
         ),
-        ("FINETUNE: {GRID: {EPOCHS: [3]}}", "FINETUNE.GRID.EPOCHS: unknown key (did you"),
+        (
+            "FINETUNE: {GRID: {EPOCHS: [3]}}",
+            "FINETUNE.GRID.EPOCHS: got [3], expected FINETUNE.GRID.NAME",
+        ),
         ("FINETUNE: {GRID: {reviews: {}}}", "FINETUNE.GRID.reviews: unknown task"),
-        ("FINETUNE: {CUSTOM_TASKS: {reviews: 3}}", "FINETUNE.CUSTOM_TASKS.reviews: unknown key"),
+        (
+            "FINETUNE: {CUSTOM_TASKS: {reviews: 3}}",
+            "FINETUNE.CUSTOM_TASKS.reviews: got 3, expected",
+        ),
         ("FINETUNE: {CUSTOM_TASKS: {search: {}}}", "CUSTOM_TASKS.search: not a name for a task"),
         ("FINETUNE: {CUSTOM_TASKS: {sts_b: {}}}", "CUSTOM_TASKS.sts_b: not a name for a task"),
         ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "only case or punctuation tells it from"),
-        (
-            own_task("LABELS: [no, yes]"),
-            "x.LABELS: wrong type, got False, expected text (in quotes",
-        ),
         (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
         (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
@@ -227,7 +267,7 @@ DATASET:
         ("TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}", "TOKENIZER.NAME_OR_PATH: not there"),
         ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
-        ("FINETUNE: {GRID: {RTE: {EPOCHS: 5}}}", "a list like [a whole number]"),
+        ("FINETUNE: {GRID: {RTE: {EPOCHS: 5}}}", "wrong type, got 5, expected a list like [3]"),
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),
         ("TOKENIZER: !!python/object/apply:os.getcwd []", "line 1"),
     ],
@@ -246,7 +286,12 @@ def test_overrides_come_last_and_are_checked(tmp_path):
 
 def test_text_is_taken_as_it_is(tmp_path):
     off = "DATASET: {ENABLED: False, ID: 2024-01-05}\n"
-    assert load_text(tmp_path, off).DATASET.ID == "2024-01-05"
+    for name in ("2024-01-05", "010", "1.10", "1_000", "0x1F", "1e3", "yes", "off"):
+        quoted = f"'{name}'"
+        for written in (name, quoted):
+            config = load_text(tmp_path, f"DATASET: {{ENABLED: False, ID: {written}}}\n")
+            assert config.DATASET.ID == name
+    assert load_text(tmp_path, "DATASET: {ENABLED: No, LANGUAGE: no}").DATASET.LANGUAGE == "no"
     overridden = load_text(tmp_path, off, "DATASET.ID", "010", "PRETRAIN.ID", "1.10")
     assert (overridden.DATASET.ID, overridden.PRETRAIN.ID) == ("010", "1.10")
     with pytest.raises(ConfigError, match="plain file name"):
