@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.corpus_files import format_of, iter_blocks, list_files, read_head, text_size
+from dataset.corpus_files import checked_head, format_of, iter_blocks, list_files, text_size
 from dataset.pieces import PIECE_BYTES, Piece, Tally, raw_row_pieces
 from dataset.sources import open_file
 from pipeline.artifacts import written_aside
@@ -64,15 +64,16 @@ def write_articles(job: ArticlesJob) -> tuple[Counter, list[str]]:
     ):
         output.write("\n")
         for file in job.files:
-            for text in paragraphs(article_pieces(file, job.kind, tally), tally):
-                output.write(text)
+            with tally.of_file(str(file)):
+                for text in paragraphs(article_pieces(file, job.kind, tally), tally):
+                    output.write(text)
     tally.counts["bytes"] = job.path.stat().st_size
     return tally.counts, tally.notes
 
 
 def article_pieces(file: Path, kind: str, tally: Tally) -> Iterator[Piece]:
     if kind == "bookcorpus":
-        read_head(str(file), 2)  # refuses UTF-16
+        checked_head(str(file))
         yield from raw_row_pieces(0, iter_blocks(str(file)), PIECE_BYTES, tally)
         return
     for piece in open_file(file, file.name, "text", OUTPUT_BYTES):

@@ -3,7 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +12,11 @@ from typing import Any, BinaryIO
 from dataset.pieces import BLOCK_BYTES
 from pipeline.errors import StageError
 from pipeline.folders import MANIFEST, STARTED, read_json
+from pipeline.text_files import (
+    has_bare_carriage_returns,
+    problem_with_encoding,
+    problem_with_file,
+)
 
 FORMATS = {
     ".txt": "txt",
@@ -29,7 +34,8 @@ TEXT_STAGES = ("process_data", "merge_shards", "shard_data")
 DIGESTS = "digests.json"
 # In folders with text: files, and the folders of records and of unfinished work.
 OWN_NAMES = {STARTED, MANIFEST, DIGESTS, "shards.json", "records", "runs", "sources"}
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+MAX_RECORD_BYTES = 64 << 20  # a larger manifest.json is a text of the user's
+HEAD_BYTES = 64 << 10  # looked at before a file is read
 EXPECTED = ".txt, .jsonl, .csv, .tsv or .parquet files, or what WikiExtractor writes"
 
 
@@ -92,15 +98,16 @@ def _iter_files(top: str) -> Iterator[tuple[str, bool]]:
         try:
             state = os.stat(folder)
             entries = sorted(os.scandir(folder), key=attrgetter("name"))
-        except PermissionError:
+        except OSError:  # it may not be looked into, or has just gone
             yield folder, False
             continue
         if (state.st_dev, state.st_ino) in visited:  # links may run in circles
             continue
         visited.add((state.st_dev, state.st_ino))
         shown = [entry for entry in entries if not entry.name.startswith(".")]
-        own = own_names(folder, {entry.name for entry in shown})
-        found = [(entry.path, kind_of(entry)) for entry in shown if entry.name not in own]
+        kinds = {entry.name: kind_of(entry) for entry in shown}
+        own = own_names(folder, kinds)
+        found = [(entry.path, kinds[entry.name]) for entry in shown if entry.name not in own]
         folders += [path for path, kind in reversed(found) if kind == "folder"]
         yield from ((path, kind == "file") for path, kind in found if kind != "folder")
 
@@ -112,16 +119,26 @@ def kind_of(entry: os.DirEntry) -> str:
     return "other"
 
 
-def own_names(folder: str, names: set[str]) -> set[str]:
+def own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
     """Those of the names in a folder that are this program's and no text of the user's.
 
     Of a folder that a stage made: all, unless the stage makes text for the user; then the records.
+    kinds: see `kind_of`, by name.
     """
-    records = (os.path.join(folder, name) for name in (STARTED, MANIFEST) if name in names)
-    record = next(filter(is_record, map(read_json, map(Path, records))), None)
+    names = [name for name in (STARTED, MANIFEST) if kinds.get(name) == "file"]
+    records = (record_in(Path(folder, name)) for name in names)
+    record = next(filter(is_record, records), None)
     if record is None:
-        return {DIGESTS} & names
-    return OWN_NAMES if makes_text(record) else names
+        return {DIGESTS} & kinds.keys()
+    return OWN_NAMES if makes_text(record) else set(kinds)
+
+
+def record_in(path: Path) -> Any:
+    """The JSON of a file that may be a record; None of one that cannot be."""
+    try:
+        return read_json(path) if path.stat().st_size <= MAX_RECORD_BYTES else None
+    except OSError:
+        return None
 
 
 def is_record(content: Any) -> bool:
@@ -150,12 +167,15 @@ def relative_name(path: Path, folder: Path) -> str:
 def opened(path: str) -> Iterator[BinaryIO]:
     """Opens a file for reading its decompressed bytes.
 
-    Raises StageError, naming the file, if it cannot be read, is damaged or cut off.
+    Raises StageError, naming the file, if it is none (a pipe, say), cannot be read, is damaged or
+    cut off.
     """
+    if problem := problem_with_file(path):
+        raise StageError(f"{path}: {problem}")
     try:
         with _open(path) as file:
             yield file
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "cut off"
         cause = "damaged or cut off" if is_compressed(path) else "cannot be read"
         raise StageError(f"{path}: {cause} ({reason})") from error
@@ -180,7 +200,10 @@ def _open(path: str) -> BinaryIO:
 
 
 def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """Yields bytes [start, end) of the decompressed file in blocks of up to 1 MiB."""
+    """Yields bytes [start, end) of the decompressed file in blocks of up to 1 MiB.
+
+    Raises StageError if the file ends before `end`.
+    """
     with opened(path) as file:
         if start:
             file.seek(start)
@@ -188,15 +211,25 @@ def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[b
         while left > 0 and (block := file.read(min(BLOCK_BYTES, left))):
             yield block
             left -= len(block) if end is not None else 0
+    if end is not None and left > 0:
+        raise StageError(f"{path}: has become shorter than it was when this stage began")
 
 
 def read_head(path: str, num_bytes: int = BLOCK_BYTES) -> bytes:
     """The first bytes of a decompressed file, without a byte order mark.
 
-    Raises StageError if the text is UTF-16.
+    Raises StageError if the text is UTF-16 or UTF-32.
     """
     with opened(path) as file:
         head = bytes(file.read(num_bytes))
-    if head.startswith(UTF16_MARKS):
-        raise StageError(f"{path}: the text is UTF-16, expected UTF-8")
+    if problem := problem_with_encoding(head):
+        raise StageError(f"{path}: the text {problem}")
     return head.removeprefix(b"\xef\xbb\xbf")
+
+
+def checked_head(path: str) -> bytes:
+    """The first bytes of a text. Raises StageError if lines end with CR alone, or as read_head."""
+    head = read_head(path, HEAD_BYTES)
+    if has_bare_carriage_returns(head):
+        raise StageError(f"{path}: lines end with CR alone, expected LF or CRLF")
+    return head

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dataset.corpus_files import format_of, iter_blocks, read_head, text_size
+from dataset.corpus_files import checked_head, format_of, iter_blocks, text_size
 from dataset.pieces import MAX_ROW_BYTES, Piece, Tally, clean_text, row_pieces
 from dataset.text_files import missing_column
 from pipeline.errors import StageError
+from pipeline.text_files import shown_list
 
 MAX_ROW_LINES = 250_000  # a line takes about 60 bytes of memory beside its text
 
@@ -62,11 +63,14 @@ def open_csv(path: Path, name: str, column: str) -> CsvSlice:
 
 
 def check_csv_file(path: str, column: str) -> None:
-    """Raises StageError if the text is UTF-16 or the header lacks the column."""
-    read_head(path, 16)
+    """Raises StageError if the text is UTF-16, lines end with CR alone, or the header lacks the
+    column or has it twice."""
+    checked_head(path)
     header = CsvTable(path, Tally()).header
     if header and column not in header:
         raise StageError(missing_column(path, column, header))
+    if header.count(column) > 1:
+        raise StageError(f"{path}: column `{column}` stands twice in {shown_list(header)}")
 
 
 # --- rows ------------------------------------------------------------------------------------

@@ -5,8 +5,11 @@ be streamed, and read by tables.ParquetSlice within bounded memory. `datasets` c
 else to Arrow files, which workers then map into memory, or streams it. A row is an article.
 """
 
+import logging
 import mmap
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,23 +84,55 @@ def parquet_files(dataset: HubDataset, streaming: bool) -> list[str]:
     datasets.disable_progress_bars()
     with readable(dataset):
         builder = datasets.load_dataset_builder(**dataset.place())
+        check_places(dataset, builder.config.data_files or {})
         if type(builder).__name__ != "Parquet" or dataset.split not in builder.config.data_files:
             return []
         files = list(map(str, builder.config.data_files[dataset.split]))
         return files if streaming else datasets.DownloadManager().download(files)
 
 
+def check_places(dataset: HubDataset, files_by_split: Mapping[str, Iterable[str]]) -> None:
+    """Raises StageError if a local folder's README.md names files that lie outside the folder.
+
+    Who has written it may have meant the reader's own files, or an address.
+    """
+    if not Path(dataset.name).exists():
+        return
+    folder = os.path.realpath(dataset.name)
+    for file in (str(file) for files in files_by_split.values() for file in files):
+        if "://" in file or not Path(os.path.abspath(file)).is_relative_to(folder):
+            raise StageError(f"{dataset.label} names {file}, expected files of that folder")
+
+
 @contextmanager
 def readable(dataset: HubDataset) -> Iterator[None]:
-    """Turns what can go wrong with a dataset into a StageError with its first line."""
-    import datasets
-    import pyarrow
+    """Turns what can go wrong with a dataset into a StageError with its first line.
 
-    failures = (pyarrow.ArrowException, datasets.exceptions.DatasetsError)
+    `datasets` has many readers, each with errors of its own: a KeyError is one for what it reads.
+    """
+    logger, last = logging.getLogger("datasets"), LastError()
+    logger.addHandler(last)
     try:
         yield
-    except (OSError, ValueError, NotImplementedError, *failures) as error:
-        raise StageError(f"{dataset.label} could not be loaded: {reason_of(error)}") from error
+    except StageError:
+        raise
+    except Exception as error:
+        reason = last.text or reason_of(error)
+        raise StageError(f"{dataset.label} could not be loaded: {reason}") from error
+    finally:
+        logger.removeHandler(last)
+
+
+class LastError(logging.Handler):
+    """The line in which `datasets` names the file that it cannot read: its exceptions do not."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage().strip().split("\n")[0]
+        self.text = re.sub(r" with error (<class '[^']*'>|\w+): ", ": ", line)
 
 
 def reason_of(error: BaseException) -> str:
@@ -107,7 +142,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, datasets.exceptions.DatasetGenerationError):
         while error.__cause__:
             error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), "no reason given")
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else f"no reason given ({type(error).__name__})"
 
 
 def open_dataset(
@@ -213,12 +249,16 @@ class StreamSlice:
     index: int
     num_shards: int
 
+    @property
+    def path(self) -> str:
+        return self.dataset.label
+
     def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
         """Yields (number of the row in the shard, text, whether the article ends)."""
         stream = load(self.dataset, streaming=True)
-        shard = stream.shard(self.num_shards, self.index).select_columns([self.dataset.column])
         first_row = 0
         with readable(self.dataset):
+            shard = stream.shard(self.num_shards, self.index).select_columns([self.dataset.column])
             for table in shard.with_format("arrow").iter(STREAM_ROWS):
                 column = table.column(0).combine_chunks()
                 yield from arrow_pieces(column, range(len(column)), first_row, limit, tally)
@@ -229,8 +269,9 @@ def stream_slices(dataset: HubDataset, stream: Any, prefix: str) -> list[StreamS
     """The shards of a stream. Raises StageError if it has no such column of text."""
     with readable(dataset):
         first = next(stream.with_format("arrow").iter(1), None)
-    if first is not None:
-        check_column(dataset.label, dataset.column, first.schema)
+    if first is None:
+        return []
+    check_column(dataset.label, dataset.column, first.schema)
     num_shards = stream.num_shards
     size = stream_size(dataset, stream) // num_shards
     return [

@@ -12,7 +12,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dataset.packing import Encode, RowFormat, count_rows, iter_batches, iter_lengths
+from dataset.packing import (
+    Encode,
+    RowFormat,
+    count_rows,
+    encode_text_of,
+    iter_batches,
+    iter_lengths,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +72,7 @@ def iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool
     """Yields (ids of each sentence, whether the article ends with them)."""
     for batch in iter_batches(path):
         lines = [text.split(b"\n") for text, _ in batch]
-        encoded = iter(encode(list(chain.from_iterable(lines))))
+        encoded = iter(encode_text_of(path, encode, list(chain.from_iterable(lines))))
         for some, (_, article_ends) in zip(lines, batch, strict=True):
             yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends
 

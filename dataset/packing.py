@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset.pieces import find_cut
+from pipeline.errors import StageError
+
 if TYPE_CHECKING:
     import numpy as np
 
 READ_BYTES = 1 << 20  # of text at once
+LONGEST_LINE = 4 << 20  # bytes; sharding cuts lines at a fourth of it, other text may not have any
 BATCH_BYTES = 2 << 20  # of text that is tokenized at once; takes some 30 MB
 BLOCK_TOKENS = 1 << 18  # positions in a block of rows
 HISTOGRAM_BINS = 16
@@ -51,7 +55,10 @@ def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[by
         while block := file.read(read_bytes):
             *articles, rest = (rest + block).split(b"\n\n")
             yield from ((article, True) for article in articles)
-            if len(rest) > read_bytes and (cut := rest.rfind(b"\n", 0, -1) + 1):
+            cut = rest.rfind(b"\n", 0, -1) + 1 if len(rest) > read_bytes else 0
+            if not cut and len(rest) > LONGEST_LINE:
+                cut = find_cut(rest, 0, len(rest) - 1)
+            if cut:
                 yield rest[:cut], False
                 rest = rest[cut:]
     if rest.strip():
@@ -61,9 +68,18 @@ def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[by
 def iter_article_tokens(path: Path, encode: Encode) -> Iterator[tuple["np.ndarray", bool]]:
     """Yields (ids [n], whether the article ends with them), in the order of the text."""
     for batch in iter_batches(path):
-        encoded = encode([text for text, _ in batch])
+        encoded = encode_text_of(path, encode, [text for text, _ in batch])
         for ids, (_, article_ends) in zip(encoded, batch, strict=True):
             yield ids, article_ends
+
+
+def encode_text_of(path: Path, encode: Encode, texts: Sequence[bytes]) -> "list[np.ndarray]":
+    """Raises StageError, naming the text shard, for what cannot be tokenized, like no UTF-8."""
+    try:
+        return encode(texts)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise StageError(f"{path}: cannot be tokenized ({reason})") from error
 
 
 def iter_batches(path: Path) -> Iterator[list[tuple[bytes, bool]]]:

@@ -9,6 +9,7 @@ piece of an article may be empty.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 PIECE_BYTES = 1 << 20  # most that a piece holds
@@ -22,10 +23,11 @@ WHITE_RUN = re.compile(rb"[ \t\r\v\f\0\n]*")
 NEVER = re.compile(rb"(?!)")
 SUSPECT_BYTES = b"\0\x1c\x1d\x1e\x1f\xef"  # 0xef begins byte order marks and replacement characters
 DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
+UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
 CLEANING = (
-    (re.compile("[\ufffd\ud800-\udfff]"), "", "undecodable_characters"),
+    (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
     (re.compile("\ufeff"), "", "byte_order_marks"),
-    (re.compile("\0"), " ", "nul_characters"),
+    (re.compile("\0"), " ", NULS),
     # White space to Python, but not to the tokenizers library, which would glue the words.
     (re.compile("[\x1c-\x1f]"), " ", ""),
 )
@@ -45,6 +47,15 @@ class Tally:
         self.counts[count] += 1
         if len(self.notes) < MAX_NOTES:
             self.notes.append(place)
+
+    @contextmanager
+    def of_file(self, path: str) -> Iterator[None]:
+        """Names the file that is read in the `with` block if not all of it could be decoded."""
+        before = self.counts[UNDECODABLE]
+        yield
+        number = self.counts[UNDECODABLE] - before
+        if number and len(self.notes) < MAX_NOTES:
+            self.notes.append(f"{path}: {number:,} undecodable characters, is it UTF-8?")
 
 
 # --- characters ------------------------------------------------------------------------------
@@ -89,6 +100,33 @@ def iter_raw_pieces(
     for block in blocks:
         yield from stream.feed(block)
     yield from stream.finish()
+
+
+def counted_raw_pieces(
+    blocks: Iterable[bytes],
+    position: int,
+    separator: re.Pattern[bytes],
+    limit: int,
+    tally: Tally,
+) -> Iterator[RawPiece]:
+    """As iter_raw_pieces; counts the NULs that are dropped as white space around the pieces."""
+    num_dropped = 0
+
+    def read() -> Iterator[bytes]:
+        nonlocal num_dropped
+        for block in blocks:
+            num_dropped += num_nuls(block)
+            yield block
+
+    for piece in iter_raw_pieces(read(), position, separator, limit):
+        num_dropped -= num_nuls(piece[1])
+        yield piece
+    if num_dropped:
+        tally.counts[NULS] += num_dropped
+
+
+def num_nuls(raw: bytes) -> int:
+    return raw.count(0) if b"\0" in raw else 0  # to find none is ten times faster than to count
 
 
 class _ArticleStream:
@@ -191,7 +229,7 @@ def raw_row_pieces(
 ) -> Iterator[Piece]:
     """The pieces of an article that comes as blocks of UTF-8; at least one piece."""
     ended = False
-    for _, piece, ended in iter_raw_pieces(blocks, 0, NEVER, limit):
+    for _, piece, ended in counted_raw_pieces(blocks, 0, NEVER, limit, tally):
         yield position, clean_text(piece, tally), ended
     if not ended:
         yield position, "", True

@@ -29,6 +29,7 @@ class Readable(Protocol):
     """A slice of a source. (name, position of the article) identifies an article."""
 
     name: str
+    path: str  # for messages
     num_bytes: int
 
     def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]: ...

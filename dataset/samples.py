@@ -20,16 +20,20 @@ toolkits wrote them, are read too, as far as their shapes agree.
 """
 
 import json
+import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.masking import Masking
-from pipeline.artifacts import read_json, write_json, written_aside
+from pipeline.artifacts import write_json, written_aside
 from pipeline.errors import StageError
+from pipeline.folders import read_json
+from pipeline.text_files import problem_with_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +44,7 @@ MASK_ARRAYS = ("masked_lm_positions", "masked_lm_ids")
 ARRAYS = (*ROW_ARRAYS, *MASK_ARRAYS, "next_sentence_labels")  # those that a file may have
 MASKING_FILE = "masking.json"
 READ_ROWS = 8192
+MAX_ROW_LENGTH = 1 << 16  # positions are stored as uint16
 
 Samples = Mapping[str, "np.ndarray"]
 
@@ -50,6 +55,18 @@ def sample_file_name(split: str, shard: int, copy: int) -> str:
 
 
 # --- writing ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _in_the_systems_words(path: Path) -> Iterator[None]:
+    """HDF5 wraps up in several lines that the disk is full, say; raises what the system said."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not (number := re.search(r"errno = (\d+)", str(error))):
+            raise
+        code = int(number.group(1))
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 class SampleWriter:
@@ -68,6 +85,7 @@ class SampleWriter:
         import h5py
 
         with ExitStack() as stack:
+            stack.enter_context(_in_the_systems_words(self.path))
             aside = stack.enter_context(written_aside(self.path))
             # Blocks are written as whole chunks, so a cache of chunks would be of no use.
             self.file = stack.enter_context(h5py.File(aside, "w", rdcc_nbytes=0))
@@ -144,7 +162,10 @@ def read_masking(directory: Path) -> Masking:
     fields = read_json(directory / MASKING_FILE)
     if fields is None:
         raise StageError(f"{directory}: its samples are not masked, and {MASKING_FILE} is missing")
-    return Masking(**fields)
+    try:
+        return Masking(**fields)
+    except TypeError as error:
+        raise StageError(f"{directory / MASKING_FILE}: damaged ({error})") from error
 
 
 def read_samples(path: Path) -> dict[str, "np.ndarray"]:
@@ -166,6 +187,7 @@ def iter_sample_blocks(path: Path) -> Iterator[dict[str, "np.ndarray"]]:
     with _opened(path) as file:
         names = [name for name in ARRAYS if name in file]
         checksums = [0] * len(names)
+        expected = file.attrs.get("checksum")
         for begin in range(0, max(1, len(file["input_ids"])), READ_ROWS):
             try:
                 block = {name: file[name][begin : begin + READ_ROWS] for name in names}
@@ -173,35 +195,56 @@ def iter_sample_blocks(path: Path) -> Iterator[dict[str, "np.ndarray"]]:
                 raise StageError(f"{path}: damaged, rows from {begin} on cannot be read") from error
             for i, name in enumerate(names):
                 checksums[i] = zlib.crc32(block[name].tobytes(), checksums[i])
+            if problem := "" if expected is not None else _problem_with_rows(block):
+                raise StageError(f"{path}: {problem}, in the rows from {begin} on")
             yield block
-        expected = file.attrs.get("checksum")
         if expected is not None and list(expected) != checksums:
             raise StageError(
                 f"{path}: damaged, its checksum does not match; delete it and run again"
             )
 
 
-def _opened(path: Path) -> Any:
-    """The open HDF5 file after a check of its structure."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The open HDF5 file after a check of its structure.
+
+    Raises StageError, naming the file, whatever HDF5 makes of a damaged one in the `with` block.
+    """
     import h5py
 
+    if not os.path.lexists(path):
+        raise StageError(f"{path}: does not exist")
+    if problem := problem_with_file(path):
+        raise StageError(f"{path}: {problem}")
     try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise StageError(f"{path}: does not exist") from error
+        with h5py.File(path, "r") as file:
+            if problem := _problem_with(file):
+                raise StageError(f"{path}: {problem}")
+            yield file
+    except StageError:
+        raise
     except OSError as error:
         raise StageError(
             f"{path}: truncated or not an HDF5 file; delete it and run again"
         ) from error
-    problem = _problem_with(file)
-    if problem:
-        file.close()
-        raise StageError(f"{path}: {problem}")
-    return file
+    except Exception as error:
+        raise StageError(f"{path}: damaged ({error}); delete it and run again") from error
+
+
+def _lies_in(file: Any, name: str) -> bool:
+    """Whether an array is the file's own: others are read from whichever file they name."""
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return False
+    found = file[name]
+    return isinstance(found, h5py.Dataset) and not found.external and not found.is_virtual
 
 
 def _problem_with(file: Any) -> str:
     names = [name for name in ARRAYS if name in file]
+    if elsewhere := [name for name in names if not _lies_in(file, name)]:
+        return f"{', '.join(elsewhere)}: no array of this file, expected one"
     missing = [name for name in ROW_ARRAYS if name not in names]
     if missing or (set(MASK_ARRAYS) & set(names)) not in (set(), set(MASK_ARRAYS)):
         missing = missing or [name for name in MASK_ARRAYS if name not in names]
@@ -213,8 +256,24 @@ def _problem_with(file: Any) -> str:
     numbers.add(int(file.attrs.get("num_samples", min(numbers))))
     if len(numbers) > 1:
         return f"numbers of samples disagree: {sorted(numbers)}"
+    for name in names:
+        if file[name].dtype.kind not in "iu":
+            return f"{name} holds {file[name].dtype}, expected whole numbers"
     for group in (ROW_ARRAYS, MASK_ARRAYS):
         widths = {name: file[name].shape[1] for name in group if name in names}
         if len(set(widths.values())) > 1:
             return f"lengths of rows disagree: {widths}"
+        if max(widths.values(), default=0) > MAX_ROW_LENGTH:
+            return f"rows are longer than {MAX_ROW_LENGTH}: {widths}"
+    return ""
+
+
+def _problem_with_rows(block: Samples) -> str:
+    """What is wrong with rows that no checksum vouches for, or an empty string."""
+    negative = [name for name, array in block.items() if array.min(initial=0) < 0]
+    if negative:
+        return f"{negative[0]} holds negative numbers"
+    length, positions = block["input_ids"].shape[1], block.get("masked_lm_positions")
+    if positions is not None and positions.max(initial=0) >= length:
+        return f"a prediction at position {positions.max()} of {length}"
     return ""

@@ -4,8 +4,10 @@ Slices (of a file, of a table) are what workers read: each has a `name`, its siz
 `pieces(limit, tally)` (dataset/pieces.py). (name, position) identifies an article.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +55,7 @@ def hub_source(
     streaming: bool = False,
 ) -> Source:
     """A Hub dataset, or a local folder or file in its place. A folder of .txt files is one."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     split = split or "train"
     if not path.exists():
         return Source("hub", name, key, subset, split, column, streaming)
@@ -65,7 +67,7 @@ def hub_source(
 def customized_source(name: str, key: str, text_column: str = "text") -> Source:
     if name == PYTHON_DOCS:
         return Source("python-docs", name, key)
-    return Source("folder", str(Path(name).expanduser()), key, column=text_column)
+    return Source("folder", os.path.expanduser(name), key, column=text_column)
 
 
 def configured_sources(
@@ -163,14 +165,25 @@ def needs_arrow(path: str) -> bool:
 
 
 def in_a_process_of_its_own(jobs: list[tuple]) -> list[tuple[list[Slice], list[str]]]:
-    """What `open_source` returns for each job. The process, and its memory, end with this."""
+    """What `open_source` returns for each job. The process, and its memory, end with this.
+
+    Raises StageError, naming the source, if the process dies: some damage to a Parquet file, say,
+    is more than the library can bear.
+    """
     from pipeline.executor import local_pool, run_unordered
 
+    opened = []
     with local_pool(1) as pool:
-        opened = {
-            prefix: result for (_, prefix, *_), result in run_unordered(pool, open_source, jobs)
-        }
-    return [opened[prefix] for _, prefix, *_ in jobs]
+        for job in jobs:
+            try:
+                opened += [result for _, result in run_unordered(pool, open_source, [job])]
+            except StageError as error:
+                if not isinstance(error.__cause__, BrokenExecutor):
+                    raise
+                raise StageError(
+                    f"{job[0].name}: while it was opened, {error.cause}, or look for a damaged file"
+                ) from error
+    return opened
 
 
 def open_source(job: tuple[Source, str, Path, int]) -> tuple[list[Slice], list[str]]:
@@ -197,10 +210,12 @@ def open_folder(
 ) -> list[Slice]:
     folder = Path(source.name).absolute()
     files, others = list_files(folder)
-    if others:
-        names = ", ".join(relative_name(file, folder) for file in others[:NAMED_FILES])
-        more = ", ..." if len(others) > NAMED_FILES else ""
-        say(f"{source.name}: {len(others):,} other files are passed over ({names}{more})")
+    empty = [file for file in files if file.stat().st_size == 0]
+    for what, found in (("other files are passed over", others), ("empty files", empty)):
+        if found:
+            names = ", ".join(relative_name(file, folder) for file in found[:NAMED_FILES])
+            more = ", ..." if len(found) > NAMED_FILES else ""
+            say(f"{source.name}: {len(found):,} {what} ({names}{more})")
     slices: list[Slice] = []
     for file in files:
         name = f"{prefix}/{relative_name(file, folder)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dataset.pieces import BLOCK_BYTES, Piece, Tally, clean_text, in_blocks, raw_row_pieces
 from dataset.text_files import missing_column
 from pipeline.errors import StageError
+from pipeline.text_files import problem_with_file, shown_list
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,6 +40,13 @@ class ParquetSlice:
                 column = batch.column(0)
                 yield from arrow_pieces(column, range(len(column)), row, limit, tally)
                 row += len(column)
+            if row - self.first_row != num_rows(file, self.start, self.end):
+                raise StageError(f"{self.path}: damaged, rows are missing")
+
+
+def num_rows(file: "pyarrow.parquet.ParquetFile", start: int, end: int) -> int:
+    """Rows of the row groups [start, end), as the file says."""
+    return sum(file.metadata.row_group(group).num_rows for group in range(start, end))
 
 
 def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
@@ -51,11 +59,19 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
             import fsspec
 
             source = fsspec.open(path).open()
+        elif problem := problem_with_file(path):
+            raise StageError(f"{path}: {problem}")
         else:  # pyarrow takes names that are not UTF-8 only as bytes
             source = pyarrow.OSFile(os.fsencode(path))
-        return pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=BLOCK_BYTES)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise StageError(f"{path}: damaged or cut off ({error})") from error
+        return pyarrow.parquet.ParquetFile(
+            source, pre_buffer=False, buffer_size=BLOCK_BYTES, page_checksum_verification=True
+        )
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise StageError(f"{path}: damaged or cut off ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def iter_parquet_batches(
@@ -63,23 +79,29 @@ def iter_parquet_batches(
 ) -> Iterator["pyarrow.RecordBatch"]:
     import pyarrow
 
-    num_rows = sum(
-        file.metadata.row_group(group).num_rows for group in range(piece.start, piece.end)
-    )
-    rows = max(1, min(MAX_BATCH_ROWS, num_rows * BATCH_BYTES // max(piece.num_bytes, 1)))
+    total = num_rows(file, piece.start, piece.end)
+    rows = max(1, min(MAX_BATCH_ROWS, total * BATCH_BYTES // max(piece.num_bytes, 1)))
     groups = list(range(piece.start, piece.end))
     try:
         yield from file.iter_batches(rows, groups, columns=[piece.column], use_threads=False)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise StageError(f"{piece.path}: damaged ({error})") from error
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
+        raise StageError(f"{piece.path}: damaged ({first_line(error)})") from error
 
 
 def cut_parquet_file(path: str, name: str, column: str, slice_bytes: int) -> list[ParquetSlice]:
     """A file as slices of row groups. Raises StageError if it has no such column of text."""
+    import pyarrow
+
     slices, start, first_row, rows, size = [], 0, 0, 0, 0
     with open_parquet_file(path) as file:
-        check_column(path, column, file.schema_arrow)
-        place = file.schema_arrow.names.index(column)
+        try:
+            schema = file.schema_arrow
+        except (ValueError, pyarrow.ArrowException) as error:
+            raise StageError(f"{path}: damaged ({first_line(error)})") from error
+        check_column(path, column, schema)
+        if num_rows(file, 0, file.metadata.num_row_groups) != file.metadata.num_rows:
+            raise StageError(f"{path}: damaged, rows are missing")
+        place = schema.names.index(column)
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
             rows += group.num_rows
@@ -100,6 +122,8 @@ def check_column(place: str, column: str, schema: "pyarrow.Schema") -> None:
 
     if column not in schema.names:
         raise StageError(missing_column(place, column, schema.names))
+    if schema.names.count(column) > 1:
+        raise StageError(f"{place}: column `{column}` stands twice in {shown_list(schema.names)}")
     kind = schema.field(column).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):

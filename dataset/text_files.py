@@ -22,6 +22,7 @@ from pathlib import Path
 
 from dataset.corpus_files import (
     DOC_TAG,
+    checked_head,
     format_of,
     is_compressed,
     iter_blocks,
@@ -37,10 +38,12 @@ from dataset.pieces import (
     RawPiece,
     Tally,
     clean_text,
+    counted_raw_pieces,
     iter_raw_pieces,
     row_pieces,
 )
 from pipeline.errors import StageError
+from pipeline.text_files import shown_list
 
 ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
 LINE_END = re.compile(rb"\n")
@@ -48,9 +51,12 @@ SEPARATORS = {
     "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
     "lines": LINE_END,
     "json": LINE_END,
-    "wiki": re.compile(rb"\n</doc>"),
+    "wiki": re.compile(rb"[\r\n]</doc>"),
 }
-DOC_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<doc (?:[^\n]*title=\"([^\n]*)\")?[^\n]*(?:\n|$)")
+DOC_LINE = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*<doc (?:[^\r\n]*title=\"([^\r\n]*)\")?[^\r\n]*(?:\r\n?|\n|$)"
+)
+LINE_BREAK = re.compile(rb"\r\n?|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,8 @@ class TextSlice:
         content = content_of(self.path)
         raw_limit = MAX_ROW_BYTES if content == "json" else limit
         blocks = iter_blocks(self.path, self.start, self.end)
-        raw_pieces = iter_raw_pieces(blocks, self.start, SEPARATORS[content], raw_limit)
+        separator = SEPARATORS[content]
+        raw_pieces = counted_raw_pieces(blocks, self.start, separator, raw_limit, tally)
         if content == "json":
             yield from json_pieces(raw_pieces, self, limit, tally)
         elif content == "wiki":
@@ -109,8 +116,9 @@ def holds_one_article_per_line(head: bytes) -> bool:
 
 
 def check_text_file(path: str, column: str) -> None:
-    """Raises StageError for UTF-16, for a JSON array, and if the first row lacks the column."""
-    head = read_head(path, 4096)
+    """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
+    first row lacks the column."""
+    head = checked_head(path)
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
         return
@@ -123,7 +131,8 @@ def check_text_file(path: str, column: str) -> None:
 
 
 def missing_column(path: str, column: str, there: Iterable[str]) -> str:
-    return f"{path}: has no column `{column}`, it has {', '.join(map(str, there)) or 'none'}"
+    found = shown_list(map(str, there)) or "none"
+    return f"{path}: has no column `{column}`, it has {found}"
 
 
 # --- JSON lines and WikiExtractor ------------------------------------------------------------
@@ -171,7 +180,7 @@ def without_title(raw: bytes) -> bytes:
     if not tag:
         return raw
     body = raw[tag.end() :]
-    first, _, rest = body.partition(b"\n")
+    first, rest = (*LINE_BREAK.split(body, maxsplit=1), b"")[:2]
     title = html.unescape((tag[1] or b"").decode(errors="replace")).strip()
     is_title = html.unescape(first.decode(errors="replace")).strip() == title
     return rest if is_title else body

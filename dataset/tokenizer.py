@@ -10,38 +10,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.tokenizer_forms import SPECIAL_TOKENS, copy_tokenizer, save_bert_tokenizer
+from dataset.tokenizer_files import (
+    NAME_KEY,
+    TOKENIZER_FILES,
+    read_object,
+    read_special_tokens,
+    read_tokenizer_json,
+    read_vocabulary,
+    tokenizer_files,
+)
+from dataset.tokenizer_forms import copy_tokenizer, save_bert_tokenizer
 from dataset.word_beginnings import continuing_ids
-from pipeline.artifacts import read_json
 from pipeline.errors import StageError
 
-# All that decides how a tokenizer in Hugging Face form behaves.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-)
 UNUSED_TOKEN = "[unused"  # how such entries of BERT's vocabularies begin
-NAME_KEY, CASE_KEY = "TOKENIZER.NAME_OR_PATH", "TOKENIZER.DO_LOWER_CASE"
-ACCENTS_KEY = "TOKENIZER.ACCENTS"
+PROBE = "a \u2180"  # of which the second is hardly in any vocabulary
+CASE_KEY, ACCENTS_KEY = "TOKENIZER.DO_LOWER_CASE", "TOKENIZER.ACCENTS"
 
 
 # --- what the user has -----------------------------------------------------------------------
 
 
-def tokenizer_files(name_or_path: str) -> list[Path]:
-    """Local files that a tokenizer consists of; none if the name is one of the Hub."""
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return [path]
-    return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
-
-
 def problem_with_tokenizer(name_or_path: str, do_lower_case: bool, accents: str = "auto") -> str:
-    """What is wrong with TOKENIZER.NAME_OR_PATH, DO_LOWER_CASE or ACCENTS, or an empty string."""
-    path = Path(name_or_path).expanduser()
+    """What is wrong with TOKENIZER.NAME_OR_PATH, DO_LOWER_CASE or ACCENTS, or an empty string.
+
+    Local files are read as far as can be done without a tokenizer library.
+    """
+    path = Path(os.path.expanduser(name_or_path))
     looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.endswith(".txt")
     if not path.exists() and (looks_like_path or name_or_path.count("/") > 1 or not name_or_path):
         return (
@@ -50,7 +45,23 @@ def problem_with_tokenizer(name_or_path: str, do_lower_case: bool, accents: str 
         )
     if path.is_dir() and not {"tokenizer.json", "vocab.txt"} & set(os.listdir(path)):
         return f"{NAME_KEY}: {path} has neither tokenizer.json nor vocab.txt"
-    return problem_with_habits(path, do_lower_case, accents) if path.is_dir() else ""
+    try:
+        return _problem_with_files(path, do_lower_case, accents) if path.exists() else ""
+    except StageError as error:
+        return error.cause
+
+
+def _problem_with_files(path: Path, do_lower_case: bool, accents: str) -> str:
+    """Raises StageError for files that hold something else than they should."""
+    if not path.is_dir():
+        read_vocabulary(path)
+        return ""
+    for name in TOKENIZER_FILES:
+        if name.endswith(".json"):
+            read_object(path / name)
+    if not os.path.lexists(path / "tokenizer.json"):
+        read_vocabulary(path / "vocab.txt")
+    return problem_with_habits(path, do_lower_case, accents)
 
 
 def problem_with_habits(folder: Path, do_lower_case: bool, accents: str) -> str:
@@ -66,12 +77,15 @@ def problem_with_habits(folder: Path, do_lower_case: bool, accents: str) -> str:
 
 
 def habits(folder: Path) -> tuple[bool | None, bool | None]:
-    """Whether a folder's tokenizer lower-cases, and strips accents; None if it does not say so."""
-    if not (folder / "tokenizer.json").exists():
-        settings = read_json(folder / "tokenizer_config.json") or {}
+    """Whether a folder's tokenizer lower-cases, and strips accents; None if it does not say so.
+
+    Raises StageError for files that hold something else than they should.
+    """
+    if not os.path.lexists(folder / "tokenizer.json"):
+        settings = read_object(folder / "tokenizer_config.json")
         lower, strip = settings.get("do_lower_case"), settings.get("strip_accents")
         return lower, lower if strip is None else strip
-    normalizer = (read_json(folder / "tokenizer.json") or {}).get("normalizer") or {}
+    normalizer = read_tokenizer_json(folder).get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer])
     lower = any(step.get("lowercase") or step.get("type") == "Lowercase" for step in steps)
     return lower, any(_strips_accents(step) for step in steps)
@@ -97,13 +111,16 @@ def build_tokenizer(
     """
     if problem := problem_with_tokenizer(name_or_path, do_lower_case, accents):
         raise StageError(problem)
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if path.is_file():
         return save_bert_tokenizer(read_vocabulary(path), do_lower_case, folder, accents)
-    source = path if path.is_dir() else download_tokenizer(name_or_path)
-    if problem := problem_with_habits(source, do_lower_case, accents):
-        raise StageError(problem)
+    source = path
+    if not path.is_dir():
+        source = download_tokenizer(name_or_path)
+        if problem := _problem_with_files(source, do_lower_case, accents):
+            raise StageError(problem)
     if (source / "tokenizer.json").exists():
+        load_tokenizer(source)  # while errors name the user's files
         return copy_tokenizer(tokenizer_files(str(source)), habits(source)[0], folder)
     strip = habits(source)[1]
     accents = accents if strip is None else "strip" if strip else "keep"
@@ -127,18 +144,6 @@ def download_tokenizer(name: str) -> Path:
     if not tokenizer_files(str(folder)):
         raise StageError(f"{NAME_KEY}: {name} has neither tokenizer.json nor vocab.txt on the Hub")
     return folder
-
-
-def read_vocabulary(path: Path) -> list[str]:
-    """Entries of a vocab.txt, one per line. Raises StageError if it is not one of BERT's kind."""
-    entries = path.read_text(encoding="utf-8").split("\n")
-    entries = [entry.rstrip("\r") for entry in entries[: None if entries[-1] else -1]]
-    missing = [token for token in SPECIAL_TOKENS.values() if token not in entries]
-    if missing:
-        raise StageError(f"{NAME_KEY}: {path} has no {', '.join(missing)}, expected one per line")
-    if len(set(entries)) < len(entries):
-        raise StageError(f"{NAME_KEY}: {path} has entries that occur twice")
-    return entries
 
 
 # --- using -----------------------------------------------------------------------------------
@@ -174,25 +179,19 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
 
     A text that spells one of the five special tokens, like `[MASK]`, is ordinary text to it; every
     other added token, as those of TOKENIZER.SPECIAL_TOKENS, is one token wherever it occurs, as
-    it is in finetuning. Raises StageError if one of the five is missing.
+    it is in finetuning. Raises StageError if one of the five is missing, or a file is damaged.
     """
-    from tokenizers import Tokenizer
-
-    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    content = json.loads(text)
-    roles = _special_tokens(read_json(folder / "tokenizer_config.json") or {})
+    content, roles = read_tokenizer_json(folder), read_special_tokens(folder)
     ids = _vocabulary(content)
     missing = [role for role, token in roles.items() if token not in ids]
     if missing:
-        raise StageError(f"{NAME_KEY}: the tokenizer has no {', '.join(missing)}, expected BERT's")
+        raise StageError(f"{NAME_KEY}: {folder} has no {', '.join(missing)}, expected BERT's")
     special_ids = {role: ids[token] for role, token in roles.items()}
     banned = banned_ids(ids, content["added_tokens"]) | set(special_ids.values())
     atomic = [token for token in content["added_tokens"] if token["content"] not in roles.values()]
-    if any(token["special"] for token in atomic):
-        for token in atomic:
-            token["special"] = False
-        text = json.dumps(content)
-    tokenizer = Tokenizer.from_str(text)
+    for token in atomic:
+        token["special"] = False
+    tokenizer = _tokenizer_of(content, folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # as text
@@ -200,6 +199,17 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     return CorpusTokenizer(
         tokenizer, special_ids, tuple(sorted(banned)), max(ids.values()) + 1, names
     )
+
+
+def _tokenizer_of(content: dict, folder: Path) -> "tokenizers.Tokenizer":  # noqa: F821
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer.encode(PROBE)
+        return tokenizer
+    except Exception as error:  # the library raises no other
+        raise StageError(f"{NAME_KEY}: {folder / 'tokenizer.json'}: {error}") from error
 
 
 def _vocabulary(content: dict) -> dict[str, int]:
@@ -215,9 +225,3 @@ def banned_ids(ids: dict[str, int], added_tokens: list[dict]) -> set[int]:
     special = {token["id"] for token in added_tokens if token["special"]}
     unused = {ids[entry] for entry in ids if entry.startswith(UNUSED_TOKEN) and entry[-1] == "]"}
     return special | unused | set(range(max(ids.values()) + 1)) - set(ids.values())
-
-
-def _special_tokens(settings: dict) -> dict[str, str]:
-    """Token by role. Older tokenizer_config.json files hold a dictionary for each."""
-    tokens = {role: settings.get(role) or default for role, default in SPECIAL_TOKENS.items()}
-    return {role: t["content"] if isinstance(t, dict) else t for role, t in tokens.items()}

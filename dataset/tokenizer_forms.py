@@ -11,15 +11,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.artifacts import read_json
+from dataset.tokenizer_files import SPECIAL_TOKENS, read_object, read_tokenizer_json
 
-SPECIAL_TOKENS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
 MAX_LENGTH = 512  # of BERT's position embeddings
 STRIP_ACCENTS = {"auto": None, "strip": True, "keep": False}  # None: when the text is lower-cased
 
@@ -136,10 +129,10 @@ def copy_tokenizer(files: Sequence[Path], do_lower_case: bool | None, folder: Pa
     aside = empty_folder_beside(folder)
     for file in files:
         shutil.copyfile(file, aside / file.name)
-    settings = read_json(aside / "tokenizer_config.json") or {}
+    settings = read_object(aside / "tokenizer_config.json")
     settings.pop("auto_map", None)  # names code to load from the Hub
-    model = read_json(aside / "tokenizer.json")["model"]
-    own_class = "BertTokenizer" if model["type"] == "WordPiece" else "PreTrainedTokenizerFast"
+    is_wordpiece = read_tokenizer_json(aside)["model"].get("type") == "WordPiece"
+    own_class = "BertTokenizer" if is_wordpiece else "PreTrainedTokenizerFast"
     defaults = {"tokenizer_class": own_class, "do_lower_case": do_lower_case, **SPECIAL_TOKENS}
     finish_folder(aside, folder, defaults | settings)
 
@@ -155,7 +148,9 @@ def finish_folder(aside: Path, folder: Path, settings: dict) -> None:
     """Adds the settings, checks that the folder can be used, and moves it into place."""
     from dataset.tokenizer import load_tokenizer
 
-    settings["model_max_length"] = min(settings.get("model_max_length", MAX_LENGTH), MAX_LENGTH)
+    asked = settings.get("model_max_length")
+    is_shorter = isinstance(asked, int) and 0 < asked < MAX_LENGTH
+    settings["model_max_length"] = asked if is_shorter else MAX_LENGTH
     text = json.dumps(settings, indent=2, sort_keys=True)
     (aside / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
     load_tokenizer(aside)

@@ -38,9 +38,9 @@ def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[
     if vocab_size < least:
         size = f"is {vocab_size}, too small for {model}, expected {least} or more"
         return f"TOKENIZER.VOCAB_SIZE: {size}"
-    names = [*SPECIAL_TOKENS.values(), *special_tokens]
+    counts = Counter([*SPECIAL_TOKENS.values(), *special_tokens])
     for token in special_tokens:
-        if names.count(token) > 1 or token.split() != [token]:
+        if counts[token] > 1 or token.split() != [token]:
             return f"TOKENIZER.SPECIAL_TOKENS: {token!r} is there twice or has white space"
     return ""
 

@@ -10,6 +10,9 @@ from finetune.tables import read_table, table_columns
 from finetune.tasks import Split, Task
 from finetune.tsv import column_positions
 from pipeline.errors import ConfigError, StageError
+from pipeline.text_files import shown, shown_list
+
+MAX_CLASSES = 1000  # that a train file may bring; a column with more is hardly one of labels
 
 
 def custom_task(
@@ -33,7 +36,7 @@ def custom_task(
     _check_columns(name, {"TRAIN": train, "DEV": dev}, (*text_columns, label_column))
     _check_columns(name, {"TEST": test} if test else {}, text_columns)
     words = [] if score_range else list(labels) or _labels_of_train(name, train, label_column)
-    _check_words(name, words)
+    _check_words(name, words, "" if labels else f" in {train}")
     task = Task(
         name=name,
         text_columns=tuple(text_columns),
@@ -86,25 +89,35 @@ def _labels_of_train(name: str, train: str, column: str) -> list[str]:
         left_out = f" ({len(malformed)} rows left out: {malformed[0]})" if malformed else ""
         raise ConfigError(
             [
-                f"{key}: got none and {train} has {' '.join(words) or 'none'} in column {column}"
+                f"{key}: got none and {train} has {shown_list(words) or 'none'} in column {column}"
                 f"{left_out}, expected at least two"
+            ]
+        )
+    if len(words) > MAX_CLASSES:
+        raise ConfigError(
+            [
+                f"{key}: got none and {train} has {len(words):,} in column {column}, like "
+                f"{shown(words[0])}, expected at most {MAX_CLASSES:,}, or LABELS that names them"
             ]
         )
     if all(map(_is_number, words)) and not all(map(str.isdigit, words)):
         raise ConfigError(
             [
-                f"{key}: got none and {train} has numbers like {words[0]} in column {column}, "
-                "expected SCORE_RANGE (a regression), or LABELS if they are names of classes"
+                f"{key}: got none and {train} has numbers like {shown(words[0])} in column "
+                f"{column}, expected SCORE_RANGE (a regression), or LABELS if they are names of "
+                "classes"
             ]
         )
     return list(words)
 
 
-def _check_words(name: str, words: Sequence[str]) -> None:
+def _check_words(name: str, words: Sequence[str], where: str) -> None:
     """They stand in predictions, a line each."""
     wrong = [word for word in words if re.search(r"[\t\r\n]", word)]
     if wrong:
-        raise ConfigError([f"{_key(name, 'LABELS')}: got {wrong[0]!r}, expected words on one line"])
+        raise ConfigError(
+            [f"{_key(name, 'LABELS')}: got {wrong[0]!r}{where}, expected words on one line"]
+        )
 
 
 def _is_number(word: str) -> bool:

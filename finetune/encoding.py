@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.examples import Examples, find_file, load_examples
+from finetune.foreign_models import refusing_code
 from finetune.tasks import Split, Task
 from pipeline.errors import StageError
 
@@ -134,7 +135,7 @@ def encode(
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a checkpoint; one without a padding token pads with its end of text.
 
-    Raises StageError if it has neither, or no word besides its special tokens.
+    Raises StageError if it has neither, or no word besides its special tokens, or needs code.
     """
     return _load_tokenizer(model, _stamps(Path(model)))
 
@@ -143,7 +144,8 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 def _load_tokenizer(model: str, _stamps: tuple) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    with refusing_code(model):
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up where there is no vocabulary
         raise StageError(f"{model}: no tokenizer, expected tokenizer.json or a vocabulary there")
     if tokenizer.pad_token is None:

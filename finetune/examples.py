@@ -9,10 +9,12 @@ from finetune.jsonl import read_objects
 from finetune.superglue import query_answers, samples_of
 from finetune.tables import read_table
 from finetune.tasks import Split, Task
-from finetune.tsv import Table, read_tsv
+from finetune.tsv import Table, leave_out, read_tsv, tsv_columns
 from pipeline.errors import StageError
+from pipeline.text_files import shown, shown_list
 
 HUB_DATASET = "nyu-mll/glue"
+READ_BYTES = 1 << 20
 # What each row is counted by in files with several rows per line.
 _ROW_MARKS = {"answers": b'"label"', "entities": b'"query"'}
 
@@ -72,7 +74,9 @@ def num_train_rows(task: Task, data_dir: str) -> int:
     path = find_file(task.train, Path(data_dir)) if data_dir else None
     if path is None:
         return task.num_train_rows
-    return path.read_bytes().count(_ROW_MARKS.get(task.layout, b"\n"))
+    mark = _ROW_MARKS.get(task.layout, b"\n")
+    with open(path, "rb") as file:
+        return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -81,8 +85,12 @@ def num_train_rows(task: Task, data_dir: str) -> int:
 def _from_table(task: Task, split: Split, path: Path) -> Examples:
     texts = split.text_columns or task.text_columns
     if split in task.test:
-        table = _read(task, split, path, texts)
-        return Examples([fields for _, fields in table.rows], malformed=table.malformed)
+        numbered = _id_columns(path) if task.benchmark == "GLUE" else ()
+        table = _read(task, split, path, (*texts, *numbered))
+        if numbered:
+            _check_ids(table)
+        rows = [fields[: len(texts)] for _, fields in table.rows]
+        return Examples(rows, malformed=table.malformed)
     table = _read(task, split, path, (*texts, task.label_column))
     rows = [(number, fields) for number, fields in table.rows if fields[-1].strip()]
     unlabelled = [f"{path}:{n}: no label" for n, fields in table.rows if not fields[-1].strip()]
@@ -96,6 +104,19 @@ def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table
     return read_table(path, columns)
 
 
+def _id_columns(path: Path) -> Sequence[str]:
+    """The column that numbers the rows of a test file, if there is one."""
+    return [name for name in tsv_columns(path) if name in ("index", "id")][:1]
+
+
+def _check_ids(table: Table) -> None:
+    """StageError for a row that stands there twice: predictions are told by their number."""
+    lines: dict[str, int] = {}
+    for number, (*_, row_id) in table.rows:
+        if (first := lines.setdefault(row_id, number)) != number:
+            raise StageError(f"{table.path}:{number}: id {shown(row_id)}, as in line {first}")
+
+
 def _label(task: Task, text: str, place: str) -> float:
     return _read_score(task, text, place) if task.is_regression else _read_label(task, text, place)
 
@@ -103,18 +124,19 @@ def _label(task: Task, text: str, place: str) -> float:
 def _read_label(task: Task, text: str, place: str) -> int:
     spellings = list(task.labels.values())
     if text not in spellings:
-        raise StageError(f"{place}: label {text!r}, expected one of {', '.join(spellings)}")
+        expected = shown_list(spellings)
+        raise StageError(f"{place}: label {shown(text)!r}, expected one of {expected}")
     return spellings.index(text)
 
 
 def _read_score(task: Task, text: str, place: str) -> float:
     low, high = task.score_range
     try:
-        score = float(text)
+        score = math.nan if "_" in text else float(text)  # 1_0 is ten to Python
     except ValueError:
         score = math.nan
     if not low <= score <= high:
-        raise StageError(f"{place}: score {text!r}, expected a number from {low} to {high}")
+        raise StageError(f"{place}: score {shown(text)!r}, expected a number from {low} to {high}")
     return score
 
 
@@ -130,7 +152,7 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
             samples = samples_of(task, split, row, position)
             answers = query_answers(row) if labelled and task.layout == "entities" else {}
         except ValueError as error:
-            examples.malformed.append(f"{path}:{number}: {error}")
+            leave_out(examples.malformed, f"{path}:{number}: {error}")
             continue
         except StageError as error:
             raise StageError(f"{path}:{number}: {error.cause}") from error
@@ -151,21 +173,35 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
 
 def _from_hub(task: Task, split: Split) -> Examples:
     """The split of nyu-mll/glue; label ids are mapped by the names that the dataset gives them."""
-    from datasets import load_dataset
-
     if task.benchmark != "GLUE":
         raise StageError(f"{task.name}: is not in {HUB_DATASET}, expected a folder with its files")
-    data = load_dataset(HUB_DATASET, split.hub_config, split=split.hub_split)
+    data = _hub_split(split)
     texts = list(zip(*(data[column] for column in task.hub_columns), strict=True))
     if split in task.test:
         return Examples(texts)
     if task.is_regression:
-        return Examples(texts, [float(score) for score in data["label"]])
+        places = (f"{HUB_DATASET}, {task.name}, row {row}" for row in range(len(texts)))
+        scores = zip(data["label"], places, strict=True)
+        return Examples(texts, [_read_score(task, str(score), place) for score, place in scores])
     return Examples(texts, _labels_by_name(task, data))
+
+
+def _hub_split(split: Split):
+    """Raises StageError with the first line of whatever `datasets` fails with."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(HUB_DATASET, split.hub_config, split=split.hub_split)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise StageError(f"{HUB_DATASET} could not be loaded: {reason}") from error
 
 
 def _labels_by_name(task: Task, data) -> list[int]:
     names, words = data.features["label"].names, list(task.labels)
     if sorted(names) != sorted(words):
         raise StageError(f"{HUB_DATASET}, {task.name}: labels {names}, expected {words}")
+    for row, label in enumerate(data["label"]):
+        if label not in range(len(names)):
+            raise StageError(f"{HUB_DATASET}, {task.name}, row {row}: label {label!r}")
     return [words.index(names[label]) for label in data["label"]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.tsv import decoded, numbered_lines
+from finetune.tsv import decoded, leave_out, numbered_lines
 from pipeline.errors import StageError
 
 
@@ -21,14 +21,14 @@ class Objects:
 def read_objects(path: Path) -> Objects:
     """All lines of a file; one is malformed if it is no JSON object in UTF-8.
 
-    Raises StageError if the file is missing.
+    Raises StageError if the file is missing, and if there are too many malformed lines.
     """
     objects = Objects(path, [])
     for number, line in numbered_lines(path):
         try:
             objects.rows.append((number, _parsed(line)))
         except ValueError as error:
-            objects.malformed.append(f"{path}:{number}: {error}")
+            leave_out(objects.malformed, f"{path}:{number}: {error}")
     return objects
 
 

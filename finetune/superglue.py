@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune.tasks import Split, Task
 from pipeline.errors import StageError
+from pipeline.text_files import shown
 
 Row = dict[str, Any]
 # COPA's questions, as its authors put them.
@@ -19,6 +20,7 @@ COPA_QUESTIONS = {
     "cause": "What was the cause of this?",
     "effect": "What happened as a result?",
 }
+GAP = "@placeholder"  # in ReCoRD's queries
 WRONG, RIGHT = "wrong", "right"
 
 
@@ -48,7 +50,7 @@ def samples_of(task: Task, split: Split, row: Row, position: int) -> list[Sample
 def query_answers(row: Row) -> dict[int, tuple[str, ...]]:
     """Of a ReCoRD row with answers: the texts that count as right, by the query's idx."""
     return {
-        _index(query): tuple(dict.fromkeys(answer["text"] for answer in query["answers"]))
+        _index(query): tuple(dict.fromkeys(_text(answer, "text") for answer in query["answers"]))
         for query in row["qas"]
     }
 
@@ -94,7 +96,8 @@ def _pronouns(
 def _choices(task: Task, split: Split, row: Row, position: int, labelled: bool) -> Iterator[Sample]:
     """COPA: the premise with the question in words, and a choice."""
     if row["question"] not in COPA_QUESTIONS:
-        raise ValueError(f"question {row['question']!r}, expected {' or '.join(COPA_QUESTIONS)}")
+        question = shown(repr(row["question"]))
+        raise ValueError(f"question {question}, expected {' or '.join(COPA_QUESTIONS)}")
     asked = f"{_text(row, 'premise')} {COPA_QUESTIONS[row['question']]}"
     right = _known(row["label"], ("0", "1")) if labelled else ""
     for choice in (0, 1):
@@ -124,9 +127,11 @@ def _entities(
     text = _without_highlights(original)
     answers = query_answers(row) if labelled else {}
     for query in row["qas"]:
-        index = _index(query)
+        index, asked = _index(query), _text(query, "query")
+        if GAP not in asked:
+            raise ValueError(f"query {index} has no {GAP}")
         for entity in entities:
-            filled = _text(query, "query").replace("@placeholder", entity)
+            filled = asked.replace(GAP, entity)
             label = (RIGHT if entity in answers[index] else WRONG) if labelled else ""
             yield Sample((index, entity), (text, filled), label)
 
@@ -143,7 +148,7 @@ _LAYOUTS: dict[str, Callable[..., Iterator[Sample]]] = {
 
 def _text(row: Row, name: str) -> str:
     if not isinstance(row[name], str):
-        raise ValueError(f"{name} is {row[name]!r}, expected text")
+        raise ValueError(f"{name} is {shown(repr(row[name]))}, expected text")
     return row[name]
 
 
@@ -151,7 +156,7 @@ def _index(row: Row, position: int | None = None) -> int:
     """`idx` as a number; some copies of the files have it as a string."""
     value = row["idx"] if position is None else row.get("idx", position)
     if isinstance(value, bool) or not re.fullmatch("[0-9]+", str(value)):
-        raise ValueError(f"idx {value!r}, expected a whole number")
+        raise ValueError(f"idx {shown(repr(value))}, expected a whole number")
     return int(value)
 
 
@@ -163,7 +168,7 @@ def _known(label: Any, words: Sequence[str]) -> str:
     """A label as a word: JSON's true, "True" and "true" are the same. StageError if unknown."""
     word = str(label).lower()
     if word not in words:
-        raise StageError(f"label {label!r}, expected one of {', '.join(words)}")
+        raise StageError(f"label {shown(repr(label))}, expected one of {', '.join(words)}")
     return word
 
 
@@ -173,13 +178,13 @@ def _find_span(words: Sequence[str], text: str, index: int) -> tuple[int, int]:
     Where other words stand there, which happens in the official files too, the nearest place
     that has the span's words counts; if none has, the one word at `index`.
     """
-    wanted = [_bare(word) for word in text.split()]
+    wanted, found = [_bare(word) for word in text.split()], [_bare(word) for word in words]
     starts = range(len(words) - len(wanted) + 1) if wanted else ()
     for start in sorted(starts, key=lambda start: abs(start - index)):
-        if [_bare(word) for word in words[start : start + len(wanted)]] == wanted:
+        if found[start] == wanted[0] and found[start : start + len(wanted)] == wanted:
             return start, start + len(wanted)
     if not 0 <= index < len(words):
-        raise ValueError(f"{text!r} at word {index} of {len(words)}")
+        raise ValueError(f"{shown(text)!r} at word {index} of {len(words)}")
     return index, index + 1
 
 

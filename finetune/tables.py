@@ -4,15 +4,17 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.jsonl import first_keys, read_objects
-from finetune.tsv import Table, column_positions, read_bytes, read_tsv, tsv_columns
+from finetune.tsv import Table, column_positions, leave_out, opened, read_tsv, tsv_columns
 from pipeline.errors import StageError
 
-# Longest field of a CSV file, in characters; Python's own limit is shorter than long articles.
-MAX_CSV_FIELD = 1 << 27
+# Longest line and field of a CSV file, in characters; Python's own limit is shorter than articles.
+MAX_CSV_FIELD = 16 << 20
+# What csv says when a row has no end, or none before a field of that length.
+_UNCLOSED = ("end of data", "field limit")
 
 
 def table_columns(path: Path) -> list[str]:
@@ -21,7 +23,7 @@ def table_columns(path: Path) -> list[str]:
     if kind == ".jsonl":
         return first_keys(path)
     if kind == ".csv":
-        return _csv_header(path, csv.reader(_csv_lines(path), strict=True))
+        return _csv_header(path, _csv_reader(path))
     return tsv_columns(path)
 
 
@@ -38,34 +40,60 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Table:
 
     Raises StageError for a quote that is never closed: all rows behind it would be lost.
     """
-    csv.field_size_limit(MAX_CSV_FIELD)
-    reader = csv.reader(_csv_lines(path), strict=True)
+    reader = _csv_reader(path)
     names = _csv_header(path, reader)
     picked = column_positions(path, names, columns)
     table = Table(path, [])
-    while True:
-        number = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            if "end of data" in str(error):
-                raise StageError(f"{path}:{number}: a quote that is never closed") from error
-            table.malformed.append(f"{path}:{number}: {error}")
-            continue
-        if fields is None:
-            return table
-        problem = _csv_problem(fields, len(names))
-        if problem:
-            lines = f" in lines {number} to {reader.line_num}" if reader.line_num > number else ""
-            table.malformed.append(f"{path}:{number}: {problem}{lines}")
+    for first, last, fields, problem in _csv_rows(path, reader):
+        if problem := problem or _csv_problem(fields, len(names)):
+            lines = f" in lines {first} to {last}" if last > first else ""
+            leave_out(table.malformed, f"{path}:{first}: {problem}{lines}")
         else:
-            table.rows.append((number, tuple(fields[i] for i in picked)))
+            table.rows.append((first, tuple(fields[i] for i in picked)))
+    return table
 
 
-def _csv_lines(path: Path) -> io.StringIO:
+def _csv_rows(path: Path, reader) -> Iterator[tuple[int, int, list[str], str]]:
+    """(first line, last line, fields, what is wrong with its quotes) of each row.
+
+    Empty lines at the end of the file are no rows.
+    """
+    num_empty = 0
+    while True:
+        first, fields, problem = reader.line_num + 1, [], ""
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if any(words in str(error) for words in _UNCLOSED):
+                raise StageError(f"{path}:{first}: a quote that is never closed") from error
+            problem = str(error)
+        if not fields and not problem:
+            num_empty += 1
+            continue
+        yield from ((line, line, [], "") for line in range(first - num_empty, first))
+        yield first, reader.line_num, fields, problem
+        num_empty = 0
+
+
+def _csv_reader(path: Path):
+    csv.field_size_limit(MAX_CSV_FIELD)
+    return csv.reader(_csv_lines(path), strict=True)
+
+
+def _csv_lines(path: Path) -> Iterator[str]:
     """Bytes that are no UTF-8 become half surrogate pairs, which tell them in their row."""
-    content = read_bytes(path).rstrip(b"\r\n")
-    return io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
+    with (
+        opened(path) as file,
+        io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as lines,
+    ):
+        number = 1
+        while line := lines.readline(MAX_CSV_FIELD):
+            if len(line) == MAX_CSV_FIELD:
+                raise StageError(f"{path}:{number}: longer than {MAX_CSV_FIELD:,} characters")
+            yield line
+            number += 1
 
 
 def _csv_header(path: Path, reader) -> list[str]:
@@ -103,7 +131,8 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
             column for column in columns if not isinstance(row.get(column), (str, int, float))
         ]
         if missing:
-            table.malformed.append(f"{path}:{number}: no text or number as {', '.join(missing)}")
+            problem = f"no text or number as {', '.join(missing)}"
+            leave_out(table.malformed, f"{path}:{number}: {problem}")
         else:
             table.rows.append((number, tuple(_word(row[column]) for column in columns)))
     return table

@@ -6,12 +6,23 @@ start is no part of the first column's name, nor are spaces around a name.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import StageError
+from pipeline.text_files import (
+    LOOKED_AT,
+    has_bare_carriage_returns,
+    problem_with_encoding,
+    problem_with_file,
+    shown_list,
+)
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+MAX_LINE_BYTES = 16 << 20
+MAX_MALFORMED = 100_000  # rows; a file with more is not what it is taken for
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,9 @@ class Table:
 def read_tsv(path: Path, columns: Sequence[str], header: Sequence[str] = ()) -> Table:
     """Reads some columns of a file; `header` names all columns of a file without header line.
 
-    A row is malformed, and left out, if it has not as many fields as the header, is not UTF-8
-    or holds a NUL byte. Raises StageError if the file or a column is missing.
+    A row is malformed, and left out, if it has not as many fields as the header, is not UTF-8, has
+    a CR within the line, holds a NUL byte or is longer than 16 MiB. Raises StageError if the file
+    or a column is missing, and if there are more than 100,000 malformed rows.
     """
     lines = numbered_lines(path)
     names = list(header) or _names(path, next(lines, (1, b""))[1])
@@ -38,12 +50,13 @@ def read_tsv(path: Path, columns: Sequence[str], header: Sequence[str] = ()) -> 
     table = Table(path, [])
     for number, line in lines:
         try:
-            fields = decoded(line).split("\t")
+            fields = _one_row(line).split("\t")
         except ValueError as error:
-            table.malformed.append(f"{path}:{number}: {error}")
+            leave_out(table.malformed, f"{path}:{number}: {error}")
             continue
         if len(fields) != len(names):
-            table.malformed.append(f"{path}:{number}: {len(fields)} fields, expected {len(names)}")
+            problem = f"{len(fields)} fields, expected {len(names)}"
+            leave_out(table.malformed, f"{path}:{number}: {problem}")
             continue
         table.rows.append((number, tuple(fields[i] for i in picked)))
     return table
@@ -55,6 +68,8 @@ def tsv_columns(path: Path) -> list[str]:
 
 
 def _names(path: Path, header: bytes) -> list[str]:
+    if has_bare_carriage_returns(header):
+        raise StageError(f"{path}: lines end with CR alone, expected LF or CRLF")
     try:
         return [name.strip() for name in decoded(header).split("\t")]
     except ValueError as error:
@@ -68,11 +83,11 @@ def column_positions(path: Path, names: Sequence[str], columns: Sequence[str]) -
     """
     missing = [column for column in columns if column not in names]
     if missing:
-        shown = ", ".join(names) if any(names) else "none, the file is empty"
-        raise StageError(f"{path}: no column {', '.join(missing)}; it has {shown}{_hint(names)}")
+        found = shown_list(names) if any(names) else "none, the file is empty"
+        raise StageError(f"{path}: no column {', '.join(missing)}; it has {found}{_hint(names)}")
     twice = [column for column in columns if list(names).count(column) > 1]
     if twice:
-        raise StageError(f"{path}: column {twice[0]} stands twice in {', '.join(names)}")
+        raise StageError(f"{path}: column {twice[0]} stands twice in {shown_list(names)}")
     return [list(names).index(column) for column in columns]
 
 
@@ -83,8 +98,23 @@ def _hint(names: Sequence[str]) -> str:
     return f" (columns are separated by {expected}, not by {other[0]!r})" if other else ""
 
 
+def leave_out(malformed: list[str], problem: str) -> None:
+    """Adds a row to those that are left out. StageError if there are too many."""
+    malformed.append(problem)
+    if len(malformed) > MAX_MALFORMED:
+        raise StageError(
+            f"{malformed[0]}, and {MAX_MALFORMED:,} more rows cannot be read; "
+            "is this the right file?"
+        )
+
+
+# --- lines ------------------------------------------------------------------------------------
+
+
 def decoded(line: bytes) -> str:
     """The line as text. Raises ValueError with what is wrong if it is none."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB")
     if b"\0" in line:  # what a crash leaves of a file; no text holds one
         raise ValueError("NUL byte")
     try:
@@ -93,21 +123,49 @@ def decoded(line: bytes) -> str:
         raise ValueError("not UTF-8") from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file without a byte order mark. StageError if it cannot be read or is UTF-16."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StageError(f"{path}: cannot be read ({error.strerror})") from error
-    if content.startswith(_UTF16_MARKS):
-        raise StageError(f"{path}: UTF-16, expected UTF-8")
-    return content.removeprefix(b"\xef\xbb\xbf")
+def _one_row(line: bytes) -> str:
+    """A CR within a line is where a program that writes other line ends has begun a row."""
+    if b"\r" in line:
+        raise ValueError("CR within the line")
+    return decoded(line)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its ending); empty lines at the end of the file are no rows."""
-    content = read_bytes(path).rstrip(b"\r\n")
-    if not content:
-        return
-    for number, line in enumerate(content.split(b"\n"), 1):
-        yield number, line.removesuffix(b"\r")
+    """(number from 1, line without its ending); empty lines at the end of the file are no rows.
+
+    Of a line that is longer than 16 MiB just the beginning, for `decoded` to refuse, is kept.
+    """
+    with opened(path) as file:
+        num_empty = 0
+        for number, raw in enumerate(_raw_lines(file), 1):
+            line = raw.removesuffix(b"\n").removesuffix(b"\r")
+            if not line:
+                num_empty += 1
+                continue
+            yield from ((empty, b"") for empty in range(number - num_empty, number))
+            yield number, line
+            num_empty = 0
+
+
+def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines with their ends; of longer ones the first MAX_LINE_BYTES + 1 bytes."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, behind a byte order mark. StageError if it cannot be read, or is UTF-16."""
+    if problem := problem_with_file(path):
+        raise StageError(f"{path}: {problem}")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(LOOKED_AT)
+            if problem := problem_with_encoding(head):
+                raise StageError(f"{path}: {problem}")
+            file.seek(len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0)
+            yield file
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,17 +1,29 @@
 """The two ways in which a run can go wrong, each with its exit code."""
 
+import re
 from pathlib import Path
+
+MAX_PROBLEMS = 100  # that are told at once
+MAX_LINE = 2000  # characters
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def in_one_line(text: str) -> str:
+    """The text with line breaks and control characters escaped, as `\\n`."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ConfigError(Exception):
     """The config or the command line is wrong; nothing was touched. Exit code 2.
 
-    problems: one line each, `KEY: what is wrong, got X, expected Y`.
+    problems: one line each, `KEY: what is wrong, got X, expected Y`; of very many, the first.
     """
 
     def __init__(self, problems: list[str]):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [in_one_line(problem)[:MAX_LINE] for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            self.problems.append(f"and {len(problems) - MAX_PROBLEMS:,} more problems")
+        super().__init__("\n".join(self.problems))
 
 
 class StageError(Exception):

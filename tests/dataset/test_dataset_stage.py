@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dataset.sources import local_files
 from dataset.stage import prepare_dataset
 from dataset.tokenizer import load_tokenizer
 from pipeline.errors import ConfigError, StageError
+from tests.damage import flip_byte
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,6 +176,10 @@ def test_planning_lists_a_source_once(config, monkeypatch):
     assert len(listed) == 1
 
 
+def num_files(folder):
+    return sum(len(files) for *_, files in os.walk(folder))
+
+
 def test_killed_at_any_moment(config, tmp_path):
     undisturbed = prepare(config)
     config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "killed")
@@ -191,15 +197,20 @@ def test_killed_at_any_moment(config, tmp_path):
     )
     script = tmp_path / "prepare.py"
     script.write_text(program)
-    for delay in random.Random(0).sample(range(20, 200), 10):
+    root, rng = Path(config.SYSTEM.OUTPUT_ROOT), random.Random(0)
+    for _ in range(10):
+        wanted = num_files(root) + rng.randrange(6)
         child = subprocess.Popen(
             [sys.executable, str(script), str(yaml)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
         )
-        time.sleep(delay / 100)
-        os.killpg(child.pid, signal.SIGKILL)
+        while child.poll() is None and num_files(root) < wanted:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
     resumed = prepare(config)
     assert files_of(resumed.directory) == files_of(undisturbed.directory)
@@ -240,6 +251,60 @@ def test_what_a_kill_at_the_last_moment_left_is_removed(config):
         (artifact.parts[0] / name / "000000.run").write_text("text")
     prepare(config)
     assert {path.name for path in artifact.parts[0].iterdir() if path.is_dir()} == {"records"}
+
+
+# --- damage ----------------------------------------------------------------------------------
+
+
+def test_a_flipped_byte_is_named_and_the_file_made_again(config):
+    artifact = prepare(config)
+    expected = files_of(artifact.directory)
+    for name, place in (
+        *(("train_00001_00.hdf5", 0.1), ("train_00001_00.hdf5", 0.9), ("test_00000.hdf5", 0.5)),
+        *(("tokenizer/vocab.txt", 0.5), ("dataset_card.md", 0.5), ("manifest.json", 0.5)),
+    ):
+        flip_byte(artifact.directory / name, int(place * len(expected[name])))
+        assert artifact.status().reason == f"{name} is damaged and is made again"
+        prepare(config)
+        assert files_of(artifact.directory) == expected
+
+
+@pytest.mark.parametrize(
+    "harmed",
+    [
+        *("data/*/train_00002_01.hdf5", "data/*/tokenizer/vocab.txt", "data/*/masking.json"),
+        *("data/*/records/*.json", "tmp/dataset/*/records/*.json", "tmp/dataset/*/shards.json"),
+        "tmp/dataset/*/t*.txt",
+    ],
+)
+def test_an_unfinished_dataset_goes_on_from_what_is_intact(config, harmed):
+    config.DATASET.MASKING = "dynamic" if "masking" in harmed else "static"
+    artifact = prepare(config)
+    expected = [files_of(folder) for folder in artifact.folders]
+    for path in artifact.directory.glob("train_00000*"):
+        path.unlink()
+    (artifact.directory / "manifest.json").unlink()
+    found = [*Path(config.SYSTEM.OUTPUT_ROOT).glob(harmed)]
+    for path in found:
+        flip_byte(path, path.stat().st_size // 2)
+    prepare(config)
+    assert found and [files_of(folder) for folder in artifact.folders] == expected
+
+
+def test_a_dataset_without_its_sources_is_made_again_from_its_text_shards(config, corpus, tmp_path):
+    config.DATASET.ID = "mine"
+    config.DATASET.CUSTOMIZED_DATASETS = [str(shutil.copytree(corpus, tmp_path / "text"))]
+    artifact = prepare(config)
+    expected = files_of(artifact.directory)
+    shutil.rmtree(tmp_path / "text")
+    flip_byte(artifact.directory / "train_00001_00.hdf5")
+    prepare(config)
+    assert files_of(artifact.directory) == expected
+    flip_byte(artifact.directory / "train_00001_00.hdf5")
+    flip_byte(artifact.parts[0] / "train_00000.txt")
+    with pytest.raises(StageError, match=r"CUSTOMIZED_DATASETS: folder .*text does not exist"):
+        prepare_dataset(config)
+    assert not dataset_artifact(config).status().done
 
 
 # --- the user's own text ---------------------------------------------------------------------

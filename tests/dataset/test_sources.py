@@ -64,7 +64,10 @@ def test_folder_order_nesting_and_other_files(tmp_path):
     (folder / "b/circle").symlink_to(folder)
     articles, _, said = read_source(customized_source(str(folder), "key"), tmp_path / "work")
     assert [article.strip() for article in articles] == ["first", "second", "third"]
-    assert said == [f"{folder}: 2 other files are passed over (README, ignored.md)"]
+    assert said == [
+        f"{folder}: 2 other files are passed over (README, ignored.md)",
+        f"{folder}: 1 empty files (c.txt)",
+    ]
 
 
 def artifact_in(folder, stage, **inputs):

@@ -347,6 +347,6 @@ def test_bpe_from_the_stage(config, tmp_path):
     config.TOKENIZER.SPECIAL_TOKENS = ["[ENT]"]
     console = SimpleNamespace(say=lambda text: None)
     shards = [*write_corpus(tmp_path), tmp_path / "test_00000.txt"]
-    make_tokenizer(config.TOKENIZER, shards, tmp_path / "tokenizer", console)
+    make_tokenizer(config.TOKENIZER, shards, tmp_path / "tokenizer", "identity", console)
     loaded = load_tokenizer(tmp_path / "tokenizer")
     assert loaded.vocab_size == 300 and loaded.atomic_tokens == ("[ENT]",)

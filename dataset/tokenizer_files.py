@@ -1,0 +1,152 @@
+"""What the files of a user's tokenizer hold; something else is an error that names the file."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StageError
+from pipeline.text_files import problem_with_encoding, problem_with_file, shown
+
+NAME_KEY = "TOKENIZER.NAME_OR_PATH"
+SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+# All that decides how a tokenizer in Hugging Face form behaves.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
+MAX_FILE_BYTES = 256 << 20  # the largest known are of 35 MB
+MAX_ID = 1 << 22  # the largest vocabularies have a million entries
+
+
+def tokenizer_files(name_or_path: str) -> list[Path]:
+    """Local files that a tokenizer consists of; none if the name is one of the Hub."""
+    path = Path(os.path.expanduser(name_or_path))
+    if path.is_file():
+        return [path]
+    return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Entries of a vocab.txt, one per line. Raises StageError if it is not one of BERT's kind."""
+    lines = _read(path).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    entries = lines.removesuffix("\n").split("\n")
+    places: dict[str, int] = {}
+    for number, entry in enumerate(entries, 1):
+        if "\0" in entry:
+            raise StageError(f"{NAME_KEY}: {path}:{number}: NUL byte")
+        if first := places.get(entry):
+            raise StageError(
+                f"{NAME_KEY}: {path} has entries that occur twice, like `{shown(entry)}` in lines "
+                f"{first} and {number}"
+            )
+        places[entry] = number
+    missing = [token for token in SPECIAL_TOKENS.values() if token not in places]
+    if missing:
+        raise StageError(f"{NAME_KEY}: {path} has no {', '.join(missing)}, expected one per line")
+    return entries
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file.
+
+    Raises StageError if it is something else.
+    """
+    if not os.path.lexists(path):
+        return {}
+    try:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise StageError(f"{NAME_KEY}: {path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise StageError(f"{NAME_KEY}: {path}: no JSON object")
+    return content
+
+
+def read_tokenizer_json(folder: Path) -> dict[str, Any]:
+    """The content of a folder's tokenizer.json, with a list as `added_tokens`.
+
+    Raises StageError unless its parts are of the kinds that are looked at here.
+    """
+    path = folder / "tokenizer.json"
+    content = read_object(path)
+    content["added_tokens"] = content.get("added_tokens") or []
+    if problem := _problem_with_model(content.get("model")) or _problem_with_parts(content):
+        raise StageError(f"{NAME_KEY}: {path}: {problem}")
+    return content
+
+
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    """Token by role, of a folder's tokenizer_config.json. Older ones hold an object for each."""
+    path = folder / "tokenizer_config.json"
+    settings, tokens = read_object(path), {}
+    for role, default in SPECIAL_TOKENS.items():
+        value = settings.get(role) or default
+        tokens[role] = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(tokens[role], str):
+            raise StageError(f"{NAME_KEY}: {path}: {role} is no text")
+    return tokens
+
+
+def _read(path: Path) -> str:
+    """Raises StageError, naming the line, for what is not UTF-8."""
+    problem = problem_with_file(path)
+    if not problem and path.stat().st_size > MAX_FILE_BYTES:
+        problem = f"is larger than {MAX_FILE_BYTES >> 20} MiB, expected a vocabulary"
+    content = b"" if problem else path.read_bytes()
+    if problem := problem or problem_with_encoding(content):
+        raise StageError(f"{NAME_KEY}: {path} {problem}")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StageError(f"{NAME_KEY}: {path}:{line}: not UTF-8") from error
+
+
+def _problem_with_model(model: Any) -> str:
+    entries = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(entries, Mapping):
+        if not all(map(_is_id, entries.values())):
+            return f"an entry's id is no whole number from 0 to {MAX_ID}"
+        return "two entries have the same id" if len({*entries.values()}) < len(entries) else ""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return "has no vocabulary"
+    pairs = all(
+        isinstance(entry, list) and entry and isinstance(entry[0], str) for entry in entries
+    )
+    return "" if pairs else "its vocabulary is no list of entries with their scores"
+
+
+def _problem_with_parts(content: dict[str, Any]) -> str:
+    added, normalizer = content["added_tokens"], content.get("normalizer")
+    if not isinstance(added, list) or not all(map(_is_added_token, added)):
+        return "added_tokens is no list of tokens with `content`, `id` and `special`"
+    if normalizer is None:
+        return ""
+    steps = normalizer.get("normalizers", []) if isinstance(normalizer, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        return "its normalizer is no object with steps"
+    return ""
+
+
+def _is_added_token(token: Any) -> bool:
+    return (
+        isinstance(token, dict)
+        and isinstance(token.get("content"), str)
+        and _is_id(token.get("id"))
+        and isinstance(token.get("special"), bool)
+    )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ID
