@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from finetune.foreign_models import refusing_code
 from finetune.tasks import Task
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
 
     The head of a checkpoint that is a classifier itself is kept where its labels have the same
     words, or no words. Files stay in the page cache of the system from run to run, and loading them
-    takes milliseconds.
+    takes milliseconds. Raises StageError, as `refusing_code` does, for one that would run code.
     """
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, logging, set_seed
@@ -25,16 +26,19 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
     logging.disable_progress_bar()
     set_seed(seed)
     words = list(task.labels) or ["score"]
-    found = AutoConfig.from_pretrained(model).id2label
-    built = AutoModelForSequenceClassification.from_pretrained(
-        model,
-        num_labels=len(words),
-        id2label=dict(enumerate(words)),
-        label2id={word: i for i, word in enumerate(words)},
-        problem_type="regression" if task.is_regression else "single_label_classification",
-        ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
-        dtype=torch.float32,
-    )
+    with refusing_code(model):
+        found = AutoConfig.from_pretrained(model, trust_remote_code=False).id2label
+        built = AutoModelForSequenceClassification.from_pretrained(
+            model,
+            num_labels=len(words),
+            id2label=dict(enumerate(words)),
+            label2id={word: i for i, word in enumerate(words)},
+            problem_type="regression" if task.is_regression else "single_label_classification",
+            ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
+            dtype=torch.float32,
+            trust_remote_code=False,
+            weights_only=True,
+        )
     _match_head(built, [found[i] for i in sorted(found)], words)
     return built
 

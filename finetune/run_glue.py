@@ -26,8 +26,11 @@ from finetune.runs import (
 )
 from finetune.tasks import TASKS, Task, find_task
 from pipeline.artifacts import write_json
+from pipeline.console import print_line
 from pipeline.errors import StageError
+from pipeline.privacy import private_files
 
+RESULTS = "results.json"  # tells the folder of an earlier run
 # Flags of transformers' script that nothing here depends on, and what happens instead.
 NOTED = {
     "save_strategy": "the model is saved once, when all is done",
@@ -132,6 +135,7 @@ def _truth(word: str) -> bool:
     return words[word.lower()]
 
 
+@private_files()
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 2 the command line is wrong, 3 the run failed."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -146,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         results = run(flags)
     except (StageError, OSError, ValueError) as error:
-        print(f"run_glue: {error}", file=sys.stderr)
+        print_line(f"run_glue: {error}", sys.stderr)
         return 3
     for split, metrics in results["dev"].items():
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -164,6 +168,8 @@ def _problem(flags: argparse.Namespace) -> str:
         return "nothing to do: give --do_train, --do_eval or --do_predict"
     if folder.exists() and any(folder.iterdir()) and not flags.overwrite_output_dir:
         return f"--output_dir: {folder} is not empty (--overwrite_output_dir writes into it)"
+    if flags.do_train and model_path(folder).exists() and not (folder / RESULTS).is_file():
+        return f"--output_dir: {model_path(folder)} is no model of this program, and not deleted"
     if flags.task_name.benchmark == "SuperGLUE" and not flags.superglue_dir:
         return f"--superglue_dir: expected the folder of {flags.task_name.name}, a SuperGLUE task"
     if flags.lr_scheduler_type not in names:
@@ -220,7 +226,7 @@ def run(flags: argparse.Namespace) -> dict:
         "majority": outcome.majority,
         **outcome.counts,
     }
-    write_json(folder / "results.json", results)
+    write_json(folder / RESULTS, results)
     return results
 
 

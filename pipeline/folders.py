@@ -7,27 +7,49 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.integrity import unsealed
+
 STARTED = "started.json"
 MANIFEST = "manifest.json"
+RECORD_KEYS = {"stage", "fingerprint", "inputs"}
 STRAY_NAMES = ("digests.json",)
 STRAY_SUFFIXES = (".log", ".err")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None if it is missing or not valid JSON."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds, None if it is missing, or not valid JSON, or no object."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The content of a record that this program keeps for itself, None if missing or damaged."""
+    found = read_json(path)
+    return None if found is None else unsealed(found)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What a stage has written of itself into its folder, None if that is missing or damaged."""
+    found = read_sealed(path)
+    if found and all(isinstance(found.get(key, {}), dict) for key in ("inputs", "results")):
+        return found
+    return None
 
 
 def owner_of(folder: Path) -> str | None:
-    """The stage whose record a folder holds, "" if the record does not say; None without one."""
-    present = [folder / name for name in (MANIFEST, STARTED) if (folder / name).exists()]
-    if not present:
-        return None
-    records = [record for path in present if isinstance(record := read_json(path), dict)]
-    return next((record["stage"] for record in records if record.get("stage")), "")
+    """The stage whose record a folder holds, "" if the record does not say; None without one.
+
+    A manifest.json can be anybody's. A started.json is ours even if it is damaged.
+    """
+    for name in (MANIFEST, STARTED):
+        found = read_sealed(folder / name)
+        if found and len(RECORD_KEYS & found.keys()) > 1:
+            return found.get("stage", "")
+    is_damaged = (folder / STARTED).is_file() and read_sealed(folder / STARTED) is None
+    return "" if is_damaged else None
 
 
 def files_besides(folder: Path, expected: Collection[str] = ()) -> Iterator[Path]:
@@ -52,17 +74,52 @@ def _is_stray(name: str) -> bool:
     return name.startswith(".") or name in STRAY_NAMES or name.endswith(STRAY_SUFFIXES)
 
 
+def refusing_links(path: str, flags: int) -> int:
+    """For open(..., opener=): a link in a folder from elsewhere may lead to any file of the user's.
+
+    Raises OSError for one.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def delete_tree(path: Path) -> None:
+    """Deletes a file, or a folder with all that is in it; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Deletes, at any depth, what a process that was killed has left half-written or half-deleted.
+
+    The folder has to be ours.
+    """
+    for path in [*folder.rglob(".*.tmp")]:
+        delete_tree(path)
+
+
 def delete_folder(folder: Path) -> None:
-    """Renames it first: half a folder must not be taken for a whole one after a kill."""
+    """Deletes a folder that holds a stage's record.
+
+    Renames it first: half a folder must not be taken for a whole one after a kill.
+    """
     delete_leftovers(folder)
     os.replace(folder, _aside(folder))
     delete_leftovers(folder)
 
 
 def delete_leftovers(folder: Path) -> None:
-    """Removes what a `delete_folder` that was killed has left beside a folder."""
-    if _aside(folder).exists():
-        shutil.rmtree(_aside(folder))
+    """Removes what a `delete_folder` that was killed has left beside a folder.
+
+    The records go last: by them it is known as ours.
+    """
+    aside = _aside(folder)
+    if owner_of(aside) is not None:
+        for path in aside.iterdir():
+            if path.name not in (MANIFEST, STARTED):
+                delete_tree(path)
+        delete_tree(aside)
 
 
 def _aside(folder: Path) -> Path:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.artifacts import flush_to_disk, read_json, write_json
+from pipeline.artifacts import flush_to_disk, write_json
+from pipeline.folders import delete_tree, read_json
 from pretrain.architectures import architecture_of, hugging_face_config, hugging_face_weights
 from pretrain.model import OWN_TYPE
 
+TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
 # modeling_extremebert.py and all that it imports of this package.
 CODE = (
     "modeling_extremebert.py",
@@ -33,7 +35,7 @@ def export_model(
     special_ids: dict[str, int],
     output: Path,
 ) -> None:
-    """Writes the folder aside and replaces `output` whole.
+    """Writes the folder aside and replaces `output` whole, or leaves it as it was.
 
     weights: all parameters of build_model(args), in fp32 on the CPU; tied ones under one name or
     each of their names. special_ids: pad_token_id, bos_token_id and eos_token_id.
@@ -42,11 +44,15 @@ def export_model(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     write = _write_our_model if args.model_type == OWN_TYPE else _write_transformers_model
-    takes_segments = write(weights, args, special_ids, aside)
-    _write_tokenizer(tokenizer_dir, aside, args.max_seq_length, takes_segments)
-    for file in (*aside.iterdir(), aside):
-        flush_to_disk(file)
-    shutil.rmtree(output, ignore_errors=True)
+    try:
+        takes_segments = write(weights, args, special_ids, aside)
+        _write_tokenizer(tokenizer_dir, aside, args.max_seq_length, takes_segments)
+        for file in (*aside.iterdir(), aside):
+            flush_to_disk(file)
+    except BaseException:  # on a full disk, half a model would only be in the way
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    delete_tree(output)
     os.replace(aside, output)
     flush_to_disk(output.parent)
 
@@ -96,8 +102,11 @@ def _write_tokenizer(
     positions; nor whether the model has a use for the segments of a pair.
     """
     for file in tokenizer_dir.iterdir():
-        shutil.copyfile(file, folder / file.name)
-    settings = {**(read_json(folder / "tokenizer_config.json") or {})}
+        # Nothing else: who uses the model may run the code that lies in its folder.
+        if file.suffix in TOKENIZER_SUFFIXES and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+    settings = read_json(folder / "tokenizer_config.json") or {}
+    settings.pop("auto_map", None)  # names code to load from elsewhere
     settings["model_max_length"] = max_seq_length
     if not takes_segments:
         settings["model_input_names"] = ["input_ids", "attention_mask"]

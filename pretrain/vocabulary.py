@@ -27,7 +27,8 @@ def find_tokenizer(dataset_path: Path, tokenizer_name: str, output_dir: Path) ->
     from transformers import AutoTokenizer
 
     copy = output_dir / "tokenizer"
-    AutoTokenizer.from_pretrained(tokenizer_name).save_pretrained(copy)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, trust_remote_code=False)
+    tokenizer.save_pretrained(copy)
     return copy
 
 

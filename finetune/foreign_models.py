@@ -1,0 +1,43 @@
+"""Checkpoints that somebody else made, in a folder or on the Hub, run no code of theirs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+from pipeline.errors import StageError
+from pipeline.folders import read_json
+
+
+@contextmanager
+def refusing_code(model: str) -> Iterator[None]:
+    """Around a call of transformers with trust_remote_code=False: what it refuses is a StageError.
+
+    Weights in pickles (pytorch_model.bin) are read as tensors and nothing else.
+    """
+    try:
+        yield
+    except UnpicklingError as error:
+        raise StageError(
+            f"{model}: its weights are a pickle that holds more than tensors, which may be code "
+            "and is not loaded; expected model.safetensors, or tensors alone"
+        ) from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise StageError(
+            f"{model}: needs code of its own, which is not run; expected an architecture of "
+            "transformers, or a model exported here"
+        ) from error
+
+
+def problem_with_places(folder: Path) -> str:
+    """What an index of weights names outside of its folder, or an empty string."""
+    inside = os.path.normpath(folder)
+    for index in sorted(folder.glob("*.index.json")):
+        names = (read_json(index) or {}).get("weight_map", {})
+        for name in map(str, names.values() if isinstance(names, dict) else ()):
+            if not Path(os.path.normpath(folder / name)).is_relative_to(inside):
+                return f"{index} names {name}, expected files of that folder"
+    return ""
