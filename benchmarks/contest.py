@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline.executor import num_cores
-from pipeline.processes import PARENT_VARIABLE, exit_with_parent
+from pipeline.processes import die_with_parent
 from pretrain.cpu_settings import spin_briefly
 
 
@@ -158,8 +158,7 @@ def _reported(group: Sequence[Contestant]) -> Iterator[Outcome]:
 
 def _contend(course: Course, connection: Connection, parent: int, threads: int) -> None:
     begin = time.perf_counter()
-    os.environ[PARENT_VARIABLE] = str(parent)
-    exit_with_parent()
+    die_with_parent(parent)
     # As in a real run without GPU; read when torch is imported.
     spin_briefly()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -31,7 +31,7 @@ def frequency_loss(dataset_dir: Path, vocab_size: int) -> float:
 
 
 if __name__ == "__main__":
-    from pipeline.artifacts import MANIFEST, read_json
+    from pipeline.folders import MANIFEST, read_json
 
     directory = Path(sys.argv[1])
     size = read_json(directory / MANIFEST)["results"]["vocab_size"]

@@ -36,8 +36,9 @@ from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from configs.loading import load_config
 from dataset.artifact import dataset_artifact
 from dataset.stage import prepare_dataset
-from pipeline.artifacts import dataset_dir, file_digest, sharded_text_dir, write_json
+from pipeline.artifacts import dataset_dir, sharded_text_dir, write_json
 from pipeline.errors import ConfigError
+from pipeline.integrity import file_digest
 from pretrain.stage import flag_words, training_flags
 
 # Held-out samples are made as the paper makes them, whatever the recipe trains on.

@@ -1,10 +1,11 @@
 """What the dataset stage makes, and out of what: planning, which reads and never writes."""
 
-import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset.card import CARD
 from dataset.digests import FileDigests, digest_of_files, digest_store, identity_of
 from dataset.overlaps import problems_with_output, problems_with_overlaps
 from dataset.samples import MASKING_FILE
@@ -12,15 +13,10 @@ from dataset.sources import Source, configured_sources, problem_with, slug
 from dataset.tokenizer import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer, tokenizer_files
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
 from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
-from pipeline.artifacts import (
-    MANIFEST,
-    Artifact,
-    dataset_dir,
-    fingerprint,
-    read_json,
-    sharded_text_dir,
-)
+from pipeline.artifacts import Artifact, dataset_dir, fingerprint, sharded_text_dir
+from pipeline.disk import DiskNeed, size_in_words
 from pipeline.errors import ConfigError
+from pipeline.folders import MANIFEST, read_record
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -45,6 +41,7 @@ SHAPING_KEYS = (
     "SEED",
 )
 MOST_SHARDS = 4096  # that the stage makes of itself
+SHARDING_SHARE = 2  # of the text's size: the text shards, and what they are made from
 BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
 FILLED_SHARE = 0.85  # of the positions of a sample, roughly
 
@@ -63,21 +60,29 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
     problems = problems_with_output(sources, (directory, text_dir))
     if problems:
         raise ConfigError(problems)
+    files = [path for source in sources for path in digests.files_of(source)]
+    num_bytes = sum(map(digests.size_of, files))
+    is_static = config.DATASET.MASKING == "static"
+    samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
     return Artifact(
         stage="dataset",
         directory=directory,
         inputs=inputs,
         parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
-        notes=size_notes(config, sources, digests),
+        notes=size_notes(config, sources, len(files), num_bytes),
         scratch=SCRATCH,
         files_in=files_of_samples,
+        disk=(
+            DiskNeed(text_dir, SHARDING_SHARE * num_bytes, "the text"),
+            DiskNeed(directory, sample_bytes_per_text_byte(config) * num_bytes, *samples),
+        ),
     )
 
 
 def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the folder of a finished dataset must hold."""
-    yield "tokenizer"
+    """What the folder of a finished dataset holds."""
+    yield from ("tokenizer", CARD)
     if results["masking"] == "dynamic":
         yield MASKING_FILE
     for split in ("train", "test"):
@@ -149,7 +154,7 @@ def recorded_inputs(config: "CfgNode") -> dict[str, Any]:
     if not config.DATASET.ID:
         return {}
     directory = dataset_dir(Path(config.SYSTEM.OUTPUT_ROOT), config.DATASET.ID)
-    return (read_json(directory / MANIFEST) or {}).get("inputs", {})
+    return (read_record(directory / MANIFEST) or {}).get("inputs", {})
 
 
 def tokenizer_inputs(
@@ -164,11 +169,12 @@ def tokenizer_inputs(
         problems = [*problems, problem] if problem else problems
         found = {f"TOKENIZER.{key}": tokenizer[key] for key in TRAINING_KEYS}
     elif problem := problem_with_tokenizer(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS):
-        if "tokenizer" not in recorded or Path(name).expanduser().exists():
+        if "tokenizer" not in recorded or os.path.exists(os.path.expanduser(name)):
             raise ConfigError([*problems, problem])
         found = {"tokenizer": recorded["tokenizer"]}
     elif files := tokenizer_files(name):
-        found = {"tokenizer": digest_of_files(files, Path(name).expanduser(), digests)}
+        folder = Path(os.path.expanduser(name))
+        found = {"tokenizer": digest_of_files(files, folder, digests)}
     else:
         found = {NAME_KEY: name}
     if problems:
@@ -176,17 +182,17 @@ def tokenizer_inputs(
     return found | {ACCENTS_KEY: tokenizer.ACCENTS}
 
 
-def size_notes(config: "CfgNode", sources: list[Source], digests: FileDigests) -> tuple[str, ...]:
+def size_notes(
+    config: "CfgNode", sources: list[Source], num_files: int, num_bytes: int
+) -> tuple[str, ...]:
     """Size of the text and of what will be made from it, for the plan."""
-    files = [path for source in sources for path in digests.files_of(source)]
-    num_bytes = sum(map(digests.size_of, files))
     unknown = sum(source.kind in ("hub", "python-docs") for source in sources)
     notes = []
     if num_bytes:
         disk = num_bytes * (1 + sample_bytes_per_text_byte(config))
         notes.append(
-            f"text: {megabytes(num_bytes)} in {len(files):,} files; "
-            f"disk: about {megabytes(disk)}, and {megabytes(num_bytes)} more while it is made"
+            f"text: {size_in_words(num_bytes)} in {num_files:,} files; disk: about "
+            f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
         )
     if unknown:
         notes.append(f"{unknown} of {len(sources)} sources: size not known before they are loaded")
@@ -201,11 +207,3 @@ def sample_bytes_per_text_byte(config: "CfgNode") -> float:
     row, mask = 2 * dataset.MAX_SEQ_LENGTH, 4 * dataset.MAX_PREDICTIONS_PER_SEQ
     train = row if dataset.MASKING == "dynamic" else (row + mask) * dataset.DUP_FACTOR
     return ((1 - dataset.FRAC_TEST) * train + dataset.FRAC_TEST * (row + mask)) / text_bytes
-
-
-def megabytes(num_bytes: float) -> str:
-    """`0.4 MB`, `12 MB`, `3.1 GB`."""
-    size = num_bytes / 1e6
-    if size >= 1000:
-        return f"{size / 1000:,.1f} GB"
-    return f"{size:.1f} MB" if size < 10 else f"{math.ceil(size):,} MB"

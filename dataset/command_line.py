@@ -9,11 +9,14 @@ from typing import Any
 
 from configs.rules import RULES, problems_of_samples
 from dataset.artifact import FORMAT
+from dataset.corpus_files import checked_head
+from dataset.records import is_as_recorded
 from dataset.sharding import read_summary
 from dataset.workers import SampleFiles, plan_work
 from pipeline.artifacts import Artifact, no_files
 from pipeline.console import Console, escape_unprintable, print_line, stage_console
 from pipeline.errors import ConfigError, StageError
+from pipeline.privacy import private_files
 
 # Flags whose range is that of a config key of another name; the others are DATASET.<FLAG>.
 KEYS = {
@@ -23,6 +26,7 @@ KEYS = {
 }
 
 
+@private_files()
 def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> None:
     """Runs a command with its log beside what it makes. Exits with 2 or 3, as main.py does."""
     escape_unprintable()
@@ -30,7 +34,7 @@ def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> N
     log = output_dir.with_name(f"{output_dir.name}.log")
     try:
         check_values(args)
-        with stage_console(name, log) as console, Artifact(name, output_dir, {}).owned():
+        with stage_console(name, log) as console, Artifact(name, output_dir, {}).owned(console.say):
             run(console)
     except ConfigError as error:
         print_line(in_flags(str(error)), sys.stderr)
@@ -102,15 +106,32 @@ def claim(
 def list_text_shards(folder: Path) -> list[Path]:
     """The text shards of a folder; other files in it are left alone.
 
-    Raises ConfigError if there are none, or one split is missing.
+    Raises ConfigError if there are none, one split is missing, or one is no file or is damaged.
     """
     summary = read_summary(folder)
     if summary:
-        return [folder / name for name in summary["shards"]]
+        listed = [folder / name for name in summary["shards"]]
+        if damaged := [path for path in listed if not is_as_recorded(path)]:
+            again = "expected what shard_data.py made; run it again"
+            raise ConfigError([f"--dir: {path} is damaged, {again}" for path in damaged])
+        return listed
     shards = {split: sorted(folder.glob(f"{split}_[0-9]*.txt")) for split in ("train", "test")}
     for split, paths in shards.items():
         if not paths:
             raise ConfigError(
                 [f"--dir: no {split}_*.txt in {folder}, expected what shard_data.py makes"]
             )
-    return [*shards["train"], *shards["test"]]
+    found = [*shards["train"], *shards["test"]]
+    problems = [f"--dir: {problem}" for path in found if (problem := problem_with_shard(path))]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def problem_with_shard(path: Path) -> str:
+    """What is wrong with a text shard that another program has written, or an empty string."""
+    try:
+        head = checked_head(str(path))
+    except StageError as error:
+        return error.cause
+    return f"{path}: lines end with CRLF, expected LF" if b"\r\n" in head else ""

@@ -1,6 +1,6 @@
 """Digests of the files that a dataset is made of, remembered so that they are not read twice.
 
-The memory is a JSON file that only the stage writes; planning reads it and never writes.
+The memory is a sealed record that only the stage writes; planning reads it and never writes.
 """
 
 import os
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from dataset.corpus_files import relative_name
 from dataset.sources import PYTHON_DOCS, Source, local_files
-from pipeline.artifacts import file_digest, fingerprint, read_json, write_json
+from pipeline.artifacts import write_sealed
+from pipeline.folders import read_sealed
+from pipeline.integrity import file_digest, fingerprint
 
 
 def digest_store(root: Path) -> Path:
@@ -23,7 +25,7 @@ class FileDigests:
 
     def __init__(self, store: Path):
         self.store = store
-        self.known: dict[str, list] = read_json(store) or {}
+        self.known: dict[str, list] = read_sealed(store) or {}
         self.listed: dict[Source, list[Path]] = {}
         self.changed = False
 
@@ -47,7 +49,7 @@ class FileDigests:
 
     def save(self) -> None:
         if self.changed:
-            write_json(self.store, {**(read_json(self.store) or {}), **self.known})
+            write_sealed(self.store, {**(read_sealed(self.store) or {}), **self.known})
 
 
 def digest_of_files(files: list[Path], folder: Path, digests: FileDigests) -> str:

@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import check_memory, claim, list_text_shards, run_command
     from dataset.digests import FileDigests, digest_of_files
     from dataset.generation import SampleSettings
+    from dataset.records import read_record, write_record
     from dataset.samples import MASKING_FILE
     from dataset.stage import describe, make_samples
     from dataset.tokenizer import build_tokenizer, problem_with_tokenizer, tokenizer_files
@@ -76,13 +77,15 @@ def main(arguments: list[str] | None = None) -> None:
         }
         artifact = claim(
             *("generate_samples", args.output_dir, "-o", inputs, console),
-            scratch=("tokenizer", MASKING_FILE),
+            scratch=("tokenizer", "records", MASKING_FILE),
             files_in=files_of_samples,
         )
         if artifact is None:
             return
-        if not (args.output_dir / "tokenizer").exists():
-            build_tokenizer(name, lower, args.output_dir / "tokenizer", args.accents)
+        folder = args.output_dir / "tokenizer"
+        if not read_record(folder, artifact.fingerprint):
+            build_tokenizer(name, lower, folder, args.accents)
+            write_record(folder, artifact.fingerprint)
         # Absolute: the workers of a cluster stand in folders of their own.
         output_dir = args.output_dir.absolute()
         with open_executor(

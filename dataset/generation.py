@@ -23,7 +23,8 @@ from dataset.packing import (
     iter_row_blocks,
     iter_samples,
 )
-from dataset.samples import SampleWriter, read_attributes, sample_file_name, write_masking
+from dataset.records import read_record, write_record
+from dataset.samples import SampleWriter, sample_file_name, write_masking
 from dataset.tokenizer import CorpusTokenizer, load_tokenizer
 from dataset.word_encoder import WordEncoder
 from pipeline.errors import StageError
@@ -133,9 +134,6 @@ def generate_samples(
     advance: told the bytes of text that are done. Returns what the manifest records: num_samples
     of every file and in total, and counts of tokens. Raises StageError if a split has no samples.
     """
-    for stray in directory.glob(".*.tmp"):  # of a run that was killed
-        if stray.is_file():
-            stray.unlink()
     tokenizer = load_tokenizer(tokenizer_dir)
     if settings.masking == "dynamic":
         write_masking(directory, settings.masking_of(tokenizer))
@@ -188,13 +186,14 @@ def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> 
 
 
 def write_sample_files(job: SampleJob) -> dict:
-    """Writes the files of a shard that are not there yet. Returns its counts.
+    """Writes the files of a shard that are not there, or damaged. Returns its counts.
 
     A shard without tokens has no files.
     """
-    missing = [copy for copy in job.copies if not is_done(job.path(copy), job.fingerprint)]
+    records = {copy: read_record(job.path(copy), job.fingerprint) for copy in job.copies}
+    missing = [copy for copy in records if not records[copy]]
     if not missing:
-        return read_attributes(job.paths[0])["counts"]
+        return records[job.copies[0]]["counts"]
     encoder = encoder_of(job.tokenizer_dir, job.fingerprint)
     counts = Counter(samples=0, rows=0, tokens=0, unknown=0, padding=0)
     blocks = iter_row_blocks_of(job, encoder, counts)
@@ -210,11 +209,9 @@ def write_sample_files(job: SampleJob) -> dict:
         write_blocks(job, chain([first], blocks), writers, masker, counts)
         for writer in writers.values():
             writer.finish(counts)
+    for copy in missing:
+        write_record(job.path(copy), job.fingerprint, counts=counts)
     return dict(counts)
-
-
-def is_done(path: Path, fingerprint: str) -> bool:
-    return path.exists() and read_attributes(path)["fingerprint"] == fingerprint
 
 
 @lru_cache(maxsize=1)

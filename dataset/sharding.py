@@ -12,7 +12,7 @@ A text shard holds one sentence per line and a blank line after each article, or
 of an article that is longer than a shard.
 """
 
-import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,10 +22,13 @@ from pathlib import Path
 
 from dataset.layout import Census, Layout, with_both_splits
 from dataset.pieces import MAX_NOTES, Tally
+from dataset.records import is_as_recorded, read_record, write_record
 from dataset.runs import Readable, RunWriter, copy_shard
 from dataset.sources import Slice, group_slices
-from pipeline.artifacts import fingerprint, read_json, write_json, written_aside
+from pipeline.artifacts import write_sealed, written_aside
 from pipeline.executor import run_unordered
+from pipeline.folders import read_sealed
+from pipeline.integrity import fingerprint
 
 SUMMARY = "shards.json"
 COLUMNS = ("bytes", "articles", "sentences")
@@ -64,7 +67,8 @@ def write_run(job: RunJob) -> dict:
     with written_aside(job.path) as aside, open(aside, "wb") as file:
         run = RunWriter(file, job.layout, job.buffer_bytes, job.language)
         for piece in job.part:
-            run.add_all(piece, tally)
+            with tally.of_file(piece.path):
+                run.add_all(piece, tally)
         run.finish()
     return write_record(
         job.path,
@@ -118,10 +122,6 @@ def write_text_shards(
     "sentences"}}, "counts", "notes"}`, the last two on what was dropped. Raises StageError if
     there are neither two articles nor one of two sentences.
     """
-    done = read_summary(directory)
-    if done and done["fingerprint"] == inputs_fingerprint:
-        shutil.rmtree(directory / "runs", ignore_errors=True)  # of a run that was killed
-        return done
     parts = group_slices(slices)
 
     def run_jobs(layout: Layout) -> Iterator[RunJob]:
@@ -148,7 +148,7 @@ def write_text_shards(
         "counts": dict(tally.counts),
         "notes": tally.notes,
     }
-    write_json(directory / SUMMARY, summary)
+    write_sealed(directory / SUMMARY, summary)
     shutil.rmtree(directory / "runs")
     return summary
 
@@ -166,7 +166,7 @@ def _write_runs(
     """
     memory = directory / "runs" / "layout.json"
     asked = asdict(layout)
-    known = read_json(memory)
+    known = read_sealed(memory)
     if known and known["asked"] == asked:
         layout = Layout(**known["found"])
     records = _run_all(run_jobs(layout), executor, advance)
@@ -174,7 +174,7 @@ def _write_runs(
         census = sum((Census(**record["census"]) for record in records), Census())
         found = with_both_splits(layout, census)
         if found != layout:
-            write_json(memory, {"asked": asked, "found": asdict(found)})
+            write_sealed(memory, {"asked": asked, "found": asdict(found)})
             records, layout = _run_all(run_jobs(found), executor, lambda amount: None), found
     tally = Tally()
     for record in records:
@@ -196,27 +196,18 @@ def _run_all(
 
 def read_summary(directory: Path) -> dict | None:
     """What `write_text_shards` returned, or None if it has not finished or files are missing."""
-    summary = read_json(directory / SUMMARY)
-    complete = summary and all((directory / name).exists() for name in summary["shards"])
+    summary = read_sealed(directory / SUMMARY)
+    # Names that are there, not paths that exist: they could lead out of the folder.
+    complete = (
+        summary
+        and {"fingerprint", "shards", "counts", "notes"} <= summary.keys()
+        and set(summary["shards"]) <= set(os.listdir(directory))
+    )
     return summary if complete else None
 
 
-# --- records ---------------------------------------------------------------------------------
-
-
-def record_path(path: Path) -> Path:
-    return path.parent / "records" / f"{path.name}.json"
-
-
-def read_record(path: Path, wanted_fingerprint: str) -> dict | None:
-    """The record of a finished file, or None if it is not finished or from other inputs."""
-    record = read_json(record_path(path))
-    if not record or record["fingerprint"] != wanted_fingerprint or not path.exists():
-        return None
-    return record
-
-
-def write_record(path: Path, own_fingerprint: str, **content) -> dict:
-    record = json.loads(json.dumps({"fingerprint": own_fingerprint, **content}))
-    write_json(record_path(path), record)
-    return record
+def damaged_shards(directory: Path, summary: dict, executor: Executor) -> list[str]:
+    """Names of those of a summary's shards that are no more what their records say."""
+    paths = (directory / name for name in summary["shards"])
+    looked_at = run_unordered(executor, is_as_recorded, paths)
+    return sorted(path.name for path, is_whole in looked_at if not is_whole)

@@ -13,13 +13,15 @@ from dataset.card import decoded_sample, headline, quality, text_lines, write_ca
 from dataset.digests import FileDigests, digest_store, identity_of
 from dataset.generation import SampleSettings, generate_samples
 from dataset.layout import plan_layout
-from dataset.sharding import read_summary, write_text_shards
-from dataset.sources import Source, open_sources
+from dataset.records import read_record, write_record
+from dataset.sharding import damaged_shards, read_summary, write_text_shards
+from dataset.sources import Source, open_sources, problem_with
 from dataset.tokenizer import build_tokenizer, tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
 from dataset.workers import SampleFiles, Workers, open_executor
 from pipeline.artifacts import Artifact, log_path
 from pipeline.console import Console, stage_console
+from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
 from pipeline.memory import PeakMemory
 
@@ -41,6 +43,7 @@ def prepare_dataset(config: "CfgNode") -> None:
             return
         check_machine(config)
         artifact.begin()
+        console.show_life(artifact.directory)
         with PeakMemory() as memory:
             remember_digests(config, root)
             results, lines = make_dataset(config, artifact, console)
@@ -75,7 +78,7 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tup
             console,
         )
     shards = [text_dir / name for name in text["shards"]]
-    make_tokenizer(config.TOKENIZER, shards, directory / "tokenizer", console)
+    make_tokenizer(config.TOKENIZER, shards, directory / "tokenizer", identity, console)
     settings = sample_settings(dataset)
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         results = make_samples(shards, directory, settings, identity, workers, console)
@@ -98,7 +101,8 @@ def remember_digests(config: "CfgNode", root: Path) -> None:
     """Writes the digests of all inputs, so that the next planning need not read the files."""
     digests = FileDigests(digest_store(root))
     for source in sources_of(config):
-        identity_of(source, digests)
+        if not problem_with(source, digests.files_of):  # a finished dataset can do without
+            identity_of(source, digests)
     for path in tokenizer_files(config.TOKENIZER.NAME_OR_PATH):
         digests.of(path)
     digests.save()
@@ -124,11 +128,13 @@ def make_text_shards(
 ) -> dict:
     """Text shards out of sources, with progress; num_shards: (train, test), 0 for what fits."""
     converted = text_dir / "sources"  # text that is converted on the way
-    done = read_summary(text_dir)
-    if done and done["fingerprint"] == identity:
+    done = finished_text_shards(text_dir, identity, executor, console)
+    if done:
         for scratch in (text_dir / "runs", converted):  # of a run that was killed
             shutil.rmtree(scratch, ignore_errors=True)
         return done
+    if problems := [problem for source in sources if (problem := problem_with(source))]:
+        raise StageError("; ".join(problems))
     slices = open_sources(sources, converted, console.say)
     num_bytes = sum(piece.num_bytes for piece in slices)
     layout = plan_layout(num_bytes, *num_shards, frac_test, seed)
@@ -149,15 +155,28 @@ def make_text_shards(
     return text
 
 
+def finished_text_shards(
+    text_dir: Path, identity: str, executor: Executor, console: Console
+) -> dict | None:
+    """The summary of text shards that are there, None if some have to be made; says why."""
+    done = read_summary(text_dir)
+    if not done or done["fingerprint"] != identity:
+        return None
+    damaged = damaged_shards(text_dir, done, executor)
+    for name in damaged:
+        console.say(f"{text_dir / name} is damaged and is made again")
+    return None if damaged else done
+
+
 def in_mb(progress) -> Callable[[float], None]:
     return lambda num_bytes: progress.advance(num_bytes / 1e6)
 
 
 def make_tokenizer(
-    tokenizer: "CfgNode", text_shards: list[Path], folder: Path, console: Console
+    tokenizer: "CfgNode", text_shards: list[Path], folder: Path, identity: str, console: Console
 ) -> None:
-    """The tokenizer of config node TOKENIZER, unless the folder is there (it is made at once)."""
-    if folder.exists():
+    """The tokenizer of config node TOKENIZER, unless the folder is there, as it was made."""
+    if read_record(folder, identity):
         return
     if tokenizer.TRAIN:
         size = train_in_own_process(tokenizer, text_shards, folder, console)
@@ -166,6 +185,7 @@ def make_tokenizer(
         name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
         build_tokenizer(name, lower, folder, tokenizer.ACCENTS)
         console.say(f"tokenizer: {name}")
+    write_record(folder, identity)
 
 
 def train_in_own_process(

@@ -1,5 +1,6 @@
 """What the finetuning stage makes and from what: the search, unpacked from the config."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from configs.finetune_rules import task_names
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import has_split, num_train_rows
-from finetune.runs import JobRun, Source, TrainingSettings, model_path
+from finetune.foreign_models import problem_with_places
+from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
 from finetune.slots import Slot, plan_slots
 from finetune.task_data import check_files, configured_tasks, demo_file, task_inputs
@@ -17,15 +19,16 @@ from finetune.tasks import Task
 from pipeline.artifacts import (
     Artifact,
     demo_glue_dir,
-    file_digest,
     finetune_search_dir,
     finetune_task_dir,
     fingerprint,
     log_path,
 )
 from pipeline.devices import num_gpus
+from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
-from pretrain.artifact import pretrain_artifact
+from pipeline.integrity import file_digest
+from pretrain.artifact import model_bytes, pretrain_artifact
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -93,6 +96,10 @@ class Search:
     def data_dir(self, task: Task) -> str:
         return self.data_dirs[task.benchmark]
 
+    @property
+    def directory(self) -> Path:
+        return finetune_search_dir(self.root, self.model.dataset_id, self.model.pretrain_id)
+
     def task_dir(self, task: str) -> Path:
         model = self.model
         return finetune_task_dir(self.root, model.dataset_id, task, model.pretrain_id)
@@ -159,9 +166,7 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
     names = [task.name for task in search.tasks]
     return Artifact(
         stage="finetune",
-        directory=finetune_search_dir(
-            search.root, search.model.dataset_id, search.model.pretrain_id
-        ),
+        directory=search.directory,
         inputs={
             "FINETUNE.TASKS": names,
             "FINETUNE.SEARCH": search.kind,
@@ -175,12 +180,29 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         },
         parts=tuple(search.task_dir(name) for name in names),
         notes=tuple(_notes(search)),
-        files_in=_files_of,
+        files_in=lambda results: _files_of(search, results),
+        disk=tuple(_disk_needs(config, search)),
     )
 
 
-def _files_of(results: Mapping[str, Any]) -> Iterator[str]:
+def _disk_needs(config: "CfgNode", search: Search) -> Iterator[DiskNeed]:
+    """The MNLI model that others start from, and one that may be better; the rest is small."""
+    if not any(job.stilt for job in search.jobs):
+        return
+    size = size_of(Path(search.model.path))  # 0 if it is not made or loaded yet
+    if not size and search.model.artifact:
+        size = model_bytes(config, config.TOKENIZER.VOCAB_SIZE)
+    folder, key = search.task_dir(STILT_SOURCE), "FINETUNE.STILT_TASKS"
+    yield DiskNeed(folder, 2 * size, "models of finetuning", key)
+
+
+def _files_of(search: Search, results: Mapping[str, Any]) -> Iterator[str]:
+    """The table, and the results and predictions of the runs that are to be submitted."""
     yield SUMMARY
+    for task, setting in results["best"].items():
+        folder = search.task_dir(task) / setting
+        for path in (folder / RESULT, *sorted(folder.glob("predictions_*.tsv"))):
+            yield os.path.relpath(path, search.directory)
 
 
 def check_machine(config: "CfgNode") -> None:
@@ -194,7 +216,10 @@ def check_machine(config: "CfgNode") -> None:
 
 
 def _check_model(folder: Path) -> None:
-    """Without files of its own, transformers makes up a tokenizer that knows no word."""
+    """Raises ConfigError for a folder that lacks files, or whose files name others elsewhere.
+
+    Without files of its own, transformers makes up a tokenizer that knows no word.
+    """
     for what, patterns in _MODEL_FILES.items():
         if not any(any(folder.glob(pattern)) for pattern in patterns):
             raise ConfigError(
@@ -203,6 +228,8 @@ def _check_model(folder: Path) -> None:
                     f"model in Hugging Face format, with {' or '.join(patterns)}"
                 ]
             )
+    if problem := problem_with_places(folder):
+        raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: {problem}"])
 
 
 def slots_for(config: "CfgNode", search: Search) -> list[Slot]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune import demo_sentences as sentences
-from pipeline.artifacts import file_digest, written_aside
+from pipeline.artifacts import written_aside
+from pipeline.integrity import file_digest
 
 DEMO_NAME = "builtin:demo"
 SEED = 42
@@ -138,7 +139,7 @@ def _file(layout: _Layout, rng: random.Random, num_rows: int, header: str, row: 
 
 
 def demo_digests() -> dict[str, str]:
-    """Digest of each file, as `pipeline.artifacts.file_digest` gives it, without writing any."""
+    """Digest of each file, as `pipeline.integrity.file_digest` gives it, without writing any."""
     return {
         path: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         for path, text in demo_files().items()

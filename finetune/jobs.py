@@ -17,14 +17,15 @@ from finetune.runs import (
     RESULT,
     JobRun,
     Source,
-    delete_unfinished,
     drop_model,
     predictions_path,
     save_model,
     write_predictions,
+    write_result,
 )
-from pipeline.artifacts import write_json
 from pipeline.errors import StageError
+from pipeline.folders import delete_unfinished
+from pipeline.privacy import hidden
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def run_job(run: JobRun) -> dict:
         try:
             return _run_job(run, log=lambda line: print(line, file=log))
         except BaseException:
-            traceback.print_exc(file=log)
+            print(hidden(traceback.format_exc()), file=log, end="")
             raise
 
 
@@ -111,6 +112,6 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
         **outcome.counts,
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    write_json(run.folder / RESULT, result)
+    write_result(run, result)
     log(f"score {result['score']:.4f} in {result['seconds']} s, dev {outcome.dev}")
     return result

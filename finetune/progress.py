@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from finetune.runs import JobRun, drop_model, model_path
+from finetune.runs import JobRun, drop_model, has_model
 from finetune.search import HALVING, STILT_SOURCE, Job, best_job, halving_jobs, possible_best
 
 
@@ -42,9 +42,9 @@ class SearchProgress:
             source = self.best_source()
             if source is None or source in self.running:
                 continue
-            if model_path(self._folder(source)).exists():
+            if has_model(self._folder(source)):
                 return self._begin(job)
-            if source not in self.failures:  # done long ago, its weights were dropped since
+            if source not in self.failures:  # done long ago, its weights were dropped, or damaged
                 return self._begin(source)
         return None
 
@@ -122,7 +122,7 @@ class SearchProgress:
         """
         scores = self._scores(STILT_SOURCE) if STILT_SOURCE in self._grids else {}
         kept = possible_best(self.wanted(STILT_SOURCE), scores)
-        if all(model_path(self._folder(job)).exists() for job in kept):
+        if all(has_model(self._folder(job)) for job in kept):
             for job in scores.keys() - kept - self.running:
                 drop_model(self._folder(job))
 

@@ -2,25 +2,33 @@
 
 A job's folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`: label
 words, scores or answers), `model/` if other jobs start from it, and `result.json`, written last:
-the job is done only if that file was made from the same inputs.
+the job is done only if that record was made from the same inputs, and the predictions are still
+what it says.
 """
 
 import os
-import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.search import Job
 from finetune.tasks import Split, Task
-from pipeline.artifacts import fingerprint, flush_to_disk, read_json, write_text
+from pipeline.artifacts import flush_to_disk, write_sealed, write_text
+from pipeline.folders import delete_tree, read_sealed
+from pipeline.integrity import FILES, damage_to, fingerprint, states_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESULT = "result.json"
+WEIGHTS = "weights"  # its key for the files of the model, as FILES is for the predictions
+# Of a result, what the search's summary has too.
+SUMMARY_KEYS = (
+    *("score", "dev", "seconds", "majority"),
+    *("num_steps", "num_train_rows", "num_malformed_rows"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,10 @@ class JobRun:
 
     @property
     def result(self) -> dict | None:
-        """The content of result.json if the job is done, else None."""
-        found = read_json(self.folder / RESULT)
-        return found if found and found.get("fingerprint") == self.fingerprint else None
+        """The content of result.json if the job is done and nothing is damaged, else None."""
+        found = read_sealed(self.folder / RESULT) or {}
+        is_whole = set(SUMMARY_KEYS) <= found.keys() and not damage_to_run(self.folder)
+        return found if is_whole and found.get("fingerprint") == self.fingerprint else None
 
     def __str__(self) -> str:
         return str(self.job)
@@ -97,21 +106,37 @@ def model_path(folder: Path) -> Path:
     return folder / "model"
 
 
+def write_result(run: JobRun, result: Mapping[str, Any]) -> None:
+    """The job is done now, with the predictions and weights that its folder holds."""
+    paths = [predictions_path(run.folder, split) for split in run.task.test]
+    record = {
+        **result,
+        FILES: states_of(run.folder, [path.name for path in paths if path.exists()]),
+        WEIGHTS: states_of(run.folder, [model_path(run.folder).name] if run.keep_model else ()),
+    }
+    write_sealed(run.folder / RESULT, record)
+
+
+def damage_to_run(folder: Path) -> str:
+    """`x is missing` or `x is damaged`, of a result and its predictions, else an empty string."""
+    if not (folder / RESULT).exists():
+        return ""
+    found = read_sealed(folder / RESULT)
+    return f"{RESULT} is damaged" if found is None else damage_to(folder, found.get(FILES, {}))
+
+
+def has_model(folder: Path) -> bool:
+    """Whether the weights of a run are there, as they were saved."""
+    found = read_sealed(folder / RESULT) or {}
+    return model_path(folder).exists() and not damage_to(folder, found.get(WEIGHTS, {}))
+
+
 def drop_model(folder: Path) -> None:
     """Moved aside first: what a kill leaves behind is not taken for a model."""
     if model_path(folder).exists():
         aside = folder / f".model.{uuid.uuid4().hex[:12]}.tmp"
         os.replace(model_path(folder), aside)
-        shutil.rmtree(aside)
-
-
-def delete_unfinished(folder: Path) -> None:
-    """Files and models that a process which was killed has left half-written or half-deleted."""
-    for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        delete_tree(aside)
 
 
 def write_predictions(path: Path, rows: Iterable[tuple[str, str]]) -> None:

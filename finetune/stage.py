@@ -21,10 +21,10 @@ from finetune.effort import SearchEffort, estimate_effort
 from finetune.examples import find_file, has_split, load_examples
 from finetune.jobs import SpeedTest, do
 from finetune.progress import SearchProgress
-from finetune.runs import JobRun, Source, delete_unfinished
+from finetune.runs import SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
 from finetune.search import Job, best_job, run_order
 from finetune.slots import slot_workers
-from pipeline.artifacts import Artifact, demo_glue_dir, write_json
+from pipeline.artifacts import demo_glue_dir, write_json
 from pipeline.console import Console, duration, stage_console
 from pipeline.errors import StageError
 
@@ -47,7 +47,7 @@ def finetune(config: "CfgNode") -> None:
             return
         _check_pretrained(search)
         artifact.begin()
-        _clean_up(artifact)
+        console.show_life(artifact.directory)
         if search.with_demo:
             write_demo_glue(demo_glue_dir(search.root))
         _check_rows(search)
@@ -61,9 +61,9 @@ def _check_pretrained(search: Search) -> None:
     pretrained = search.model.artifact
     if pretrained and not pretrained.status().done:
         raise StageError(
-            f"the pretrained model is not there: {pretrained.directory} is "
-            f"{pretrained.status().reason}; run the pretrain stage first (PRETRAIN.ENABLED: True, "
-            "or --stages pretrain)"
+            f"the pretrained model is not there, or not as it was: {pretrained.directory} "
+            f"({pretrained.status().reason}); run the pretrain stage first (PRETRAIN.ENABLED: "
+            "True, or --stages pretrain)"
         )
 
 
@@ -80,14 +80,6 @@ def _check_rows(search: Search) -> None:
                 problems.append(error.cause)
     if problems:
         raise StageError("; ".join(problems))
-
-
-def _clean_up(artifact: Artifact) -> None:
-    """A process that is killed leaves files that it was writing, also where all is done by now."""
-    for folder in artifact.folders:
-        delete_unfinished(folder)
-        for run in filter(Path.is_dir, folder.iterdir()):
-            delete_unfinished(run)
 
 
 # --- running -----------------------------------------------------------------------------------
@@ -159,14 +151,15 @@ def _run_jobs(
         seconds = {job: result["seconds"] for job, result in progress.results.items()}
         _say_time(effort, progress, effort.seconds_per_token(seconds), workers, console)
     with console.progress("finetuning", effort.total, "tokens") as shown:
-        shown.update(sum(map(effort.of_job, progress.results)))
+        shown.update(sum(map(effort.of_job, progress.results)), _num_done(search, progress))
         next_work = _next(tests, progress, console)
-        for work, outcome in run_jobs(workers, do, next_work, console.note):
+        for work, outcome in run_jobs(workers, do, next_work, console.note, console.heart.alive):
             if isinstance(work, JobRun):
                 progress.record(work.job, outcome)
                 note = _describe(work.job, outcome)
                 (console.say if isinstance(outcome, Exception) else console.note)(note)
-                shown.update(sum(map(effort.of_job, progress.results)), note)
+                done = _num_done(search, progress)
+                shown.update(sum(map(effort.of_job, progress.results)), f"{done}, {note}")
             elif isinstance(outcome, StageError):
                 raise outcome
             elif isinstance(outcome, Exception):
@@ -182,11 +175,19 @@ def _next(
         if tests:
             return tests.pop()
         run = progress.next_run()
-        if run and run.job in progress.results:
-            console.say(f"{run} runs again, as its weights are needed and were not kept")
+        if run and (why := _why_again(run, run.job in progress.results)):
+            console.say(f"{run} runs again, as {why}")
         return with_absolute_paths(run) if run else None
 
     return next_work
+
+
+def _why_again(run: JobRun, is_done: bool) -> str:
+    """An empty string if it does not run again, or with other settings."""
+    if is_done:
+        found = "are damaged" if model_path(run.folder).exists() else "were not kept"
+        return f"its weights are needed and {found}"
+    return damage_to_run(run.folder)
 
 
 def _speed_test(search: Search, effort: SearchEffort) -> SpeedTest:
@@ -203,6 +204,10 @@ def _plan(search: Search, num_done: int, where: str) -> str:
     kind = "" if search.kind == "grid" else f", by {search.kind}"
     done = f", {num_done} of them done" if num_done else ""
     return f"{sum(counts.values())} runs ({listed}){kind}{done}; {where}"
+
+
+def _num_done(search: Search, progress: SearchProgress) -> str:
+    return f"{len(progress.results)} of {sum(count_runs(search).values())} runs done"
 
 
 def _say_time(
@@ -260,8 +265,6 @@ def _of_task(jobs: Iterable[Job], task: str) -> list[Job]:
 
 
 def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
-    counts = ("num_steps", "num_train_rows", "num_malformed_rows")
-    keys = ("score", "dev", "seconds", "majority", *counts)
     return {
         "task": job.task,
         "setting": job.setting,
@@ -270,5 +273,5 @@ def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": job.learning_rate,
         "seed": job.seed,
         "stilt": job.stilt,
-        **{key: result[key] for key in keys},
+        **{key: result[key] for key in SUMMARY_KEYS},
     }

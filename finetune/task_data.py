@@ -9,8 +9,8 @@ from finetune.custom_tasks import custom_task
 from finetune.demo_glue import demo_digests, demo_files
 from finetune.examples import HUB_DATASET, find_file, has_split
 from finetune.tasks import Split, Task, find_task
-from pipeline.artifacts import file_digest
 from pipeline.errors import ConfigError
+from pipeline.integrity import file_digest
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -1,38 +1,41 @@
 """Where everything is written, and when it counts as done.
 
 A stage is described by an `Artifact`: the folders that it owns and the inputs that decide their
-content. It is done only if its manifest exists and was made from the same inputs. The manifest
-is written last, and every file is written aside and then moved into place, so that a kill at any
-moment leaves either the old state or the new one.
+content. It is done only if its manifest exists, was made from the same inputs, and the files are
+still what they were then. The manifest is written last, and every file is written aside and then
+moved into place, so that a kill at any moment leaves either the old state or the new one.
 
 A folder is taken only if it is new, empty or has a record of the same stage, and only a folder
 with such a record is ever deleted: what users keep there is safe.
 """
 
-import fcntl
-import functools
-import hashlib
 import json
 import os
-import socket
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline import ownership
+from pipeline.console import print_line
+from pipeline.disk import DiskNeed
 from pipeline.errors import ConfigError, StageError
 from pipeline.folders import (
     MANIFEST,
     STARTED,
     delete_folder,
     delete_leftovers,
+    delete_tree,
+    delete_unfinished,
     files_besides,
     owner_of,
-    read_json,
+    read_record,
+    read_sealed,
 )
+from pipeline.integrity import FILES, damage_to, fingerprint, sealed, states_of
 
 MAX_CHANGES_SHOWN = 5
 
@@ -116,28 +119,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record that this program keeps for itself, for `read_sealed`."""
+    write_json(path, sealed(record))
+
+
 # --- identity --------------------------------------------------------------------------------
-
-
-def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Hex digest of JSON-able inputs, independent of the order of keys."""
-    canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Hex digest of a file's content; a process reads a file again only when it has changed."""
-    state = path.stat()
-    return _digest_in_state(path, state.st_size, state.st_mtime_ns)
-
-
-@functools.cache
-def _digest_in_state(path: Path, size: int, mtime_ns: int) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -178,7 +165,7 @@ class Status:
 
 
 def no_files(results: Mapping[str, Any]) -> Iterable[str]:
-    """For `Artifact.files_in`, where the manifest alone tells that all is there."""
+    """For `Artifact.files_in`, where the manifest is all that counts."""
     return ()
 
 
@@ -192,7 +179,9 @@ class Artifact:
     user_named: the config key that names the directory, empty if the name was generated.
     notes: lines on size and effort, for the plan.
     scratch: names of files and folders of its folders that are of no use once the inputs change.
-    files_in: names of the files in `directory` that the manifest's results vouch for.
+    files_in: paths from `directory` of the files, and of folders with all their files, that the
+    finished stage vouches for, given its results.
+    disk: about how much space the stage takes.
     """
 
     stage: str
@@ -203,6 +192,7 @@ class Artifact:
     notes: tuple[str, ...] = field(default=(), compare=False)
     scratch: tuple[str, ...] = field(default=(), compare=False)
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
+    disk: tuple[DiskNeed, ...] = field(default=(), compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -214,36 +204,50 @@ class Artifact:
 
     @property
     def manifest(self) -> dict | None:
-        """`{"stage", "fingerprint", "inputs", "results"}` of the finished stage, or None.
+        """`{"stage", "fingerprint", "inputs", "results", "files"}` of the finished stage, or None.
 
-        After a run of the pipeline it has `seconds` and `finished_at`, too.
+        files: as `states_of` has it. After a run of the pipeline there are `seconds` and
+        `finished_at`, too.
         """
-        return read_json(self.directory / MANIFEST)
+        found = read_record(self.directory / MANIFEST)
+        return found if found and "results" in found else None
 
     # --- how it stands ---
 
     def status(self) -> Status:
         finished = self.manifest
-        started = finished or read_json(self.directory / STARTED)
+        started = finished or read_record(self.directory / STARTED)
+        if started is None and (self.directory / STARTED).exists():
+            return Status("unfinished", f"{STARTED} is damaged and is made again")
         if started is None:
             return Status("new", self._reason_for_new())
         if started.get("fingerprint") != self.fingerprint:
             return Status("changed", describe_changes(started.get("inputs", {}), self.inputs))
+        if damage := self.damage():
+            return Status("unfinished", f"{damage} and is made again")
         if not finished:
             return Status("unfinished", "was interrupted, goes on where it was")
-        missing = self._first_missing(finished["results"])
-        if missing:
-            return Status("unfinished", f"{missing} is missing and is made again")
         return Status("done", "up to date")
 
-    def _first_missing(self, results: Mapping[str, Any]) -> str:
-        """One look at the folder: there may be tens of thousands of files."""
-        names = set(os.listdir(self.directory))
-        return next((name for name in self.files_in(results) if name not in names), "")
+    def damage(self) -> str:
+        """`x is missing` or `x is damaged`, of what the finished stage vouches for.
+
+        An empty string if all is as it was, or the stage has not finished.
+        """
+        finished = self.manifest
+        if not finished:
+            return f"{MANIFEST} is damaged" if (self.directory / MANIFEST).exists() else ""
+        try:
+            files = finished.get(FILES)
+            if files is None:  # of a version that noted no more than names
+                files = dict.fromkeys(self.files_in(finished["results"]))
+            return damage_to(self.directory, files)
+        except (KeyError, TypeError, ValueError, AttributeError):  # nobody here has written that
+            return f"{MANIFEST} is damaged"
 
     def _reason_for_new(self) -> str:
         """What differs from the most similar finished run beside this one, if there is any."""
-        found = {path: read_json(path) for path in self.directory.parent.glob(f"*/{MANIFEST}")}
+        found = {path: read_record(path) for path in self.directory.parent.glob(f"*/{MANIFEST}")}
         others = {path: made["inputs"] for path, made in found.items() if made and "inputs" in made}
         if not others:
             return "not made yet"
@@ -294,25 +298,45 @@ class Artifact:
             return f"{key}: {folder} was made by {owner}, expected a new or an empty folder"
         return ""
 
-    @contextmanager
-    def owned(self) -> Iterator[None]:
+    def check_clearable(self) -> None:
+        """ConfigError if the folders cannot be deleted: they are not ours, or links to others."""
+        if problems := list(self._problems_with_clearing()):
+            raise ConfigError(problems)
+
+    def _problems_with_clearing(self) -> Iterator[str]:
+        for folder in self.folders:
+            problem = self._problem_with(folder)
+            if folder.is_symlink():
+                problem = f"{self.user_named or self.stage}: {folder} leads to {folder.resolve()}"
+            if problem:
+                yield f"{problem}; it is not deleted"
+
+    def claim(self) -> None:
+        """Makes the folders this stage's own, for a command line that keeps no other record.
+
+        Raises ConfigError if they hold anything else. What the pipeline has begun stays as it is.
+        """
+        if problems := [found for folder in self.folders if (found := self._problem_with(folder))]:
+            raise ConfigError(problems)
+        for folder in self.folders:
+            if owner_of(folder) is None:
+                write_sealed(folder / STARTED, self._record())
+
+    def owned(
+        self, say: Callable[[str], None] = print_line, wait: bool = False
+    ) -> AbstractContextManager[None]:
         """Holds the artifact for this process; a lock of a process that died is free again.
 
-        Raises StageError, saying who has it, if another process is at work on it.
+        If another process is at work on it, or reads it, `say` hears who, and this one waits; or,
+        without `wait`, leaves with InUse, a StageError.
         """
-        path = self.directory.with_name(f".{self.directory.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                raise StageError(f"{self.directory} is being made by {lock.read()}") from error
-            lock.truncate(0)
-            since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {since}")
-            lock.flush()
-            yield
+        return ownership.owned(self.directory, say, wait)
+
+    def in_use(
+        self, say: Callable[[str], None] = print_line, wait: bool = False
+    ) -> AbstractContextManager[None]:
+        """Keeps it as it is while another stage builds on it; several may. Else as `owned`."""
+        return ownership.in_use(self.directory, say, wait)
 
     # --- its life ---
 
@@ -324,38 +348,43 @@ class Artifact:
         self.check_owner()
         for folder in self.folders:
             delete_leftovers(folder)
+            if owner_of(folder) is not None:
+                delete_unfinished(folder)
         if self.status().state == "changed":
             if self.is_only_begun:  # an attempt that came to nothing, from other inputs
-                self.clear()
+                for folder in self.folders:
+                    for name in self.scratch:
+                        delete_tree(folder / name)
             # What the manifest vouches for is about to change.
             (self.directory / MANIFEST).unlink(missing_ok=True)
         record = self._record()
         for folder in self.folders:
-            if read_json(folder / STARTED) != record:
-                write_json(folder / STARTED, record)
+            if read_sealed(folder / STARTED) != record:
+                write_sealed(folder / STARTED, record)
 
     def _record(self) -> dict[str, Any]:
         return {"stage": self.stage, "fingerprint": self.fingerprint, "inputs": self.inputs}
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Writes the manifest: from now on the stage is done."""
-        write_json(self.directory / MANIFEST, self._record() | {"results": dict(results)})
+        results = dict(results)
+        files = states_of(self.directory, self.files_in(results))
+        write_sealed(self.directory / MANIFEST, self._record() | {"results": results, FILES: files})
 
     def record_time(self, seconds: float) -> None:
         """Adds to the manifest how long the command took that finished the stage, and when."""
         finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
         times = {"seconds": round(seconds, 1), "finished_at": finished_at}
         if finished := self.manifest:
-            write_json(self.directory / MANIFEST, finished | times)
+            write_sealed(self.directory / MANIFEST, finished | times)
 
     def clear(self) -> None:
         """Deletes what the stage made.
 
-        Raises StageError, and deletes nothing, if one of the folders has no record of this stage.
+        Raises StageError, and deletes nothing, if one of the folders is not the stage's own.
         """
-        for folder in self.folders:
-            if problem := self._problem_with(folder):
-                raise StageError(f"{problem}; it is not deleted")
+        for problem in self._problems_with_clearing():
+            raise StageError(problem)
         for folder in self.folders:
             if owner_of(folder) is not None:
                 delete_folder(folder)

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import write_json
 from pipeline.console import print_line
 from pipeline.errors import StageError
+from pipeline.folders import read_json
 from pipeline.processes import run_logged
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,7 @@
 """What the result stage makes and from what."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.artifact import Search, finetune_artifact, load_search
@@ -8,6 +9,7 @@ from finetune.examples import has_split
 from finetune.tasks import Split, Task, submission_splits
 from pipeline.artifacts import Artifact, submission_dir
 from result_collection.archive import ENDINGS, file_name
+from result_collection.report_data import REPORT_JSON
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -19,16 +21,17 @@ def result_artifact(config: "CfgNode") -> Artifact:
     """Summary, submissions and report of a search. Raises ConfigError as `finetune_artifact`."""
     search = load_search(config)
     model = search.model
+    directory = submission_dir(search.root, model.dataset_id, model.pretrain_id)
     return Artifact(
         stage="result_collection",
-        directory=submission_dir(search.root, model.dataset_id, model.pretrain_id),
+        directory=directory,
         inputs={
             "finetune": finetune_artifact(config).fingerprint,
             "RESULT_COLLECTION.ALLOW_PARTIAL": config.RESULT_COLLECTION.ALLOW_PARTIAL,
             "format": FORMAT,
         },
         notes=tuple(_notes(search, config.RESULT_COLLECTION.ALLOW_PARTIAL)),
-        files_in=_files_of,
+        files_in=lambda results: _files_of(directory, results),
     )
 
 
@@ -56,8 +59,14 @@ def _will_be_there(search: Search, task: Task, split: Split) -> bool:
     return is_demo or has_split(split, search.data_dir(task))
 
 
-def _files_of(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the folder must hold; a report that could not be drawn is not missed."""
-    yield "summary.json"
+def _files_of(directory: Path, results: Mapping[str, Any]) -> Iterator[str]:
+    """The tables, the submissions, and the report, which is not missed if it could not be drawn."""
+    yield from ("summary.json", "summary.tsv")
+    for made in results["zips"]:
+        benchmark = made["benchmark"]
+        names = (file_name(name, benchmark) for name in submission_splits(benchmark))
+        yield from (name for name in names if (directory / name).exists())
+        if made["zip"]:
+            yield f"../{made['zip']}"
     if results["report"]:
-        yield results["report"]
+        yield from (results["report"], REPORT_JSON)

@@ -17,6 +17,7 @@ from pipeline.artifacts import write_json, write_text
 from pipeline.console import escape_unprintable
 from pipeline.console import table as text_table
 from pipeline.errors import StageError
+from pipeline.privacy import private_files
 from result_collection.charts import save_png
 from result_collection.comparison_page import comparison_page, score_rows
 from result_collection.report_data import REPORT_JSON, read_report
@@ -40,6 +41,8 @@ def draw_report(folder: Path) -> Path:
     report = read_report(folder)
     charts = draw_charts(report)
     write_text(folder / PAGE, report_page(report, charts))
+    if (folder / PLOTS).is_symlink():  # what it leads to is not ours to write to
+        (folder / PLOTS).unlink()
     for old in (folder / PLOTS).glob("*.png"):
         old.unlink()
     for name, chart in charts.items():
@@ -59,6 +62,7 @@ def results_folder(named: Path) -> Path:
     return named.parent
 
 
+@private_files()
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 if the page was written, 2 if there is no report to write it from."""
     escape_unprintable()

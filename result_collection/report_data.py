@@ -16,8 +16,10 @@ from configs.defaults import get_default_config
 from configs.loading import flatten
 from finetune.artifact import Search, finetune_artifact
 from finetune.runs import RESULT
-from pipeline.artifacts import MANIFEST, dataset_dir, log_path, read_json
+from pipeline.artifacts import dataset_dir, log_path
 from pipeline.errors import StageError
+from pipeline.folders import MANIFEST, read_json, read_record, read_sealed
+from pipeline.privacy import is_secret
 from pretrain.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -69,13 +71,22 @@ def collect(
 
 def read_report(folder: Path) -> dict[str, Any]:
     """The report.json of a results folder. Raises StageError if there is none that we can read."""
-    found = read_json(folder / REPORT_JSON)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    found = read_json(folder / REPORT_JSON) or {}
+    if found.get("format") != FORMAT or not _has_plain_names(found):
         raise StageError(
             f"{folder / REPORT_JSON}: no report of this version, expected a results folder like "
             "output_test_translated/finetune/<ID>/<PRETRAIN.ID>"
         )
     return found
+
+
+def _has_plain_names(report: Mapping[str, Any]) -> bool:
+    """Whether files can be named after the tasks."""
+    try:
+        names = [row["task"] for row in report["summary"]["tasks"]]
+    except (KeyError, TypeError):
+        return False
+    return all(isinstance(name, str) and Path(name).name == name for name in names)
 
 
 # --- curves ----------------------------------------------------------------------------------
@@ -94,7 +105,7 @@ def columns(lines: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[st
 def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
     """The curves of the run that is submitted for a task."""
     path = search.task_dir(row["task"]) / row["submitted"]["setting"] / RESULT
-    result = read_json(path) or {}
+    result = read_sealed(path) or {}
     return {
         "history": columns(result.get("history", ()), ("epoch", "loss", "learning_rate")),
         "evaluations": columns(result.get("evaluations", ()), ("epoch", "score")),
@@ -106,7 +117,7 @@ def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pretraining(directory: Path) -> dict[str, Any] | None:
     lines = read_metrics(directory / "metrics.jsonl")
-    manifest = read_json(directory / MANIFEST)
+    manifest = read_record(directory / MANIFEST)
     if not manifest:
         return None
     validation = [line for line in lines if line["kind"] == "validation"]
@@ -121,7 +132,7 @@ def _pretraining(directory: Path) -> dict[str, Any] | None:
 
 
 def _dataset(directory: Path) -> dict[str, Any] | None:
-    manifest = read_json(directory / MANIFEST)
+    manifest = read_record(directory / MANIFEST)
     if not manifest:
         return None
     card = directory / DATASET_CARD
@@ -143,10 +154,6 @@ def _config(config: "CfgNode") -> dict[str, Any]:
         key: defaults.get(key) for key, value in values.items() if value != defaults.get(key)
     }
     return {"values": values, "changed": changed}
-
-
-def is_secret(key: str) -> bool:
-    return key.rpartition(".")[2].endswith(("KEY", "TOKEN", "SECRET", "PASSWORD"))
 
 
 def environment() -> list[tuple[str, str]]:
@@ -201,7 +208,7 @@ def _stages(config: "CfgNode", search: Search, summary: Mapping[str, Any]) -> li
     model, stages = search.model, []
     if model.artifact:
         directory = dataset_dir(search.root, model.dataset_id)
-        stages.append(_times("dataset", read_json(directory / MANIFEST), None))
+        stages.append(_times("dataset", read_record(directory / MANIFEST), None))
         lines = read_metrics(model.artifact.directory / "metrics.jsonl")
         elapsed = [line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line]
         work = elapsed[-1] if elapsed else None

@@ -1,5 +1,6 @@
 """The result stage: tables of scores, the zips for the benchmarks' servers, and the report."""
 
+import errno
 import os
 import traceback
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from finetune.artifact import Search, finetune_artifact, load_search
 from finetune.examples import HUB_DATASET
 from finetune.runs import predictions_path
 from finetune.tasks import Split, Task, submission_splits
-from pipeline.artifacts import log_path, read_json, write_json, write_text
+from pipeline.artifacts import log_path, write_json, write_text
 from pipeline.console import Console, stage_console
+from pipeline.disk import FULL
 from pipeline.errors import StageError
+from pipeline.folders import read_json
 from result_collection.archive import file_name, write_zip, zip_path
 from result_collection.artifact import result_artifact
 from result_collection.checking import find_problems
@@ -24,6 +27,7 @@ from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+DISK_ERRORS = (*FULL, errno.EIO, errno.EROFS)
 # Benchmarks with a server that takes submissions, and where that is.
 SERVERS = {"GLUE": "https://gluebenchmark.com", "SuperGLUE": "https://super.gluebenchmark.com"}
 
@@ -44,6 +48,7 @@ def collect_test_result(config: "CfgNode") -> None:
             return
         found = _finished_search(config)
         artifact.begin()
+        console.show_life(artifact.directory)
         summary = summarize(search.tasks, found, _sources(config, search))
         console.say(as_text(summary))
         write_json(folder / "summary.json", summary)
@@ -70,11 +75,26 @@ def _finished_search(config: "CfgNode") -> dict[str, Any]:
     found = read_json(searched.directory / "summary.json")
     if not searched.status().done or not found:
         raise StageError(
-            f"the results of finetuning are not there: {searched.directory} is "
-            f"{searched.status().reason}; run the finetune stage first (FINETUNE.ENABLED: True, "
+            f"the results of finetuning are not there, or not as they were: {searched.directory} "
+            f"({searched.status().reason}); run the finetune stage first (FINETUNE.ENABLED: True, "
             "or --stages finetune)"
         )
+    _check_settings(found, searched.directory / "summary.json", load_search(config))
     return found
+
+
+def _check_settings(found: Mapping[str, Any], path: Path, search: Search) -> None:
+    """StageError unless a summary names runs of this search alone: folders are found by them."""
+    planned = {(job.task, job.setting) for job in search.jobs}
+    try:
+        named = {(run["task"], run["setting"]) for run in found["runs"]}
+        named |= set(found["best"].items())
+    except (KeyError, TypeError, AttributeError):
+        named = {("", "")}
+    if not named <= planned:
+        raise StageError(
+            f"{path}: is not the summary of this search; delete it, and run the finetune stage"
+        )
 
 
 def _sources(config: "CfgNode", search: Search) -> dict[str, str]:
@@ -196,10 +216,15 @@ def _report(
     submission: Mapping[str, Any],
     console: Console,
 ) -> str:
-    """Name of the page, "" if it could not be drawn: the zips count without it."""
+    """Name of the page, "" if it could not be drawn: the zips count without it.
+
+    Raises OSError if the disk is to blame: the next run will not find it full.
+    """
     try:
         page = write_report(folder, collect(config, search, folder, summary, submission))
     except Exception as error:  # whatever a plot fails at, days of work have succeeded
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
         console.note(traceback.format_exc())
         console.say(f"the report could not be drawn, {type(error).__name__}: {error}")
         return ""

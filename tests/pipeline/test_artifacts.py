@@ -10,11 +10,11 @@ from pipeline.artifacts import (
     describe_changes,
     fingerprint,
     log_path,
-    read_json,
     write_json,
     written_aside,
 )
 from pipeline.errors import ConfigError, StageError
+from pipeline.folders import read_json
 
 
 def make(directory, inputs, **kwargs) -> Artifact:
@@ -161,10 +161,90 @@ def test_what_the_results_list_must_be_there(tmp_path):
 
 
 def test_what_a_killed_clear_left_is_removed(tmp_path):
-    (tmp_path / ".run.deleted").mkdir()
-    (tmp_path / ".run.deleted" / "train.hdf5").write_text("")
+    leftover = tmp_path / ".run.deleted"
+    make(leftover, {}).begin()
+    (leftover / "train.hdf5").write_text("")
     make(tmp_path / "run", {}).begin()
-    assert not (tmp_path / ".run.deleted").exists()
+    assert not leftover.exists()
+    leftover.mkdir()
+    (leftover / "thesis.txt").write_text("years of work, in a folder of such a name")
+    make(tmp_path / "run", {}).begin()
+    assert (leftover / "thesis.txt").exists()
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A made artifact in a folder elsewhere, which a link of the artifact's own name leads to."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    artifact = make(tmp_path / "run", {"a": 1}, scratch=("runs",), user_named="PRETRAIN.ID")
+    artifact.begin()
+    return artifact
+
+
+def test_what_a_link_leads_to_is_not_deleted(linked, tmp_path):
+    (tmp_path / "elsewhere" / "weights").write_text("days of work")
+    linked.finish({})
+    with pytest.raises(ConfigError, match=r"PRETRAIN\.ID: .*run leads to .*elsewhere.*not deleted"):
+        linked.check_clearable()
+    with pytest.raises(StageError, match="not deleted"):
+        linked.clear()
+    assert linked.status().done and (tmp_path / "elsewhere" / "weights").exists()
+
+
+def test_a_name_is_free_again_in_a_folder_that_a_link_leads_to(linked, tmp_path):
+    (tmp_path / "elsewhere" / "runs").symlink_to(tmp_path / "text")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "000000.run").write_text("")
+    make(tmp_path / "run", {"a": 2}, scratch=("runs",), user_named="PRETRAIN.ID").begin()
+    assert not (tmp_path / "elsewhere" / "runs").exists()
+    assert (tmp_path / "text" / "000000.run").exists() and (tmp_path / "run").is_symlink()
+
+
+def test_a_manifest_of_another_program_does_not_make_a_folder_ours(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / MANIFEST).write_text('{"name": "My web app", "start_url": "/"}')
+    artifact = make(tmp_path / "run", {})
+    with pytest.raises(
+        ConfigError, match=r"was not made by this program \(it holds manifest\.json"
+    ):
+        artifact.begin()
+    with pytest.raises(StageError, match="not deleted"):
+        artifact.clear()
+    assert (tmp_path / "run" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["[]", "1", "[" * 100_000, '{"inputs": 1}', '{"results": []}', '{"results": {"shards": 3}}'],
+)
+def test_a_strange_manifest_is_not_done(tmp_path, manifest):
+    artifact = make(tmp_path / "run", {"a": 1}, files_in=lambda results: results["shards"])
+    artifact.begin()
+    record = {"fingerprint": artifact.fingerprint, "inputs": {"a": 1}, "stage": "pretrain"}
+    if manifest.startswith("{"):
+        manifest = json.dumps(record | json.loads(manifest))
+    (tmp_path / "run" / MANIFEST).write_text(manifest)
+    assert artifact.status().state == "unfinished"
+    assert make(tmp_path / "other", {}).status().state == "new"  # and looks at its neighbours
+    artifact.begin()
+    artifact.clear()
+
+
+def test_a_command_line_claims_a_folder_and_leaves_the_pipelines_record(tmp_path):
+    named = {"user_named": "--output_dir"}
+    make(tmp_path / "run", {}, **named).claim()
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    make(tmp_path / "run", {}, **named).claim()
+    begun = make(tmp_path / "begun", {"a": 1})
+    begun.begin()
+    make(tmp_path / "begun", {}, **named).claim()
+    assert begun.status().state == "unfinished"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"--output_dir: .*mine was not made by this program"):
+        make(tmp_path / "mine", {}, **named).claim()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 def test_a_damaged_manifest_is_not_done(tmp_path):
@@ -194,11 +274,11 @@ def test_only_one_process_works_on_an_artifact(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "value.json"
-    write_json(path, 1)
+    write_json(path, {"value": 1})
     with pytest.raises(RuntimeError), written_aside(path) as aside:
         aside.write_text("half")
         raise RuntimeError
-    assert read_json(path) == 1
+    assert read_json(path) == {"value": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["value.json"]
 
 

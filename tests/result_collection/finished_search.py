@@ -74,6 +74,7 @@ def _prepare(config) -> None:
         **{"masked_share": 0.146, "masked_lm_prob": 0.15, "max_predictions_per_seq": 20},
         **{"vocab_size": 30522, "max_seq_length": 128, "masking": "static", "packed": False},
         **{"next_sentence": False, "lengths": [29, 100, 117, 115, 107, 133, 99, 7489]},
+        **{"train_shards": {}, "test_shards": {}},
     }
     artifact.begin()
     text = {"shards": {}, "counts": {}, "notes": []}

@@ -8,7 +8,8 @@ from urllib.parse import quote
 import pytest
 from finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import write_json
+from pipeline.folders import read_json
 from result_collection.artifact import result_artifact
 from result_collection.charts import PALETTE
 from result_collection.comparison_page import score_rows
@@ -182,3 +183,22 @@ def test_how_numbers_are_written():
     assert [difference(value) for value in (0.0041, -0.12, 0.0001, -0.0001)] == [
         *("+0.4", "−12.0", "0.0", "0.0")
     ]
+
+
+def test_a_report_of_somebody_else_writes_nowhere_else(external, tmp_path, capsys):
+    mine, pictures = tmp_path / "mine", tmp_path / "pictures"
+    for folder in (mine, pictures):
+        folder.mkdir()
+    (pictures / "holiday.png").write_text("")
+    (mine / "plots").symlink_to(pictures)
+    shutil.copy(external / "report.json", mine)
+    assert main([str(mine)]) == 0
+    assert [path.name for path in pictures.iterdir()] == ["holiday.png"]
+    assert (mine / "plots" / "scores.png").exists()
+
+    report = read_json(mine / "report.json")
+    report["summary"]["tasks"][0]["task"] = "x/../../../outside"
+    write_json(mine / "report.json", report)
+    assert main([str(mine)]) == 2
+    assert "report.json: no report" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "pictures"}

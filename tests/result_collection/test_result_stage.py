@@ -9,10 +9,12 @@ from finished_search import OWN_TASK
 from finetune.artifact import finetune_artifact, load_search
 from finetune.runs import predictions_path
 from finetune.tasks import find_task
-from pipeline.artifacts import read_json, write_json, write_text
+from pipeline.artifacts import write_json, write_text
 from pipeline.errors import StageError
+from pipeline.folders import read_json
 from result_collection.artifact import result_artifact
 from result_collection.stage import collect_test_result
+from tests.damage import flip_byte
 
 
 @pytest.fixture
@@ -23,6 +25,12 @@ def config(make_search):
 
 def zips(config) -> list[str]:
     return sorted(path.name for path in result_artifact(config).directory.parent.glob("*.zip"))
+
+
+def vouch_again(config) -> None:
+    """For files of the search that a test has changed."""
+    searched = finetune_artifact(config)
+    searched.finish(searched.manifest["results"])
 
 
 def test_all_that_is_missing_stops_it_and_no_zip_is_left(config, capsys):
@@ -75,6 +83,7 @@ def test_a_miscounted_file_is_named(config):
     best = read_json(finetune_artifact(config).directory / "summary.json")["best"]["CoLA"]
     path = predictions_path(search.task_dir("CoLA") / best, task.test[0])
     write_text(path, "index\tprediction\n" + "".join(f"{i}\tacceptable\n" for i in range(1000)))
+    vouch_again(config)
     with pytest.raises(StageError, match=r"CoLA\.tsv: 1000 rows, expected 1063"):
         collect_test_result(config)
 
@@ -112,6 +121,7 @@ def test_wnli_is_the_majority_label_unless_the_search_beat_it(
     for run in found["runs"]:
         run["majority"] = {"label": "entailment", "score": majority}
     write_json(path, found)
+    vouch_again(config)
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)
     folder = result_artifact(config).directory
@@ -132,3 +142,51 @@ def test_a_report_that_cannot_be_drawn_does_not_cost_the_zip(config, capsys):
     collect_test_result(config)
     assert "the report could not be drawn" in capsys.readouterr().out
     assert len(zips(config)) == 1 and result_artifact(config).status().done
+
+
+def _other_setting(found: dict) -> None:
+    found["best"]["CoLA"] = found["runs"][0]["setting"] = "../../../outside"
+
+
+@pytest.mark.parametrize("change", [_other_setting, lambda found: found.pop("runs")])
+def test_a_summary_that_is_not_of_this_search_leads_nowhere(config, change):
+    """A run's folder is found by what the summary calls it."""
+    path = finetune_artifact(config).directory / "summary.json"
+    found = read_json(path)
+    change(found)
+    write_json(path, found)
+    vouch_again(config)
+    with pytest.raises(StageError, match=r"summary\.json: is not the summary of this search"):
+        collect_test_result(config)
+    assert not result_artifact(config).directory.exists()
+
+
+# --- damage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["predictions_test.tsv", "result.json"])
+def test_what_finetuning_has_not_made_like_that_is_not_submitted(config, name):
+    search = load_search(config)
+    best = finetune_artifact(config).manifest["results"]["best"]["CoLA"]
+    flip_byte(search.task_dir("CoLA") / best / name, 40)
+    refused = rf"not as they were: .*{name} is damaged.*run the finetune stage first"
+    with pytest.raises(StageError, match=refused):
+        collect_test_result(config)
+    assert zips(config) == [] and not result_artifact(config).directory.exists()
+
+
+def test_damaged_results_are_named_and_made_again(config):
+    config.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    collect_test_result(config)
+    artifact = result_artifact(config)
+    archive = f"../{zips(config)[0]}"
+    for name in ("summary.json", "summary.tsv", "CoLA.tsv", archive, "report.html", "report.json"):
+        path = artifact.directory / name
+        content = path.read_bytes()
+        flip_byte(path, len(content) // 2)
+        assert artifact.status().reason == f"{name} is damaged and is made again"
+        if not name.startswith("report"):  # which tells the time
+            collect_test_result(config)
+            assert path.read_bytes() == content
+        path.write_bytes(content)
+        assert artifact.status().done
