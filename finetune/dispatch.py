@@ -61,8 +61,9 @@ def run_jobs(
     function: Callable[[Job], Any],
     next_job: Callable[[], Job | None],
     note: Callable[[str], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Job, Any]]:
-    """Yields (job, result or exception) as jobs finish.
+    """Yields (job, result or exception) as jobs finish; meanwhile, calls on_wait now and then.
 
     next_job gives what to run next, or None if nothing can begin now; it is asked again after
     each job. A job that failed is tried once more, and `note` hears of it, unless it failed by a
@@ -83,6 +84,7 @@ def run_jobs(
             if not running:
                 return
             finished = wait(running, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED).done
+            on_wait()
             if not finished and (cause := workers.problem()):
                 raise StageError(cause)
             for future in finished:

@@ -15,6 +15,7 @@ from finetune.optimizer import FinetuningOptimizer
 from finetune.runner import Runner
 from finetune.runs import TrainingSettings
 from finetune.schedules import FOLLOWS_SCORE, make_schedule
+from pipeline.oom import is_out_of_memory
 
 # Points of loss and learning rate that a run leaves behind, and lines in its log.
 HISTORY_POINTS = 40
@@ -70,7 +71,7 @@ def train(
     """
     plan = make_plan(settings, len(data))
     torch.manual_seed(settings.seed)  # dropout's
-    step = Step(runner, data, settings, is_regression, plan.num_steps)
+    step = Step(runner, data, settings, is_regression, plan.num_steps, log)
     schedule = _schedule(settings, step.optimizer, plan)
     training, meter, lengths = Training(), _Meter(runner.device, plan), data.lengths
     best = _Best(runner, settings)
@@ -122,8 +123,9 @@ class Step:
         settings: TrainingSettings,
         is_regression: bool,
         max_steps: int,
+        log: Callable[[str], None],
     ):
-        self.runner, self.data, self.is_regression = runner, data, is_regression
+        self.runner, self.data, self.is_regression, self.log = runner, data, is_regression, log
         self.num_parts = settings.accumulation_steps
         self.optimizer = FinetuningOptimizer(
             runner.model,
@@ -135,8 +137,28 @@ class Step:
         self.scaler = torch.amp.GradScaler("cuda") if runner.needs_scaler else None
 
     def run(self, batch: np.ndarray) -> Tensor:
-        """The batch's mean loss, on the device; nothing here waits for a GPU."""
+        """The batch's mean loss, on the device; nothing here waits for a GPU.
+
+        A batch that does not fit into memory is begun anew in twice as many parts, as are those
+        after it. The sum of its gradients is the same; dropout draws other numbers.
+        """
         self.runner.model.train()
+        while True:
+            try:
+                total = self._accumulate(batch)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.num_parts >= len(batch):
+                    raise
+            # Not in the handler, which keeps the error, and with it what it has in memory.
+            self.optimizer.drop_gradients()
+            self.num_parts *= 2
+            self.log(f"out of memory: batches are accumulated in {self.num_parts} parts from now")
+        self.optimizer.step(self.scaler)
+        return total
+
+    def _accumulate(self, batch: np.ndarray) -> Tensor:
+        """Leaves the batch's gradient in the weights; returns its mean loss."""
         parts = [self.runner.batch(self.data, p) for p in micro_batches(batch, self.num_parts)]
         self.optimizer.prepare([part["input_ids"] for part in parts])
         labels = self.runner.to_device(self.data.labels[batch]).split(
@@ -147,7 +169,6 @@ class Step:
             loss = summed_loss(self.runner.logits(part), wanted, self.is_regression) / len(batch)
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total += loss.detach()
-        self.optimizer.step(self.scaler)
         return total
 
 

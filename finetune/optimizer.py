@@ -81,7 +81,12 @@ class FinetuningOptimizer:
         else:
             scaler.step(self.dense)
             scaler.update()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
         self.dense.zero_grad(set_to_none=True)
+        if self.rows is not None:
+            self.rows.weight.grad = None
 
     def flush(self) -> None:
         """Brings all weights up to date."""

@@ -1,5 +1,6 @@
 """A model on the devices of this process, and what goes through it."""
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetune.acceleration import accelerate
 from finetune.batches import sorted_batches
 from finetune.encoding import Padding, Tokens, padding_of
+from pipeline.oom import is_out_of_memory
 from pretrain.cpu_settings import keep_freed_memory
 
 # Tensor cores want lengths that are multiples of this.
@@ -33,6 +35,7 @@ class Runner:
             model.config.pad_token_id = tokenizer.pad_token_id
         model.to(self.device)
         self.dtype = _compute_dtype(self.device)
+        self.most_tokens = sys.maxsize if num_gpus else CPU_TOKENS  # of a batch of predictions
         if not num_gpus:
             keep_freed_memory()
             accelerate(model)
@@ -68,13 +71,21 @@ class Runner:
     def predict(self, tokens: Tokens, max_tokens: int) -> np.ndarray:
         """[N, num_labels] float32 outputs in the order of the samples.
 
-        max_tokens: of a batch, with padding. Raises ValueError if an output is not finite.
+        max_tokens: of a batch, with padding; less where memory does not hold that many. Raises
+        ValueError if an output is not finite.
         """
         self.model.eval()
-        if self.device.type == "cpu":
-            max_tokens = min(max_tokens, CPU_TOKENS)
-        batches = sorted_batches(tokens.lengths, max_tokens)
-        sorted_outputs = [self.logits(self.batch(tokens, batch)) for batch in batches]
+        while True:
+            size = min(max_tokens, self.most_tokens)
+            batches = sorted_batches(tokens.lengths, size)
+            try:
+                sorted_outputs = [self.logits(self.batch(tokens, batch)) for batch in batches]
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(batches) == len(tokens):
+                    raise
+            self.most_tokens = size // 2
+            print(f"out of memory: predictions are made {self.most_tokens} tokens at a time")
         outputs = np.empty((len(tokens), self.model.config.num_labels), np.float32)
         outputs[np.concatenate(batches)] = torch.cat(sorted_outputs).cpu().numpy()
         if not np.isfinite(outputs).all():

@@ -19,6 +19,7 @@ from finetune.dispatch import WorkerDied, attempt
 from pipeline.devices import visible_gpu_names
 from pipeline.errors import ConfigError, StageError
 from pipeline.executor import LocalPool, local_pool, num_cores
+from pipeline.oom import OomKills, cause_of_death
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class SlotWorkers:
         self.num_workers = len(slots)
         self._pools: dict[int, LocalPool] = {}
         self._processes: dict[int, BaseProcess] = {}
-        self._not_ours = multiprocessing.active_children()
+        self._kills: dict[int, OomKills] = {}
 
     def submit(self, place: int, function: Callable, job: Any) -> Future:
         if place in self._pools:
@@ -90,7 +91,7 @@ class SlotWorkers:
         outcome = future.result() if error is None else error
         if isinstance(error, BrokenProcessPool):
             self._pools[place].shutdown()  # the process has been waited for then
-            outcome = WorkerDied(_cause_of_death(self._processes[place]))
+            outcome = WorkerDied(_last_words(self._processes[place], self._kills[place]))
         if isinstance(outcome, Exception) and not isinstance(outcome, StageError):
             self._drop(place)
         return outcome
@@ -99,42 +100,36 @@ class SlotWorkers:
         return ""  # a slot can always get a new worker
 
     def end(self) -> None:
-        for process in _children_besides(self._not_ours):
-            process.terminate()
         for pool in self._pools.values():
-            pool.shutdown()
+            pool.end()
 
     def _start(self, place: int, function: Callable, job: Any) -> Future:
         slot, before = self.slots[place], multiprocessing.active_children()
+        self._kills[place] = OomKills()
         self._pools[place] = local_pool(1, _prepare_worker, (slot.gpus, slot.num_threads))
         future = self._pools[place].submit(attempt, function, job)
         [self._processes[place]] = _children_besides(before)
         return future
 
     def _drop(self, place: int) -> None:
-        self._processes.pop(place).terminate()
-        self._pools.pop(place).shutdown()
+        self._processes.pop(place)
+        self._pools.pop(place).end()
 
 
 def _children_besides(others: Sequence[BaseProcess]) -> list[BaseProcess]:
     return [child for child in multiprocessing.active_children() if child not in others]
 
 
-def _cause_of_death(process: BaseProcess) -> str:
+def _last_words(process: BaseProcess, kills: OomKills) -> str:
     """Nobody here sends SIGKILL to a worker whose parent lives."""
-    if process.exitcode == -signal.SIGKILL:
-        return (
-            "its worker was killed, most likely because the machine ran out of memory; fewer "
-            "workers (SYSTEM.NUM_WORKERS) need less"
-        )
-    if process.exitcode is not None and process.exitcode < 0:
-        return f"its worker died of {signal.Signals(-process.exitcode).name}"
-    return f"its worker ended with exit code {process.exitcode}"
+    died = f"its worker {cause_of_death(process.exitcode, kills)}"
+    if process.exitcode != -signal.SIGKILL or kills.happened is False:
+        return died
+    return f"{died}; fewer workers (SYSTEM.NUM_WORKERS) need less"
 
 
 def _prepare_worker(gpus: tuple[int, ...], num_threads: int) -> None:
     """Runs in the new process, before torch is imported there: it takes its threads from here."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     visible = visible_gpu_names()
     chosen = [str(gpu) if visible is None else visible[gpu] for gpu in gpus]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)

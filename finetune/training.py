@@ -240,7 +240,7 @@ def seconds_per_token(source: Source, max_length: int) -> float:
     data = _random_samples(model.config.vocab_size, length)
     settings = _calibration_settings(length, len(data))
     runner = Runner(model, load_tokenizer(source.base))
-    step = Step(runner, data, settings, False, CALIBRATION_STEPS)
+    step = Step(runner, data, settings, False, CALIBRATION_STEPS, log=lambda line: None)
     batch, times = np.arange(len(data)), []
     begin = time.perf_counter()
     for number in range(CALIBRATION_STEPS):

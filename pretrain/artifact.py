@@ -2,14 +2,20 @@
 
 import importlib.util
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dataset.artifact import dataset_artifact
-from pipeline.artifacts import Artifact, file_digest, fingerprint, pretrain_dir
+from pipeline.artifacts import Artifact, fingerprint, pretrain_dir
+from pipeline.console import duration
 from pipeline.devices import num_gpus, num_visible_gpus
+from pipeline.disk import DiskNeed
 from pipeline.errors import ConfigError
+from pipeline.integrity import file_digest
 from pretrain.batch_sizes import BatchSizes
 from pretrain.deepspeed_config import conflicts, read_user_config
 from pretrain.flags import flag_keys
@@ -17,6 +23,10 @@ from pretrain.hostfile import read_hostfile
 
 FORMAT = 2
 NUM_SEGMENTS = 2
+MODEL = "model"  # the folder of the export
+CARD, CURVE = "README.md", "loss_curve.png"  # for people, who are free to change them
+LOCAL = {"localhost"}  # needs no ssh
+PLAIN_WORDS = re.compile(r"[\w@+=:,./ -]*")
 # Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
 # the way, how the work is shared out, and when a run that goes wrong gives up. The micro batch is
 # one of them, as the number of GPUs is: the loss is the mean over the whole batch however it is cut
@@ -50,6 +60,8 @@ OUTSIDE_IDENTITY = VALIDATION | {
     "SCALE_CNT_LIMIT",
     "DIVERGENCE_LIMIT",
 }
+# Numbers that an optimizer keeps for a weight, if not two; muon, for those of the layers.
+STATE_SIZES = {"sgd": 0, "sgd-momentum": 1, "adafactor": 0, "muon": 1}
 # The key that says how long a run is, for each LR_SCHEDULE; the others are not looked at.
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
@@ -88,8 +100,23 @@ def check_machine(config) -> None:
     problems += _type_problems(config)
     problems += _deepspeed_problems(config.PRETRAIN.DEEPSPEED_CONFIG)
     problems += _logging_problems(config)
+    problems += _shell_problems(config)
     if problems:
         raise ConfigError(problems)
+
+
+def _shell_problems(config) -> Iterator[str]:
+    """Values that are more than words: DeepSpeed hands them to a shell on the other servers."""
+    if set(read_hostfile(Path(config.SYSTEM.HOSTFILE)) if config.SYSTEM.HOSTFILE else ()) <= LOCAL:
+        return
+    for key in ("SYSTEM.OUTPUT_ROOT", *flag_keys().values()):
+        section, _, name = key.partition(".")
+        value = config[section][name]
+        if isinstance(value, str) and not PLAIN_WORDS.fullmatch(value):
+            yield (
+                f"{key}: a shell of the servers in SYSTEM.HOSTFILE would read it, got {value!r}, "
+                "expected letters, digits, spaces and any of @ + = : , . / _ -"
+            )
 
 
 def _type_problems(config) -> Iterator[str]:
@@ -154,15 +181,54 @@ def pretrain_artifact(config) -> Artifact:
         inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
     inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}
     pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs)
+    directory = pretrain_dir(Path(config.SYSTEM.OUTPUT_ROOT), dataset.directory.name, pretrain_id)
     return Artifact(
         stage="pretrain",
-        directory=pretrain_dir(
-            Path(config.SYSTEM.OUTPUT_ROOT), dataset.directory.name, pretrain_id
-        ),
+        directory=directory,
         inputs=inputs,
         user_named="PRETRAIN.ID" if config.PRETRAIN.ID else "",
         notes=_notes(config, dataset),
+        disk=(_disk_need(config, dataset, directory),),
+        files_in=lambda results: _files_of_model(directory),
     )
+
+
+def _files_of_model(directory: Path) -> Iterator[str]:
+    names = {"config.json", *(path.name for path in (directory / MODEL).glob("*"))}
+    return (f"{MODEL}/{name}" for name in sorted(names - {CARD, CURVE}))
+
+
+def model_bytes(config, vocab_size: int) -> int:
+    """Of an exported model, whose weights are fp32."""
+    return 4 * num_parameters(config.MODEL, vocab_size, config.DATASET.MAX_SEQ_LENGTH)
+
+
+def _vocab_size(dataset: Artifact) -> int:
+    """0: the dataset is not there to tell."""
+    manifest = dataset.manifest if dataset.status().done else None
+    return manifest["results"]["vocab_size"] if manifest else 0
+
+
+def _disk_need(config, dataset: Artifact, directory: Path) -> DiskNeed:
+    """The checkpoints that are kept, the one that is being written, and the models."""
+    settings = config.PRETRAIN
+    model = model_bytes(config, _vocab_size(dataset) or config.TOKENIZER.VOCAB_SIZE)
+    num_checkpoints = settings.KEEP_CHECKPOINTS + 1
+    if settings.LR_SCHEDULE == "step" and settings.CHECKPOINT_STEPS:
+        made = settings.NUM_STEPS // settings.CHECKPOINT_STEPS + 1
+        num_checkpoints = min(num_checkpoints, made)
+    num_bytes = num_checkpoints * model * (1 + STATE_SIZES.get(settings.OPTIMIZER, 2))
+    num_bytes += model * (1 + len(settings.FINETUNE_TIME_MARKERS))
+    what = "checkpoints and models of pretraining"
+    return DiskNeed(directory, num_bytes, what, "PRETRAIN.KEEP_CHECKPOINTS")
+
+
+def last_checkpoint(artifact: Artifact) -> Iterator[str]:
+    """A line on the newest checkpoint of a run, if it has one."""
+    for path in sorted((artifact.directory / "checkpoints").glob("step_*"))[-1:]:
+        with suppress(FileNotFoundError):  # the run may be deleting it
+            age = max(0.0, time.time() - path.stat().st_mtime)
+            yield f"last checkpoint {path.name}, {duration(age)} ago"
 
 
 def _digest(path: Path) -> str:
@@ -199,8 +265,7 @@ def _notes(config, dataset: Artifact) -> tuple[str, ...]:
         epochs = num_samples(config.PRETRAIN) / max(1, sum(results["train_shards"].values()))
         what = "all mask copies" if results["masking"] == "static" else "the text"
         effort += f", {epochs:.2f} passes over {what}"
-    vocab_size = manifest["results"]["vocab_size"] if manifest else 0
-    return (effort, _size_note(config, vocab_size))
+    return (effort, _size_note(config, _vocab_size(dataset)))
 
 
 def num_samples(pretrain) -> int:

@@ -1,8 +1,8 @@
 """Checkpoints: written aside, moved into place when complete, checked before they are used.
 
 `checkpoints/step_0000500/` holds `state.safetensors`, the whole tensors of pretrain.engine_state,
-and `checkpoint.json`, which has its size and digest, the numbers that belong to it and where the
-run stood. It says nothing of ranks, so that any number of them can go on from it.
+and `checkpoint.json`, the sealed record of its size and digest, the numbers that belong to it and
+where the run stood. It says nothing of ranks, so that any number of them can go on from it.
 """
 
 import os
@@ -16,7 +16,10 @@ import psutil
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.artifacts import file_digest, flush_to_disk, read_json, write_json
+from pipeline.artifacts import flush_to_disk, write_sealed
+from pipeline.disk import is_full
+from pipeline.folders import delete_tree, read_sealed
+from pipeline.integrity import file_digest
 from pretrain.distributed import barrier, from_first_rank, rank
 from pretrain.engine_state import gather_state, restore_state
 
@@ -28,32 +31,37 @@ def checkpoint_dir(directory: Path, step: int) -> Path:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
-    return sorted(directory.glob("step_*"))
+    """Checkpoints, oldest first; a copy under another name, like `step_0000500_good`, is none."""
+    return sorted(path for path in directory.glob("step_*") if path.name[5:].isdecimal())
 
 
 class CheckpointWriter:
     """Writes the checkpoints of a run, and keeps the last `keep` of them.
 
     Rank 0 copies the state, and a thread writes it while training goes on; where the memory for
-    that is short, training waits. `good_step`: of a checkpoint that has proved to be good, and is
-    kept however old it is.
+    that is short, training waits. `saved_step`: of the newest one that is in place, as far as rank
+    0 knows. `good_step`: of one that has proved to be good, and is kept however old it is.
+
+    On a full disk the oldest ones go first. What still finds no room is not saved, `warn` hears of
+    it, and training goes on: it may be days that a checkpoint now would save, but it is days, too,
+    that ending now would cost, and the disk may have room by the next one.
     """
 
-    def __init__(self, directory: Path, keep: int):
-        self.directory, self.keep = directory, keep
-        self.good_step = -1
+    def __init__(self, directory: Path, keep: int, warn: Callable[[str], None]):
+        self.directory, self.keep, self.warn = directory, keep, warn
+        self.saved_step = self.good_step = -1
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
 
     def save(self, engine, step: int, state: dict[str, Any]) -> None:
         """Saves the engine and `state` (JSON-able). Every rank must call it.
 
-        Raises what went wrong in writing the checkpoint before.
+        Raises what went wrong in writing the checkpoint before, but for a full disk.
         """
         self.wait()
         tensors, numbers = gather_state(engine)
         if rank():
+            self.saved_step = step
             return
         record = {"step": step, "numbers": numbers, "state": state}
         self._pending = self._thread.submit(self._write_or_say_where, tensors, record)
@@ -61,7 +69,8 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is in place; raises what went wrong with it."""
+        """Returns when the last checkpoint is in place, or has found no room; raises what else
+        went wrong with it."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
@@ -75,12 +84,22 @@ class CheckpointWriter:
         self._thread.shutdown(wait=True)
 
     def _write_or_say_where(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+        path = checkpoint_dir(self.directory, record["step"])
         try:
-            self._write(tensors, record)
+            write_with_room(
+                lambda: self._write(tensors, record),
+                *(path.name, self.directory, self.good_step, self.warn),
+            )
+            self.saved_step = record["step"]
         except (OSError, SafetensorError) as error:
             shutil.rmtree(self.directory / ".aside", ignore_errors=True)
-            path = checkpoint_dir(self.directory, record["step"])
-            raise OSError(f"{path} cannot be written: {error}") from error
+            if not is_full(error):
+                raise OSError(f"{path} cannot be written: {error}") from error
+            kept = f"that of step {self.saved_step}" if self.saved_step > 0 else "none yet"
+            self.warn(
+                f"{path.name} finds no room on the disk and is not saved ({error}); "
+                f"the newest checkpoint is {kept}"
+            )
 
     def _write(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
         path = checkpoint_dir(self.directory, record["step"])
@@ -92,7 +111,7 @@ class CheckpointWriter:
         aside.mkdir(parents=True)
         save_file(tensors, aside / TENSORS)
         file = {"bytes": (aside / TENSORS).stat().st_size, "digest": file_digest(aside / TENSORS)}
-        write_json(aside / RECORD, record | file)
+        write_sealed(aside / RECORD, record | file)
         for name in (aside / TENSORS, aside):
             flush_to_disk(name)
         shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
@@ -107,7 +126,7 @@ class CheckpointWriter:
         wanted.append(checkpoint_dir(self.directory, self.good_step))
         for path in present:
             if path not in wanted:
-                shutil.rmtree(path)
+                delete_tree(path)
 
 
 def _is_memory_short(tensors: dict[str, Any]) -> bool:
@@ -115,11 +134,42 @@ def _is_memory_short(tensors: dict[str, Any]) -> bool:
     return psutil.virtual_memory().available < sum(tensor.nbytes for tensor in tensors.values())
 
 
+def write_with_room(
+    write: Callable[[], None],
+    what: str,
+    directory: Path,
+    good_step: int,
+    warn: Callable[[str], None],
+) -> None:
+    """Calls `write`, and as long as the disk is full, deletes a checkpoint and calls it again.
+
+    The oldest goes first; the newest intact one and that of good_step stay. Raises what `write`
+    does if none can be spared.
+    """
+    while True:
+        try:
+            return write()
+        except (OSError, SafetensorError) as error:
+            spared = _oldest_to_spare(directory, good_step) if is_full(error) else None
+            if spared is None:
+                raise
+        warn(f"the disk is full: {spared.name} is deleted to make room for {what}")
+        delete_tree(spared)
+
+
+def _oldest_to_spare(directory: Path, good_step: int) -> Path | None:
+    kept = {
+        newest_intact_checkpoint(directory, lambda problem: None),
+        checkpoint_dir(directory, good_step),
+    }
+    return next((path for path in list_checkpoints(directory) if path not in kept), None)
+
+
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint, or an empty string."""
-    record, file = read_json(path / RECORD), path / TENSORS
+    record, file = read_sealed(path / RECORD), path / TENSORS
     needed = {"step", "numbers", "state", "bytes", "digest"}
-    if not isinstance(record, dict) or not needed <= record.keys():
+    if not record or not needed <= record.keys():
         return f"no readable {RECORD}"
     if not file.is_file():
         return f"{TENSORS} is missing"
@@ -150,7 +200,7 @@ def load_newest_checkpoint(
     path = from_first_rank(found)
     if path is None:
         return None
-    record = read_json(path / RECORD)
+    record = read_sealed(path / RECORD)
     theirs = record["state"].get("optimizer_type")
     if theirs != optimizer_type:
         raise ValueError(f"{path}: --optimizer_type was {theirs}, and is {optimizer_type} now")

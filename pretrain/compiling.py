@@ -1,6 +1,8 @@
 """torch.compile, where it works."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -20,6 +22,7 @@ def compile_if_possible(
     model.compile()
     reason = ""
     try:
+        _keep_code_private()
         autocast = engine.torch_autocast_enabled()
         with torch.autocast(device.type, dtype if autocast else None, enabled=autocast):
             loss = model(*batch.inputs(device))
@@ -32,3 +35,8 @@ def compile_if_possible(
         model._compiled_call_impl = None
         say(f"torch.compile does not work here ({reason or 'on another rank'}); going on without")
     return not failures
+
+
+def _keep_code_private() -> None:
+    """torch keeps compiled code to run it again, by default in a folder that others can make."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,12 +21,14 @@ import torch
 
 from dataset.masking import Masker, masking_key
 from dataset.samples import iter_sample_blocks, read_attributes, read_masking, read_samples
-from pipeline.artifacts import MANIFEST, read_json
+from pipeline.artifacts import MANIFEST
 from pipeline.errors import StageError
+from pipeline.folders import read_record
 from pretrain.batch_sizes import BatchSizes
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
+TOKEN_ARRAYS = {"input_ids", "masked_lm_ids"}
 MOST_COUNTED = 2_000_000  # predictions, for the frequencies of the tokens
 
 
@@ -97,13 +100,28 @@ def list_shards(dataset_path: Path, split: str) -> list[Shard]:
     samples would be another one. Raises FileNotFoundError if there is none, StageError, naming the
     file, if one is missing, damaged or not what the manifest says.
     """
-    listed = (read_json(dataset_path / MANIFEST) or {}).get("results", {}).get(f"{split}_shards")
+    manifest = read_record(dataset_path / MANIFEST)
+    if manifest is None and (dataset_path / MANIFEST).exists():
+        raise StageError(f"{dataset_path / MANIFEST}: damaged; the dataset stage makes it again")
+    listed = (manifest or {}).get("results", {}).get(f"{split}_shards")
     if listed:
+        _check_names(listed, dataset_path)
         return [_listed_shard(dataset_path / name, listed[name]) for name in sorted(listed)]
     paths = sorted(dataset_path.glob(f"{split}_*.hdf5"))
     if not paths:
         raise FileNotFoundError(f"{dataset_path}: holds no {split}_*.hdf5")
     return [Shard(path, read_attributes(path)["num_samples"]) for path in paths]
+
+
+def _check_names(listed: Any, dataset_path: Path) -> None:
+    """Raises StageError unless all of a manifest's shards are files of its folder."""
+    if not isinstance(listed, dict):
+        raise StageError(f"{dataset_path / MANIFEST}: damaged, it lists no shards")
+    for name in listed:
+        if Path(name).name != name:
+            raise StageError(
+                f"{dataset_path / MANIFEST} lists {name}, expected a file of that folder"
+            )
 
 
 def one_copy(shards: list[Shard]) -> list[Shard]:
@@ -133,6 +151,17 @@ def sequence_length(path: Path) -> int:
     """Tokens per sample of a shard."""
     with h5py.File(path) as file:
         return file["input_ids"].shape[1]
+
+
+def check_ids(shard: Shard, vocab_size: int) -> None:
+    """Raises StageError if a shard holds tokens that the vocabulary lacks: another tokenizer's."""
+    for rows in iter_sample_blocks(shard.path):
+        largest = max(int(rows[name].max(initial=0)) for name in TOKEN_ARRAYS & rows.keys())
+        if largest >= vocab_size:
+            raise StageError(
+                f"{shard.path}: holds the token {largest}, expected less than {vocab_size}, the "
+                "size of the vocabulary; was it made with another tokenizer?"
+            )
 
 
 def count_predictions(shards: list[Shard], vocab_size: int) -> torch.Tensor:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)$")
+# ssh would take a name that begins with a hyphen for an option of its own.
+LINE = re.compile(r"(\w[\w.:@-]*)\s+slots=([1-9]\d*)$")
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pipeline.disk import is_full
 from pretrain import checkpoints, distributed
 from pretrain.budget import Budget
 from pretrain.data import MicroBatch, PretrainDatasetProvider
@@ -18,6 +19,7 @@ from pretrain.engine import gradient_norm, loss_scale, norm_of_last_step, scales
 from pretrain.interrupts import Interrupted, Interrupts, caught
 from pretrain.losses import LossWindow
 from pretrain.lr_curves import LearningRateSchedule
+from pretrain.memory_limits import OutOfMemory, within_memory
 from pretrain.metrics import MetricsLog, SilentLog
 from pretrain.throughput import Throughput, Work
 from pretrain.validation import is_validation_due, validate
@@ -39,6 +41,7 @@ def train(
     export: Callable[[Path], None] | None = None,
     interrupts: Interrupts | None = None,
     watch: Callable[["TrainingRun"], None] | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> tuple[float, int]:
     """Trains from the newest checkpoint in args.output_dir, or from the start, to the end.
 
@@ -48,19 +51,21 @@ def train(
     micro batches. log: where metrics go; default: args.output_dir/metrics.jsonl on rank 0.
     export: writes the model as it is into a folder; for args.finetune_time_markers. interrupts:
     where signals are noted; default: they are noted here, while this function runs. watch: called
-    with the run before its first step and after each one; its time does not count.
+    with the run before its first step and after each one; its time does not count. alive: called
+    after each bit of work, like a micro batch.
 
     Returns (eval_loss, scale_counter_at_1): the last validation loss, nan if there was none, and
     the number of steps in a row, up to the last, with the fp16 loss scale at 1.
     Raises FloatingPointError if the loss is not a number, or diverges, or the scale stays at 1;
-    Interrupted, with a checkpoint saved, after SIGTERM or SIGINT.
+    Interrupted, with a checkpoint saved, after SIGTERM or SIGINT; OutOfMemory if a micro batch does
+    not fit, with one saved if there is a single rank.
     """
     if log is None:
         log = MetricsLog(Path(args.output_dir) / METRICS) if not distributed.rank() else SilentLog()
     run = TrainingRun(
         args, model, lr_scheduler, pretrain_dataset_provider, validation_dataset, log, export
     )
-    run.watch = watch
+    run.watch, run.alive = watch, alive
     with nullcontext(interrupts) if interrupts else caught() as noted:
         try:
             run.restore(index)
@@ -78,7 +83,7 @@ class TrainingRun:
         self.provider, self.validation = provider, validation
         self.log, self.export = log, export
         self.directory = Path(args.output_dir) / CHECKPOINTS
-        self.writer = checkpoints.CheckpointWriter(self.directory, args.keep_checkpoints)
+        self.writer = checkpoints.CheckpointWriter(self.directory, args.keep_checkpoints, log.warn)
         self.budget = Budget(args)
         self.window = LossWindow(args.divergence_limit)
         self.throughput = Throughput(args, engine.device)
@@ -90,8 +95,9 @@ class TrainingRun:
         self.signum = 0  # that some rank was sent
         self.validation_due = self.closed = False  # closed: what comes at the end is done
         self.watch: Callable[[TrainingRun], None] | None = None
+        self.alive: Callable[[], None] = lambda: None
         self.validated_step, self.exported_until = -1, 0.0  # the latter in seconds of the run
-        self.saved_step, self.saved_at = -1, 0.0
+        self.saved_at = 0.0  # seconds of the run; the next checkpoint is due by that
 
     # --- state -------------------------------------------------------------------------------
 
@@ -115,7 +121,7 @@ class TrainingRun:
         self.window.restore(state["window"])
         self.validation_due, self.closed = state["validation_due"], state["closed"]
         self.exported_until = state["exported_until"]
-        self.saved_step, self.saved_at = state["step"], state["elapsed"]
+        self.writer.saved_step, self.saved_at = state["step"], state["elapsed"]
         self.log.say(f"going on from the checkpoint of step {state['step']}")
         if still_hopeless:
             self.log.say("it was stopped early there, and stays so")
@@ -126,6 +132,7 @@ class TrainingRun:
             )
 
     def _save(self) -> None:
+        self.writer.wait()  # the checkpoint before is the one that the losses prove good
         self._collect_losses()
         self.log.flush()
         budget = self.budget
@@ -144,7 +151,7 @@ class TrainingRun:
             "scale_counter": self.scale_counter,
         }
         self.writer.save(self.engine, budget.step, state)
-        self.saved_step, self.saved_at = budget.step, budget.elapsed
+        self.saved_at = budget.elapsed
 
     @property
     def num_samples(self) -> int:
@@ -172,7 +179,11 @@ class TrainingRun:
                 self._after_step(interrupts)
                 self._show_to_watch()
             except Interrupted:
-                self._save_and_leave()
+                self._save_and_leave("interrupted")
+                raise
+            except OutOfMemory:
+                if distributed.world_size() == 1:
+                    self._save_if_possible()
                 raise
         if not self.closed:  # a run of no steps, or one that ended while it validated
             self._after_step(interrupts)
@@ -191,6 +202,19 @@ class TrainingRun:
             sum(batch.num_predictions for batch in batches),
             sum(batch.num_tokens for batch in batches),
         )
+        size = self.args.train_micro_batch_size_per_gpu
+        step_loss = within_memory(
+            lambda: self._accumulate(batches, num_predictions, interrupts), "training", size
+        )
+        self._update()
+        self.window.add(step_loss)
+        self.num_predictions += round(num_predictions)
+        self._count_step(round(num_tokens), interrupts)
+
+    def _accumulate(
+        self, batches: list[MicroBatch], num_predictions: float, interrupts: Interrupts
+    ) -> torch.Tensor:
+        """Leaves the gradient of a step in the engine; returns this rank's part of the loss, []."""
         step_loss = torch.zeros((), device=self.engine.device)
         for number, batch in enumerate(batches):
             if interrupts.signum and distributed.world_size() == 1:
@@ -202,10 +226,8 @@ class TrainingRun:
             # The engine averages over the ranks.
             self.engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
             step_loss += loss.detach()
-        self._update()
-        self.window.add(step_loss)
-        self.num_predictions += round(num_predictions)
-        self._count_step(round(num_tokens), interrupts)
+            self._show_life()
+        return step_loss
 
     def _update(self) -> None:
         """The step, and the gradient's norm where a line of metrics is to come."""
@@ -256,7 +278,12 @@ class TrainingRun:
             self._save()
         if slow:
             self._leave_out(time.perf_counter() - begin)
-        done, total = budget.position
+        self._show_life(last)
+
+    def _show_life(self, last: bool = False) -> None:
+        """To be called after each bit of work; last: there is none to come."""
+        self.alive()
+        done, total = self.budget.position
         self.log.progress(last, done=done, total=total, loss=self.window.newest)
 
     def _show_to_watch(self) -> None:
@@ -292,12 +319,23 @@ class TrainingRun:
             or (epochs > 0 and visits.stop // epochs > visits.start // epochs)
         )
 
-    def _save_and_leave(self) -> None:
-        if self.saved_step != self.budget.step and self.budget.step:
-            self._save()
+    def _save_and_leave(self, why: str) -> None:
         self.writer.wait()
-        kept = f"the checkpoint of step {self.saved_step} is saved"
-        self.log.say(f"interrupted; {kept if self.saved_step > 0 else 'there was nothing to save'}")
+        # On a full disk, the first rank alone knows that this step's was not saved.
+        is_saved = distributed.from_first_rank(self.writer.saved_step == self.budget.step)
+        if self.budget.step and not is_saved:
+            self._save()
+            self.writer.wait()
+        kept = f"the checkpoint of step {self.writer.saved_step} is saved"
+        nothing = self.writer.saved_step <= 0
+        self.log.say(f"{why}; {'there was nothing to save' if nothing else kept}")
+
+    def _save_if_possible(self) -> None:
+        """What cannot be saved now is trained again."""
+        try:
+            self._save_and_leave("out of memory")
+        except (OSError, RuntimeError, MemoryError) as error:
+            self.log.warn(f"out of memory, and no checkpoint could be saved ({error})")
 
     def _export_at_markers(self) -> None:
         """The model after the hours of finetune_time_markers that have passed since the last call.
@@ -309,7 +347,12 @@ class TrainingRun:
             if self.export and begin < hours * 3600 <= self.budget.elapsed:
                 folder = Path(self.args.output_dir) / MODELS_AT / f"{hours:g}h"
                 self.log.say(f"after {hours:g} h the model goes to {folder}")
-                self.export(folder)
+                try:
+                    self.export(folder)
+                except OSError as error:
+                    if not is_full(error):
+                        raise
+                    self.log.warn(f"{error}; training goes on without it")
 
     # --- numbers -----------------------------------------------------------------------------
 
@@ -320,8 +363,9 @@ class TrainingRun:
             self.writer.close()
             raise FloatingPointError(f"{error}; {self._last_good()}") from None
         # A step's loss is that of the weights before it: a checkpoint proves good afterwards.
-        if self.saved_step < self.budget.step and self.window.is_sound:
-            self.writer.good_step = self.saved_step
+        saved_step = self.writer.saved_step
+        if saved_step < self.budget.step and self.window.is_sound:
+            self.writer.good_step = saved_step
 
     def _last_good(self) -> str:
         if self.writer.good_step < 0:
@@ -358,7 +402,11 @@ class TrainingRun:
         )
 
     def _validate(self, interrupts: Interrupts) -> None:
-        result, step = validate(self.engine, self.validation, interrupts), self.budget.step
+        step = self.budget.step
+        result = within_memory(
+            lambda: validate(self.engine, self.validation, interrupts, self._show_life),
+            *("validation", self.args.validation_micro_batch),
+        )
         self.eval_loss, self.validation_due = result.loss, False
         self.validated_step = step
         self.log.write(

@@ -9,8 +9,10 @@ from typing import Any
 
 from pipeline.artifacts import fingerprint, flush_to_disk, write_text
 from pipeline.console import Console, print_line
+from pipeline.disk import is_full
 
 PROGRESS_PREFIX = "@progress "
+WARNING_PREFIX = "WARNING: "
 PROGRESS_SECONDS = 1.0
 TEXT_KEYS = ("kind", "step")
 
@@ -19,7 +21,12 @@ def parse_progress(line: str) -> dict[str, Any] | None:
     """`{"done", "total", "loss"}` of a progress line, None for any other line."""
     # The launcher puts the server's name in front of what other servers print.
     _, found, numbers = line.partition(PROGRESS_PREFIX)
-    return json.loads(numbers) if found else None
+    return _parsed(numbers) if found else None
+
+
+def parse_warning(line: str) -> str:
+    """What a line warns of; empty for any other line."""
+    return line.partition(WARNING_PREFIX)[2]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -31,7 +38,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """None for what a power cut has left of a line."""
+    """None for what a power cut has left of a line, or two of them that came at the same time."""
     try:
         return json.loads(line)
     except ValueError:
@@ -82,6 +89,7 @@ class MetricsLog:
         self.path = path
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
         self.bar = progress or ProgressLines()
+        self._waiting: list[str] = []  # lines that a full disk does not take
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def truncate(self, step: int) -> None:
@@ -90,10 +98,13 @@ class MetricsLog:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, line: dict[str, Any]) -> None:
-        """A number that is none, like the norm of a gradient that overflows, becomes null."""
+        """A number that is none, like the norm of a gradient that overflows, becomes null.
+
+        While the disk is full, lines wait.
+        """
         line = {key: None if _is_no_number(value) else value for key, value in line.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._waiting.append(json.dumps(line) + "\n")
+        self._append_waiting()
         step = line["step"]
         numbers = {f"{line['kind']}/{key}": line[key] for key in line if key not in TEXT_KEYS}
         if self.wandb_run:
@@ -103,12 +114,32 @@ class MetricsLog:
                 if value is not None:
                     self.tensorboard.add_scalar(name, value, step)
 
+    def _append_waiting(self) -> None:
+        """All of them or none: a line that is cut in two could not be read."""
+        if not self._waiting:
+            return
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(self._waiting)
+            self._waiting.clear()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            if self.path.exists():
+                os.truncate(self.path, size)
+
     def flush(self) -> None:
+        self._append_waiting()
         if self.path.exists():
             flush_to_disk(self.path)
 
     def say(self, text: str) -> None:
         print_line(text)  # whoever listened may be gone, and the checkpoint is still to be saved
+
+    def warn(self, text: str) -> None:
+        """What a person should hear of at once; the stage shows it on the console."""
+        self.say(WARNING_PREFIX + text)
 
     def progress(self, now: bool, **numbers) -> None:
         """How far the run is: done, total and the newest loss; `now`: it is worth a line."""
@@ -132,6 +163,8 @@ class SilentLog:
     def flush(self) -> None: ...
 
     def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
 
     def progress(self, now: bool, **numbers) -> None: ...
 

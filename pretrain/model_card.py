@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, read_json, write_text
+from pipeline.artifacts import write_text
+from pipeline.folders import MANIFEST, read_json, read_record
+from pretrain.artifact import CARD, CURVE
 from pretrain.export import needs_remote_code
 from pretrain.model import OWN_TYPE
 
-CARD, CURVE = "README.md", "loss_curve.png"
 LENGTHS = "## Lengths of the samples"  # a section of dataset_card.md
 
 # What a manifest's results are called in the card. Others may tell too much: names of files, say.
@@ -127,7 +128,7 @@ def _mask_token(folder: Path) -> str:
 
 
 def _data(dataset_path: Path) -> str:
-    results = (read_json(dataset_path / MANIFEST) or {}).get("results", {})
+    results = (read_record(dataset_path / MANIFEST) or {}).get("results", {})
     facts = {DATA_FACTS[name]: results[name] for name in DATA_FACTS if name in results}
     if not facts:
         return ""

@@ -4,8 +4,8 @@ deepspeed pretrain/run_pretraining.py --dataset_path data/my --output_dir out --
 
 Runs on every rank that the launcher starts. Goes on from the newest checkpoint in output_dir and
 leaves there checkpoints/, metrics.jsonl and model/, a Hugging Face folder. Exit codes: 0 done,
-2 the flags or what they name are wrong, 130 and 143 interrupted by SIGINT and SIGTERM, with a
-checkpoint saved.
+2 the flags or what they name are wrong, 75 out of memory, and the same command takes half the micro
+batch, 130 and 143 interrupted by SIGINT and SIGTERM, with a checkpoint saved.
 """
 
 import os
@@ -18,10 +18,12 @@ from pathlib import Path
 
 def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
+    from pipeline.console import print_line
     from pipeline.devices import num_visible_gpus
     from pipeline.processes import end_with, exit_with_parent, parent_of
     from pretrain.cpu_settings import spin_briefly
     from pretrain.flags import parse_flags
+    from pretrain.stall import Patience, stacks_when_silent
 
     args = parse_flags(argv)
     if args.plot_lr:
@@ -32,33 +34,70 @@ def main(argv: Sequence[str]) -> int:
         end_with(parent_of(os.getppid()), signal.SIGTERM)
     if not num_visible_gpus():
         spin_briefly()
-    from pretrain.distributed import rank, start_ranks
+    from pretrain.distributed import leave_ranks, rank, start_ranks
     from pretrain.interrupts import Interrupted, caught
+    from pretrain.memory_limits import OutOfMemory
 
-    with caught() as interrupts:
+    code = 0
+    number = int(os.environ.get("RANK", "0"))  # torch is to be watched, too, while it starts
+    with stacks_when_silent(number, Patience()) as alive, caught() as interrupts:
         try:
+            _claim_output(args)
             device = start_ranks()
             log = _open_log(args) if rank() == 0 else _silent_log()
             try:
-                run(args, device, log, interrupts)
+                run(args, device, log, interrupts, alive=alive)
             finally:
                 log.close()
         except Interrupted as interrupted:
-            return interrupted.exit_code
+            code = interrupted.exit_code
         except InputError as error:
-            print(f"run_pretraining.py: error: {error}", file=sys.stderr)
+            print_line(f"run_pretraining.py: error: {error}", sys.stderr)
             return 2
-    return 0
+        except OutOfMemory as shortage:
+            return _leave_short_of_memory(args, shortage)
+        leave_ranks()
+    return code
+
+
+def _leave_short_of_memory(args: Namespace, shortage) -> int:
+    """Says in one line, which the stage looks for, what comes next; returns the exit code."""
+    from pretrain.memory_limits import EXIT_CODE, lower_limit
+
+    if comes_next := lower_limit(Path(args.output_dir), shortage.size):
+        print(f"run_pretraining.py: {shortage}; {comes_next}", file=sys.stderr)
+        return EXIT_CODE
+    print(
+        f"run_pretraining.py: error: {shortage}: not even one sample fits; gradient_checkpointing, "
+        "a higher zero_stage on more GPUs, or a smaller model need less memory",
+        file=sys.stderr,
+    )
+    return 1
 
 
 class InputError(Exception):
     """The flags, or the files that they name, make no run."""
 
 
-def run(args: Namespace, device, log, interrupts=None, watch=None) -> None:
-    """Pretrains with these flags on a device; `log` is rank 0's or a silent one, watch `train`'s.
+def _claim_output(args: Namespace) -> None:
+    """Leaves a record in output_dir, where old checkpoints and models are deleted.
 
-    Raises InputError if there is nothing to train, or not with these flags.
+    Raises InputError if it holds something that is not this program's.
+    """
+    from pipeline.artifacts import Artifact
+    from pipeline.errors import ConfigError
+
+    try:
+        Artifact("pretrain", Path(args.output_dir), {}, user_named="--output_dir").claim()
+    except (ConfigError, OSError) as error:
+        raise InputError(str(error)) from error
+
+
+def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda: None) -> None:
+    """Pretrains with these flags on a device; `log` is rank 0's or a silent one.
+
+    interrupts, watch and alive are `train`'s. Raises InputError if there is nothing to train, or
+    not with these flags, and what `train` does.
     """
     from pipeline.errors import StageError
     from pretrain.loop import train
@@ -70,14 +109,14 @@ def run(args: Namespace, device, log, interrupts=None, watch=None) -> None:
         raise InputError(str(error)) from error
 
     def export(folder: Path) -> None:
-        _export(args, engine, vocabulary, folder)
+        _export(args, engine, vocabulary, log, folder)
 
     with provider:
         train(
             *(args, 0, engine, engine.optimizer, schedule, provider, held_out),
-            *(log, export, interrupts, watch),
+            *(log, export, interrupts, watch, alive),
         )
-    export(Path(args.output_dir) / "model")
+    _export(args, engine, vocabulary, log, Path(args.output_dir) / "model", is_last=True)
 
 
 def _read_data(args: Namespace, device, log):
@@ -101,9 +140,8 @@ def _read_data(args: Namespace, device, log):
 
 def _complete_args(args: Namespace, shards, device, log):
     """Adds what the dataset and the machine decide to the flags; says what it did."""
-    from pretrain.data import sequence_length
-    from pretrain.distributed import from_first_rank, rank, world_size
-    from pretrain.engine import largest_micro_batch
+    from pretrain.data import check_ids, sequence_length
+    from pretrain.distributed import from_first_rank, rank
     from pretrain.precision import multiplies_in_bf16, resolve_precision
     from pretrain.vocabulary import find_tokenizer, read_vocabulary
 
@@ -112,21 +150,56 @@ def _complete_args(args: Namespace, shards, device, log):
         directory = find_tokenizer(dataset_path, args.tokenizer_name, output_dir)
     vocabulary = read_vocabulary(from_first_rank(directory if rank() == 0 else None))
     args.vocab_size, args.special_ids = vocabulary.size, vocabulary.special_ids
+    check_ids(shards[0], vocabulary.size)
     args.max_seq_length = sequence_length(shards[0].path)
+    _fit_micro_batches(args, device, log)
     args.precision = resolve_precision(args.precision, device, args.model_type, args.zero_stage)
     args.multiplies_in_bf16 = multiplies_in_bf16(args, device)
-    asked, smallest = args.train_micro_batch_size_per_gpu, args.batch_size_ramp_start
-    name = "batch_size_ramp_start" if smallest else "train_batch_size"
-    fitted = largest_micro_batch(smallest or args.train_batch_size, asked, world_size(), name)
-    args.train_micro_batch_size_per_gpu = fitted
-    if fitted != asked:
-        log.say(
-            f"micro batch {asked} -> {fitted}, so that {world_size()} rank(s) "
-            f"make up the batch of {smallest or args.train_batch_size}"
-        )
     if args.tokenizer_name and dataset_path in vocabulary.directory.parents:
         log.say(f"the dataset's own tokenizer is used: {vocabulary.directory}")
     return vocabulary
+
+
+def _fit_micro_batches(args: Namespace, device, log) -> None:
+    """Cuts them to what memory is known to hold, and to what makes up the batch without rest."""
+    from pretrain.distributed import from_first_rank, rank, world_size
+    from pretrain.engine import largest_micro_batch
+    from pretrain.memory_limits import FILE, circumstances, known_limit, remember
+
+    output_dir, asked = Path(args.output_dir), args.train_micro_batch_size_per_gpu
+    now = circumstances(args, _in_words(device), world_size())
+    limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
+    limit = limit or max(asked, args.validation_micro_batch)
+    smallest = args.batch_size_ramp_start
+    name = "batch_size_ramp_start" if smallest else "train_batch_size"
+    batch = smallest or args.train_batch_size
+    fitted = largest_micro_batch(batch, min(asked, limit), world_size(), name)
+    if asked > limit:
+        log.say(
+            f"micro batch {asked} -> {fitted}: memory ran out with more; "
+            f"without {output_dir / FILE}, {asked} is tried again"
+        )
+    elif fitted != asked:
+        log.say(
+            f"micro batch {asked} -> {fitted}, so that {world_size()} rank(s) "
+            f"make up the batch of {batch}"
+        )
+    args.train_micro_batch_size_per_gpu = fitted
+    args.validation_micro_batch = min(args.validation_micro_batch, limit)
+    if rank() == 0:
+        remember(output_dir, now, fitted, limit)
+
+
+def _in_words(device) -> str:
+    """e.g. `cpu with 24102 MiB`."""
+    import torch
+
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"{found.name} with {found.total_memory >> 20} MiB"
+    return (
+        f"{device.type} with {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 20} MiB"
+    )
 
 
 def _held_out(args: Namespace):
@@ -185,20 +258,40 @@ def _initialize_from_data(args: Namespace, model, shards, log) -> None:
         model.set_output_bias(count_predictions(texts, args.vocab_size))
 
 
-def _export(args: Namespace, engine, vocabulary, folder: Path) -> None:
-    from pretrain.distributed import barrier, rank
+def _export(args: Namespace, engine, vocabulary, log, folder: Path, is_last: bool = False) -> None:
+    """Writes the model as it is. Raises OSError, on all ranks, if it cannot be written."""
+    import errno
+
+    from safetensors import SafetensorError
+
+    from pipeline.disk import is_full
+    from pretrain.checkpoints import write_with_room
+    from pretrain.distributed import from_first_rank, rank
     from pretrain.engine_state import gather_weights
     from pretrain.export import export_model
-    from pretrain.loop import METRICS
+    from pretrain.loop import CHECKPOINTS, METRICS
     from pretrain.metrics import read_metrics
     from pretrain.model_card import write_model_card
 
     weights = gather_weights(engine)
-    if rank() == 0:
+
+    def write() -> None:
         export_model(weights, args, vocabulary.directory, vocabulary.special_ids, folder)
         metrics = read_metrics(Path(args.output_dir) / METRICS)
         write_model_card(folder, args, Path(args.dataset_path), metrics)
-    barrier()
+
+    failure, checkpoints = None, Path(args.output_dir) / CHECKPOINTS
+    if rank() == 0:
+        try:
+            if is_last:  # worth more than old checkpoints
+                write_with_room(write, "the model", checkpoints, -1, log.warn)
+            else:
+                write()
+        except (OSError, SafetensorError) as error:
+            number = errno.ENOSPC if is_full(error) else getattr(error, "errno", None)
+            failure = number, f"{folder} cannot be written: {error}"
+    if failure := from_first_rank(failure):  # all ranks end, or all of them go on
+        raise OSError(*failure)
 
 
 def _plot_lr(args: Namespace) -> int:
@@ -241,4 +334,8 @@ def _silent_log():
 if __name__ == "__main__":
     if not __package__:  # started as a file: its folder stands first on the path, not the root
         sys.path[0] = str(Path(__file__).resolve().parents[1])
-    sys.exit(main(sys.argv[1:]))
+    from pipeline.privacy import print_crash, private_files
+
+    sys.excepthook = print_crash
+    with private_files():
+        sys.exit(main(sys.argv[1:]))

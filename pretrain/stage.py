@@ -1,6 +1,7 @@
 """The pretraining stage: starts DeepSpeed on this config's dataset and watches over it."""
 
 import re
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,21 @@ from pipeline.artifacts import Artifact, log_path
 from pipeline.console import Console, print_line, stage_console
 from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
+from pipeline.folders import delete_tree
+from pipeline.oom import OomKills, cause_of_death
 from pipeline.processes import python_command, run_logged
-from pretrain.artifact import precision_in_words, pretrain_artifact
+from pretrain.artifact import MODEL, precision_in_words, pretrain_artifact
 from pretrain.budget import progress_unit
 from pretrain.flags import flag_keys
 from pretrain.hostfile import read_hostfile
-from pretrain.metrics import parse_progress, read_metrics
+from pretrain.memory_limits import lower_limit, shortage_in
+from pretrain.metrics import WARNING_PREFIX, parse_progress, parse_warning, read_metrics
 from pretrain.ports import free_port
+from pretrain.stall import Patience, SilenceReport
 
+SCRIPT = Path(__file__).resolve().with_name("run_pretraining.py")
 # After SIGTERM: DeepSpeed's launcher kills its ranks after 30 s.
 SECONDS_TO_SAVE = 35.0
-PROJECT = Path(__file__).resolve().parents[1]
 # The last line of a traceback, with or without the rank that torch puts in front of it, and the
 # server that the launcher does.
 EXCEPTION = re.compile(
@@ -28,12 +33,16 @@ EXCEPTION = re.compile(
 )
 # What the other ranks say when one has died.
 AFTERMATH = re.compile(r"connection (closed|reset)|DistBackendError|gloo|NCCL|Broken pipe", re.I)
+# How the launcher ends when a rank is killed: with the rank's code, that of one that lost its peer,
+# or, if its own launcher was killed, as if nothing had been.
+CODES_OF_KILL = (-signal.SIGKILL, 1, 0)
 
 
 def pretrain(config) -> None:
     """Pretrains the model of this config, or goes on where it was; does nothing if it is done.
 
-    Raises StageError if the dataset is not there or training fails.
+    Raises StageError if the dataset is not there, if training fails, or if the finished model is
+    damaged and no checkpoint is left.
     """
     artifact = pretrain_artifact(config)
     dataset = dataset_artifact(config)
@@ -45,7 +54,10 @@ def pretrain(config) -> None:
         return
     with stage_console("pretrain", log) as console:
         _check_dataset(dataset)
+        _check_checkpoints(artifact)
         artifact.begin()
+        delete_tree(artifact.directory / MODEL)  # an old one would be taken for what is to come
+        console.show_life(artifact.directory)
         gpus = num_gpus(config.SYSTEM.NUM_GPUS)
         _announce(config, console, artifact, dataset, gpus)
         _launch(config, console, artifact, dataset, gpus)
@@ -60,6 +72,16 @@ def _check_dataset(dataset: Artifact) -> None:
         raise StageError(
             f"the dataset {dataset.directory} is not ready ({status.reason}); make it first, "
             f"with --stages dataset and DATASET.ENABLED True"
+        )
+
+
+def _check_checkpoints(artifact: Artifact) -> None:
+    """StageError if a damaged model could only be made again by days of training."""
+    damage = artifact.damage() if artifact.status().state == "unfinished" else ""
+    if damage and not any((artifact.directory / "checkpoints").glob("step_*")):
+        raise StageError(
+            f"{artifact.directory}: {damage}, and no checkpoint is left to make it again from; "
+            "put it back from a copy, or train anew with --force pretrain"
         )
 
 
@@ -100,7 +122,7 @@ def launch_command(flags: dict[str, Any], devices: Sequence[str], port: int) -> 
         *("-m", "deepspeed.launcher.runner", "--log_level", "warning"),
         *devices,
         *("--master_port", str(port)),
-        str(PROJECT / "pretrain" / "run_pretraining.py"),
+        str(SCRIPT),
         *flag_words(flags),
     )
 
@@ -151,9 +173,17 @@ def _environment(config, gpus: int) -> dict[str, str]:
 
 
 def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
+    """Trains to the end; where memory runs out, once more with half the micro batch."""
+    while shortage := _train(config, console, artifact, dataset, gpus):
+        console.say(f"{shortage}; training goes on from the newest checkpoint")
+
+
+def _train(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> str:
+    """Starts the ranks and waits for them. Returns words on a lack of memory that another start
+    may not meet, or nothing when all is done."""
     flags = training_flags(config, dataset.directory.resolve(), artifact.directory.resolve())
     command = launch_command(flags, launcher_devices(config.SYSTEM.HOSTFILE, gpus), free_port())
-    errors_before = _size(console.log.with_suffix(".err"))
+    errors_before, kills = _size(console.log.with_suffix(".err")), OomKills()
     settings = config.PRETRAIN
     total, unit, scale = progress_unit(
         settings.LR_SCHEDULE,
@@ -161,36 +191,94 @@ def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpu
         settings.TOTAL_TRAINING_TIME,
         settings.NUM_TOKENS,
     )
+    silence = SilenceReport(console.log.with_suffix(".err"), console.tell, Patience())
     with console.progress("pretraining", total, unit) as progress:
 
         def on_line(line: str) -> None:
             numbers = parse_progress(line)
+            (silence.sign_of_life if numbers else silence.look)()
             if numbers:
                 loss = numbers["loss"]
                 progress.update(numbers["done"] * scale, "" if loss is None else f"loss {loss:.3f}")
+            if warning := parse_warning(line):
+                print_line(f"pretrain: {WARNING_PREFIX}{warning}")  # the log has the line
 
         code = run_logged(
-            command, console.log, _environment(config, gpus), on_line, SECONDS_TO_SAVE
+            *(command, console.log, _environment(config, gpus)),
+            *(on_line, SECONDS_TO_SAVE, silence.look),
         )
     # The launcher answers 0 when a signal killed it, so the model itself is looked for.
-    if code or not (artifact.directory / "model" / "config.json").is_file():
-        raise StageError(_cause(console.log, errors_before, code), console.log)
+    if not code and (artifact.directory / MODEL / "config.json").is_file():
+        return ""
+    errors = _lines_since(console.log.with_suffix(".err"), errors_before)
+    shortage = shortage_in(errors) or _killed_for_memory(errors, code, kills, artifact.directory)
+    if not shortage:
+        raise StageError(_cause(errors, code, kills), console.log)
+    return shortage
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _cause(log: Path, errors_before: int, code: int) -> str:
-    """The last exception that this run wrote to the error log, or else the exit code."""
-    with open(log.with_suffix(".err"), "rb") as file:
-        file.seek(errors_before)
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
-    exceptions = [found.group(1) for found in map(EXCEPTION.match, lines) if found]
-    exceptions = [line for line in exceptions if not AFTERMATH.search(line)] or exceptions
-    refused = [line for line in lines if ": error: " in line]  # flags that argparse refused
-    ended = f"the training processes ended with exit code {code}, without saying why"
-    return next(iter((exceptions or refused)[-1:]), ended)
+def _lines_since(log: Path, size: int) -> list[str]:
+    """The lines that were written to a log after it had so many bytes."""
+    with open(log, "rb") as file:
+        file.seek(size)
+        return file.read().decode("utf-8", errors="replace").splitlines()
+
+
+def _killed_for_memory(errors: list[str], code: int, kills: OomKills, directory: Path) -> str:
+    """Of ranks that the kernel has killed, and that may need less; else nothing.
+
+    Only if the kernel's own count says so: others have reasons to kill a rank, too.
+    """
+    if kills.happened and _looks_killed(errors, code) and (comes_next := lower_limit(directory)):
+        return f"a training process {cause_of_death(-signal.SIGKILL, kills)}; {comes_next}"
+    return ""
+
+
+def _looks_killed(errors: list[str], code: int) -> bool:
+    """Whether a rank may have been killed, by the code and as none says what else was wrong."""
+    told = _own_exceptions(errors) or _refusals(errors)
+    return not told and _exit_code_of_rank(code) in CODES_OF_KILL
+
+
+def _cause(errors: list[str], code: int, kills: OomKills) -> str:
+    """The last exception in the error log, or else how the ranks ended."""
+    if found := _own_exceptions(errors) or _refusals(errors):
+        return found[-1]
+    was_killed = kills.happened and _looks_killed(errors, code)
+    code = -signal.SIGKILL if was_killed else _exit_code_of_rank(code)
+    ended = f"a training process {cause_of_death(code, kills)}"
+    if code < 0:
+        return ended
+    return (_exceptions(errors) or [f"{ended}, without saying why"])[-1]
+
+
+def _refusals(errors: list[str]) -> list[str]:
+    """What a rank says without a traceback, of its flags, say."""
+    return [line for line in errors if ": error: " in line]
+
+
+def _exceptions(errors: list[str]) -> list[str]:
+    return [found.group(1) for found in map(EXCEPTION.match, errors) if found]
+
+
+def _own_exceptions(errors: list[str]) -> list[str]:
+    """Those that do not just follow from the end of another rank."""
+    return [line for line in _exceptions(errors) if not AFTERMATH.search(line)]
+
+
+def _exit_code_of_rank(code: int) -> int:
+    """As of `subprocess`: negative for the signal that a rank died of.
+
+    The launcher passes such a code on, of which its own exit keeps the lowest byte; a shell, and a
+    rank that has saved before it ended, answer 128 more than the signal.
+    """
+    if 128 < code < 128 + signal.NSIG:
+        return 128 - code
+    return code - 256 if code > 256 - signal.NSIG else code
 
 
 # --- what came of it -------------------------------------------------------------------------
@@ -201,7 +289,7 @@ def _results(directory: Path) -> dict[str, Any]:
     lines = read_metrics(directory / "metrics.jsonl")
     trained = [line for line in lines if line["kind"] == "train"]
     validated = [line for line in lines if line["kind"] == "validation"]
-    results = {"model": "model", "metrics": "metrics.jsonl"}
+    results = {"model": MODEL, "metrics": "metrics.jsonl"}
     if trained:
         results |= {key: trained[-1][key] for key in ("step", "samples", "tokens")}
         results["train_loss"] = trained[-1]["loss"]

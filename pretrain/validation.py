@@ -2,6 +2,7 @@
 
 import math
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,16 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(engine, batches: list[MicroBatch], interrupts: Interrupts) -> Validation:
+def validate(
+    engine,
+    batches: list[MicroBatch],
+    interrupts: Interrupts,
+    alive: Callable[[], None] = lambda: None,
+) -> Validation:
     """Loss and accuracy over the micro batches of all ranks, which are the same in number.
 
-    Raises Interrupted if a signal comes to the one rank that there is; several ranks go on, as none
-    knows of the others'.
+    alive: called after each of them. Raises Interrupted if a signal comes to the one rank that
+    there is; several ranks go on, as none knows of the others'.
     """
     engine.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, right, predictions
@@ -42,6 +48,7 @@ def validate(engine, batches: list[MicroBatch], interrupts: Interrupts) -> Valid
         sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
         sums[1] += (logits.argmax(-1) == labels).sum()
         sums[2] += len(labels)
+        alive()
     engine.train()
     loss, right, predictions = sum_over_ranks(sums).tolist()
     return Validation(loss / max(1, predictions), right / max(1, predictions))

@@ -25,7 +25,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
-# A worker looks every second whether its parent still is there.
+# The kernel ends the workers at once, but for one that is only just starting.
 PATIENCE_SECONDS = 5.0
 
 

@@ -14,8 +14,8 @@ from configs.defaults import get_default_config
 from finetune.cluster_jobs import cluster_workers
 from finetune.dispatch import WorkerDied, run_jobs
 from finetune.stage import finetune
-from pipeline.artifacts import read_json
 from pipeline.errors import StageError
+from pipeline.folders import read_json
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from finetune.demo_glue import write_demo_glue
 from finetune.jobs import run_job
 from finetune.runs import RESULT, model_path
 from finetune.stage import finetune
-from pipeline.artifacts import read_json
 from pipeline.errors import ConfigError, StageError
+from pipeline.folders import read_json
+from tests.damage import flip_byte
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -100,6 +101,18 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
     assert list(rte.parent.glob(".*")) == []
     log = next(tmp_path.glob(f"log/finetune/*/RTE/*/{rte.parent.name}.log")).read_text()
     assert "attempt 1, " in log and "attempt 2, " in log
+
+    [predicted] = rte.parent.glob("predictions_*.tsv")
+    flip_byte(predicted)
+    flip_byte(models[0] / "model.safetensors")  # RTE starts from it
+    reason = finetune_artifact(config).status().reason
+    assert reason.endswith(f"{rte.parent.name}/{predicted.name} is damaged and is made again")
+    finetune(config)
+    said = capsys.readouterr().out
+    assert f"RTE {rte.parent.name} runs again, as {predicted.name} is damaged" in said
+    assert f"MNLI {mnli.parent.name} runs again, as its weights are needed and are damaged" in said
+    assert scores(config) == first_scores and predictions(config) == first_predictions
+    assert finetune_artifact(config).status().done
 
     config.FINETUNE.GRID.RTE.LEARNING_RATES = [1e-3, 5e-4]
     assert sum(run.result is not None for run in planned_runs(config)) == 3  # one is new
@@ -331,7 +344,7 @@ def test_lengths_of_the_default_grid_and_a_lost_table(config):
     assert load_search(config).max_seq_lengths == {"MNLI": 16, "RTE": 32}
     artifact = finetune_artifact(config)
     artifact.begin()
-    artifact.finish({})
+    artifact.finish({"best": {}})
     assert artifact.status().reason == "summary.json is missing and is made again"
 
 

@@ -7,7 +7,16 @@ import kill_search
 import pytest
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture
+def heeds_hangups():
+    """Also where these tests run under nohup, whose programs inherit that they ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeds_hangups")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_leaves_no_worker(tmp_path, tiny_model, number):
     kill_search.write_config(tmp_path / "search.yaml", tiny_model, ("MNLI",))
     search = kill_search.Search(tmp_path / "search.yaml", tmp_path / "root")

@@ -58,7 +58,7 @@ def test_a_worker_lives_on_and_one_that_dies_takes_only_its_job():
     assert outcomes["a"] == outcomes["b"] != outcomes["c"]
     assert isinstance(outcomes["refuse"], StageError)
     assert isinstance(outcomes["die"], WorkerDied)
-    assert "was killed, most likely because the machine ran out of memory" in str(outcomes["die"])
+    assert str(outcomes["die"]).startswith("its worker was killed")
     assert notes == [f"die is tried again: {outcomes['die']}"]  # what the input causes is not
     assert multiprocessing.active_children() == []
 

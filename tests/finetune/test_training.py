@@ -294,6 +294,51 @@ def test_accumulated_gradients_are_those_of_the_batch(tiny_model, glue, monkeypa
         torch.testing.assert_close(parts[name], weight, atol=2e-4, rtol=1e-3)
 
 
+def test_a_batch_that_does_not_fit_is_taken_in_parts(tiny_model, glue, monkeypatch):
+    """And from then on as if it had been asked for; what fails is a real allocation."""
+    task, lines = find_task("MRPC"), []
+    data = load_encoded(task, "train", glue, tiny_model, 32, True).first(45)
+    logits = Runner.logits
+
+    def logits_of_few(runner, batch):
+        if runner.model.training and len(batch["input_ids"]) > 8:
+            torch.empty(1 << 46, dtype=torch.uint8)
+        return logits(runner, batch)
+
+    def trained(settings):
+        model = build_classifier(tiny_model, task, 0)
+        runner = Runner(model, load_tokenizer(tiny_model))
+        train(runner, data, settings, False, lambda step: 0.0, lines.append)
+        return model.state_dict()
+
+    asked = trained(replace(SETTINGS, accumulation_steps=4))
+    del lines[:]
+    monkeypatch.setattr(Runner, "logits", logits_of_few)
+    found = trained(SETTINGS)
+    assert [line for line in lines if "memory" in line] == [
+        f"out of memory: batches are accumulated in {number} parts from now" for number in (2, 4)
+    ]
+    assert all(torch.equal(weight, found[name]) for name, weight in asked.items())
+    monkeypatch.setattr(Runner, "logits", lambda *_: torch.empty(1 << 46, dtype=torch.uint8))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        trained(SETTINGS)
+
+
+def test_predictions_that_do_not_fit_are_made_in_smaller_batches(tiny_model, glue, monkeypatch):
+    runner = Runner(build_classifier(tiny_model, find_task("MRPC"), 0), load_tokenizer(tiny_model))
+    data = load_encoded(find_task("MRPC"), "dev", glue, tiny_model, 32, True)
+    expected, logits = runner.predict(data, 4096), Runner.logits
+
+    def logits_of_few(runner, batch):
+        if batch["input_ids"].numel() > 300:
+            torch.empty(1 << 46, dtype=torch.uint8)
+        return logits(runner, batch)
+
+    monkeypatch.setattr(Runner, "logits", logits_of_few)
+    np.testing.assert_allclose(runner.predict(data, 4096), expected, atol=1e-5)
+    assert runner.most_tokens == 256
+
+
 def test_predictions_do_not_depend_on_the_batches(tiny_model, glue):
     task = find_task("MRPC")
     model = build_classifier(tiny_model, task, 0)

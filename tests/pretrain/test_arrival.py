@@ -15,6 +15,7 @@ from pretrain.deepspeed_config import deepspeed_config
 from pretrain.flags import KEYS_WITHOUT_FLAG, parse_flags
 from pretrain.loop import TrainingRun
 from pretrain.lr_curves import curve_shape, lr_multiplier
+from pretrain.metrics import SilentLog
 from pretrain.model import build_model
 from pretrain.optimizers import build_optimizer
 from pretrain.stage import launch_command, training_flags
@@ -85,8 +86,7 @@ class Built:
     @cached_property
     def run(self):
         engine = Namespace(device=torch.device("cpu"), torch_autocast_z0_gradscaler=None)
-        log = Namespace(say=lambda text: None)
-        return TrainingRun(self.args, engine, None, None, [], log, None)
+        return TrainingRun(self.args, engine, None, None, [], SilentLog(), None)
 
     def steps_due(self, progress):
         """Shard visits after which a validation is due, at some share of the run."""
@@ -103,7 +103,6 @@ def _after(run, hours=0.0, saved_hours=0.0):
 
 
 def _stopped_early(built, minutes, loss):
-    built.run.log.write = lambda line: None
     run = _after(built.run, minutes / 60)
     run.eval_loss = loss
     run._stop_early_if_hopeless()

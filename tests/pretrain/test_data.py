@@ -17,6 +17,7 @@ from pretrain.data import (
     PretrainDatasetProvider,
     SampleOrder,
     Shard,
+    check_ids,
     collate,
     count_predictions,
     list_shards,
@@ -24,6 +25,7 @@ from pretrain.data import (
     positions_within,
     validation_batches,
 )
+from tests.damage import flip_byte
 from tests.pretrain.shards import write_dataset
 
 EIGHT = BatchSizes(8)
@@ -167,6 +169,17 @@ def test_the_manifest_tells_which_shards_there_are(tmp_path):
     shards[0].path.unlink()
     with pytest.raises(StageError, match=r"train_00000_00\.hdf5: is missing"):
         list_shards(folder, "train")
+    flip_byte(folder / "manifest.json", 0)
+    with pytest.raises(StageError, match=r"manifest\.json: damaged; the dataset stage"):
+        list_shards(folder, "train")
+
+
+def test_tokens_of_another_tokenizer_are_found_before_training(dataset):
+    shard = list_shards(dataset, "train")[0]
+    largest = int(read_samples(shard.path)["input_ids"].max())
+    check_ids(shard, largest + 1)
+    with pytest.raises(StageError, match=rf"holds the token {largest}, expected less than"):
+        check_ids(shard, largest)
 
 
 def test_tensors_of_a_micro_batch(dataset):

@@ -22,6 +22,7 @@ from pretrain.artifact import (
 from pretrain.checkpoints import list_checkpoints
 from pretrain.flags import parse_flags
 from pretrain.stage import launch_command, launcher_devices, pretrain, training_flags
+from tests.damage import flip_byte
 
 PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -41,7 +42,10 @@ def one_thread_per_rank(monkeypatch):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def write_corpus(folder):
     words = ["the", "cat", "sees", "a", "small", "dog", "under", "red", "trees"]
     sentences = [" ".join(words[i % 9 :] + words[: i % 7]).capitalize() + "." for i in range(300)]
     articles = ["\n".join(sentences[i : i + 5]) for i in range(0, 300, 5)]
@@ -51,6 +55,10 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def config(corpus, tmp_path):
+    return small_config(corpus, tmp_path)
+
+
+def small_config(corpus, tmp_path):
     config = get_default_config()
     for node, values in SETTINGS.items():
         config[node].update(values)
@@ -284,7 +292,42 @@ def test_killed_and_called_again_it_ends_the_same_and_leaves_nothing_behind(conf
     script = next(i for i, word in enumerate(words) if word.endswith("run_pretraining.py"))
     subprocess.run([sys.executable, *words[script:]], check=True, capture_output=True)
     weights = Path("model") / "model.safetensors"
-    assert (directory / weights).read_bytes() == (tmp_path / "undisturbed" / weights).read_bytes()
+    expected = (tmp_path / "undisturbed" / weights).read_bytes()
+    assert (directory / weights).read_bytes() == expected
+
+    flip_byte(directory / weights)
+    (directory / "model" / "vocab.txt").unlink()
+    (directory / "model" / "README.md").unlink()  # people may change it
+    assert artifact.status().reason.startswith("model/model.safetensors is damaged")
+    pretrain(config)
+    assert artifact.status().done and (directory / "model" / "vocab.txt").exists()
+    assert (directory / weights).read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["model/vocab.txt", "manifest.json"])
+def test_days_of_training_are_not_done_again_for_a_damaged_file(config, name):
+    prepare_dataset(config)
+    artifact = pretrain_artifact(config)
+    artifact.begin()
+    (artifact.directory / "model").mkdir()
+    for file in ("config.json", "vocab.txt", "README.md"):
+        (artifact.directory / "model" / file).write_text("content")
+    artifact.finish({})
+    (artifact.directory / "model" / "README.md").write_text("my model")
+    assert artifact.status().done
+    flip_byte(artifact.directory / name, 5)
+    expected = rf"{name} is damaged, and no checkpoint is left.* --force pretrain"
+    with pytest.raises(StageError, match=expected):
+        pretrain(config)
+    assert (artifact.directory / "model" / "README.md").exists()
+
+
+def test_nothing_is_trained_on_a_dataset_that_is_damaged(config):
+    prepare_dataset(config)
+    flip_byte(next(_dataset_path(config).glob("train_*.hdf5")))
+    with pytest.raises(StageError, match=r"is not ready \(train_\w+\.hdf5 is damaged"):
+        pretrain(config)
+    assert not pretrain_artifact(config).directory.exists()
 
 
 def _dataset_path(config):

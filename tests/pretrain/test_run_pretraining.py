@@ -15,15 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pretrain import checkpoints
 from pretrain.checkpoints import TENSORS, list_checkpoints
-from pretrain.distributed import start_ranks
+from pretrain.distributed import leave_ranks, start_ranks
 from pretrain.flags import parse_flags
 from pretrain.lr_curves import CurveShape, lr_multiplier
-from pretrain.metrics import MetricsLog, start_tensorboard
+from pretrain.metrics import MetricsLog, parse_warning, start_tensorboard
 from pretrain.ports import free_port
 from pretrain.run_pretraining import run
 from tests.pretrain.shards import write_dataset
-from tests.pretrain.test_checkpoints import flip_byte
+from tests.pretrain.test_checkpoints import NO_ROOM, flip_byte
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = str(PROJECT / "pretrain" / "run_pretraining.py")
@@ -68,7 +69,7 @@ def device():
     for name in os.environ.keys() - before - {"LOCAL_RANK"}:  # DeepSpeed asks for this one
         del os.environ[name]
     yield device
-    torch.distributed.destroy_process_group()
+    leave_ranks()
     os.environ.pop("LOCAL_RANK", None)
 
 
@@ -84,6 +85,15 @@ def _launcher(num_ranks, *script_and_flags):
         *(sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "warning"),
         *("--num_gpus", str(num_ranks), "--master_port", str(free_port()), *script_and_flags),
     ]
+
+
+def _ranks(number, *script_and_flags):
+    """Runs the launcher and its ranks to their end."""
+    command = _launcher(number, *script_and_flags)
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=100, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def _metrics(output):
@@ -218,11 +228,7 @@ def test_two_ranks_train_as_one(dataset, tmp_path):
     few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=12", "--print_steps=1")
     few = (*few, "--gradient_clipping=1.0")
     _one_rank(*_flags(dataset, one, *few))
-    command = _launcher(2, "--module", "pretrain.run_pretraining", *_flags(dataset, two, *few))
-    done = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=100, env=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    _ranks(2, "--module", "pretrain.run_pretraining", *_flags(dataset, two, *few))
     for ours, theirs in zip(_metrics(one), _metrics(two), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
     first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
@@ -249,9 +255,7 @@ def test_another_number_of_ranks_goes_on(dataset, tmp_path, before, after, preci
     steady = ("--curve=constant", "--warmup_proportion=0", f"--precision={precision}")
     few = (*NO_DROPOUT, *steady, "--print_steps=1", "--checkpoint_steps=6", "--max_steps=6")
     for ranks, steps in ((before, 6), (after, 12)):
-        flags = _flags(dataset, tmp_path / "both", *few, f"--max_steps={steps}")
-        command = _launcher(ranks, SCRIPT, *flags)
-        subprocess.run(command, capture_output=True, check=True, timeout=100, env=ENVIRONMENT)
+        _ranks(ranks, SCRIPT, *_flags(dataset, tmp_path / "both", *few, f"--max_steps={steps}"))
     _one_rank(*_flags(dataset, tmp_path / "alone", *few, "--max_steps=12"))
     both, alone = (
         [line["loss"] for line in _metrics(tmp_path / name) if line["kind"] == "train"]
@@ -334,8 +338,7 @@ def test_two_ranks_begin_where_one_does(dataset, tmp_path):
     few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=4", "--print_steps=1")
     few += ("--word_embedding_init=cooccurrence", "--output_bias_init=frequencies")
     _one_rank(*_flags(dataset, tmp_path / "one", *few))
-    command = _launcher(2, SCRIPT, *_flags(dataset, tmp_path / "two", *few))
-    subprocess.run(command, capture_output=True, check=True, timeout=100, env=ENVIRONMENT)
+    _ranks(2, SCRIPT, *_flags(dataset, tmp_path / "two", *few))
     for ours, theirs in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
 
@@ -345,6 +348,37 @@ def test_a_budget_of_tokens(dataset, tmp_path, device):
     _here(device, *_flags(dataset, tmp_path, *flags))
     trained = [line for line in _metrics(tmp_path) if line["kind"] == "train"]
     assert trained[-2]["tokens"] < 1000 <= trained[-1]["tokens"]
+
+
+def test_a_full_disk_ends_no_training(dataset, tmp_path, device, monkeypatch, capsys):
+    """Neither between times nor at the end, where the model finds the room of an old checkpoint."""
+    steps = ("--max_steps=8", "--checkpoint_steps=2", "--print_steps=1")
+    _here(device, *_flags(dataset, tmp_path / "roomy", *steps))
+    save, is_full = checkpoints.save_file, False
+
+    def save_file(*args):
+        if is_full:
+            raise checkpoints.SafetensorError(NO_ROOM)
+        save(*args)
+
+    def watch(training):
+        nonlocal is_full
+        training.writer.wait()
+        is_full = training.budget.step in (3, 7)  # when the next checkpoint is due
+
+    monkeypatch.setattr(checkpoints, "save_file", save_file)
+    args = parse_flags(_flags(dataset, tmp_path / "full", *steps))
+    capsys.readouterr()
+    run(args, device, MetricsLog(tmp_path / "full" / "metrics.jsonl"), watch=watch)
+    said = [line for line in capsys.readouterr().out.splitlines() if parse_warning(line)]
+    assert [line[:45] for line in said if "finds no room" in line] == [
+        "WARNING: step_0000004 finds no room on the di",
+        "WARNING: step_0000008 finds no room on the di",
+    ]
+    assert said[0].endswith("the newest checkpoint is that of step 2")
+    saved = list_checkpoints(tmp_path / "full" / "checkpoints")
+    assert saved[-1].name == "step_0000006"
+    _assert_same_end(tmp_path / "full", tmp_path / "roomy")
 
 
 def test_a_ramp_of_the_batch_size(dataset, tmp_path, device):
@@ -382,11 +416,7 @@ def test_a_loss_that_diverges_stops_the_run(dataset, tmp_path, device):
 def test_zero_stages_train_as_one_rank_does(dataset, tmp_path, stage):
     few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=8", "--print_steps=1")
     _one_rank(*_flags(dataset, tmp_path / "one", *few))
-    command = _launcher(
-        2, SCRIPT, *_flags(dataset, tmp_path / "two", *few, f"--zero_stage={stage}")
-    )
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
+    _ranks(2, SCRIPT, *_flags(dataset, tmp_path / "two", *few, f"--zero_stage={stage}"))
     for ours, theirs in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
 

@@ -1,0 +1,98 @@
+"""Memory that ran out: an allocation that failed, or a process that the kernel killed for it."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+# In what torch (2.13) and the libraries below it say: GPUs and NCCL, the CPU, C++, cuBLAS, cuDNN.
+FAILED_ALLOCATION = (
+    *("out of memory", "can't allocate memory", "std::bad_alloc"),
+    *("STATUS_ALLOC_FAILED", "ALLOCATION_FAILED"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU.
+
+    Of torch, told by the words: for most of its libraries it has no class of its own.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in FAILED_ALLOCATION)
+
+
+class OomKills:
+    """Whether the kernel has killed a process for want of memory since this was made.
+
+    The kernel counts that for each control group, which is that of this process and of those that
+    it starts, or else for the whole machine. root: where /proc and /sys are.
+    """
+
+    def __init__(self, root: Path = Path("/")):
+        counters = ((path, _kills(path)) for path in _own_counters(root))
+        found = ((path, number) for path, number in counters if number is not None)
+        self._own, self._own_before = next(found, (None, 0))
+        self._machine = root / "proc" / "vmstat"
+        self._machine_before = _kills(self._machine)
+
+    @property
+    def happened(self) -> bool | None:
+        """None: that cannot be told; on the machine there was one, or nobody counts them."""
+        if self._own:
+            return (_kills(self._own) or 0) > self._own_before
+        now = _kills(self._machine)
+        return False if now is not None and now == self._machine_before else None
+
+
+def cause_of_death(exit_code: int | None, kills: OomKills) -> str:
+    """What has become of a process, to stand behind its name.
+
+    exit_code: as of `subprocess`, negative for a signal; None if it is not known.
+    """
+    if exit_code is None:
+        return "was ended from outside"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    if exit_code != -signal.SIGKILL:
+        return f"died of {_signal_name(-exit_code)}"
+    if kills.happened is None:
+        return "was killed, most likely because memory ran out"
+    if kills.happened:
+        return "was killed by the kernel because memory ran out"
+    return "was killed by SIGKILL from outside (the kernel knows of no lack of memory)"
+
+
+def _signal_name(number: int) -> str:
+    """`SIGSEGV`; not all numbers have a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _own_counters(root: Path) -> Iterator[Path]:
+    """Files that may count for our control group, of version 2 and 1; a container sees its own
+    group at the top."""
+    groups = root / "sys" / "fs" / "cgroup"
+    v2, v1 = "memory.events", "memory.oom_control"
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            yield groups / group.lstrip("/") / v2
+        elif "memory" in controllers.split(","):
+            yield groups / "memory" / group.lstrip("/") / v1
+    yield groups / v2
+    yield groups / "memory" / v1
+
+
+def _kills(counter: Path) -> int | None:
+    """The number in the line `oom_kill N` of a file; None without such a line."""
+    lines = (line.split() for line in _text(counter).splitlines())
+    return next((int(words[1]) for words in lines if words[:1] == ["oom_kill"]), None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
