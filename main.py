@@ -7,6 +7,7 @@ failed, 130 interrupted. Standard library only until the dependencies are known 
 """
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from pipeline.artifacts import log_path
 from pipeline.console import escape_unprintable, print_line
 from pipeline.errors import ConfigError, StageError
 from pipeline.orchestrator import STAGE_NAMES, run_pipeline
+from pipeline.privacy import print_crash
+from pipeline.status_report import report_status
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -35,7 +38,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="A,B",
         help=f"run just these of {','.join(STAGE_NAMES)}",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
+    looks = parser.add_mutually_exclusive_group()
+    looks.add_argument("--dry-run", action="store_true", help="print the plan, change nothing")
+    looks.add_argument(
+        "--status", action="store_true", help="print how far each stage is, also beside a run"
+    )
+    looks.add_argument(
+        "--wait", action="store_true", help="wait for another run that is at work on the same"
+    )
     parser.add_argument(
         "--force", action="append", default=[], choices=STAGE_NAMES, help="redo a stage"
     )
@@ -60,10 +70,14 @@ def _stage_list(text: str) -> tuple[str, ...]:
 def main(arguments: list[str]) -> int:
     escape_unprintable()
     options = parse_arguments(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's, and that of a lost terminal
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
-        if not options.config.is_file():
-            raise ConfigError([f"--config: not a file, got {options.config}, expected a YAML file"])
+        # Path's own raises for names that are too long.
+        if not (os.path.isfile(options.config) and os.access(options.config, os.R_OK)):
+            expected = "expected a YAML file that can be read"
+            raise ConfigError([f"--config: not a file, got {options.config}, {expected}"])
         if install.missing_packages():
             return _run_in_environment(options, arguments)
         _run_stages(options)
@@ -83,8 +97,9 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
     """Goes on in .venv, which is made first where it is not there yet."""
     missing = ", ".join(install.missing_packages())
     if install.inside_environment() or not install.environment_is_ready():
-        if options.dry_run:
-            print_line(f"install: running, missing packages: {missing}")
+        if options.dry_run or options.status:
+            state = "not begun" if options.status else "running"
+            print_line(f"install: {state}, missing packages: {missing}")
             print_line("  the other stages can be planned once it has run")
             return 0
         off = install.switched_off_in(options.config, options.overrides)
@@ -109,11 +124,14 @@ def _run_stages(options: argparse.Namespace) -> None:
     if options.output_root:
         overrides = ["SYSTEM.OUTPUT_ROOT", options.output_root, *overrides]
     config = load_config(options.config, overrides, options.stages)
+    if options.status:
+        report_status(config, options.stages)
+        return
     force = set(options.stages) - {"install"} if options.clear_cache else set(options.force)
     idle = sorted(force - set(options.stages))
     if idle:
         raise ConfigError([f"--force {idle[0]}: not among --stages {','.join(options.stages)}"])
-    run_pipeline(config, options.stages, force, options.dry_run)
+    run_pipeline(config, options.stages, force, options.dry_run, options.wait)
 
 
 def _report_failure(error: StageError) -> int:
@@ -124,4 +142,5 @@ def _report_failure(error: StageError) -> int:
 
 
 if __name__ == "__main__":
+    sys.excepthook = print_crash
     sys.exit(main(sys.argv[1:]))

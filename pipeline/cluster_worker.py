@@ -47,6 +47,7 @@ class ProjectPlugin(WorkerPlugin):
         self.initialize = pickle.dumps((initializer, initargs))  # its module is in the zip
 
     def setup(self, worker: Any) -> None:
+        os.umask(0o077)  # what the jobs write, only this user can read
         folder = Path(worker.local_directory) / (
             FOLDER + hashlib.sha256(self.packed).hexdigest()[:16]
         )
@@ -58,7 +59,8 @@ class ProjectPlugin(WorkerPlugin):
 
     def unpack(self, folder: Path) -> None:
         """Code of an earlier run is forgotten: the user may have changed it since."""
-        for old in [entry for entry in sys.path if Path(entry).name.startswith(FOLDER)]:
+        ours = f"{folder.parent}{os.sep}{FOLDER}"  # a checkout may have such a name, elsewhere
+        for old in [entry for entry in sys.path if entry.startswith(ours)]:
             sys.path.remove(old)
             shutil.rmtree(old, ignore_errors=True)
         with zipfile.ZipFile(io.BytesIO(self.packed)) as archive:

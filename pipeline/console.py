@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.errors import ConfigError, StageError
+from pipeline.heartbeat import Heart, Position
+from pipeline.privacy import hidden
 
 PLAIN_LINE_SECONDS = 10.0
 
@@ -19,16 +21,16 @@ PLAIN_LINE_SECONDS = 10.0
 def print_line(text: str, stream: TextIO | None = None) -> None:
     """Prints a line, at once, to standard output or to `stream`; hours of work never fail by it.
 
-    What the stream's encoding lacks is escaped. A stream that takes no more, like a pipe whose
-    reader has gone, gets no more.
+    Secrets are hidden, and what the stream's encoding lacks is escaped. A stream that takes no
+    more, like a pipe whose reader has gone, gets no more.
     """
     stream = stream or sys.stdout
     if stream is None:  # Python was started without one
         return
     encoding = stream.encoding or "utf-8"
-    printable = text.encode(encoding, errors="backslashreplace").decode(encoding)
-    try:
-        print(printable, file=stream, flush=True)
+    printable = hidden(text).encode(encoding, errors="backslashreplace").decode(encoding)
+    try:  # in one piece, as other threads and processes print, too
+        print(f"{printable}\n", end="", file=stream, flush=True)
     except OSError:
         _silence(stream)
 
@@ -52,18 +54,29 @@ class Console:
     def __init__(self, stage: str, log: Path):
         self.stage = stage
         self.log = log
+        self.heart = Heart()
         log.parent.mkdir(parents=True, exist_ok=True)
 
+    def show_life(self, directory: Path) -> None:
+        """From now on, what is said and counted is a sign of life of the one who makes a folder."""
+        self.heart = Heart(directory)
+
     def say(self, text: str) -> None:
+        self.heart.say(text)
+        self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """As `say`, of somebody who only looks on: it is no sign of life."""
         for line in text.splitlines():
             print_line(f"{self.stage}: {line}")
         self.note(text)
 
     def note(self, text: str) -> None:
-        """To the log file only."""
+        """To the log file only; hours of work do not fail by it, on a full disk, say."""
         stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+        lines = "".join(f"{stamp} {line}\n" for line in hidden(text).splitlines())
+        with suppress(OSError), open(self.log, "ab") as file:
+            file.write(lines.encode(errors="backslashreplace"))
 
     @contextmanager
     def progress(self, description: str, total: float, unit: str) -> Iterator["Progress"]:
@@ -74,6 +87,7 @@ class Console:
         try:
             yield progress
         finally:
+            self.heart.stop_counting()
             progress.close()
 
 
@@ -83,16 +97,31 @@ class Progress(ABC):
     def __init__(self, console: Console, description: str, total: float, unit: str):
         self.console, self.description, self.total, self.unit = console, description, total, unit
         self.completed = 0.0
+        self.start = time.monotonic()
+        self.start_completed: float | None = None
+        console.heart.count(self._position(""))
 
     def advance(self, amount: float, note: str = "") -> None:
         self.update(self.completed + amount, note)
 
     def update(self, completed: float, note: str = "") -> None:
         self.completed = completed
-        self._show(note)
+        if self.start_completed is None:  # resumed work was not done in this run
+            self.start, self.start_completed = time.monotonic(), completed
+        position = self._position(note)
+        self.console.heart.count(position)
+        self._show(position)
+
+    def _position(self, note: str) -> Position:
+        done, seconds = (
+            self.completed - (self.start_completed or 0.0),
+            time.monotonic() - self.start,
+        )
+        rate = done / seconds if seconds > 0 else 0.0
+        return Position(self.description, self.completed, self.total, self.unit, rate, note)
 
     @abstractmethod
-    def _show(self, note: str) -> None: ...
+    def _show(self, position: Position) -> None: ...
 
     @abstractmethod
     def close(self) -> None: ...
@@ -103,23 +132,13 @@ class _PlainLines(Progress):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.start = self.last_line = time.monotonic()
-        self.start_completed: float | None = None
+        self.last_line = self.start
 
-    def _show(self, note: str) -> None:
-        if self.start_completed is None:
-            self.start_completed = self.completed  # resumed work was not done in this run
+    def _show(self, position: Position) -> None:
         now = time.monotonic()
-        if now - self.last_line < PLAIN_LINE_SECONDS:
-            return
-        self.last_line = now
-        rate = (self.completed - self.start_completed) / (now - self.start)
-        remaining = max(0.0, self.total - self.completed)
-        left = f", {duration(remaining / rate)} left" if rate > 0 else ""
-        self.console.say(
-            f"{self.description} {self.completed:,.0f}/{self.total:,.0f} {self.unit}, "
-            f"{rate:,.1f} {self.unit}/s{left}{', ' + note if note else ''}"
-        )
+        if now - self.last_line >= PLAIN_LINE_SECONDS:
+            self.last_line = now
+            self.console.say(", ".join(position_in_words(position)))
 
     def close(self) -> None:
         pass
@@ -143,10 +162,10 @@ class _TerminalBar(Progress):
         self.task = self.bar.add_task(self.description, total=self.total, note="", rate="")
         self.bar.start()
 
-    def _show(self, note: str) -> None:
+    def _show(self, position: Position) -> None:
         speed = self.bar.tasks[0].speed
         rate = f"{speed:,.1f} {self.unit}/s" if speed else ""
-        self.bar.update(self.task, completed=self.completed, note=note, rate=rate)
+        self.bar.update(self.task, completed=self.completed, note=position.note, rate=rate)
 
     def close(self) -> None:
         self.bar.stop()
@@ -164,19 +183,22 @@ def stage_console(stage: str, log: Path) -> Iterator[Console]:
     except (ConfigError, KeyboardInterrupt):
         raise
     except StageError as error:
-        _note_failure(console, f"failed: {error.cause}")
+        console.heart.fail(error.cause)
+        console.note(f"failed: {error.cause}")
         raise StageError(error.cause, error.log or log, stage) from error
     except Exception as error:
-        _note_failure(console, traceback.format_exc())
-        cause = str(error).strip().splitlines()
-        raise StageError(
-            f"{type(error).__name__}: {cause[0] if cause else 'no message'}", log, stage
-        ) from error
+        console.note(traceback.format_exc())
+        lines = str(error).strip().splitlines()
+        cause = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        console.heart.fail(cause)
+        raise StageError(cause, log, stage) from error
 
 
-def _note_failure(console: Console, text: str) -> None:
-    with suppress(OSError):  # a full disk, say, may be the failure itself
-        console.note(text)
+def position_in_words(position: Position) -> list[str]:
+    """`training 50/100 steps (50 %)`, `3.2 steps/s`, `12 min left`, `loss 3.2`, as far as known."""
+    seconds = position.seconds_left
+    left = "" if seconds is None else f"{duration(seconds)} left"
+    return [text for text in (position.share, position.speed, left, position.note) if text]
 
 
 def duration(seconds: float) -> str:

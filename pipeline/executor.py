@@ -5,6 +5,8 @@ Here: a pool on this machine, and the loop that feeds any executor. A Dask clust
 
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -14,11 +16,13 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.errors import StageError
-from pipeline.processes import PARENT_VARIABLE, exit_with_parent
+from pipeline.oom import OomKills, cause_of_death
+from pipeline.processes import die_with_parent
 
 Job = TypeVar("Job")
 
@@ -32,20 +36,50 @@ def num_cores() -> int:
 
 
 class LocalPool(ProcessPoolExecutor):
-    """Processes on this machine. num_workers: how many jobs run at the same time."""
+    """Processes on this machine. num_workers: how many jobs run at the same time.
+
+    At the end of a `with` block it waits for jobs that are at work, unless it was interrupted.
+    """
 
     def __init__(self, num_workers: int, **settings: Any):
         super().__init__(num_workers, **settings)
         self.num_workers = num_workers
+        self._kills = OomKills()
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.end()
+        super().__exit__(kind, error, trace)
+
+    def end(self) -> None:
+        """Ends the workers, whatever they are at."""
+        for process in list((self._processes or {}).values()):
+            process.terminate()
+        self.shutdown()
 
     def problem(self, error: Exception | None = None) -> str:
         """What is wrong with the workers themselves, or an empty string."""
         if not isinstance(error, BrokenExecutor):
             return ""
-        return (
-            "a worker process was ended from outside, most likely because the machine ran out of "
-            "memory; lower SYSTEM.NUM_WORKERS or SYSTEM.MAX_MEMORY_IN_GB and run again"
-        )
+        code = self._exit_code()
+        died = f"a worker process {cause_of_death(code, self._kills)}"
+        if code != -signal.SIGKILL or self._kills.happened is False:
+            return f"{died}; run again"
+        return f"{died}; lower SYSTEM.NUM_WORKERS or SYSTEM.MAX_MEMORY_IN_GB and run again"
+
+    def _exit_code(self) -> int | None:
+        """Of the worker that broke the pool, which ends the others by SIGTERM; None: unknown.
+
+        A process that has just closed its files may need a moment to be gone.
+        """
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            codes = [process.exitcode for process in list((self._processes or {}).values())]
+            for code in codes:
+                if code not in (None, 0, -signal.SIGTERM):
+                    return code
+            time.sleep(0.01)
+        return None
 
 
 def local_pool(
@@ -61,8 +95,8 @@ def local_pool(
 
 
 def _initialize_worker(parent: int, initializer: Callable | None, initargs: tuple) -> None:
-    os.environ[PARENT_VARIABLE] = str(parent)
-    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all; the parent ends its workers
+    die_with_parent(parent)
     if initializer:
         initializer(*initargs)
 
@@ -85,7 +119,7 @@ def run_unordered(
     try:
         while True:
             for job in islice(jobs, max_in_flight - len(running)):
-                running[executor.submit(function, job)] = job
+                running[_submitted(executor, function, job)] = job
             if not running:
                 return
             finished, _ = wait(running, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
@@ -109,9 +143,21 @@ def problem_with_workers(executor: Executor, error: Exception | None = None) -> 
     return problem(error) if problem else ""
 
 
+def _submitted(executor: Executor, function: Callable[[Job], Any], job: Job) -> Future:
+    with _explained(executor):
+        return executor.submit(function, job)
+
+
 def _result(executor: Executor, future: Future) -> Any:
-    try:
+    with _explained(executor):
         return future.result()
+
+
+@contextmanager
+def _explained(executor: Executor) -> Iterator[None]:
+    """What is wrong with the workers becomes a StageError."""
+    try:
+        yield
     except Exception as error:
         if cause := problem_with_workers(executor, error):
             raise StageError(cause) from error

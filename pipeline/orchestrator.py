@@ -3,15 +3,19 @@
 import importlib
 import sys
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import install
 from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration, print_line
+from pipeline.disk import DiskNeed, shortages, space_in_words
 from pipeline.errors import ConfigError, StageError
+from pipeline.ownership import InUse, is_owned, owner
+from pipeline.privacy import private_files
 
 if TYPE_CHECKING:  # a bare Python, which has no yacs, imports this module too
     from yacs.config import CfgNode
@@ -22,6 +26,7 @@ class Stage:
     """A row of the pipeline. plan and run are functions of `<name>.artifact` and `<name>.stage`.
 
     check: a function of `<name>.artifact` that raises ConfigError if this machine cannot run it.
+    found: one that yields lines on what there is of an artifact that is not finished.
     """
 
     name: str
@@ -29,13 +34,21 @@ class Stage:
     run: str
     needs: str = ""
     check: str = ""
+    found: str = ""
 
     def artifact(self, config: "CfgNode") -> Artifact:
-        return getattr(importlib.import_module(f"{self.name}.artifact"), self.plan)(config)
+        return self._planning(self.plan)(config)
 
     def check_machine(self, config: "CfgNode") -> None:
         if self.check:
-            getattr(importlib.import_module(f"{self.name}.artifact"), self.check)(config)
+            self._planning(self.check)(config)
+
+    def found_in(self, artifact: Artifact) -> Iterator[str]:
+        if self.found:
+            yield from self._planning(self.found)(artifact)
+
+    def _planning(self, function: str) -> Callable:
+        return getattr(importlib.import_module(f"{self.name}.artifact"), function)
 
     def __call__(self, config: "CfgNode") -> None:
         getattr(importlib.import_module(f"{self.name}.stage"), self.run)(config)
@@ -43,10 +56,18 @@ class Stage:
     def enabled(self, config: "CfgNode") -> bool:
         return config[self.name.upper()].ENABLED
 
+    def upstream(self, config: "CfgNode") -> "Stage | None":
+        """The stage that this one builds on."""
+        if self.name == "finetune" and config.FINETUNE.MODEL_NAME_OR_PATH:
+            return None
+        return next((stage for stage in STAGES if stage.name == self.needs), None)
+
 
 STAGES = (
     Stage("dataset", "dataset_artifact", "prepare_dataset", check="check_machine"),
-    Stage("pretrain", "pretrain_artifact", "pretrain", "dataset", "check_machine"),
+    Stage(
+        "pretrain", "pretrain_artifact", "pretrain", "dataset", "check_machine", "last_checkpoint"
+    ),
     Stage("finetune", "finetune_artifact", "finetune", "pretrain", "check_machine"),
     Stage("result_collection", "result_artifact", "collect_test_result", "finetune"),
 )
@@ -79,10 +100,12 @@ def run_pipeline(
     stages: Collection[str] = STAGE_NAMES,
     force: Collection[str] = (),
     dry_run: bool = False,
+    wait: bool = False,
 ) -> None:
     """Runs the enabled stages among `stages`; those in `force`, and what builds on them, anew.
 
-    Raises ConfigError before anything is touched, StageError when a stage fails.
+    wait: for other runs that are at work on the same artifacts. Raises ConfigError before anything
+    is touched, StageError when a stage fails or, without `wait`, another run has its artifact.
     """
     steps = plan(config, stages, force)
     _install(config, stages, force, dry_run)
@@ -92,15 +115,19 @@ def run_pipeline(
             if stage.name in stages:
                 print_line(f"{stage.name}: switched off")
             continue
+        if step.runs and not dry_run:
+            _run(step, config, wait)
+            continue
         print_line(str(step))
         if dry_run:
             for note in step.artifact.notes:
                 print_line(f"  {note}")
-        elif step.runs:
-            _run(step, config)
         else:
             for line in step.artifact.manifest["results"].get("headline", ()):
                 print_line(f"  {line}")
+    if dry_run:
+        for line in space_in_words(_disk_needs(steps)):
+            print_line(line)
 
 
 def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> list[Step]:
@@ -114,7 +141,9 @@ def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> 
             artifact = stage.artifact(config)
             step = Step(stage, artifact, artifact.status(), _force(stage, force, steps))
             steps.append(step)
-            if not step.forced:
+            if step.forced:
+                artifact.check_clearable()
+            else:
                 artifact.check_owner()
             if step.runs:
                 problems += _missing_upstream(stage, config, steps)
@@ -123,9 +152,14 @@ def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> 
             problems += [line for line in error.problems if line not in problems]
         except (OSError, ValueError) as error:
             problems.append(f"{stage.name}: {error}")
+    problems += shortages(_disk_needs(steps))
     if problems:
         raise ConfigError(problems)
     return steps
+
+
+def _disk_needs(steps: list[Step]) -> list[DiskNeed]:
+    return [need for step in steps if step.runs for need in step.artifact.disk]
 
 
 def _force(stage: Stage, force: Collection[str], steps: list[Step]) -> str:
@@ -139,33 +173,52 @@ def _force(stage: Stage, force: Collection[str], steps: list[Step]) -> str:
 
 def _missing_upstream(stage: Stage, config: "CfgNode", steps: list[Step]) -> list[str]:
     """A line if this stage builds on one that is neither done nor about to run."""
-    if not stage.needs or any(step.stage.name == stage.needs for step in steps):
+    upstream = stage.upstream(config)
+    if upstream is None or any(step.stage is upstream for step in steps):
         return []
-    if stage.name == "finetune" and config.FINETUNE.MODEL_NAME_OR_PATH:
-        return []
-    upstream = next(other for other in STAGES if other.name == stage.needs)
-    status = upstream.artifact(config).status()
+    artifact = upstream.artifact(config)
+    status = artifact.status()
     if status.done:
         return []
+    at_work = f"{owner(artifact.directory)} is making it" if is_owned(artifact.directory) else ""
     return [
         f"{stage.needs.upper()}.ENABLED: the {stage.name} stage builds on the {stage.needs} stage, "
-        f"which is not part of this run and not done ({status.reason}); run it first, "
+        f"which is not part of this run and not done ({at_work or status.reason}); run it first, "
         f"with --stages {stage.needs} {stage.needs.upper()}.ENABLED True"
     ]
 
 
-def _run(step: Step, config: "CfgNode") -> None:
-    begin = time.monotonic()
+@private_files()
+def _run(step: Step, config: "CfgNode", wait: bool) -> None:
+    name, artifact = step.stage.name, step.artifact
+    upstream = step.stage.upstream(config)
+
+    def say(text: str) -> None:
+        print_line(f"{name}: {text}")
+
     try:
-        with step.artifact.owned():
+        source = upstream.artifact(config).in_use(say, wait) if upstream else nullcontext()
+        with artifact.owned(say, wait), source:
+            step = replace(step, status=artifact.status())  # another run may have come in between
+            print_line(str(step))
+            if not step.runs:
+                return
+            begin = time.monotonic()
             if step.forced:
-                step.artifact.clear()
+                artifact.clear()
+            if problems := shortages(artifact.disk):  # the stages before it have taken their part
+                raise StageError(problems[0])
             step.stage(config)
             seconds = time.monotonic() - begin
-            step.artifact.record_time(seconds)
+            artifact.record_time(seconds)
+    except InUse as error:
+        cause = f"{error.cause}; run it again when that is over, or with --wait"
+        raise StageError(cause, stage=name) from error
     except StageError as error:
-        raise StageError(error.cause, error.log, step.stage.name) from error
-    print_line(f"{step.stage.name}: done in {duration(seconds)}")
+        raise StageError(error.cause, error.log, name) from error
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        raise StageError(str(error), stage=name) from error
+    say(f"done in {duration(seconds)}")
 
 
 def _install(

@@ -2,17 +2,36 @@
 
 import ctypes
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 PARENT_VARIABLE = "EXTREMEBERT_PARENT_PID"
 PR_SET_PDEATHSIG = 1  # of prctl(2): a signal that the kernel sends a child when its parent ends
+IDLE_SECONDS = 5.0
+BLOCK_BYTES = 1 << 16
+
+
+def this_process() -> str:
+    """`process 123 on server`, as others read it who share the file system."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel kill this process as soon as its parent ends, or the parent's thread that has
+    started it. parent: told by itself, as it may have died already."""
+    _prctl()(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def exit_with_parent(poll_seconds: float = 1.0) -> None:
@@ -37,6 +56,11 @@ def end_with(process: int, number: signal.Signals, poll_seconds: float = 1.0) ->
         os.kill(os.getpid(), number)
 
     threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+def _prctl() -> Callable[..., int]:
+    """prctl(2), to be looked up before a fork."""
+    return ctypes.CDLL(None).prctl
 
 
 def parent_of(process: int) -> int:
@@ -65,19 +89,20 @@ def run_logged(
     environment: Mapping[str, str] = {},
     on_line: Callable[[str], None] = lambda line: None,
     patience_seconds: float = 20.0,
+    on_idle: Callable[[], None] = lambda: None,
 ) -> int:
     """Runs a command and returns its exit code.
 
     Output goes to `log` (appended) and, line by line, to `on_line`; errors go to the same name
-    with `.err`. When this process is interrupted, the child and its children are terminated first,
-    and have `patience_seconds` to end by themselves.
+    with `.err`. `on_idle` is called whenever nothing has come for IDLE_SECONDS. When this process
+    is interrupted, the child and its children are terminated first, and have `patience_seconds`
+    to end by themselves.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    prctl = ctypes.CDLL(None).prctl
+    prctl = _prctl()
     child_environment = {**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())}
-    with open(log, "a", encoding="utf-8") as out, open(log.with_suffix(".err"), "ab") as err:
-        out.write(f"$ {' '.join(command)}\n")
-        out.flush()
+    with open(log, "ab", 0) as out, open(log.with_suffix(".err"), "ab") as err:
+        _log(out, f"$ {' '.join(command)}\n".encode(errors="backslashreplace"))
         child = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -88,17 +113,44 @@ def run_logged(
             preexec_fn=partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
         try:
-            for raw_line in child.stdout:
-                line = raw_line.decode("utf-8", errors="replace")
-                out.write(line)
-                out.flush()
-                on_line(line.rstrip("\n"))
+            for line in _lines(_blocks(child.stdout.fileno(), on_idle), out):
+                on_line(line.decode("utf-8", errors="replace"))
             return child.wait()
         finally:
             if child.poll() is None:
                 _terminate(child, patience_seconds)
                 os.set_blocking(child.stdout.fileno(), False)  # another may hold the other end
-                out.write((child.stdout.read() or b"").decode("utf-8", errors="replace"))
+                _log(out, child.stdout.read() or b"")
+
+
+def _log(out: BinaryIO, block: bytes) -> None:
+    """Hours of work do not fail by a log that cannot be written, on a full disk, say."""
+    with suppress(OSError):
+        out.write(block)
+
+
+def _blocks(pipe: int, on_idle: Callable[[], None]) -> Iterator[bytes]:
+    """What comes through a pipe, as it comes, until all that write to it have ended."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            if not selector.select(IDLE_SECONDS):
+                on_idle()
+            elif block := os.read(pipe, BLOCK_BYTES):
+                yield block
+            else:
+                return
+
+
+def _lines(blocks: Iterator[bytes], out: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends; the blocks go to `out` as they are."""
+    begun = b""
+    for block in blocks:
+        _log(out, block)
+        *lines, begun = (begun + block).split(b"\n")
+        yield from lines
+    if begun:
+        yield begun
 
 
 def _terminate(child: subprocess.Popen, patience_seconds: float) -> None:

@@ -14,6 +14,8 @@ sys.path.insert(0, str(PROJECT))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+from tests.small_pipeline import WatchedRun, write_pipeline  # noqa: E402 (needs path and variables)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def heed_interrupts():
@@ -28,3 +30,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory) -> Path:
+    """A corpus and a config for it (tests/small_pipeline.py)."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    write_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_pipeline(pipeline_folder) -> WatchedRun:
+    """An undisturbed run of the whole pipeline into `root` of its folder."""
+    done = WatchedRun(pipeline_folder, "root")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done

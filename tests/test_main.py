@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,68 +10,19 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-CONFIG = """
-SYSTEM: {{NUM_GPUS: 0, NUM_WORKERS: 2, MAX_MEMORY_IN_GB: 2}}
-TOKENIZER: {{TRAIN: True, VOCAB_SIZE: 600}}
-DATASET:
-  CUSTOMIZED_DATASETS: [{text}]
-  MAX_SEQ_LENGTH: 32
-  MAX_PREDICTIONS_PER_SEQ: 5
-  DUP_FACTOR: 2
-  FRAC_TEST: 0.05
-MODEL: {{HIDDEN_SIZE: 32, NUM_HIDDEN_LAYERS: 2, NUM_ATTENTION_HEADS: 2, INTERMEDIATE_SIZE: 64}}
-PRETRAIN:
-  NUM_STEPS: 40
-  BATCH_SIZE: 16
-  CHECKPOINT_STEPS: 5
-  VALIDATION_STEPS: 20
-  PRINT_STEPS: 10
-FINETUNE:
-  GLUE_DIR: builtin:demo
-  TASKS: [CoLA, MNLI, RTE]
-  STILT_TASKS: [RTE]
-  MAX_SEQ_LENGTH: 32
-  GRID:
-    DEFAULT: {{EPOCHS: [1], BATCH_SIZES: [32], LEARNING_RATES: [1e-3]}}
-    MNLI: {{EPOCHS: [1], BATCH_SIZES: [32], LEARNING_RATES: [1e-3]}}
-RESULT_COLLECTION: {{ALLOW_PARTIAL: True}}
-"""
+from tests.small_pipeline import ENVIRONMENT, PROJECT, WatchedRun, command, run
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(pipeline_folder) -> Path:
     """Holds a corpus and a config for it."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    (folder / "text").mkdir()
-    rng = random.Random(0)
-    words = ["the", "a", "small", "old", "river", "house", "sees", "finds", "under", "quiet"]
-    articles = [
-        "\n".join(
-            " ".join(rng.choices(words, k=rng.randint(4, 12))).capitalize() + "." for _ in range(8)
-        )
-        for _ in range(60)
-    ]
-    (folder / "text" / "corpus.txt").write_text("\n\n".join(articles))
-    (folder / "config.yaml").write_text(CONFIG.format(text=folder / "text"))
-    return folder
+    return pipeline_folder
 
 
-def command(folder: Path, root: str, *arguments: str) -> list[str]:
-    config, output = str(folder / "config.yaml"), str(folder / root)
-    return [sys.executable, "main.py", "--config", config, "--output-root", output, *arguments]
-
-
-def run(folder: Path, root: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(folder, root, *arguments),
-        cwd=PROJECT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def finished(finished_pipeline) -> WatchedRun:
+    """An undisturbed run into `root`."""
+    return finished_pipeline
 
 
 def state_of_files(root: Path) -> dict[str, tuple[int, int]]:
@@ -91,14 +41,6 @@ def final_artifacts(root: Path) -> dict[str, str]:
         for path in root.glob(pattern)
         if path.is_file() and path.name != "README.md"
     }
-
-
-@pytest.fixture(scope="module")
-def finished(folder) -> subprocess.CompletedProcess:
-    """An undisturbed run into `root`."""
-    done = run(folder, "root")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def test_one_command_ends_with_scores_and_a_zip(folder, finished):

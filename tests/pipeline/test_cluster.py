@@ -79,6 +79,25 @@ def test_changed_code_is_taken_over(address, tmp_path):
         sys.path.remove(str(package.parent))
 
 
+def test_a_checkout_of_that_name_is_not_deleted(tmp_path, monkeypatch):
+    from pipeline.cluster_worker import FOLDER, ProjectPlugin, pack_project
+
+    checkout, old = tmp_path / f"{FOLDER}fork", tmp_path / "worker" / f"{FOLDER}0"
+    for folder in (checkout, old):
+        folder.mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(folder))
+    plugin = ProjectPlugin(pack_project(checkout), None, ())
+    plugin.unpack(tmp_path / "worker" / f"{FOLDER}1")
+    assert checkout.exists() and str(checkout) in sys.path
+    assert not old.exists() and str(old) not in sys.path
+
+
+def test_what_workers_write_is_for_the_user_alone(address, tmp_path):
+    with cluster(address, tmp_path) as executor:
+        list(run_unordered(executor, Path.touch, [tmp_path / "file"]))
+    assert (tmp_path / "file").stat().st_mode & 0o077 == 0
+
+
 def test_initializer_runs_in_every_worker(address, tmp_path):
     with cluster(address, tmp_path, os.putenv, ("UNUSED", "1")) as executor:
         assert list(run_unordered(executor, abs, [-1])) == [(-1, 1)]

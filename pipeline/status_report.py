@@ -1,0 +1,105 @@
+"""How far each stage of a config is: for `main.py --status`, beside a run or after it.
+
+Reads what is there and changes nothing, so that it works while another process, on this server or
+on another that shares the file system, is at work.
+"""
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pipeline.artifacts import Artifact
+from pipeline.console import duration, position_in_words, print_line
+from pipeline.errors import ConfigError
+from pipeline.heartbeat import Beat, read_heartbeat
+from pipeline.orchestrator import STAGE_NAMES, STAGES, Stage
+from pipeline.ownership import is_owned, owner
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+# A run at work says so every ten seconds, but for a long step or the end of a long file.
+SILENT_SECONDS = 300.0
+WORDS = {"new": "not begun", "unfinished": "interrupted", "changed": "changed"}
+
+
+def report_status(config: "CfgNode", stages: Collection[str] = STAGE_NAMES) -> None:
+    """Prints a few lines for each of these stages."""
+    for stage in STAGES:
+        if stage.name in stages:
+            for line in _stage_lines(stage, config):
+                print_line(line)
+
+
+def _stage_lines(stage: Stage, config: "CfgNode") -> Iterator[str]:
+    if not stage.enabled(config):
+        yield f"{stage.name}: switched off"
+        return
+    try:
+        state, *details = _lines(stage, stage.artifact(config))
+    except (ConfigError, OSError, ValueError) as error:
+        state, *details = "cannot be told from here", *str(error).splitlines()
+    yield f"{stage.name}: {state}"
+    for detail in details:
+        yield f"  {detail}"
+
+
+def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
+    """How it stands in one line, and what more there is to say."""
+    directory, status = artifact.directory, artifact.status()
+    latest = owner(directory)
+    beat = read_heartbeat(directory)
+    if beat and latest and not latest.startswith(f"{beat.by} since "):
+        beat = None  # of a run before the latest
+    running = is_owned(directory)
+    if running is None:
+        running = beat is not None and beat.age_seconds < SILENT_SECONDS
+    if running:
+        other = f", with other settings: {status.reason}" if status.state == "changed" else ""
+        yield f"running, by {latest or 'another process'}{other}"
+        yield from _progress(beat)
+    elif status.done:
+        yield f"up to date ({directory}){_finished(artifact)}"
+        yield from artifact.manifest["results"].get("headline", ())
+        return
+    else:
+        yield f"{WORDS[status.state]}, {status.reason.removeprefix('was interrupted, ')}"
+        if status.state != "unfinished":
+            return
+        yield from _end(beat)
+    yield from stage.found_in(artifact)
+    if beat:
+        yield _age(beat, running)
+
+
+def _finished(artifact: Artifact) -> str:
+    """When, and how long the last run took, which may have begun with what others had done."""
+    manifest = artifact.manifest
+    if "finished_at" not in manifest:
+        return ""
+    at = datetime.fromisoformat(manifest["finished_at"])
+    return f", {at:%Y-%m-%d %H:%M:%S %z} in {duration(manifest['seconds'])}"
+
+
+def _progress(beat: Beat | None) -> Iterator[str]:
+    if beat and beat.position:
+        yield ", ".join(position_in_words(beat.position))
+    elif beat and beat.said:
+        yield beat.said
+
+
+def _end(beat: Beat | None) -> Iterator[str]:
+    """Where a run was when it ended, and why it did if it could say so."""
+    if beat and beat.position:
+        yield ", ".join(filter(None, (beat.position.share, beat.position.note)))
+    if beat and beat.failed:
+        yield f"failed: {beat.failed}"
+
+
+def _age(beat: Beat, running: bool) -> str:
+    age = duration(beat.age_seconds)
+    if not running:
+        return f"last sign of life {age} ago; {beat.by} is gone"
+    if beat.age_seconds < SILENT_SECONDS:
+        return f"last sign of life {age} ago"
+    return f"no sign of life for {age}, but {beat.by} has not ended"

@@ -1,0 +1,131 @@
+"""One process makes a folder; others leave or wait, and learn for whom."""
+
+import errno
+import fcntl
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import ownership
+from pipeline.ownership import InUse, in_use, is_owned, lock_path, owned, owner
+from pipeline.processes import this_process
+
+PROJECT = Path(__file__).resolve().parents[2]
+OWN = """
+import sys, time
+from pathlib import Path
+from pipeline import ownership
+with getattr(ownership, sys.argv[1])(Path(sys.argv[2]), print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def another_process(how, folder):
+    """Has the folder until it is killed."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", OWN, how, str(folder)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "held\n"
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch):
+    monkeypatch.setattr(ownership, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(ownership, "GLANCE_SECONDS", 0.001)
+
+
+def test_the_second_one_learns_who_has_it_until_that_one_dies(tmp_path):
+    folder, said = tmp_path / "run", []
+    assert is_owned(folder) is False and owner(folder) == ""
+    with another_process("owned", folder) as child:
+        assert is_owned(folder)
+        assert owner(folder).startswith(f"process {child.pid} on ")
+        with pytest.raises(InUse, match=rf"being made by process {child.pid} on .* since "):
+            owned(folder, said.append).__enter__()
+        with pytest.raises(InUse, match=f"process {child.pid}"):
+            in_use(folder, said.append).__enter__()
+    assert is_owned(folder) is False  # killed
+    with owned(folder, said.append):
+        assert owner(folder).startswith(this_process())
+    assert said == []
+
+
+def test_one_that_waits_says_so_once_and_has_it_then(tmp_path):
+    folder, said = tmp_path / "run", []
+
+    def say(text):
+        said.append(text)
+        child.kill()
+
+    with another_process("owned", folder) as child, owned(folder, say, wait=True):
+        assert child.wait() == -signal.SIGKILL
+    assert len(said) == 1
+    assert said[0].startswith(f"waits, as {folder} is being made by process {child.pid} on ")
+
+
+def test_what_others_build_on_is_not_made_anew(tmp_path):
+    folder = tmp_path / "run"
+    with owned(folder, print):
+        pass
+    with another_process("in_use", folder):
+        assert is_owned(folder) is False  # it is not being made
+        with in_use(folder, print):
+            pass
+        with pytest.raises(InUse, match="is being read by another run"):
+            owned(folder, print).__enter__()
+        assert is_owned(folder) is False
+    with owned(folder, print):
+        pass
+
+
+def test_what_nobody_ever_had_can_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError), in_use(tmp_path / "run", print):
+        raise FileNotFoundError  # of the work itself: it is not swallowed
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_look_turns_nobody_away(tmp_path, monkeypatch):
+    """The lock is held for an instant by `is_owned`."""
+    folder = tmp_path / "run"
+    lock_path(folder).touch()
+    with open(lock_path(folder)) as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(ownership.time, "sleep", lambda _: looking.close())
+        with owned(folder, print):
+            assert looking.closed
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, "no such thing")
+
+    monkeypatch.setattr(ownership.fcntl, "flock", refuse)
+    folder, said = tmp_path / "run", []
+    with owned(folder, said.append):
+        assert is_owned(folder) is None
+        assert owner(folder).startswith(this_process())
+    assert len(said) == 1 and "has no locks" in said[0] and str(folder) in said[0]
+
+
+def test_a_lock_that_is_a_link_empties_no_file(tmp_path):
+    """As one may be that came out of somebody else's archive."""
+    (tmp_path / "letters.txt").write_text("years of letters")
+    lock_path(tmp_path / "run").symlink_to(tmp_path / "letters.txt")
+    with pytest.raises(OSError, match=r"\.run\.lock"), owned(tmp_path / "run", print):
+        pass
+    assert (tmp_path / "letters.txt").read_text() == "years of letters"
