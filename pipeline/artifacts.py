@@ -348,8 +348,8 @@ class Artifact:
         self.check_owner()
         for folder in self.folders:
             delete_leftovers(folder)
-            if owner_of(folder) is not None:
-                delete_unfinished(folder)
+            # Killed at its very first write, a run leaves no record by which the folder is ours.
+            delete_unfinished(folder, f"{STARTED}.*" if owner_of(folder) is None else "*")
         if self.status().state == "changed":
             if self.is_only_begun:  # an attempt that came to nothing, from other inputs
                 for folder in self.folders:

@@ -90,12 +90,12 @@ def delete_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def delete_unfinished(folder: Path) -> None:
+def delete_unfinished(folder: Path, name: str = "*") -> None:
     """Deletes, at any depth, what a process that was killed has left half-written or half-deleted.
 
-    The folder has to be ours.
+    The folder has to be ours, or `name` a pattern for what can be nobody else's.
     """
-    for path in [*folder.rglob(".*.tmp")]:
+    for path in [*folder.rglob(f".{name}.tmp")]:
         delete_tree(path)
 
 

@@ -172,3 +172,13 @@ def test_what_a_killed_process_was_writing_is_deleted(artifact):
     (artifact.directory / ".model.tmp" / "deep").mkdir(parents=True)
     artifact.begin()
     assert not [*artifact.directory.rglob(".*")]
+
+
+def test_so_is_what_it_left_at_its_very_first_write_and_nothing_of_others(tmp_path):
+    """Without a record, the folder may be a user's."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (f".{STARTED}.0123456789ab.tmp", ".notes.tmp"):
+        (folder / name).write_text("")
+    Artifact("dataset", folder, {}).begin()
+    assert {path.name for path in folder.iterdir()} == {STARTED, ".notes.tmp"}
