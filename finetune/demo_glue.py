@@ -13,6 +13,7 @@ from pathlib import Path
 
 from finetune import demo_sentences as sentences
 from pipeline.artifacts import written_aside
+from pipeline.folders import delete_unfinished_file
 from pipeline.integrity import file_digest
 
 DEMO_NAME = "builtin:demo"
@@ -147,9 +148,10 @@ def demo_digests() -> dict[str, str]:
 
 
 def write_demo_glue(directory: Path) -> None:
-    """Writes the benchmark, or what is missing or differs of it."""
+    """Writes what is missing or differs of the benchmark. Nobody else may be writing it."""
     for path, digest in demo_digests().items():
         file = directory / path
         if not file.is_file() or file_digest(file) != digest:
+            delete_unfinished_file(file)
             with written_aside(file) as aside:
                 aside.write_bytes(demo_files()[path].encode())

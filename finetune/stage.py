@@ -27,6 +27,7 @@ from finetune.slots import slot_workers
 from pipeline.artifacts import demo_glue_dir, write_json
 from pipeline.console import Console, duration, stage_console
 from pipeline.errors import StageError
+from pipeline.ownership import owned
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -49,7 +50,9 @@ def finetune(config: "CfgNode") -> None:
         artifact.begin()
         console.show_life(artifact.directory)
         if search.with_demo:
-            write_demo_glue(demo_glue_dir(search.root))
+            demo = demo_glue_dir(search.root)
+            with owned(demo, console.say, wait=True):  # other searches need it, too
+                write_demo_glue(demo)
         _check_rows(search)
         results = _run_search(config, search, artifact.directory, console)
         summary = _summary(search, results)

@@ -30,6 +30,7 @@ from pipeline.folders import (
     delete_leftovers,
     delete_tree,
     delete_unfinished,
+    delete_unfinished_file,
     files_besides,
     owner_of,
     read_record,
@@ -348,8 +349,10 @@ class Artifact:
         self.check_owner()
         for folder in self.folders:
             delete_leftovers(folder)
-            # Killed at its very first write, a run leaves no record by which the folder is ours.
-            delete_unfinished(folder, f"{STARTED}.*" if owner_of(folder) is None else "*")
+            if owner_of(folder) is not None:
+                delete_unfinished(folder)
+            else:  # killed at its very first write, a run leaves no record by which it is ours
+                delete_unfinished_file(folder / STARTED)
         if self.status().state == "changed":
             if self.is_only_begun:  # an attempt that came to nothing, from other inputs
                 for folder in self.folders:

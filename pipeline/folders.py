@@ -90,13 +90,22 @@ def delete_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def delete_unfinished(folder: Path, name: str = "*") -> None:
+def delete_unfinished(folder: Path) -> None:
     """Deletes, at any depth, what a process that was killed has left half-written or half-deleted.
 
-    The folder has to be ours, or `name` a pattern for what can be nobody else's.
+    The folder has to be ours.
     """
-    for path in [*folder.rglob(f".{name}.tmp")]:
+    for path in [*folder.rglob(".*.tmp")]:
         delete_tree(path)
+
+
+def delete_unfinished_file(path: Path) -> None:
+    """Deletes what processes that were killed have left of a file that they were writing.
+
+    Nobody may be writing it now.
+    """
+    for aside in path.parent.glob(f".{path.name}.*.tmp"):
+        aside.unlink(missing_ok=True)
 
 
 def delete_folder(folder: Path) -> None:

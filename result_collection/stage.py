@@ -15,7 +15,7 @@ from pipeline.artifacts import log_path, write_json, write_text
 from pipeline.console import Console, stage_console
 from pipeline.disk import FULL
 from pipeline.errors import StageError
-from pipeline.folders import read_json
+from pipeline.folders import delete_unfinished_file, read_json
 from result_collection.archive import file_name, write_zip, zip_path
 from result_collection.artifact import result_artifact
 from result_collection.checking import find_problems
@@ -122,7 +122,9 @@ def _make_zips(
     made = []
     for benchmark in SERVERS:
         for partial in (False, True):
-            zip_path(folder, partial, benchmark).unlink(missing_ok=True)
+            archive = zip_path(folder, partial, benchmark)
+            archive.unlink(missing_ok=True)
+            delete_unfinished_file(archive)
         files = _write_files(search, rows, folder, benchmark)
         if any(task.benchmark == benchmark for task in search.tasks):
             allow_partial = config.RESULT_COLLECTION.ALLOW_PARTIAL

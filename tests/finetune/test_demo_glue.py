@@ -43,5 +43,7 @@ def test_a_damaged_file_is_mended(tmp_path):
     write_demo_glue(tmp_path)
     file = tmp_path / "RTE" / "dev.tsv"
     file.write_text("broken")
+    (tmp_path / "RTE" / ".dev.tsv.0123456789ab.tmp").write_text("of one that was killed")
     write_demo_glue(tmp_path)
     assert file.read_text() == demo_files()["RTE/dev.tsv"]
+    assert not [*tmp_path.rglob(".*")]

@@ -62,11 +62,13 @@ def test_the_plan_says_what_a_submission_will_lack(config, make_search):
 
 def test_a_partial_zip_says_so(config, capsys):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
-    collect_test_result(config)
-    name = result_artifact(config).directory.name
-    assert zips(config) == [f"{name}-partial-not-for-submission.zip"]
-    assert "CANNOT BE SUBMITTED" in capsys.readouterr().out
     directory = result_artifact(config).directory
+    name = f"{directory.name}-partial-not-for-submission.zip"
+    directory.parent.mkdir(parents=True)
+    (directory.parent / f".{name}.0123456789ab.tmp").write_text("of a run that was killed")
+    collect_test_result(config)
+    assert zips(config) == [name] and not [*directory.parent.glob(".*.tmp")]
+    assert "CANNOT BE SUBMITTED" in capsys.readouterr().out
     archive = zipfile.ZipFile(directory.parent / zips(config)[0])
     assert archive.namelist() == ["CoLA.tsv"]
     assert archive.read("CoLA.tsv") == (directory / "CoLA.tsv").read_bytes()
