@@ -124,6 +124,8 @@ def _modern_bert_settings(args: Namespace, special_ids: SpecialIds) -> dict[str,
     return {
         "hidden_activation": args.hidden_act,
         "classifier_activation": "gelu",
+        # Masked tokens alone are trained, so that [CLS], which is none, stands for nothing.
+        "classifier_pooling": "mean",
         "norm_eps": args.layer_norm_eps,
         "layer_types": ["full_attention"] * args.num_hidden_layers,
         "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
