@@ -213,6 +213,11 @@ class Artifact:
         found = read_record(self.directory / MANIFEST)
         return found if found and "results" in found else None
 
+    @property
+    def headline(self) -> list[str]:
+        """What the finished stage says of its result; nothing if another run has deleted it."""
+        return (self.manifest or {}).get("results", {}).get("headline", [])
+
     # --- how it stands ---
 
     def status(self) -> Status:

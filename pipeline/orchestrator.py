@@ -107,7 +107,7 @@ def run_pipeline(
     wait: for other runs that are at work on the same artifacts. Raises ConfigError before anything
     is touched, StageError when a stage fails or, without `wait`, another run has its artifact.
     """
-    steps = plan(config, stages, force)
+    steps = plan(config, stages, force, wait)
     _install(config, stages, force, dry_run)
     for stage in STAGES:
         step = next((step for step in steps if step.stage is stage), None)
@@ -123,15 +123,20 @@ def run_pipeline(
             for note in step.artifact.notes:
                 print_line(f"  {note}")
         else:
-            for line in step.artifact.manifest["results"].get("headline", ()):
+            for line in step.artifact.headline:
                 print_line(f"  {line}")
     if dry_run:
         for line in space_in_words(_disk_needs(steps)):
             print_line(line)
 
 
-def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> list[Step]:
-    """The stages that will be looked at; ConfigError if one of them could not do its work."""
+def plan(
+    config: "CfgNode", stages: Collection[str], force: Collection[str], wait: bool = False
+) -> list[Step]:
+    """The stages that will be looked at; ConfigError if one of them could not do its work.
+
+    wait: what another run is making counts as there.
+    """
     steps: list[Step] = []
     problems: list[str] = []
     for stage in STAGES:
@@ -139,14 +144,14 @@ def plan(config: "CfgNode", stages: Collection[str], force: Collection[str]) -> 
             continue
         try:
             artifact = stage.artifact(config)
-            step = Step(stage, artifact, artifact.status(), _force(stage, force, steps))
+            step = Step(stage, artifact, artifact.status(), _force(stage, config, force, steps))
             steps.append(step)
             if step.forced:
                 artifact.check_clearable()
             else:
                 artifact.check_owner()
             if step.runs:
-                problems += _missing_upstream(stage, config, steps)
+                problems += _missing_upstream(stage, config, steps, wait)
                 stage.check_machine(config)
         except ConfigError as error:
             problems += [line for line in error.problems if line not in problems]
@@ -162,25 +167,27 @@ def _disk_needs(steps: list[Step]) -> list[DiskNeed]:
     return [need for step in steps if step.runs for need in step.artifact.disk]
 
 
-def _force(stage: Stage, force: Collection[str], steps: list[Step]) -> str:
+def _force(stage: Stage, config: "CfgNode", force: Collection[str], steps: list[Step]) -> str:
     """Why a stage is made anew although it may be done; empty if it is not."""
     if stage.name in force:
         return "as asked"
-    if any(step.forced for step in steps if step.stage.name == stage.needs):
+    upstream = stage.upstream(config)
+    if any(step.forced for step in steps if step.stage is upstream):
         return f"because {stage.needs} is"
     return ""
 
 
-def _missing_upstream(stage: Stage, config: "CfgNode", steps: list[Step]) -> list[str]:
+def _missing_upstream(stage: Stage, config: "CfgNode", steps: list[Step], wait: bool) -> list[str]:
     """A line if this stage builds on one that is neither done nor about to run."""
     upstream = stage.upstream(config)
     if upstream is None or any(step.stage is upstream for step in steps):
         return []
     artifact = upstream.artifact(config)
     status = artifact.status()
-    if status.done:
+    is_being_made = is_owned(artifact.directory)
+    if status.done or (wait and is_being_made):
         return []
-    at_work = f"{owner(artifact.directory)} is making it" if is_owned(artifact.directory) else ""
+    at_work = f"{owner(artifact.directory)} is making it" if is_being_made else ""
     return [
         f"{stage.needs.upper()}.ENABLED: the {stage.name} stage builds on the {stage.needs} stage, "
         f"which is not part of this run and not done ({at_work or status.reason}); run it first, "

@@ -16,6 +16,7 @@ from typing import IO
 
 from pipeline.errors import StageError
 from pipeline.folders import refusing_links
+from pipeline.heartbeat import heartbeat_path
 from pipeline.processes import this_process
 
 # What is answered where there are no locks: NFS without its lock service, Lustre without -o flock.
@@ -48,6 +49,9 @@ def owned(directory: Path, say: Callable[[str], None], wait: bool = False) -> It
         since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
         lock.write(f"{this_process()} since {since}")
         lock.flush()
+        # Of the run before, which in a container may have had the same number as this process.
+        with suppress(OSError):
+            heartbeat_path(directory).unlink()
         yield
 
 

@@ -60,7 +60,7 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         yield from _progress(beat)
     elif status.done:
         yield f"up to date ({directory}){_finished(artifact)}"
-        yield from artifact.manifest["results"].get("headline", ())
+        yield from artifact.headline
         return
     else:
         yield f"{WORDS[status.state]}, {status.reason.removeprefix('was interrupted, ')}"
@@ -74,7 +74,7 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
 
 def _finished(artifact: Artifact) -> str:
     """When, and how long the last run took, which may have begun with what others had done."""
-    manifest = artifact.manifest
+    manifest = artifact.manifest or {}  # another run may have just begun to make it anew
     if "finished_at" not in manifest:
         return ""
     at = datetime.fromisoformat(manifest["finished_at"])

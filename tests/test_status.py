@@ -17,6 +17,7 @@ import main as door
 from configs.loading import load_config
 from dataset.artifact import dataset_artifact
 from pipeline import ownership
+from pipeline.artifacts import Artifact
 from pipeline.console import Console
 from pipeline.heartbeat import heartbeat_path
 from pipeline.ownership import lock_path
@@ -154,6 +155,16 @@ def test_the_heartbeat_of_an_earlier_run_does_not_count(config, status, tmp_path
     assert status()["dataset"] == ["interrupted, goes on where it was"]
 
 
+def test_a_run_with_the_number_of_an_earlier_one_is_not_taken_for_it(config, status, tmp_path):
+    """As in a container that was started again."""
+    artifact = dataset_artifact(load_config(config))
+    with at_work(artifact, tmp_path):
+        make_older(artifact, 720)
+    with artifact.owned():
+        (state,) = status()["dataset"]
+    assert state.startswith(f"running, by {this_process()} since ")
+
+
 def test_without_locks_the_heartbeat_tells_who_is_at_work(config, status, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
@@ -184,6 +195,23 @@ def test_what_is_done_and_what_has_changed(config, status):
     assert headline == "good"
     changed = status("DATASET.ID", "mine", "DATASET.SEED", "7")["dataset"]
     assert changed == ["changed, DATASET.SEED 42 -> 7"]
+
+
+def test_what_is_deleted_meanwhile_ends_no_look_and_no_run(config, monkeypatch, capsys):
+    """Another run makes it anew, right after it was found done."""
+    artifact = dataset_artifact(load_config(config))
+    find = Artifact.status
+
+    def find_and_delete(self):
+        status = find(self)
+        self.clear()
+        return status
+
+    monkeypatch.setattr(Artifact, "status", find_and_delete)
+    for look in (["--status"], []):
+        finish(artifact)
+        assert door.main(["--config", str(config), "--stages", "dataset", *look]) == 0
+        assert capsys.readouterr().out == f"dataset: up to date ({artifact.directory})\n"
 
 
 def test_text_that_cannot_be_seen_from_here(config, status):
@@ -262,6 +290,31 @@ def test_a_stage_whose_input_is_being_made_says_by_whom(config, capsys):
     with dataset_artifact(load_config(config)).owned():
         assert door.main(["--config", str(config), "--stages", "pretrain"]) == 2
     assert f"not done ({this_process()} since " in capsys.readouterr().err
+
+
+def test_an_input_that_is_being_made_is_waited_for(config, capsys, monkeypatch):
+    """And is looked at then: here the other run has failed."""
+    has_it, is_waited_for = threading.Event(), threading.Event()
+
+    def other_run():
+        with dataset_artifact(load_config(config)).owned():
+            has_it.set()
+            assert is_waited_for.wait(30)
+
+    def sleep(seconds):
+        if seconds == ownership.WAIT_SECONDS:
+            is_waited_for.set()
+        time.sleep(0.01)
+
+    monkeypatch.setattr(ownership, "time", SimpleNamespace(sleep=sleep))
+    thread = threading.Thread(target=other_run)
+    thread.start()
+    assert has_it.wait(30)
+    assert door.main(["--config", str(config), "--stages", "pretrain", "--wait"]) == 3
+    thread.join()
+    said = capsys.readouterr()
+    assert said.out.startswith("pretrain: waits, as ")
+    assert "pretrain failed: the dataset " in said.err and "is not ready" in said.err
 
 
 def test_looking_and_waiting_exclude_each_other(config, capsys):
