@@ -3,6 +3,7 @@
 A job trains, scores the dev sets, predicts the test sets and keeps the result.
 """
 
+import io
 import os
 import socket
 import time
@@ -63,7 +64,9 @@ def run_job(run: JobRun) -> dict:
     run.log.parent.mkdir(parents=True, exist_ok=True)
     number = _num_attempts(run.log) + 1
     with (
-        open(run.log, "a", encoding="utf-8", errors="backslashreplace", buffering=1) as log,
+        io.TextIOWrapper(
+            _LogFile(run.log, "a"), "utf-8", "backslashreplace", line_buffering=True
+        ) as log,
         redirect_stdout(log),
         redirect_stderr(log),
     ):
@@ -74,6 +77,16 @@ def run_job(run: JobRun) -> dict:
         except BaseException:
             print(hidden(traceback.format_exc()), file=log, end="")
             raise
+
+
+class _LogFile(io.FileIO):
+    """Hours of work do not fail by a log that cannot be written, on a full disk, say."""
+
+    def write(self, block) -> int:
+        try:
+            return super().write(block)
+        except OSError:
+            return len(block)
 
 
 def _num_attempts(log: Path) -> int:

@@ -79,9 +79,12 @@ def remember(directory: Path, now: dict[str, Any], in_use: int, limit: int) -> N
 def lower_limit(directory: Path, size: int = 0) -> str:
     """Halves what the next start may try, and returns words for it; empty if that cannot be.
 
-    size: of the micro batch that did not fit, by default the training's.
+    size: of the micro batch that did not fit. By default the training's, of ranks that were killed:
+    once for each start that got as far as `remember`, as less would not help one that did not.
     """
     record = _read(directory)
+    if record and not size and record["limit"] < record["in_use"]:
+        return ""
     limit = (size or record["in_use"]) // 2 if record else 0
     if not limit:
         return ""

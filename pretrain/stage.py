@@ -54,7 +54,7 @@ def pretrain(config) -> None:
         return
     with stage_console("pretrain", log) as console:
         _check_dataset(dataset)
-        _check_checkpoints(artifact)
+        _check_checkpoints(artifact, console)
         artifact.begin()
         delete_tree(artifact.directory / MODEL)  # an old one would be taken for what is to come
         console.show_life(artifact.directory)
@@ -75,10 +75,14 @@ def _check_dataset(dataset: Artifact) -> None:
         )
 
 
-def _check_checkpoints(artifact: Artifact) -> None:
+def _check_checkpoints(artifact: Artifact, console: Console) -> None:
     """StageError if a damaged model could only be made again by days of training."""
     damage = artifact.damage() if artifact.status().state == "unfinished" else ""
-    if damage and not any((artifact.directory / "checkpoints").glob("step_*")):
+    if not damage:
+        return
+    from pretrain.checkpoints import newest_intact_checkpoint  # with torch, so not always
+
+    if not newest_intact_checkpoint(artifact.directory / "checkpoints", console.say):
         raise StageError(
             f"{artifact.directory}: {damage}, and no checkpoint is left to make it again from; "
             "put it back from a copy, or train anew with --force pretrain"

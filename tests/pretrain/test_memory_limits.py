@@ -108,7 +108,7 @@ def test_other_errors_pass():
 def test_a_limit_is_halved_down_to_one_sample(tmp_path):
     remember(tmp_path, {"ranks": 1}, 12, 32)
     assert known_limit(tmp_path, {"ranks": 1}) == 32
-    said = [lower_limit(tmp_path) for _ in range(2)]  # of the training, whichever was tried
+    said = [lower_limit(tmp_path, size=12) for _ in range(2)]  # by two ranks
     assert said == ["the next start takes at most 6 samples at once"] * 2
     assert lower_limit(tmp_path, size=5).endswith("at most 2 samples at once")
     assert lower_limit(tmp_path, size=1) == ""
@@ -260,6 +260,12 @@ def test_a_rank_that_the_kernel_killed_is_named_and_the_run_goes_on(tmp_path, er
     remember(tmp_path, {}, 8, 16)
     found = stage._killed_for_memory(errors, code, kills, tmp_path)
     assert found == f"{said}; the next start takes at most 4 samples at once"
+    # Killed again, before it could take them: there is no end to such starts.
+    assert stage._killed_for_memory(errors, code, kills, tmp_path) == ""
+    remember(tmp_path, {}, 4, 4)
+    assert stage._killed_for_memory(errors, code, kills, tmp_path).endswith(
+        "at most 2 samples at once"
+    )
 
 
 @pytest.mark.parametrize(

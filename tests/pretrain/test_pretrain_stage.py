@@ -319,6 +319,10 @@ def test_days_of_training_are_not_done_again_for_a_damaged_file(config, name):
     expected = rf"{name} is damaged, and no checkpoint is left.* --force pretrain"
     with pytest.raises(StageError, match=expected):
         pretrain(config)
+    for broken in ("step_0000150", "step_0000150_copy"):  # nothing to go on from, either
+        (artifact.directory / "checkpoints" / broken).mkdir(parents=True)
+    with pytest.raises(StageError, match=expected):
+        pretrain(config)
     assert (artifact.directory / "model" / "README.md").exists()
 
 
