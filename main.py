@@ -96,7 +96,8 @@ def main(arguments: list[str]) -> int:
 def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> int:
     """Goes on in .venv, which is made first where it is not there yet."""
     missing = ", ".join(install.missing_packages())
-    if install.inside_environment() or not install.environment_is_ready():
+    is_inside = install.inside_environment() or install.begun_anew()
+    if is_inside or not install.environment_is_ready():
         if options.dry_run or options.status:
             state = "not begun" if options.status else "running"
             print_line(f"install: {state}, missing packages: {missing}")
@@ -110,7 +111,7 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
             )
         print_line(f"install: running, missing packages: {missing}")
         log = log_path(Path(options.output_root or "."), "install")
-        if install.begun_anew():
+        if install.has_run():
             raise StageError(f"install.sh ran, still missing: {missing}", log, "install")
         install.run_install_script(log, again=install.environment_is_ready())
     install.continue_inside_environment(arguments)

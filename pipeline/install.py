@@ -24,9 +24,11 @@ from pipeline.processes import run_logged
 PROJECT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = PROJECT / "requirements.txt"
 ENVIRONMENT = PROJECT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
 RECORD = ENVIRONMENT / "installed.json"
 
-ANEW_VARIABLE = "EXTREMEBERT_BEGUN_ANEW"
+# What this command has done already, for the processes that it begins anew in.
+ANEW_VARIABLE, INSTALLED_VARIABLE = "EXTREMEBERT_BEGUN_ANEW", "EXTREMEBERT_INSTALLED"
 
 # Names under which distributions are imported, where the two differ.
 IMPORT_NAMES = {
@@ -70,8 +72,12 @@ def inside_environment() -> bool:
 
 
 def environment_is_ready() -> bool:
-    """Whether .venv was completed from the requirements as they are now."""
-    return (read_json(RECORD) or {}).get("requirements") == _requirements_digest()
+    """Whether .venv was completed from the requirements as they are now, and its Python is there.
+
+    It is a link to the system's, which an update may have taken away.
+    """
+    found = read_json(RECORD) or {}
+    return PYTHON.exists() and found.get("requirements") == _requirements_digest()
 
 
 def _requirements_digest() -> str:
@@ -81,6 +87,11 @@ def _requirements_digest() -> str:
 def begun_anew() -> bool:
     """Whether this process was started by `continue_inside_environment`."""
     return os.environ.get(ANEW_VARIABLE) == "1"
+
+
+def has_run() -> bool:
+    """Whether this command has run install.sh, in this process or before it began anew."""
+    return os.environ.get(INSTALLED_VARIABLE) == "1"
 
 
 def run_install_script(log: Path, again: bool = False) -> None:
@@ -93,17 +104,21 @@ def run_install_script(log: Path, again: bool = False) -> None:
 
     settings = {"EXTREMEBERT_REINSTALL": "1"} if again else {}
     command = ["bash", str(PROJECT / "install.sh")]
-    if run_logged(command, log, settings, on_line=show) != 0:
+    try:
+        code = run_logged(command, log, settings, on_line=show)
+    except OSError as error:  # a folder that may not be written, no bash
+        raise StageError(f"install.sh cannot be run: {error}", stage="install") from error
+    if code:
         cause = next((line for line in reversed(lines) if line.strip()), "install.sh failed")
         raise StageError(cause, log, "install")
+    os.environ[INSTALLED_VARIABLE] = "1"
 
 
 def continue_inside_environment(arguments: Sequence[str]) -> None:
     """Replaces this process by the same command in .venv; does not return."""
-    python = ENVIRONMENT / "bin" / "python"
     sys.stdout.flush()
     os.environ[ANEW_VARIABLE] = "1"
-    os.execv(python, [str(python), str(PROJECT / "main.py"), *arguments])
+    os.execv(PYTHON, [str(PYTHON), str(PROJECT / "main.py"), *arguments])
 
 
 def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:

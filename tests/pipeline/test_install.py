@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import install
+from pipeline.artifacts import write_json
+from pipeline.errors import StageError
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -92,6 +94,41 @@ def test_no_network_gets_a_sentence(tmp_path):
     line = run_script(copy, pip, "mkdir", "cp")
     assert "PIP_FIND_LINKS=wheels" in line
     assert not install.RECORD.is_relative_to(copy)
+
+
+def test_no_place_for_the_log_gets_a_sentence(tmp_path):
+    (tmp_path / "log").write_text("a file")
+    with pytest.raises(StageError, match=r"install.sh cannot be run: .*log") as failure:
+        install.run_install_script(tmp_path / "log" / "install.log")
+    assert failure.value.stage == "install"
+
+
+def test_an_environment_without_its_python_is_not_ready(tmp_path, monkeypatch):
+    """As after an update of the system, which took away what it is a link to."""
+    monkeypatch.setattr(install, "RECORD", tmp_path / "installed.json")
+    monkeypatch.setattr(install, "PYTHON", tmp_path / "python")
+    write_json(install.RECORD, {"requirements": install._requirements_digest()})
+    install.PYTHON.symlink_to(tmp_path / "python3.9")
+    assert not install.environment_is_ready()
+    (tmp_path / "python3.9").touch()
+    assert install.environment_is_ready()
+
+
+def test_what_an_environment_has_lost_is_installed_again_once(tmp_path):
+    """Here in vain: it says that install.sh ran only after it did, and does not try for ever."""
+    copy = bare_copy(tmp_path)
+    (copy / "install.sh").write_text("echo nothing to do")
+    python = copy / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!{shutil.which("bash")}\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    write_json(copy / ".venv/installed.json", {"requirements": install._requirements_digest()})
+    command = [sys.executable, "-S", "main.py", "--config", "configs/quickstart.yaml"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert "install: nothing to do" in done.stdout
+    assert done.stderr.startswith("install failed: install.sh ran, still missing: torch")
+    assert (copy / "log" / "install.log").exists()
 
 
 def test_dry_run_on_a_bare_python_says_what_is_missing(tmp_path):
