@@ -90,7 +90,7 @@ class Episode:
                 self.settle()
             return
         self.bench.outliving()
-        half_made = self.pending and worth_damaging(self.stage, self.bench.root)
+        half_made = self.pending and worth_damaging(fault.kind, self.stage, self.bench.root)
         if not half_made or rng.random() < 0.5:
             self.settle()
             later = STAGES[STAGES.index(self.stage) + 1 :]

@@ -254,10 +254,7 @@ def fail_write(bench: Bench, stage: str, rng: Random) -> Disturbance:
 
 def damage(how: str, bench: Bench, stage: str, rng: Random) -> Disturbance:
     """A file that the stage has made is cut off, has a wrong byte, or is gone."""
-    files = worth_damaging(stage, bench.root)
-    if how == "missing":  # without its note, a folder is nobody's
-        files = [path for path in files if path.name != "started.json"]
-    file = pick(files, rng)
+    file = pick(worth_damaging(how, stage, bench.root), rng)
     size, name = file.stat().st_size, file.relative_to(bench.root)
     content, place = bytearray(file.read_bytes()), rng.randrange(size)
     if how == "missing":
@@ -271,15 +268,17 @@ def damage(how: str, bench: Bench, stage: str, rng: Random) -> Disturbance:
     return Disturbance(f"byte {place:,} of {size:,}, {name}", damaged=file.name)
 
 
-def worth_damaging(stage: str, root: Path) -> list[Path]:
+def worth_damaging(how: str, stage: str, root: Path) -> list[Path]:
     """Of a stage that is done its results, else all that it may read when it goes on.
 
-    Its metrics are a log: what a line of them has told is lost with it.
+    Its metrics are a log: what a line of them has told is lost with it. Without its note, a folder
+    is nobody's.
     """
+    spared = {"metrics.jsonl"} | ({"started.json"} if how == "missing" else set())
     files = files_made_by(stage, root)
     counts = is_final if any(path.name == "manifest.json" for path in files) else is_read
     files = [path for path in files if counts(path.relative_to(root).as_posix())]
-    return [path for path in files if path.stat().st_size and path.name != "metrics.jsonl"]
+    return [path for path in files if path.stat().st_size and path.name not in spared]
 
 
 def take_away(bench: Bench, stage: str, rng: Random) -> Disturbance:
