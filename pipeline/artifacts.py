@@ -292,9 +292,11 @@ class Artifact:
 
     def _problem_with(self, folder: Path) -> str:
         """Why a folder cannot be taken or deleted, or an empty string."""
-        owner, key = owner_of(folder), self.user_named or self.stage
+        key = self.user_named or self.stage
+        # Looked at before its records: another rank may write the first of them meanwhile.
+        found = next(files_besides(folder), None)
+        owner = owner_of(folder)
         if owner is None:
-            found = next(files_besides(folder), None)
             if found:
                 return (
                     f"{key}: {folder} was not made by this program (it holds {found.name}), "

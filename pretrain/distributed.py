@@ -42,11 +42,7 @@ def start_ranks() -> torch.device:
 
 
 def leave_ranks() -> None:
-    """Ends what `start_ranks` began; every rank must have come to its end.
-
-    A thread of gloo's may hold the tensor of the last exchange a moment longer. If Python were gone
-    by then, the rank would die of SIGABRT after all its work.
-    """
+    """Ends what `start_ranks` began; every rank must have come to its end."""
     torch.distributed.destroy_process_group()
 
 

@@ -14,7 +14,7 @@ from pipeline.artifacts import (
     written_aside,
 )
 from pipeline.errors import ConfigError, StageError
-from pipeline.folders import read_json
+from pipeline.folders import owner_of, read_json
 
 
 def make(directory, inputs, **kwargs) -> Artifact:
@@ -245,6 +245,18 @@ def test_a_command_line_claims_a_folder_and_leaves_the_pipelines_record(tmp_path
     with pytest.raises(ConfigError, match=r"--output_dir: .*mine was not made by this program"):
         make(tmp_path / "mine", {}, **named).claim()
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_ranks_may_claim_a_folder_at_the_same_time(tmp_path, monkeypatch):
+    def look_before_another_rank_claims(folder):
+        found = owner_of(folder)
+        monkeypatch.undo()
+        make(tmp_path / "run", {}, user_named="--output_dir").claim()
+        return found
+
+    monkeypatch.setattr("pipeline.artifacts.owner_of", look_before_another_rank_claims)
+    make(tmp_path / "run", {}, user_named="--output_dir").claim()
+    assert owner_of(tmp_path / "run") == "pretrain"
 
 
 def test_a_damaged_manifest_is_not_done(tmp_path):
