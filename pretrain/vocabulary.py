@@ -33,10 +33,15 @@ def find_tokenizer(dataset_path: Path, tokenizer_name: str, output_dir: Path) ->
 
 
 def read_vocabulary(directory: Path) -> Vocabulary:
-    """Reads tokenizer.json and tokenizer_config.json. Raises KeyError if there is no [PAD]."""
+    """Reads tokenizer.json and tokenizer_config.json.
+
+    Raises OSError, which names the file, if one cannot be read; KeyError if there is no [PAD].
+    """
     from tokenizers import Tokenizer
 
-    tokens = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
+    # Not from_file, whose error does not say which file is missing.
+    text = (directory / "tokenizer.json").read_text(encoding="utf-8")
+    tokens = Tokenizer.from_str(text).get_vocab()
     config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     special_ids = {
         "pad_token_id": tokens[_token(config, "pad_token", "[PAD]")],

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -297,3 +298,10 @@ def test_the_modelling_file_names_all_files_that_it_needs():
     model, *others = CODE
     assert named_in(model) == set(others)
     assert all(named_in(file) <= set(others) for file in others)
+
+
+def test_a_tokenizer_without_its_file_is_named(tokenizer, tmp_path):
+    shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        read_vocabulary(tmp_path / "tokenizer")
