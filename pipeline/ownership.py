@@ -3,10 +3,13 @@
 The lock is flock on a hidden file beside the folder. It ends with its process, however that ends,
 and on a file system that servers share, each of them sees the locks of the others. Whoever builds
 on a folder holds it too, together with others who read it, so that nobody makes it anew meanwhile.
+Processes that write for the owner, and may live on for a moment when it is killed, have locks of
+their own, which the next owner waits for.
 """
 
 import errno
 import fcntl
+import glob
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +24,10 @@ from pipeline.processes import this_process
 
 # What is answered where there are no locks: NFS without its lock service, Lustre without -o flock.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+FOREVER = float("inf")
 WAIT_SECONDS = 2.0
+# What a killed run has left notices within a second, on other servers perhaps within a minute.
+LEFTOVER_SECONDS = 90.0
 # `is_owned` holds the lock for an instant, which must not turn anyone away.
 GLANCES, GLANCE_SECONDS = 5, 0.05
 
@@ -34,24 +40,43 @@ def lock_path(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.lock")
 
 
+def worker_lock_path(directory: Path, number: int) -> Path:
+    directory = directory.resolve()  # where workers write, whatever name they know it by
+    return directory.with_name(f"{lock_path(directory).name}.{number}")
+
+
 @contextmanager
 def owned(directory: Path, say: Callable[[str], None], wait: bool = False) -> Iterator[None]:
     """Holds a folder for this process, for a `with` block.
 
     If another process has it, or reads it, `say` hears who and this one waits, or, without `wait`,
-    leaves with InUse. Raises OSError if the lock's file cannot be written. Where the file system
-    has no locks, `say` hears that nobody will be kept away.
+    leaves with InUse. For workers of an owner that died it waits in any case, without `wait` no
+    longer than LEFTOVER_SECONDS. Raises OSError if the lock's file cannot be written. Where the
+    file system has no locks, `say` hears that nobody will be kept away.
     """
-    lock_path(directory).parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_path(directory), "a+", encoding="utf-8", opener=refusing_links) as lock:
-        _take(lock, fcntl.LOCK_EX, directory, say, wait)
-        lock.truncate(0)
-        since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-        lock.write(f"{this_process()} since {since}")
-        lock.flush()
+    with _opened(lock_path(directory)) as lock:
+        _take(lock, fcntl.LOCK_EX, directory, say, FOREVER if wait else 0.0, _user)
+        patience = FOREVER if wait else LEFTOVER_SECONDS
+        for path in _worker_locks(directory):
+            with _opened(path) as left:
+                _take(left, fcntl.LOCK_EX, directory, say, patience, _worker)
+        _sign(lock)
         # Of the run before, which in a container may have had the same number as this process.
         with suppress(OSError):
             heartbeat_path(directory).unlink()
+        yield
+
+
+@contextmanager
+def worked_on(directory: Path, number: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Tells who owns the folder next, for a `with` block, that this process still writes to it.
+
+    number: of this process among those that work for one owner. If another process has it, `say`
+    hears who, and this one waits, but after LEFTOVER_SECONDS leaves with InUse.
+    """
+    with _opened(worker_lock_path(directory, number)) as lock:
+        _take(lock, fcntl.LOCK_EX, directory, say, LEFTOVER_SECONDS, _worker)
+        _sign(lock)
         yield
 
 
@@ -65,24 +90,50 @@ def in_use(directory: Path, say: Callable[[str], None], wait: bool = False) -> I
     with ExitStack() as held:
         with suppress(FileNotFoundError, PermissionError):
             lock = held.enter_context(open(lock_path(directory), "rb"))
-            _take(lock, fcntl.LOCK_SH, directory, say, wait)
+            _take(lock, fcntl.LOCK_SH, directory, say, FOREVER if wait else 0.0, _user)
         yield
 
 
-def _take(lock: IO, how: int, directory: Path, say: Callable[[str], None], wait: bool) -> None:
-    glances, told = 0, False
+def _opened(lock: Path) -> IO:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return open(lock, "a+", encoding="utf-8", opener=refusing_links)
+
+
+def _sign(lock: IO) -> None:
+    lock.truncate(0)
+    since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    lock.write(f"{this_process()} since {since}")
+    lock.flush()
+
+
+def _worker_locks(directory: Path) -> list[Path]:
+    first = worker_lock_path(directory, 0)
+    found = first.parent.glob(f"{glob.escape(first.stem)}.*")
+    return sorted(path for path in found if path.name[len(first.stem) + 1 :].isdecimal())
+
+
+def _take(
+    lock: IO,
+    how: int,
+    directory: Path,
+    say: Callable[[str], None],
+    patience: float,
+    who: Callable[[IO, Path], str],
+) -> None:
+    """Waits for a lock so many seconds; then InUse. who: describes the process that has it."""
+    glances, waited = 0, 0.0
     while not _try(lock, how, directory, say):
         if glances < GLANCES:
             glances += 1
             time.sleep(GLANCE_SECONDS)
             continue
-        user = _user(lock, directory)
-        if not wait:
+        user = who(lock, directory)
+        if waited >= patience:
             raise InUse(user)
-        if not told:
+        if not waited:
             say(f"waits, as {user}")
-            told = True
         time.sleep(WAIT_SECONDS)
+        waited += WAIT_SECONDS
 
 
 def _try(lock: IO, how: int, directory: Path, say: Callable[[str], None]) -> bool:
@@ -108,6 +159,12 @@ def _user(lock: IO, directory: Path) -> str:
         return f"{directory} is being made by {owner(directory) or 'another process'}"
     fcntl.flock(lock, fcntl.LOCK_UN)
     return f"{directory} is being read by another run, which builds on it"
+
+
+def _worker(lock: IO, directory: Path) -> str:
+    """Who has a worker's lock that could not be taken."""
+    lock.seek(0)
+    return f"{directory} is still being written by {lock.read() or 'another process'}"
 
 
 def owner(directory: Path) -> str:

@@ -13,6 +13,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 
@@ -40,9 +41,13 @@ def main(argv: Sequence[str]) -> int:
 
     code = 0
     number = int(os.environ.get("RANK", "0"))  # torch is to be watched, too, while it starts
-    with stacks_when_silent(number, Patience()) as alive, caught() as interrupts:
+    with (
+        stacks_when_silent(number, Patience()) as alive,
+        caught() as interrupts,
+        ExitStack() as held,
+    ):
         try:
-            _claim_output(args)
+            _claim_output(args, number, held)
             device = start_ranks()
             log = _open_log(args) if rank() == 0 else _silent_log()
             try:
@@ -79,17 +84,22 @@ class InputError(Exception):
     """The flags, or the files that they name, make no run."""
 
 
-def _claim_output(args: Namespace) -> None:
-    """Leaves a record in output_dir, where old checkpoints and models are deleted.
+def _claim_output(args: Namespace, number: int, held: ExitStack) -> None:
+    """Leaves a record in output_dir, where old checkpoints and models are deleted, and keeps other
+    runs away until `held` is closed. number: of this rank.
 
-    Raises InputError if it holds something that is not this program's.
+    Raises InputError if it holds something that is not this program's, or another run is at work.
     """
     from pipeline.artifacts import Artifact
-    from pipeline.errors import ConfigError
+    from pipeline.console import print_line
+    from pipeline.errors import ConfigError, StageError
+    from pipeline.ownership import worked_on
 
+    output_dir = Path(args.output_dir)
     try:
-        Artifact("pretrain", Path(args.output_dir), {}, user_named="--output_dir").claim()
-    except (ConfigError, OSError) as error:
+        Artifact("pretrain", output_dir, {}, user_named="--output_dir").claim()
+        held.enter_context(worked_on(output_dir, number, print_line))
+    except (ConfigError, StageError, OSError) as error:
         raise InputError(str(error)) from error
 
 

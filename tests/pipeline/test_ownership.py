@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from pipeline import ownership
-from pipeline.ownership import InUse, in_use, is_owned, lock_path, owned, owner
+from pipeline.ownership import (
+    InUse,
+    in_use,
+    is_owned,
+    lock_path,
+    owned,
+    owner,
+    worked_on,
+    worker_lock_path,
+)
 from pipeline.processes import this_process
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -19,17 +29,18 @@ OWN = """
 import sys, time
 from pathlib import Path
 from pipeline import ownership
-with getattr(ownership, sys.argv[1])(Path(sys.argv[2]), print):
+how, folder = getattr(ownership, sys.argv[1]), Path(sys.argv[2])
+with how(folder, *map(int, sys.argv[3:]), print):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 @contextmanager
-def another_process(how, folder):
+def another_process(how, folder, *number):
     """Has the folder until it is killed."""
     child = subprocess.Popen(
-        [sys.executable, "-c", OWN, how, str(folder)],
+        [sys.executable, "-c", OWN, how, str(folder), *map(str, number)],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
@@ -90,6 +101,48 @@ def test_what_others_build_on_is_not_made_anew(tmp_path):
         assert is_owned(folder) is False
     with owned(folder, print):
         pass
+
+
+@pytest.mark.parametrize("number", [0, 11])
+def test_what_a_killed_owner_has_left_is_waited_for(tmp_path, number):
+    """Also under another name of the folder, and without being asked to wait."""
+    folder, said = tmp_path / "run", []
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+
+    def say(text):
+        said.append(text)
+        child.kill()
+
+    with another_process("worked_on", tmp_path / "link", number) as child:
+        assert is_owned(folder) is False  # it is not the owner
+        with worked_on(folder, number + 1, say), owned(folder.with_name("run.2"), say):
+            assert said == []  # neither another worker nor another folder is in the way
+        with owned(folder, say):
+            assert child.wait() == -signal.SIGKILL
+    (line,) = said
+    assert re.match(rf"waits, as {folder} is still being written by process {child.pid} on ", line)
+
+
+def test_what_a_killed_owner_has_left_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "LEFTOVER_SECONDS", 0.03)
+    folder, said = tmp_path / "run", []
+    with another_process("worked_on", folder, 3) as child:
+        for hold in (owned(folder, said.append), worked_on(folder, 3, said.append)):
+            with pytest.raises(InUse, match=f"still being written by process {child.pid} on "):
+                hold.__enter__()
+    assert len(said) == 2
+    with owned(folder, said.append), worked_on(folder, 3, said.append):
+        assert is_owned(folder)
+    assert len(said) == 2
+
+
+def test_an_owner_does_not_wait_for_the_workers_of_a_folder_whose_name_begins_alike(tmp_path):
+    for folder in (tmp_path / "run.lock", tmp_path / "run.1", tmp_path / "[r]un"):
+        with another_process("worked_on", folder, 1):
+            with owned(tmp_path / "run", pytest.fail):
+                pass
+            assert worker_lock_path(folder, 1).exists()
 
 
 def test_what_nobody_ever_had_can_be_read(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.ownership import owned
 from pretrain import checkpoints
 from pretrain.checkpoints import TENSORS, list_checkpoints
 from pretrain.distributed import leave_ranks, start_ranks
@@ -158,6 +159,21 @@ def test_killed_at_five_moments_damaged_and_resumed_it_ends_bit_identically(
     assert f"{saved[-1].name} is damaged" in resumed
     assert f"going on from the checkpoint of step {int(saved[-2].name[5:])}\n" in resumed
     _assert_same_end(tmp_path, undisturbed)
+
+
+def test_until_a_rank_has_ended_nobody_else_has_its_folder(dataset, tmp_path):
+    """As when main.py was killed, and the same command begins while the rank is in its export."""
+    child, said = _start(*_flags(dataset, tmp_path)), []
+    _wait_for_step(child, 7)
+
+    def say(text):
+        said.append(text)
+        child.kill()
+
+    with owned(tmp_path, say):
+        assert child.poll() == -signal.SIGKILL
+    child.communicate()
+    assert f"{tmp_path} is still being written by process {child.pid} on " in said[0]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -8,10 +8,12 @@ A point is such a change below the run's root and what it is done to, `os.rename
 a count, it is a moment of the run: just before a process does that for the n-th time.
 """
 
+import ctypes
 import itertools
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -80,14 +82,26 @@ def recorder(plan: dict) -> Act:
 
 
 def signaller(plan: dict) -> Act:
-    """Sends a signal to the process that comes to a point, or to the run's first one."""
+    """Sends a signal to the process that comes to a point, or to the run's first one.
+
+    Another than that one then hangs for a while, and does not notice that the first one has gone.
+    """
 
     def act(point: str, count: int) -> None:
         if [point, count] == plan["moment"] and is_first(plan):
             process = os.getpid() if plan["to"] == "self" else int(os.environ[PARENT])
             os.kill(process, plan["signal"])
+            if process != os.getpid():
+                hang(plan["lag"])
 
     return act
+
+
+def hang(seconds: int) -> None:
+    """With all threads, and whatever signal comes, but for one that kills."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    ctypes.PyDLL(None).sleep(seconds)  # as a PyDLL it keeps Python's lock
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def failer(plan: dict) -> Act:
