@@ -11,6 +11,7 @@ from typing import Any
 OF_NO_FURTHER_USE = {
     "log/*": "logs tell times, and every attempt",
     "*.lock": "it tells who was at work last",
+    "*.lock.[0-9]*": "it tells which rank was",
     "*.heartbeat.*": "it tells how far the stage was, and when",
     "*/model/README.md": "the model card tells how fast training was",
     "*/report.html": "the report tells times and the machine",

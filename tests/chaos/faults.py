@@ -31,8 +31,8 @@ VICTIMS = {
     "result_collection": ("parent", "group"),
 }
 CLOCK_BACK = (3600, 40 * 86400)  # seconds
-# A process that hangs longer than the next run takes to begin.
-LAG_SECONDS = 6
+# A process that hangs may come back while the next run begins, or does what it was doing itself.
+LAG_SECONDS = 12.0
 MOST_LOOKS = 5  # at the clock, before it jumps
 PAGE = 4096  # bytes that a tmpfs gives out at once
 SPARE_BYTES = 64 << 20  # of a disk that is not small
@@ -127,7 +127,7 @@ def send_signal(number: signal.Signals, bench: Bench, stage: str, rng: Random) -
 
 def signal_at_point(number: signal.Signals, bench: Bench, stage: str, rng: Random) -> Disturbance:
     moment, to = pick_point(bench, stage, rng), rng.choice(("self", "parent"))
-    lag = rng.choice((0, LAG_SECONDS))
+    lag = rng.choice((0, rng.uniform(0, LAG_SECONDS)))
     plan = {"do": "signal", "moment": moment, "signal": int(number), "to": to, "lag": lag}
     end = bench.start(plan).end()
     if not bench.note.exists():
@@ -135,7 +135,7 @@ def signal_at_point(number: signal.Signals, bench: Bench, stage: str, rng: Rando
     who = role_in(bench.note.read_text())
     victim = who if to == "self" else "parent"
     where = words_for(moment) + (f" in a {who}" if who != victim else "")
-    where += f" that hangs for {lag} s" if lag and who != victim else ""
+    where += f" that hangs for {lag:.1f} s" if lag and who != victim else ""
     return disturbed(f"{victim}, {where}", end, killed_by=number if victim == "parent" else 0)
 
 

@@ -97,10 +97,10 @@ def signaller(plan: dict) -> Act:
     return act
 
 
-def hang(seconds: int) -> None:
+def hang(seconds: float) -> None:
     """With all threads, and whatever signal comes, but for one that kills."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    ctypes.PyDLL(None).sleep(seconds)  # as a PyDLL it keeps Python's lock
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # as a PyDLL it keeps Python's lock
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
