@@ -56,10 +56,8 @@ def owned(directory: Path, say: Callable[[str], None], wait: bool = False) -> It
     """
     with _opened(lock_path(directory)) as lock:
         _take(lock, fcntl.LOCK_EX, directory, say, FOREVER if wait else 0.0, _user)
-        patience = FOREVER if wait else LEFTOVER_SECONDS
-        for path in _worker_locks(directory):
-            with _opened(path) as left:
-                _take(left, fcntl.LOCK_EX, directory, say, patience, _worker)
+        if is_owned(directory):  # None where there are no locks
+            _outlast_workers(directory, say, FOREVER if wait else LEFTOVER_SECONDS)
         _sign(lock)
         # Of the run before, which in a container may have had the same number as this process.
         with suppress(OSError):
@@ -106,10 +104,13 @@ def _sign(lock: IO) -> None:
     lock.flush()
 
 
-def _worker_locks(directory: Path) -> list[Path]:
+def _outlast_workers(directory: Path, say: Callable[[str], None], patience: float) -> None:
     first = worker_lock_path(directory, 0)
-    found = first.parent.glob(f"{glob.escape(first.stem)}.*")
-    return sorted(path for path in found if path.name[len(first.stem) + 1 :].isdecimal())
+    begin = first.name.removesuffix("0")
+    for path in first.parent.glob(f"{glob.escape(begin)}*"):
+        if path.name.removeprefix(begin).isdecimal():
+            with _opened(path) as lock:
+                _take(lock, fcntl.LOCK_EX, directory, say, patience, _worker)
 
 
 def _take(

@@ -237,6 +237,30 @@ def test_it_is_quick(config):
 # --- two runs at once ------------------------------------------------------------------------
 
 
+@contextmanager
+def another_run(artifact, monkeypatch, work=lambda artifact: None):
+    """Has the artifact, and works on it as soon as somebody waits for that."""
+    has_it, is_waited_for = threading.Event(), threading.Event()
+
+    def run():
+        with artifact.owned():
+            has_it.set()
+            assert is_waited_for.wait(30)
+            work(artifact)
+
+    def sleep(seconds):
+        if seconds == ownership.WAIT_SECONDS:
+            is_waited_for.set()
+        time.sleep(0.01)
+
+    monkeypatch.setattr(ownership, "time", SimpleNamespace(sleep=sleep))
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert has_it.wait(30)
+    yield
+    thread.join()
+
+
 def test_the_second_run_leaves_and_says_how_it_could_wait(config, capsys):
     artifact = dataset_artifact(load_config(config))
     with artifact.owned():
@@ -251,25 +275,8 @@ def test_the_second_run_leaves_and_says_how_it_could_wait(config, capsys):
 
 def test_a_run_that_waits_finds_done_what_it_waited_for(config, capsys, monkeypatch):
     artifact = dataset_artifact(load_config(config))
-    has_it, is_waited_for = threading.Event(), threading.Event()
-
-    def other_run():
-        with artifact.owned():
-            has_it.set()
-            assert is_waited_for.wait(30)
-            finish(artifact)
-
-    def sleep(seconds):
-        if seconds == ownership.WAIT_SECONDS:
-            is_waited_for.set()
-        time.sleep(0.01)
-
-    monkeypatch.setattr(ownership, "time", SimpleNamespace(sleep=sleep))
-    thread = threading.Thread(target=other_run)
-    thread.start()
-    assert has_it.wait(30)
-    assert door.main(["--config", str(config), "--stages", "dataset", "--wait"]) == 0
-    thread.join()
+    with another_run(artifact, monkeypatch, finish):
+        assert door.main(["--config", str(config), "--stages", "dataset", "--wait"]) == 0
     waits, done = capsys.readouterr().out.splitlines()
     assert waits.startswith(f"dataset: waits, as {artifact.directory} is being made by process ")
     assert done == f"dataset: up to date ({artifact.directory})"
@@ -294,24 +301,8 @@ def test_a_stage_whose_input_is_being_made_says_by_whom(config, capsys):
 
 def test_an_input_that_is_being_made_is_waited_for(config, capsys, monkeypatch):
     """And is looked at then: here the other run has failed."""
-    has_it, is_waited_for = threading.Event(), threading.Event()
-
-    def other_run():
-        with dataset_artifact(load_config(config)).owned():
-            has_it.set()
-            assert is_waited_for.wait(30)
-
-    def sleep(seconds):
-        if seconds == ownership.WAIT_SECONDS:
-            is_waited_for.set()
-        time.sleep(0.01)
-
-    monkeypatch.setattr(ownership, "time", SimpleNamespace(sleep=sleep))
-    thread = threading.Thread(target=other_run)
-    thread.start()
-    assert has_it.wait(30)
-    assert door.main(["--config", str(config), "--stages", "pretrain", "--wait"]) == 3
-    thread.join()
+    with another_run(dataset_artifact(load_config(config)), monkeypatch):
+        assert door.main(["--config", str(config), "--stages", "pretrain", "--wait"]) == 3
     said = capsys.readouterr()
     assert said.out.startswith("pretrain: waits, as ")
     assert "pretrain failed: the dataset " in said.err and "is not ready" in said.err

@@ -167,8 +167,10 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, num
     def refuse(*_):
         raise OSError(number, "no such thing")
 
-    monkeypatch.setattr(ownership.fcntl, "flock", refuse)
     folder, said = tmp_path / "run", []
+    with worked_on(folder, 0, pytest.fail):
+        pass
+    monkeypatch.setattr(ownership.fcntl, "flock", refuse)
     with owned(folder, said.append):
         assert is_owned(folder) is None
         assert owner(folder).startswith(this_process())
