@@ -19,6 +19,7 @@ from pipeline.artifacts import write_json
 from pipeline.console import print_line
 from pipeline.errors import StageError
 from pipeline.folders import read_json
+from pipeline.ownership import owned
 from pipeline.processes import run_logged
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -95,7 +96,11 @@ def has_run() -> bool:
 
 
 def run_install_script(log: Path, again: bool = False) -> None:
-    """Runs install.sh; its last line is the cause of the StageError if it fails."""
+    """Runs install.sh; its last line is the cause of the StageError if it fails.
+
+    If another command is at that, waits for it, and has nothing to do then, unless it is to be done
+    again.
+    """
     lines: list[str] = []
 
     def show(line: str) -> None:
@@ -105,7 +110,10 @@ def run_install_script(log: Path, again: bool = False) -> None:
     settings = {"EXTREMEBERT_REINSTALL": "1"} if again else {}
     command = ["bash", str(PROJECT / "install.sh")]
     try:
-        code = run_logged(command, log, settings, on_line=show)
+        with owned(ENVIRONMENT, show, wait=True):
+            if environment_is_ready() and not again:
+                return
+            code = run_logged(command, log, settings, on_line=show)
     except OSError as error:  # a folder that may not be written, no bash
         raise StageError(f"install.sh cannot be run: {error}", stage="install") from error
     if code:

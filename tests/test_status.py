@@ -5,11 +5,10 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +22,7 @@ from pipeline.heartbeat import heartbeat_path
 from pipeline.ownership import lock_path
 from pipeline.processes import this_process
 from pretrain.artifact import pretrain_artifact
+from tests.other_run import other_run
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIG = """
@@ -237,30 +237,6 @@ def test_it_is_quick(config):
 # --- two runs at once ------------------------------------------------------------------------
 
 
-@contextmanager
-def another_run(artifact, monkeypatch, work=lambda artifact: None):
-    """Has the artifact, and works on it as soon as somebody waits for that."""
-    has_it, is_waited_for = threading.Event(), threading.Event()
-
-    def run():
-        with artifact.owned():
-            has_it.set()
-            assert is_waited_for.wait(30)
-            work(artifact)
-
-    def sleep(seconds):
-        if seconds == ownership.WAIT_SECONDS:
-            is_waited_for.set()
-        time.sleep(0.01)
-
-    monkeypatch.setattr(ownership, "time", SimpleNamespace(sleep=sleep))
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert has_it.wait(30)
-    yield
-    thread.join()
-
-
 def test_the_second_run_leaves_and_says_how_it_could_wait(config, capsys):
     artifact = dataset_artifact(load_config(config))
     with artifact.owned():
@@ -275,7 +251,7 @@ def test_the_second_run_leaves_and_says_how_it_could_wait(config, capsys):
 
 def test_a_run_that_waits_finds_done_what_it_waited_for(config, capsys, monkeypatch):
     artifact = dataset_artifact(load_config(config))
-    with another_run(artifact, monkeypatch, finish):
+    with other_run(artifact.directory, monkeypatch, partial(finish, artifact)):
         assert door.main(["--config", str(config), "--stages", "dataset", "--wait"]) == 0
     waits, done = capsys.readouterr().out.splitlines()
     assert waits.startswith(f"dataset: waits, as {artifact.directory} is being made by process ")
@@ -301,7 +277,7 @@ def test_a_stage_whose_input_is_being_made_says_by_whom(config, capsys):
 
 def test_an_input_that_is_being_made_is_waited_for(config, capsys, monkeypatch):
     """And is looked at then: here the other run has failed."""
-    with another_run(dataset_artifact(load_config(config)), monkeypatch):
+    with other_run(dataset_artifact(load_config(config)).directory, monkeypatch):
         assert door.main(["--config", str(config), "--stages", "pretrain", "--wait"]) == 3
     said = capsys.readouterr()
     assert said.out.startswith("pretrain: waits, as ")

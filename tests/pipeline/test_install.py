@@ -11,6 +11,7 @@ import pytest
 from pipeline import install
 from pipeline.artifacts import write_json
 from pipeline.errors import StageError
+from tests.other_run import other_run
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -99,7 +100,7 @@ def test_no_network_gets_a_sentence(tmp_path):
 def test_no_place_for_the_log_gets_a_sentence(tmp_path):
     (tmp_path / "log").write_text("a file")
     with pytest.raises(StageError, match=r"install.sh cannot be run: .*log") as failure:
-        install.run_install_script(tmp_path / "log" / "install.log")
+        install.run_install_script(tmp_path / "log" / "install.log", again=True)
     assert failure.value.stage == "install"
 
 
@@ -153,3 +154,20 @@ def test_switched_off_install_with_missing_packages_fails(tmp_path):
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     assert done.returncode == 3
     assert "install.sh" in done.stderr
+
+
+def test_two_commands_do_not_make_the_environment_together(tmp_path, monkeypatch, capsys):
+    """The second one waits, and finds it made."""
+    environment = tmp_path / ".venv"
+    monkeypatch.setattr(install, "ENVIRONMENT", environment)
+    monkeypatch.setattr(install, "environment_is_ready", (environment / "ready").exists)
+    monkeypatch.setattr(install, "run_logged", lambda *_, **__: pytest.fail("it is made twice"))
+
+    def make():
+        environment.mkdir()
+        (environment / "ready").touch()
+
+    with other_run(environment, monkeypatch, make):
+        install.run_install_script(tmp_path / "install.log")
+    waits = capsys.readouterr().out
+    assert waits.startswith(f"install: waits, as {environment} is being made by process ")
