@@ -83,11 +83,17 @@ def refusing_links(path: str, flags: int) -> int:
 
 
 def delete_tree(path: Path) -> None:
-    """Deletes a file, or a folder with all that is in it; of a link the link alone."""
+    """Deletes a file, or a folder with all that is in it; of a link the link alone.
+
+    Raises OSError that names the whole path.
+    """
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # which knows just the name of what could not be deleted
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def delete_unfinished(folder: Path) -> None:

@@ -229,7 +229,7 @@ def pages(path: Path) -> int:
 
 
 def make_read_only(bench: Bench, stage: str, rng: Random) -> Disturbance:
-    """A folder that the stage writes to."""
+    """A folder that the stage writes to. What is mounted cannot be deleted either: it is busy."""
     if why := cannot_mount():
         return Disturbance("a folder", skipped=why)
     path = bench.root / pick_point(bench, stage, rng)[0].partition(" ")[2]
@@ -239,7 +239,7 @@ def make_read_only(bench: Bench, stage: str, rng: Random) -> Disturbance:
     if not bench.note.exists():
         return disturbed(f"after {delay:.1f} s", end, happened=False)
     closed = os.path.relpath(bench.note.read_text().strip(), bench.folder)
-    return disturbed(f"{closed}, after {delay:.1f} s", end, says="read-only|be written")
+    return disturbed(f"{closed}, after {delay:.1f} s", end, says="read-only|be written|busy")
 
 
 def fail_write(bench: Bench, stage: str, rng: Random) -> Disturbance:
