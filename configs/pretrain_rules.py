@@ -16,6 +16,7 @@ from configs.checks import (
     inside,
     one_of,
 )
+from configs.defaults import get_default_config
 
 OPTIMIZERS = (
     *("adamw", "adam", "sgd", "sgd-momentum"),
@@ -29,6 +30,13 @@ CURVES = (
     *("inverse_time", "polynomial", "constant", "wsd", "wsd_linear"),
 )
 CURVES_THAT_END_ABOVE_0 = ("exponential", "step_decay", "inverse_time")
+
+# Of the architecture bert-mlm alone.
+OWN_MODEL_KEYS = (
+    *("ENCODER_LN_MODE", "POSITION_EMBEDDING_TYPE", "ROPE_THETA", "GLU", "USE_BIAS", "NORM_TYPE"),
+    *("EMBEDDING_NORM", "PAD_VOCAB_TO_MULTIPLE_OF"),
+    *("RESIDUAL_INIT", "WORD_EMBEDDING_INIT", "OUTPUT_BIAS_INIT"),
+)
 
 MAX_RAMP_SIZES = 1000  # of a batch; finding a sample's step looks at all of them
 
@@ -127,11 +135,23 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
             f"MODEL.HIDDEN_SIZE: rotary positions turn pairs, got {model.HIDDEN_SIZE // heads} per "
             "head, expected an even number"
         )
-    if model.TYPE != "bert-mlm" and config.DATASET.PACKING:
+    if model.TYPE != "bert-mlm":
+        yield from _problems_with_other_architectures(config)
+
+
+def _problems_with_other_architectures(config: CfgNode) -> Iterator[str]:
+    model, default = config.MODEL, get_default_config().MODEL
+    if config.DATASET.PACKING:
         yield (
             f"DATASET.PACKING: only bert-mlm keeps the samples of a row apart, got MODEL.TYPE "
             f"{model.TYPE}, expected bert-mlm or DATASET.PACKING False"
         )
+    for key in OWN_MODEL_KEYS:
+        if model[key] != default[key]:
+            yield (
+                f"MODEL.{key}: only bert-mlm has it, got {model[key]} with MODEL.TYPE "
+                f"{model.TYPE}, expected {default[key]}, its default"
+            )
 
 
 def _budget_problems(pretrain: CfgNode) -> Iterator[str]:

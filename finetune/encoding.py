@@ -58,7 +58,10 @@ class Encoded(Tokens):
             return self
         offsets, old = self.offsets[: number + 1], self.examples
         columns = {name: flat[: offsets[-1]] for name, flat in self.columns.items()}
-        examples = replace(old, labels=old.labels[:number], keys=old.keys[:number])
+        keys = old.keys[:number]
+        answered = {key[0] for key in keys}
+        answers = {query: found for query, found in old.answers.items() if query in answered}
+        examples = replace(old, labels=old.labels[:number], keys=keys, answers=answers)
         return Encoded(columns, offsets, self.labels[:number], examples)
 
 

@@ -9,6 +9,7 @@ those that have no meaning here a note is printed. The search of main.py calls t
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 if not __package__:  # run as a file: this folder's modules are not top-level ones
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from configs.checks import SEED, Rule, at_least, between, from_to, inside
 from finetune.runs import (
     Source,
     TrainingSettings,
@@ -63,6 +65,24 @@ RENAMED = {
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "no_cuda": "use_cpu",
+}
+
+RANGES: dict[str, Rule] = {
+    "max_seq_length": at_least(8),
+    "max_train_samples": at_least(0),
+    "max_eval_samples": at_least(0),
+    "max_predict_samples": at_least(0),
+    "eval_steps": at_least(1),
+    "per_device_train_batch_size": at_least(1),
+    "per_device_eval_batch_size": at_least(1),
+    "gradient_accumulation_steps": at_least(1),
+    "learning_rate": inside(0, math.inf),
+    "weight_decay": between(0, math.inf),
+    "max_grad_norm": between(0, math.inf),
+    "num_train_epochs": between(0, math.inf),
+    "warmup_steps": between(0, math.inf),
+    "warmup_ratio": from_to(0, 1),
+    "seed": SEED,
 }
 
 
@@ -160,10 +180,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _problem(flags: argparse.Namespace) -> str:
-    """What is wrong with the flags together, or an empty string."""
+    """What is wrong with the flags, or an empty string."""
     from finetune.schedules import FOLLOWS_SCORE, scheduler_names
 
     folder, names = flags.output_dir, scheduler_names()
+    for name, (is_in_range, expected) in RANGES.items():
+        if not is_in_range(value := getattr(flags, name)):
+            return f"--{name}: got {value}, expected {expected}"
+    if folder.exists() and not folder.is_dir():
+        return f"--output_dir: {folder} is a file, expected a folder"
     if not (flags.do_train or flags.do_eval or flags.do_predict):
         return "nothing to do: give --do_train, --do_eval or --do_predict"
     if folder.exists() and any(folder.iterdir()) and not flags.overwrite_output_dir:

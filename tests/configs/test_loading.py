@@ -269,6 +269,8 @@ DATASET:
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
         ("FINETUNE: {GRID: {RTE: {EPOCHS: 5}}}", "wrong type, got 5, expected a list like [3]"),
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),
+        ("MODEL: {TYPE: bert, GLU: True}", "MODEL.GLU: only bert-mlm has it, got True with MODEL"),
+        ("MODEL: {TYPE: bert, RESIDUAL_INIT: zero}", "MODEL.RESIDUAL_INIT: only bert-mlm has it"),
         ("TOKENIZER: !!python/object/apply:os.getcwd []", "line 1"),
     ],
 )

@@ -7,7 +7,16 @@ import pytest
 
 from finetune.batches import epoch_batches, micro_batches, sorted_batches
 from finetune.demo_glue import write_demo_glue
-from finetune.encoding import Padding, Tokens, joined, load_encoded, load_tokenizer, padding_of
+from finetune.encoding import (
+    Encoded,
+    Padding,
+    Tokens,
+    joined,
+    load_encoded,
+    load_tokenizer,
+    padding_of,
+)
+from finetune.examples import Examples
 from finetune.tasks import find_task
 from pipeline.errors import StageError
 
@@ -124,6 +133,16 @@ def test_the_first_samples_of_a_split(tiny_model, glue):
         == split.columns["input_ids"].tolist()[: some.offsets[-1]]
     )
     assert split.first(10**6) is split
+
+
+def test_only_queries_of_the_first_samples_of_record_have_answers():
+    """All others would count as wrong."""
+    keys = [(0, "Ann"), (0, "Bob"), (1, "Rome"), (1, "Bob")]
+    answers = {0: ("Ann",), 1: ("Rome", "the city")}
+    examples = Examples([], labels=[1, 0, 1, 0], keys=keys, answers=answers)
+    columns, offsets = {"input_ids": np.arange(8)}, np.arange(0, 9, 2)
+    some = Encoded(columns, offsets, np.array(examples.labels), examples).first(2).examples
+    assert some.keys == keys[:2] and some.answers == {0: ("Ann",)}
 
 
 # --- tokenizers -------------------------------------------------------------------------------

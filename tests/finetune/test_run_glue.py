@@ -106,6 +106,13 @@ def test_flags_of_transformers_are_taken_or_noted(tiny_model, tmp_path, capsys):
         (["--task_name", "squad"], "squad is not a task"),
         (["--load_best_model_at_end", "--eval_strategy", "no"], "expected --eval_strategy steps"),
         (["--do_train", "perhaps"], "got perhaps, expected true or false"),
+        (["--max_seq_length", "2"], "--max_seq_length: got 2, expected at least 8"),
+        (["--per_device_train_batch_size", "0"], "got 0, expected at least 1"),
+        (["--gradient_accumulation_steps", "0"], "got 0, expected at least 1"),
+        (["--num_train_epochs", "nan"], "--num_train_epochs: got nan, expected at least 0"),
+        (["--max_train_samples=-5"], "--max_train_samples: got -5, expected at least 0"),
+        (["--warmup_ratio", "1.5"], "--warmup_ratio: got 1.5, expected from 0 to 1"),
+        (["--output_dir", __file__], "test_run_glue.py is a file, expected a folder"),
     ],
 )
 def test_wrong_flags(tiny_model, tmp_path, capsys, flags, problem):
