@@ -26,6 +26,7 @@ from pipeline.status_report import report_status
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,  # some options are passed on by name
         description="Runs install, dataset, pretrain, finetune and result_collection in order; "
         "what is up to date is left alone.",
         epilog="All keys: configs/defaults.py or docs/PIPELINE_CONFIG.md.",

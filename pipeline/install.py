@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artifacts import write_json
@@ -110,10 +110,11 @@ def run_install_script(log: Path, again: bool = False) -> None:
     settings = {"EXTREMEBERT_REINSTALL": "1"} if again else {}
     command = ["bash", str(PROJECT / "install.sh")]
     try:
-        with owned(ENVIRONMENT, show, wait=True):
+        with owned(ENVIRONMENT, show, wait=True) as lock:
             if environment_is_ready() and not again:
                 return
-            code = run_logged(command, log, settings, on_line=show)
+            # What the script has started lives on if this process is killed, and so does the lock.
+            code = run_logged(command, log, settings, on_line=show, inherited=[lock])
     except OSError as error:  # a folder that may not be written, no bash
         raise StageError(f"install.sh cannot be run: {error}", stage="install") from error
     if code:
@@ -134,10 +135,30 @@ def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
     pairs = dict(zip(overrides[::2], overrides[1::2], strict=False))  # checked by the loader
     if "INSTALL.ENABLED" in pairs:
         return pairs["INSTALL.ENABLED"].lower() in ("false", "off", "no")
-    text = config.read_text(encoding="utf-8", errors="replace")
-    section = re.search(r"^INSTALL:([^\n]*\n(?:[ \t#][^\n]*\n?|\n)*)", text, re.MULTILINE)
-    setting = section and re.search(r"(?:^\s+|\{\s*)ENABLED:\s*(\w+)", section[1], re.MULTILINE)
-    return bool(setting) and setting[1].lower() in ("false", "off", "no")
+    for file in _with_bases(config):
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+        section = re.search(
+            r"^[\"']?INSTALL[\"']?:([^\n]*\n(?:[ \t#][^\n]*\n?|\n)*)", text, re.MULTILINE
+        )
+        setting = section and re.search(
+            r"(?:^\s+|\{\s*)[\"']?ENABLED[\"']?:\s*[\"']?(\w+)", section[1], re.MULTILINE
+        )
+        if setting:
+            return setting[1].lower() in ("false", "off", "no")
+    return False
+
+
+def _with_bases(config: Path) -> Iterator[Path]:
+    """A config, the one that it builds on, and so on, as far as they are there."""
+    seen: list[Path] = []
+    while config.is_file() and config.resolve() not in seen:
+        yield config
+        seen.append(config.resolve())
+        text = config.read_text(encoding="utf-8-sig", errors="replace")
+        base = re.search(r"^_BASE_:\s*[\"']?([^\"'#\n]+)", text, re.MULTILINE)
+        if not base:
+            return
+        config = config.parent / base[1].strip()
 
 
 def _report() -> None:

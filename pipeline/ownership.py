@@ -24,6 +24,7 @@ from pipeline.processes import this_process
 
 # What is answered where there are no locks: NFS without its lock service, Lustre without -o flock.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 FOREVER = float("inf")
 WAIT_SECONDS = 2.0
 # What a killed run has left notices within a second, on other servers perhaps within a minute.
@@ -46,8 +47,9 @@ def worker_lock_path(directory: Path, number: int) -> Path:
 
 
 @contextmanager
-def owned(directory: Path, say: Callable[[str], None], wait: bool = False) -> Iterator[None]:
-    """Holds a folder for this process, for a `with` block.
+def owned(directory: Path, say: Callable[[str], None], wait: bool = False) -> Iterator[IO]:
+    """Holds a folder for this process, for a `with` block, and for all that inherit the lock's
+    file, which it yields.
 
     If another process has it, or reads it, `say` hears who and this one waits, or, without `wait`,
     leaves with InUse. For workers of an owner that died it waits in any case, without `wait` no
@@ -56,13 +58,13 @@ def owned(directory: Path, say: Callable[[str], None], wait: bool = False) -> It
     """
     with _opened(lock_path(directory)) as lock:
         _take(lock, fcntl.LOCK_EX, directory, say, FOREVER if wait else 0.0, _user)
+        _sign(lock)
         if is_owned(directory):  # None where there are no locks
             _outlast_workers(directory, say, FOREVER if wait else LEFTOVER_SECONDS)
-        _sign(lock)
         # Of the run before, which in a container may have had the same number as this process.
         with suppress(OSError):
             heartbeat_path(directory).unlink()
-        yield
+        yield lock
 
 
 @contextmanager
@@ -70,9 +72,19 @@ def worked_on(directory: Path, number: int, say: Callable[[str], None]) -> Itera
     """Tells who owns the folder next, for a `with` block, that this process still writes to it.
 
     number: of this process among those that work for one owner. If another process has it, `say`
-    hears who, and this one waits, but after LEFTOVER_SECONDS leaves with InUse.
+    hears who, and this one waits, but after LEFTOVER_SECONDS leaves with InUse. Where no lock can
+    be made beside the folder, `say` hears that nobody will be kept away.
     """
-    with _opened(worker_lock_path(directory, number)) as lock:
+    path = worker_lock_path(directory, number)
+    try:
+        lock = _opened(path)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        say(f"{path} cannot be made ({error.strerror}); {_no_second_run(directory)}")
+        yield
+        return
+    with lock:
         _take(lock, fcntl.LOCK_EX, directory, say, LEFTOVER_SECONDS, _worker)
         _sign(lock)
         yield
@@ -145,11 +157,12 @@ def _try(lock: IO, how: int, directory: Path, say: Callable[[str], None]) -> boo
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        say(
-            f"this file system has no locks ({error.strerror}); see to it that no second run "
-            f"works on {directory}"
-        )
+        say(f"this file system has no locks ({error.strerror}); {_no_second_run(directory)}")
     return True
+
+
+def _no_second_run(directory: Path) -> str:
+    return f"see to it that no second run works on {directory}"
 
 
 def _user(lock: IO, directory: Path) -> str:

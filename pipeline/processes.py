@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 PARENT_VARIABLE = "EXTREMEBERT_PARENT_PID"
 PR_SET_PDEATHSIG = 1  # of prctl(2): a signal that the kernel sends a child when its parent ends
@@ -90,13 +90,14 @@ def run_logged(
     on_line: Callable[[str], None] = lambda line: None,
     patience_seconds: float = 20.0,
     on_idle: Callable[[], None] = lambda: None,
+    inherited: Sequence[IO] = (),
 ) -> int:
     """Runs a command and returns its exit code.
 
     Output goes to `log` (appended) and, line by line, to `on_line`; errors go to the same name
     with `.err`. `on_idle` is called whenever nothing has come for IDLE_SECONDS. When this process
     is interrupted, the child and its children are terminated first, and have `patience_seconds`
-    to end by themselves.
+    to end by themselves. inherited: files that stay open in them, even if this process is killed.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     prctl = _prctl()
@@ -109,6 +110,7 @@ def run_logged(
             stderr=err,
             env=child_environment,
             start_new_session=True,
+            pass_fds=[file.fileno() for file in inherited],
             # DeepSpeed's launcher then ends its ranks on other servers, which cannot see us.
             preexec_fn=partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )

@@ -114,9 +114,14 @@ class CheckpointWriter:
         write_sealed(aside / RECORD, record | file)
         for name in (aside / TENSORS, aside):
             flush_to_disk(name)
-        shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
-        os.replace(aside, path)
-        flush_to_disk(self.directory)
+        if _holds(path, file["digest"]):  # with another record: what was due at that step is done
+            os.replace(aside / RECORD, path / RECORD)
+            flush_to_disk(path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
+            os.replace(aside, path)
+            flush_to_disk(self.directory)
         self._prune(path)
 
     def _prune(self, newest: Path) -> None:
@@ -163,6 +168,12 @@ def _oldest_to_spare(directory: Path, good_step: int) -> Path | None:
         checkpoint_dir(directory, good_step),
     }
     return next((path for path in list_checkpoints(directory) if path not in kept), None)
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether there is an intact checkpoint with these tensors, which never must be missing."""
+    record = read_sealed(path / RECORD) or {}
+    return record.get("digest") == digest and not damage(path)
 
 
 def damage(path: Path) -> str:

@@ -111,7 +111,7 @@ class TrainingRun:
             self.budget.restore(self.provider.first_step_of(index), 0, 0.0, False)
         else:
             self._restore_state(state)
-        self.log.truncate(self.budget.step)
+        self.log.truncate(self.budget.step, is_validated=not self.validation_due)
         self.throughput.restart(self._work_done())
 
     def _restore_state(self, state: dict[str, Any]) -> None:

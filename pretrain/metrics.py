@@ -92,9 +92,15 @@ class MetricsLog:
         self._waiting: list[str] = []  # lines that a full disk does not take
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def truncate(self, step: int) -> None:
-        """Drops the lines beyond a step: the run goes on from there and writes them again."""
-        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+    def truncate(self, step: int, is_validated: bool) -> None:
+        """Drops the lines beyond a step: the run goes on from there and writes them again.
+
+        So it does with those of the step's validation, unless that is done.
+        """
+        lines = read_metrics(self.path)
+        kept = [line for line in lines if line["step"] <= step]
+        if not is_validated:
+            kept = [line for line in kept if line["step"] < step or line["kind"] == "train"]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, line: dict[str, Any]) -> None:
@@ -156,7 +162,7 @@ class MetricsLog:
 class SilentLog:
     """The log of the other ranks: takes everything and keeps nothing."""
 
-    def truncate(self, step: int) -> None: ...
+    def truncate(self, step: int, is_validated: bool) -> None: ...
 
     def write(self, line: dict[str, Any]) -> None: ...
 

@@ -24,7 +24,6 @@ def main(argv: Sequence[str]) -> int:
     from pipeline.processes import end_with, exit_with_parent, parent_of
     from pretrain.cpu_settings import spin_briefly
     from pretrain.flags import parse_flags
-    from pretrain.stall import Patience, stacks_when_silent
 
     args = parse_flags(argv)
     if args.plot_lr:
@@ -35,19 +34,29 @@ def main(argv: Sequence[str]) -> int:
         end_with(parent_of(os.getppid()), signal.SIGTERM)
     if not num_visible_gpus():
         spin_briefly()
+    number = int(os.environ.get("RANK", "0"))
+    with ExitStack() as held:
+        try:
+            _claim_output(args, number, held)  # may wait for others; a signal ends that at once
+            return _train(args, number)
+        except InputError as error:
+            print_line(f"run_pretraining.py: error: {error}", sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+
+
+def _train(args: Namespace, number: int) -> int:
+    """As rank `number`, in a folder that is ours. Returns the exit code."""
     from pretrain.distributed import leave_ranks, rank, start_ranks
     from pretrain.interrupts import Interrupted, caught
     from pretrain.memory_limits import OutOfMemory
+    from pretrain.stall import Patience, stacks_when_silent
 
     code = 0
-    number = int(os.environ.get("RANK", "0"))  # torch is to be watched, too, while it starts
-    with (
-        stacks_when_silent(number, Patience()) as alive,
-        caught() as interrupts,
-        ExitStack() as held,
-    ):
+    # Torch is to be watched, too, while it starts.
+    with stacks_when_silent(number, Patience()) as alive, caught() as interrupts:
         try:
-            _claim_output(args, number, held)
             device = start_ranks()
             log = _open_log(args) if rank() == 0 else _silent_log()
             try:
@@ -56,9 +65,6 @@ def main(argv: Sequence[str]) -> int:
                 log.close()
         except Interrupted as interrupted:
             code = interrupted.exit_code
-        except InputError as error:
-            print_line(f"run_pretraining.py: error: {error}", sys.stderr)
-            return 2
         except OutOfMemory as shortage:
             return _leave_short_of_memory(args, shortage)
         leave_ranks()

@@ -163,6 +163,8 @@ def test_forcing_a_stage_redoes_what_builds_on_it(folder, finished):
     plan = run(folder, "root", "--dry-run", "--force", "pretrain")
     assert "pretrain: running again, as asked" in plan.stdout
     assert "result_collection: running again, because finetune is" in plan.stdout
+    short = run(folder, "root", "--forc", "install")  # it would be passed on without being known
+    assert short.returncode == 2 and "unrecognized arguments: --forc" in short.stderr
     outside = run(folder, "root", "--stages", "dataset", "--force", "pretrain")
     assert outside.returncode == 2 and "--force pretrain" in outside.stderr
 

@@ -39,9 +39,16 @@ def test_main_imports_only_the_standard_library():
         ("INSTALL:\nDATASET:\n  ENABLED: False\n", [], False),
         ("INSTALL: {ENABLED: False}\n", [], True),
         ("", ["INSTALL.ENABLED", "False"], True),
+        ('\ufeff"INSTALL":\n  "ENABLED": "no"\n', [], True),
+        ("_BASE_: site.yaml\n", [], True),
+        ("_BASE_: 'site.yaml'  # ours\nINSTALL: {}\n", [], True),
+        ("_BASE_: site.yaml\nINSTALL: {ENABLED: True}\n", [], False),
+        ("_BASE_: x.yaml\n", [], False),
+        ("_BASE_: none.yaml\n", [], False),
     ],
 )
 def test_flag_is_read_without_yaml(tmp_path, text, overrides, off):
+    (tmp_path / "site.yaml").write_text("INSTALL:\n  ENABLED: off\n")
     file = tmp_path / "x.yaml"
     file.write_text(text)
     assert install.switched_off_in(file, overrides) is off

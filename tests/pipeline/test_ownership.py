@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -111,6 +113,7 @@ def test_what_a_killed_owner_has_left_is_waited_for(tmp_path, number):
     (tmp_path / "link").symlink_to(folder)
 
     def say(text):
+        assert owner(folder).startswith(this_process())  # not the one that was killed
         said.append(text)
         child.kill()
 
@@ -135,6 +138,40 @@ def test_what_a_killed_owner_has_left_is_not_waited_for_without_end(tmp_path, mo
     with owned(folder, said.append), worked_on(folder, 3, said.append):
         assert is_owned(folder)
     assert len(said) == 2
+
+
+def test_where_no_lock_can_be_made_a_worker_works_all_the_same(tmp_path, monkeypatch):
+    """As in a folder that is mounted into a container, beside which nothing may be written."""
+
+    def refuse(lock):
+        raise PermissionError(errno.EACCES, "Permission denied", str(lock))
+
+    monkeypatch.setattr(ownership, "_opened", refuse)
+    said = []
+    with worked_on(tmp_path / "run", 0, said.append):
+        pass
+    assert len(said) == 1 and ".run.lock.0 cannot be made (Permission denied)" in said[0]
+
+
+def test_a_lock_lasts_as_long_as_the_children_that_inherit_it(tmp_path):
+    """They live on if their parent is killed, here as the part of a script in brackets."""
+    folder, number = tmp_path / "run", tmp_path / "number"
+    code = (
+        "import sys; from pathlib import Path; from pipeline import ownership, processes\n"
+        "folder, log, script = sys.argv[1:]\n"
+        "with ownership.owned(Path(folder), print) as lock:\n"
+        "    processes.run_logged(['bash', '-c', script], Path(log), inherited=[lock])"
+    )
+    script = f"( echo $BASHPID > {number}.new; mv {number}.new {number}; sleep 60; true ); true"
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "log"), script]
+    with subprocess.Popen(command, cwd=PROJECT) as parent:
+        while not number.exists():
+            time.sleep(0.01)
+        parent.kill()
+    assert is_owned(folder)
+    os.killpg(os.getpgid(int(number.read_text())), signal.SIGKILL)
+    with owned(folder, print, wait=True):
+        assert owner(folder).startswith(this_process())
 
 
 def test_an_owner_does_not_wait_for_the_workers_of_a_folder_whose_name_begins_alike(tmp_path):

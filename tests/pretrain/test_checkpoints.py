@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.disk import size_of
+from pipeline.folders import read_sealed
 from pretrain import checkpoints
 from pretrain.checkpoints import (
     RECORD,
@@ -79,6 +80,21 @@ def state(monkeypatch):
         checkpoints, "gather_state", lambda engine: ({"weight/a": weights.clone()}, {})
     )
     return weights
+
+
+def test_an_intact_one_of_the_same_step_is_never_missing(tmp_path):
+    """Its record is written anew when what was due at that step is done."""
+    path = _write(tmp_path, 5)
+    tensors, record = path / TENSORS, {"step": 5, "numbers": {}, "state": {"closed": True}}
+    before = tensors.stat().st_ino
+    writer = CheckpointWriter(tmp_path, 9, pytest.fail)
+    writer._write({"weight/a": torch.full((1000,), 5.0)}, record)
+    assert tensors.stat().st_ino == before and not damage(path)
+    assert read_sealed(path / RECORD)["state"] == {"closed": True}
+    flip_byte(tensors)
+    writer._write({"weight/a": torch.full((1000,), 5.0)}, record)
+    writer.close()
+    assert not damage(path) and [path.name for path in tmp_path.iterdir()] == ["step_0000005"]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, state, monkeypatch):

@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.ownership import owned
-from pretrain import checkpoints
+from pipeline.ownership import owned, worked_on
+from pretrain import checkpoints, loop
 from pretrain.checkpoints import TENSORS, list_checkpoints
 from pretrain.distributed import leave_ranks, start_ranks
 from pretrain.flags import parse_flags
+from pretrain.interrupts import Interrupted, Interrupts
 from pretrain.lr_curves import CurveShape, lr_multiplier
 from pretrain.metrics import MetricsLog, parse_warning, start_tensorboard
 from pretrain.ports import free_port
@@ -174,6 +175,45 @@ def test_until_a_rank_has_ended_nobody_else_has_its_folder(dataset, tmp_path):
         assert child.poll() == -signal.SIGKILL
     child.communicate()
     assert f"{tmp_path} is still being written by process {child.pid} on " in said[0]
+
+
+def test_a_rank_that_waits_for_its_folder_can_be_interrupted(dataset, tmp_path):
+    with worked_on(tmp_path, 0, pytest.fail):
+        child = _start(*_flags(dataset, tmp_path))
+        assert child.stdout.readline().startswith(f"waits, as {tmp_path} is still being written by")
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 130
+        child.communicate()
+
+
+def test_a_validation_that_is_done_again_leaves_one_line(device, dataset, tmp_path, monkeypatch):
+    """An interrupt comes in the validation, and the next one just behind it."""
+    flags = _flags(dataset, tmp_path, "--checkpoint_steps=0")
+    interrupts, step = Interrupts(), loop.TrainingRun._train_step
+
+    def interrupted(run, now):
+        now.signum = signal.SIGTERM
+        return step(run, now)
+
+    def start():
+        args, interrupts.signum = parse_flags(flags), 0
+        with pytest.raises(Interrupted):
+            run(args, device, MetricsLog(tmp_path / "metrics.jsonl"), interrupts)
+
+    def validate(*arguments):
+        interrupts.signum = signal.SIGTERM
+        return loop_validate(*arguments)
+
+    loop_validate = loop.validate
+    with monkeypatch.context() as during:
+        during.setattr(loop, "validate", validate)
+        start()
+    with monkeypatch.context() as behind:
+        behind.setattr(loop.TrainingRun, "_train_step", interrupted)
+        start()
+    _here(device, *flags)
+    validated = [line["step"] for line in _metrics(tmp_path) if line["kind"] == "validation"]
+    assert validated == [25, 50, 75, 100, STEPS]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
