@@ -104,7 +104,8 @@ def test_no_network_gets_a_sentence(tmp_path):
     assert not install.RECORD.is_relative_to(copy)
 
 
-def test_no_place_for_the_log_gets_a_sentence(tmp_path):
+def test_no_place_for_the_log_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(install, "ENVIRONMENT", tmp_path / ".venv")
     (tmp_path / "log").write_text("a file")
     with pytest.raises(StageError, match=r"install.sh cannot be run: .*log") as failure:
         install.run_install_script(tmp_path / "log" / "install.log", again=True)
