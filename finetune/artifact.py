@@ -28,7 +28,7 @@ from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
 from pipeline.integrity import file_digest
-from pretrain.artifact import model_bytes, pretrain_artifact
+from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -356,9 +356,10 @@ def _starting_model(config: "CfgNode") -> StartingModel:
 
 
 def _model_digests(folder: Path) -> dict[str, str]:
-    """Digests of a model's files, without hidden ones, which other programs leave behind."""
+    """Digests of a model's files, without hidden ones, which other programs leave behind, and
+    those for people, who are free to change them."""
     files = (path for path in folder.glob("[!.]*") if path.is_file())
-    return {path.name: file_digest(path) for path in files}
+    return {path.name: file_digest(path) for path in files if path.name not in (CARD, CURVE)}
 
 
 def _folder_name(model: Path, digest: str) -> str:

@@ -239,9 +239,6 @@ def run(flags: argparse.Namespace) -> dict:
     )
     for split, values in outcome.predictions.items():
         write_predictions(predictions_path(folder, split), values)
-    if flags.do_train:
-        save_model(outcome.model, folder)
-        load_tokenizer(source.base).save_pretrained(model_path(folder))
     results = {
         "task": task.name,
         "flags": {**vars(flags), "task_name": task.name, "output_dir": str(folder)},
@@ -252,6 +249,9 @@ def run(flags: argparse.Namespace) -> dict:
         **outcome.counts,
     }
     write_json(folder / RESULTS, results)
+    if flags.do_train:  # behind RESULTS, by which a later run knows the model as its own
+        save_model(outcome.model, folder)
+        load_tokenizer(source.base).save_pretrained(model_path(folder))
     return results
 
 

@@ -68,7 +68,7 @@ def _csv_rows(path: Path, reader) -> Iterator[tuple[int, int, list[str], str]]:
         except csv.Error as error:
             if any(words in str(error) for words in _UNCLOSED):
                 raise StageError(f"{path}:{first}: a quote that is never closed") from error
-            problem = str(error)
+            problem = _in_words(error)
         if not fields and not problem:
             num_empty += 1
             continue
@@ -86,7 +86,8 @@ def _csv_lines(path: Path) -> Iterator[str]:
     """Bytes that are no UTF-8 become half surrogate pairs, which tell them in their row."""
     with (
         opened(path) as file,
-        io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as lines,
+        # A CR alone ends no line: the second half of one that has it would be taken for a row.
+        io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="\n") as lines,
     ):
         number = 1
         while line := lines.readline(MAX_CSV_FIELD):
@@ -100,10 +101,14 @@ def _csv_header(path: Path, reader) -> list[str]:
     try:
         names = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
-        raise StageError(f"{path}:1: {error}") from error
+        raise StageError(f"{path}:1: {_in_words(error)}") from error
     if problem := _problem_of_text("".join(names)):
         raise StageError(f"{path}:1: {problem}, expected the names of the columns")
     return names
+
+
+def _in_words(error: csv.Error) -> str:
+    return "CR within the line" if "new-line character" in str(error) else str(error)
 
 
 def _csv_problem(fields: list[str], expected: int) -> str:

@@ -85,6 +85,18 @@ def test_csv_is_quoted(tmp_path):
     ]
 
 
+def test_a_cr_within_a_line_of_csv_ends_no_row(tmp_path):
+    """Its second half would have as many fields as a row."""
+    path = tmp_path / "a.csv"
+    write(path, b'text,label\ngood one,1\ngreat\rmovie,0\n"in\rquotes",1\r\nbad one,0\n')
+    table = read_table(path, ("text", "label"))
+    assert table.rows == [(2, ("good one", "1")), (4, ("in\rquotes", "1")), (5, ("bad one", "0"))]
+    assert table.malformed == [f"{path}:3: CR within the line"]
+    write(path, b"text,label\rgood one,1\r")
+    with pytest.raises(StageError, match=r"a\.csv:1: CR within the line"):
+        read_table(path, ("text", "label"))
+
+
 def test_malformed_rows_are_named_and_left_out_but_not_of_a_test_file(tmp_path):
     csv = b'text,label\na,1\nb\n\n"x\ny",2,3\nc,\xff\nd\0,1\n"e"f,1\ng,2\n\n'
     path = tmp_path / "train.csv"

@@ -312,6 +312,7 @@ def test_models_of_the_same_name_have_folders_of_their_own(config, tmp_path, tin
     assert here.name.startswith("run--model-")
     assert directory(tmp_path / "b" / "run" / "model") == here  # a copy
     (tmp_path / "b" / "run" / "model" / ".DS_Store").touch()
+    (tmp_path / "b" / "run" / "model" / "README.md").write_text("Corrected.")
     assert directory(tmp_path / "b" / "run" / "model") == here
     (tmp_path / "b" / "run" / "model" / "config.json").write_text("{}")
     assert directory(tmp_path / "b" / "run" / "model") not in (here, here.parent)

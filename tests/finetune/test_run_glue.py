@@ -9,6 +9,7 @@ import pytest
 
 from finetune import run_glue
 from finetune.demo_glue import write_demo_glue
+from finetune.runs import save_model
 
 PROJECT = Path(run_glue.__file__).resolve().parents[1]
 
@@ -119,6 +120,22 @@ def test_wrong_flags(tiny_model, tmp_path, capsys, flags, problem):
     with pytest.raises(SystemExit) as stop:
         run_glue.main([*manual_command(tiny_model, tmp_path, tmp_path / "out"), *flags])
     assert stop.value.code == 2 and problem in capsys.readouterr().err
+
+
+def test_a_model_that_was_cut_off_is_written_over(tiny_model, tmp_path, monkeypatch, capsys):
+    write_demo_glue(tmp_path / "glue")
+    command = f"""--model_name_or_path {tiny_model} --task_name RTE --glue_dir {tmp_path}/glue
+        --output_dir {tmp_path}/out --do_train --max_train_samples 8 --num_train_epochs 1
+        --overwrite_output_dir""".split()
+
+    def cut_off(model, folder):
+        save_model(model, folder)
+        raise OSError("no space left")
+
+    with monkeypatch.context() as full:
+        full.setattr(run_glue, "save_model", cut_off)
+        assert run_glue.main(command) == 3
+    assert run_glue.main(command) == 0
 
 
 def test_a_task_of_superglue(tiny_model, tmp_path, shared_data, capsys):

@@ -10,7 +10,7 @@ from finetune.runs import write_predictions
 from finetune.tasks import find_task, submission_splits
 from pipeline.errors import StageError
 from result_collection.archive import file_name, read_submission, write_zip, zip_path
-from result_collection.submission import find_problems, main, submission_text
+from result_collection.submission import check, find_problems, main, submission_text
 
 NUM_PASSAGES = 166
 
@@ -301,6 +301,18 @@ def test_what_is_no_zip(tmp_path, capsys, content, problem):
     assert problem in capsys.readouterr().out
     (tmp_path / "empty").mkdir()
     assert main(["check", str(tmp_path / "empty")]) == 1
+
+
+@pytest.mark.parametrize(("place", "value"), [(6, 99), (46, 0xE4)])
+def test_a_zip_whose_index_cannot_be_read(tmp_path, place, value):
+    """Of an unknown version, or with a name that is no UTF-8."""
+    path = tmp_path / "glue.zip"
+    write_zip(path, {"CoL\u00e4.tsv": "index\tprediction\n"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + place] = value
+    path.write_bytes(content)
+    (problem,) = check(path)
+    assert problem.startswith("cannot be read: ")
 
 
 def test_members_that_cannot_be_read(tmp_path, monkeypatch):
