@@ -67,6 +67,7 @@ RENAMED = {
     "no_cuda": "use_cpu",
 }
 
+# Of flags that are numbers.
 RANGES: dict[str, Rule] = {
     "max_seq_length": at_least(8),
     "max_train_samples": at_least(0),

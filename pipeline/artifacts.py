@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline import ownership
 from pipeline.console import print_line
@@ -332,7 +332,7 @@ class Artifact:
 
     def owned(
         self, say: Callable[[str], None] = print_line, wait: bool = False
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[IO]:
         """Holds the artifact for this process; a lock of a process that died is free again.
 
         If another process is at work on it, or reads it, `say` hears who, and this one waits; or,

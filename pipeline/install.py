@@ -135,8 +135,7 @@ def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
     pairs = dict(zip(overrides[::2], overrides[1::2], strict=False))  # checked by the loader
     if "INSTALL.ENABLED" in pairs:
         return pairs["INSTALL.ENABLED"].lower() in ("false", "off", "no")
-    for file in _with_bases(config):
-        text = file.read_text(encoding="utf-8-sig", errors="replace")
+    for text in _texts_from(config):
         section = re.search(
             r"^[\"']?INSTALL[\"']?:([^\n]*\n(?:[ \t#][^\n]*\n?|\n)*)", text, re.MULTILINE
         )
@@ -148,13 +147,13 @@ def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
     return False
 
 
-def _with_bases(config: Path) -> Iterator[Path]:
+def _texts_from(config: Path) -> Iterator[str]:
     """A config, the one that it builds on, and so on, as far as they are there."""
     seen: list[Path] = []
     while config.is_file() and config.resolve() not in seen:
-        yield config
-        seen.append(config.resolve())
         text = config.read_text(encoding="utf-8-sig", errors="replace")
+        yield text
+        seen.append(config.resolve())
         base = re.search(r"^_BASE_:\s*[\"']?([^\"'#\n]+)", text, re.MULTILINE)
         if not base:
             return

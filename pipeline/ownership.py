@@ -76,17 +76,16 @@ def worked_on(directory: Path, number: int, say: Callable[[str], None]) -> Itera
     be made beside the folder, `say` hears that nobody will be kept away.
     """
     path = worker_lock_path(directory, number)
-    try:
-        lock = _opened(path)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        say(f"{path} cannot be made ({error.strerror}); {_no_second_run(directory)}")
-        yield
-        return
-    with lock:
-        _take(lock, fcntl.LOCK_EX, directory, say, LEFTOVER_SECONDS, _worker)
-        _sign(lock)
+    with ExitStack() as held:
+        try:
+            lock = held.enter_context(_opened(path))
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            say(f"{path} cannot be made ({error.strerror}); {_no_second_run(directory)}")
+        else:
+            _take(lock, fcntl.LOCK_EX, directory, say, LEFTOVER_SECONDS, _worker)
+            _sign(lock)
         yield
 
 

@@ -42,7 +42,8 @@ def read_submission(path: Path) -> tuple[dict[str, bytes | None], list[str]]:
     """Name -> content of each file of a zip, or of the .tsv and .jsonl files of a folder.
 
     With it, what is wrong with the container; a file that cannot be read has no content. Raises
-    OSError if there is nothing to read, zipfile.BadZipFile if it is neither.
+    OSError if there is nothing to read, zipfile.BadZipFile if it is neither, or has an index that
+    cannot be read.
     """
     if path.is_dir():
         found = [file for file in sorted(path.iterdir()) if _is_submitted(file)]
@@ -50,8 +51,11 @@ def read_submission(path: Path) -> tuple[dict[str, bytes | None], list[str]]:
     if not zipfile.is_zipfile(path):
         with open(path, "rb"):  # says if it is not there
             raise zipfile.BadZipFile("no zip file, or a broken one")
-    with zipfile.ZipFile(path) as archive:
-        return _read_members(archive)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read_members(archive)
+    except (UnicodeDecodeError, NotImplementedError) as error:  # of a name, of zip's version
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _is_submitted(file: Path) -> bool:

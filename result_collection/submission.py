@@ -80,8 +80,7 @@ def check(path: Path) -> list[str]:
     """All that is wrong with a zip or folder, whichever benchmark it is meant for."""
     try:
         files, problems = read_submission(path)
-    # The latter two: of a name that is no UTF-8, and of a version of zip that nobody knows.
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile) as error:
         return [f"cannot be read: {getattr(error, 'strerror', None) or error}"]
     if path.is_dir() and not files:
         return ["the folder has no .tsv and no .jsonl file"]

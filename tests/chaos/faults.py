@@ -31,7 +31,7 @@ VICTIMS = {
     "result_collection": ("parent", "group"),
 }
 CLOCK_BACK = (3600, 40 * 86400)  # seconds
-# A process that hangs may come back while the next run begins, or does what it was doing itself.
+# So long that it may come back when the next run does what this process was about to do.
 LAG_SECONDS = 12.0
 MOST_LOOKS = 5  # at the clock, before it jumps
 PAGE = 4096  # bytes that a tmpfs gives out at once

@@ -165,7 +165,7 @@ def test_a_lock_lasts_as_long_as_the_children_that_inherit_it(tmp_path):
     script = f"( echo $BASHPID > {number}.new; mv {number}.new {number}; sleep 60; true ); true"
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "log"), script]
     with subprocess.Popen(command, cwd=PROJECT) as parent:
-        while not number.exists():
+        while not number.exists() and parent.poll() is None:
             time.sleep(0.01)
         parent.kill()
     assert is_owned(folder)
