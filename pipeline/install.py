@@ -36,6 +36,7 @@ IMPORT_NAMES = {
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
     "pytorch-optimizer": "pytorch_optimizer",
+    "protobuf": "google.protobuf",
 }
 
 
@@ -55,8 +56,16 @@ def missing_packages() -> list[str]:
     return [
         name
         for name in pinned_requirements()
-        if importlib.util.find_spec(IMPORT_NAMES.get(name, name)) is None
+        if not _can_be_found(IMPORT_NAMES.get(name, name))
     ]
+
+
+def _can_be_found(module: str) -> bool:
+    """True if a module is installed; looking for `a.b` raises where there is no `a`."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def other_versions() -> list[str]:
