@@ -1,25 +1,35 @@
 """The tokenizer of a dataset: a folder in Hugging Face form, made from what the user has.
 
-That is a vocab.txt, a local folder, a name on the Hub, or the corpus itself (tokenizer_training).
-What is built here is what pretraining and finetuning load; it needs no network and no remote code.
+That is a vocab.txt, a tokenizer.json, a SentencePiece model, a local folder with one of them, a
+name on the Hub, or the corpus itself (tokenizer_training). What is built here is what pretraining
+and finetuning load; it needs no network and no remote code.
 """
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from dataset.tokenizer_conversion import convert
 from dataset.tokenizer_files import (
     NAME_KEY,
     TOKENIZER_FILES,
-    read_object,
     read_special_tokens,
     read_tokenizer_json,
-    read_vocabulary,
     tokenizer_files,
 )
-from dataset.tokenizer_forms import copy_tokenizer, save_bert_tokenizer
+from dataset.tokenizer_forms import bert_pipeline, save_tokenizer
+from dataset.tokenizer_source import (
+    VOCABULARY_FILES,
+    TokenizerSource,
+    entries_of,
+    find_source,
+    with_added_tokens,
+)
 from dataset.word_beginnings import continuing_ids
 from pipeline.errors import StageError
 
@@ -34,68 +44,66 @@ CASE_KEY, ACCENTS_KEY = "TOKENIZER.DO_LOWER_CASE", "TOKENIZER.ACCENTS"
 def problem_with_tokenizer(name_or_path: str, do_lower_case: bool, accents: str = "auto") -> str:
     """What is wrong with TOKENIZER.NAME_OR_PATH, DO_LOWER_CASE or ACCENTS, or an empty string.
 
-    Local files are read as far as can be done without a tokenizer library.
+    Local files are read as far as can be done without converting them.
     """
     path = Path(os.path.expanduser(name_or_path))
-    looks_like_path = name_or_path.startswith((".", "/", "~")) or name_or_path.endswith(".txt")
+    looks_like_path = name_or_path.startswith((".", "/", "~")) or path.name in VOCABULARY_FILES
+    looks_like_path |= path.suffix in (".txt", ".json", ".model")
     if not path.exists() and (looks_like_path or name_or_path.count("/") > 1 or not name_or_path):
         return (
             f"{NAME_KEY}: {name_or_path or 'an empty name'} does not exist, "
-            "expected a folder, a vocab.txt or a Hub name"
+            "expected a folder, a vocab.txt, a tokenizer.json or a Hub name"
         )
-    if path.is_dir() and not {"tokenizer.json", "vocab.txt"} & set(os.listdir(path)):
-        return f"{NAME_KEY}: {path} has neither tokenizer.json nor vocab.txt"
     try:
-        return _problem_with_files(path, do_lower_case, accents) if path.exists() else ""
+        return _problem_with_source(path, do_lower_case, accents) if path.exists() else ""
     except StageError as error:
         return error.cause
 
 
-def _problem_with_files(path: Path, do_lower_case: bool, accents: str) -> str:
+def _problem_with_source(path: Path, do_lower_case: bool, accents: str) -> str:
     """Raises StageError for files that hold something else than they should."""
-    if not path.is_dir():
-        read_vocabulary(path)
+    source = find_source(path)
+    if source.is_converted:
         return ""
-    for name in TOKENIZER_FILES:
-        if name.endswith(".json"):
-            read_object(path / name)
-    if not os.path.lexists(path / "tokenizer.json"):
-        read_vocabulary(path / "vocab.txt")
-    return problem_with_habits(path, do_lower_case, accents)
+    if source.content is None:
+        found = _habits_of_settings(source)
+    else:
+        found = habits(source.content, source.file)
+    return problem_with_habits(found, path, do_lower_case, accents)
 
 
-def problem_with_habits(folder: Path, do_lower_case: bool, accents: str) -> str:
-    """Whether a ready-made tokenizer treats case and accents in another way than asked for."""
-    lower, strip = habits(folder)
+def problem_with_habits(
+    found: tuple[bool | None, bool | None], path: Path, do_lower_case: bool, accents: str
+) -> str:
+    """Whether a ready-made tokenizer treats case and accents in another way than asked for.
+
+    found: whether it lower-cases, and strips accents; None if that is left to the config.
+    """
+    lower, strip = found
     if lower is not None and lower != do_lower_case:
         habit = "lower-cases" if lower else "keeps the case"
-        return f"{CASE_KEY}: is {do_lower_case}, but {folder} {habit}, expected {lower}"
+        return f"{CASE_KEY}: is {do_lower_case}, but {path} {habit}, expected {lower}"
     habit = "strip" if strip else "keep"
     if strip is not None and accents not in ("auto", habit):
-        return f"{ACCENTS_KEY}: is {accents}, but {folder} {habit}s them, expected {habit} or auto"
+        return f"{ACCENTS_KEY}: is {accents}, but {path} {habit}s them, expected {habit} or auto"
     return ""
 
 
-def habits(folder: Path) -> tuple[bool | None, bool | None]:
-    """Whether a folder's tokenizer lower-cases, and strips accents; None if it does not say so.
-
-    Raises StageError for files that hold something else than they should.
-    """
-    if not os.path.lexists(folder / "tokenizer.json"):
-        settings = read_object(folder / "tokenizer_config.json")
-        lower, strip = settings.get("do_lower_case"), settings.get("strip_accents")
-        return lower, lower if strip is None else strip
-    normalizer = read_tokenizer_json(folder).get("normalizer") or {}
-    steps = normalizer.get("normalizers", [normalizer])
-    lower = any(step.get("lowercase") or step.get("type") == "Lowercase" for step in steps)
-    return lower, any(_strips_accents(step) for step in steps)
+def _habits_of_settings(source: TokenizerSource) -> tuple[bool | None, bool | None]:
+    """Whether the settings beside a vocab.txt say to lower-case, and to strip accents."""
+    lower, strip = (source.settings.get(name) for name in ("do_lower_case", "strip_accents"))
+    return lower, lower if strip is None else strip
 
 
-def _strips_accents(step: dict) -> bool:
-    if step.get("type") != "BertNormalizer":
-        return step.get("type") == "StripAccents"
-    strip = step.get("strip_accents")
-    return step.get("lowercase", True) if strip is None else strip
+def habits(content: Mapping[str, Any], file: Path) -> tuple[bool, bool]:
+    """Whether a tokenizer.json lower-cases, and strips accents: what it makes of two letters."""
+    parts = {"normalizer": content.get("normalizer"), "pre_tokenizer": content.get("pre_tokenizer")}
+    model = {"type": "WordLevel", "vocab": {"u": 0}, "unk_token": "u"}
+    normalizer = _tokenizer_of({**parts, "model": model, "added_tokens": []}, file).normalizer
+    if normalizer is None:
+        return False, False
+    upper, accented = (normalizer.normalize_str(letter) for letter in ("A", "\u00e9"))
+    return "A" not in upper, "e" in accented and "\u0301" not in accented
 
 
 # --- building --------------------------------------------------------------------------------
@@ -104,7 +112,7 @@ def _strips_accents(step: dict) -> bool:
 def build_tokenizer(
     name_or_path: str, do_lower_case: bool, folder: Path, accents: str = "auto"
 ) -> None:
-    """Makes `folder` from a vocab.txt, a local folder or a Hub name.
+    """Makes `folder` from a local file or folder, or a Hub name.
 
     accents: strip | keep | auto. Raises StageError if that cannot be loaded, lacks a special
     token, or treats case or accents in another way.
@@ -112,21 +120,43 @@ def build_tokenizer(
     if problem := problem_with_tokenizer(name_or_path, do_lower_case, accents):
         raise StageError(problem)
     path = Path(os.path.expanduser(name_or_path))
-    if path.is_file():
-        return save_bert_tokenizer(read_vocabulary(path), do_lower_case, folder, accents)
-    source = path
-    if not path.is_dir():
-        source = download_tokenizer(name_or_path)
-        if problem := _problem_with_files(source, do_lower_case, accents):
+    if not path.exists():
+        path = download_tokenizer(name_or_path)
+        if problem := _problem_with_source(path, do_lower_case, accents):
             raise StageError(problem)
-    if (source / "tokenizer.json").exists():
-        load_tokenizer(source)  # while errors name the user's files
-        return copy_tokenizer(tokenizer_files(str(source)), habits(source)[0], folder)
-    strip = habits(source)[1]
+    source = find_source(path)
+    if source.is_converted:
+        content, roles = convert(source)
+        if problem := problem_with_habits(habits(content, path), path, do_lower_case, accents):
+            raise StageError(problem)
+    elif source.content is None:
+        content, roles = _bert_content(source, do_lower_case, accents), source.roles
+    else:
+        content, roles = source.content, source.roles
+    tokenizer = _tokenizer_of(with_added_tokens(content, source), source.file)
+    save_tokenizer(tokenizer, roles, folder, _max_length(source))
+
+
+def _bert_content(source: TokenizerSource, do_lower_case: bool, accents: str) -> dict[str, Any]:
+    """What a vocab.txt and its settings amount to as a tokenizer.json."""
+    strip = _habits_of_settings(source)[1]
     accents = accents if strip is None else "strip" if strip else "keep"
-    return save_bert_tokenizer(
-        read_vocabulary(source / "vocab.txt"), do_lower_case, folder, accents
-    )
+    ids = {entry: number for number, entry in enumerate(source.entries)}
+    chinese = source.settings.get("tokenize_chinese_chars", True) is not False
+    unknown = source.roles["unk_token"]
+    return json.loads(bert_pipeline(ids, do_lower_case, accents, chinese, unknown).to_str())
+
+
+def _max_length(source: TokenizerSource) -> int:
+    asked = source.settings.get("model_max_length")
+    return asked if isinstance(asked, int) and asked > 0 else sys.maxsize
+
+
+def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None:
+    """Raises StageError if a local tokenizer cannot be built, and leaves nothing behind."""
+    if os.path.exists(os.path.expanduser(name_or_path)):
+        with TemporaryDirectory() as folder:
+            build_tokenizer(name_or_path, do_lower_case, Path(folder) / "tokenizer", accents)
 
 
 def download_tokenizer(name: str) -> Path:
@@ -181,8 +211,9 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     other added token, as those of TOKENIZER.SPECIAL_TOKENS, is one token wherever it occurs, as
     it is in finetuning. Raises StageError if one of the five is missing, or a file is damaged.
     """
-    content, roles = read_tokenizer_json(folder), read_special_tokens(folder)
-    ids = _vocabulary(content)
+    path, roles = folder / "tokenizer.json", read_special_tokens(folder)
+    content = read_tokenizer_json(path)
+    ids = entries_of(content)
     missing = [role for role, token in roles.items() if token not in ids]
     if missing:
         raise StageError(f"{NAME_KEY}: {folder} has no {', '.join(missing)}, expected BERT's")
@@ -191,7 +222,7 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     atomic = [token for token in content["added_tokens"] if token["content"] not in roles.values()]
     for token in atomic:
         token["special"] = False
-    tokenizer = _tokenizer_of(content, folder)
+    tokenizer = _tokenizer_of(content, path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # as text
@@ -201,7 +232,7 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     )
 
 
-def _tokenizer_of(content: dict, folder: Path) -> "tokenizers.Tokenizer":  # noqa: F821
+def _tokenizer_of(content: Mapping[str, Any], path: Path) -> "tokenizers.Tokenizer":  # noqa: F821
     from tokenizers import Tokenizer
 
     try:
@@ -209,15 +240,7 @@ def _tokenizer_of(content: dict, folder: Path) -> "tokenizers.Tokenizer":  # noq
         tokenizer.encode(PROBE)
         return tokenizer
     except Exception as error:  # the library raises no other
-        raise StageError(f"{NAME_KEY}: {folder / 'tokenizer.json'}: {error}") from error
-
-
-def _vocabulary(content: dict) -> dict[str, int]:
-    """Id by entry, of the content of a tokenizer.json."""
-    entries = content["model"]["vocab"]
-    if isinstance(entries, list):  # of a unigram model: [entry, score]
-        entries = {entry[0]: number for number, entry in enumerate(entries)}
-    return {**entries, **{token["content"]: token["id"] for token in content["added_tokens"]}}
+        raise StageError(f"{NAME_KEY}: {path}: {error}") from error
 
 
 def banned_ids(ids: dict[str, int], added_tokens: list[dict]) -> set[int]:

@@ -17,13 +17,21 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-# All that decides how a tokenizer in Hugging Face form behaves.
+# All that decides how a tokenizer in Hugging Face form behaves; config.json names its class.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spm.model",
+    "spiece.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "config.json",
 )
 MAX_FILE_BYTES = 256 << 20  # the largest known are of 35 MB
 MAX_ID = 1 << 22  # the largest vocabularies have a million entries
@@ -38,7 +46,7 @@ def tokenizer_files(name_or_path: str) -> list[Path]:
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Entries of a vocab.txt, one per line. Raises StageError if it is not one of BERT's kind."""
+    """Returns the entries of a vocab.txt, one per line. Raises StageError for what is none."""
     lines = _read(path).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     entries = lines.removesuffix("\n").split("\n")
     places: dict[str, int] = {}
@@ -51,9 +59,6 @@ def read_vocabulary(path: Path) -> list[str]:
                 f"{first} and {number}"
             )
         places[entry] = number
-    missing = [token for token in SPECIAL_TOKENS.values() if token not in places]
-    if missing:
-        raise StageError(f"{NAME_KEY}: {path} has no {', '.join(missing)}, expected one per line")
     return entries
 
 
@@ -73,12 +78,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tokenizer_json(folder: Path) -> dict[str, Any]:
-    """The content of a folder's tokenizer.json, with a list as `added_tokens`.
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a tokenizer.json, with a list as `added_tokens`.
 
     Raises StageError unless its parts are of the kinds that are looked at here.
     """
-    path = folder / "tokenizer.json"
     content = read_object(path)
     content["added_tokens"] = content.get("added_tokens") or []
     if problem := _problem_with_model(content.get("model")) or _problem_with_parts(content):
@@ -128,15 +132,23 @@ def _problem_with_model(model: Any) -> str:
 
 
 def _problem_with_parts(content: dict[str, Any]) -> str:
-    added, normalizer = content["added_tokens"], content.get("normalizer")
+    added = content["added_tokens"]
     if not isinstance(added, list) or not all(map(_is_added_token, added)):
         return "added_tokens is no list of tokens with `content`, `id` and `special`"
-    if normalizer is None:
-        return ""
-    steps = normalizer.get("normalizers", []) if isinstance(normalizer, dict) else None
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        return "its normalizer is no object with steps"
+    for name, steps in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        if not _is_step(content.get(name), steps):
+            return f"its {name} is no object with steps"
     return ""
+
+
+def _is_step(part: Any, steps: str) -> bool:
+    """True for null, an object, or one with a list of such objects under the name `steps`."""
+    if part is None:
+        return True
+    inner = part.get(steps, []) if isinstance(part, dict) else None
+    return isinstance(inner, list) and all(
+        isinstance(step, dict) and _is_step(step, steps) for step in inner
+    )
 
 
 def _is_added_token(token: Any) -> bool:
