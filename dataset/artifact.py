@@ -10,19 +10,25 @@ from dataset.digests import FileDigests, digest_of_files, digest_store, identity
 from dataset.overlaps import problems_with_output, problems_with_overlaps
 from dataset.samples import MASKING_FILE
 from dataset.sources import Source, configured_sources, problem_with, slug
-from dataset.tokenizer import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer, tokenizer_files
+from dataset.tokenizer import (
+    ACCENTS_KEY,
+    NAME_KEY,
+    check_building,
+    problem_with_tokenizer,
+    tokenizer_files,
+)
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
 from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
 from pipeline.artifacts import Artifact, dataset_dir, fingerprint, sharded_text_dir
 from pipeline.disk import DiskNeed, size_in_words
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StageError
 from pipeline.folders import MANIFEST, read_record
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 SCRATCH = ("runs", "records", "sources")  # in the folder of the text shards
-FORMAT = 2  # raised whenever the same inputs would give other files
+FORMAT = 3  # raised whenever the same inputs would give other files
 SHAPING_KEYS = (
     "NUM_TRAIN_SHARDS",
     "NUM_TEST_SHARDS",
@@ -90,17 +96,22 @@ def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_machine(config: "CfgNode") -> None:
-    """Raises ConfigError if the stage may not use the memory that it needs."""
-    memory = config.SYSTEM.MAX_MEMORY_IN_GB
+    """Raises ConfigError if the stage may not use the memory that it needs, or has no tokenizer."""
+    memory, tokenizer = config.SYSTEM.MAX_MEMORY_IN_GB, config.TOKENIZER
     plan_work(config.SYSTEM.NUM_WORKERS, memory, most_sample_files(config.DATASET))
     needed = MAIN_PROCESS_GB + TRAINING_BYTES / 1e9
-    if config.TOKENIZER.TRAIN and memory < needed:
+    if tokenizer.TRAIN and memory < needed:
         raise ConfigError(
             [
                 "SYSTEM.MAX_MEMORY_IN_GB: too little for TOKENIZER.TRAIN, got "
                 f"{memory:g}, expected at least {needed:g}"
             ]
         )
+    if not tokenizer.TRAIN and os.path.exists(os.path.expanduser(tokenizer.NAME_OR_PATH)):
+        try:
+            check_building(tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS)
+        except StageError as error:
+            raise ConfigError([error.cause]) from error
 
 
 def most_sample_files(dataset: "CfgNode") -> SampleFiles:

@@ -27,6 +27,7 @@ def headline(results: Mapping[str, Any]) -> str:
 def quality(results: Mapping[str, Any]) -> str:
     """One line on what was not understood, what is empty and what is to be predicted."""
     unknown = 1000 * results["num_unknown_tokens"] / results["num_tokens"]
+    characters = results["unknown_character_share"]
     padding = f"{padding_share(results):.1%} of the positions are padding"
     if padding_share(results) > 0.05 and not (results["packed"] or results["next_sentence"]):
         padding += " (DATASET.PACKING would fill them)"
@@ -35,7 +36,10 @@ def quality(results: Mapping[str, Any]) -> str:
         masked += f" (at most {results['max_predictions_per_seq']} in a row, as set)"
     if results["next_sentence"]:
         masked += f", {results['random_share']:.0%} of the second segments are random"
-    return f"{results['num_tokens']:,} tokens, {unknown:.2f} of 1000 unknown; {padding}; {masked}"
+    return (
+        f"{results['num_tokens']:,} tokens, {unknown:.2f} of 1000 unknown ({characters:.2%} of the "
+        f"characters); {padding}; {masked}"
+    )
 
 
 def padding_share(results: Mapping[str, Any]) -> float:

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.generation import SampleSettings
     from dataset.records import read_record, write_record
     from dataset.samples import MASKING_FILE
-    from dataset.stage import describe, make_samples
+    from dataset.stage import describe, look_at_tokenizer, make_samples
     from dataset.tokenizer import build_tokenizer, problem_with_tokenizer, tokenizer_files
     from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not read_record(folder, artifact.fingerprint):
             build_tokenizer(name, lower, folder, args.accents)
             write_record(folder, artifact.fingerprint)
+        found = look_at_tokenizer(shards, folder, "", console)
         # Absolute: the workers of a cluster stand in folders of their own.
         output_dir = args.output_dir.absolute()
         with open_executor(
@@ -94,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
             results = make_samples(
                 shards, output_dir, settings, artifact.fingerprint, workers, console
             )
+        results |= found
         text = {"shards": {}, "counts": {}}
         results, lines = describe([str(args.dir)], text, results, inputs, output_dir)
         artifact.finish(results)

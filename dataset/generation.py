@@ -164,7 +164,13 @@ def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> 
     for split, files in shards.items():
         if not files:
             raise StageError(f"the {split} part of the corpus has no tokens")
-    both = totals["train"] + totals["test"]
+    for split, counts in totals.items():
+        if not counts["predicted"]:
+            raise StageError(
+                f"no token of the {split} part can be predicted ({counts['unknown']:,} of "
+                f"{counts['tokens']:,} are unknown), expected a tokenizer that knows the text"
+            )
+    both, train = totals["train"] + totals["test"], totals["train"]
     return {
         "num_train_samples": totals["train"]["rows"],
         "num_train_shards": totals["train"]["shards"],
@@ -174,7 +180,7 @@ def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> 
         "num_unknown_tokens": both["unknown"],
         "num_padding": both["padding"],
         "num_positions": both["tokens"] + both["specials"] + both["padding"],
-        "masked_share": totals["test"]["predicted"] / totals["test"]["tokens"],
+        "masked_share": train["predicted"] / train["predicted_of"],
         "random_share": both["random"] / both["samples"],
         "lengths": [both[f"length_{number:02d}"] for number in range(HISTOGRAM_BINS)],
         "train_shards": dict(sorted(shards["train"].items())),
@@ -249,16 +255,20 @@ def write_blocks(
 ) -> None:
     """Writes all blocks to the files of all copies; writers: by the number of the copy.
 
-    counts: told how many tokens are predicted, of held-out shards.
+    counts: told how many tokens of the first block are predicted, and of how many. These are those
+    of the first copy, whichever are made now, and of unmasked ones those of some epoch.
     """
-    keys = {copy: masking_key(*job.identity, MASKS, copy + 1) for copy in writers}
+    keys = {copy: masking_key(*job.identity, MASKS, copy + 1) for copy in job.copies}
     first_sample = 0
     for block in blocks:
+        ids = block["input_ids"]
+        if not first_sample:
+            masked = masker.mask(ids, keys[job.copies[0]])
+            counts["predicted"] += int((masked.masked_lm_positions > 0).sum())
+            counts["predicted_of"] += counts["tokens"]  # of this block alone so far
         for copy, writer in writers.items():
             masked = {}
             if job.masked:
-                masked = masker.mask(block["input_ids"], keys[copy], first_sample)._asdict()
-                if copy == ONLY_COPY:
-                    counts["predicted"] += int((masked["masked_lm_positions"] > 0).sum())
+                masked = masker.mask(ids, keys[copy], first_sample)._asdict()
             writer.write({**block, **masked})
-        first_sample += len(block["input_ids"])
+        first_sample += len(ids)

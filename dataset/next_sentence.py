@@ -6,6 +6,7 @@ the next sample, so that no token of the corpus is lost. Segments are whole sent
 they do not fit.
 """
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 RANDOM_PROB = 0.5
 POOL_TOKENS = 1 << 18  # of earlier samples that random segments are taken from
+SENTENCE_START = re.compile(rb"(?=\n)")
 FAR_BACK = 32  # samples from which on a long article counts as another one
 
 Ids = "np.ndarray"
@@ -69,9 +71,12 @@ def iter_pairs(
 
 
 def iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool]]:
-    """Yields (ids of each sentence, whether the article ends with them)."""
+    """Yields (ids of each sentence, whether the article ends with them).
+
+    A sentence keeps the white space in front of it, which is part of words to some tokenizers.
+    """
     for batch in iter_batches(path):
-        lines = [text.split(b"\n") for text, _ in batch]
+        lines = [SENTENCE_START.split(text) for text, _ in batch]
         encoded = iter(encode_text_of(path, encode, list(chain.from_iterable(lines))))
         for some, (_, article_ends) in zip(lines, batch, strict=True):
             yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends

@@ -48,17 +48,19 @@ class RowFormat:
 def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[bytes, bool]]:
     """Yields (text, whether the article ends with it) of a text shard, sentence per line.
 
-    A long article comes in pieces of about `read_bytes`, so that memory is bounded.
+    A long article comes in pieces of about `read_bytes`, so that memory is bounded. Together they
+    are the article: the white space at which it is cut begins the next piece.
     """
     rest = b""
     with open(path, "rb") as file:
         while block := file.read(read_bytes):
             *articles, rest = (rest + block).split(b"\n\n")
             yield from ((article, True) for article in articles)
-            cut = rest.rfind(b"\n", 0, -1) + 1 if len(rest) > read_bytes else 0
-            if not cut and len(rest) > LONGEST_LINE:
+            cut = rest.rfind(b"\n", 1, -1) if len(rest) > read_bytes else -1
+            if cut < 0 and len(rest) > LONGEST_LINE:
                 cut = find_cut(rest, 0, len(rest) - 1)
-            if cut:
+                cut -= cut > 1 and rest[cut - 1] in b" \t\n"
+            if cut > 0:
                 yield rest[:cut], False
                 rest = rest[cut:]
     if rest.strip():

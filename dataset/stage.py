@@ -1,5 +1,6 @@
 """The dataset stage: raw text to a tokenizer and masked samples."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -16,7 +17,8 @@ from dataset.layout import plan_layout
 from dataset.records import read_record, write_record
 from dataset.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.sources import Source, open_sources, problem_with
-from dataset.tokenizer import build_tokenizer, tokenizer_files
+from dataset.tokenizer import build_tokenizer, check_building, tokenizer_files
+from dataset.tokenizer_check import check_tokenizer
 from dataset.tokenizer_training import train_tokenizer
 from dataset.workers import SampleFiles, Workers, open_executor
 from pipeline.artifacts import Artifact, log_path
@@ -27,6 +29,8 @@ from pipeline.memory import PeakMemory
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+FILLED_VOCABULARY = 0.9  # of the entries that were asked for, which is as good as all
 
 
 def prepare_dataset(config: "CfgNode") -> None:
@@ -42,6 +46,7 @@ def prepare_dataset(config: "CfgNode") -> None:
             console.say(f"up to date ({artifact.directory})")
             return
         check_machine(config)
+        check_named_tokenizer(config.TOKENIZER)
         artifact.begin()
         console.show_life(artifact.directory)
         with PeakMemory() as memory:
@@ -54,6 +59,13 @@ def prepare_dataset(config: "CfgNode") -> None:
         console.say(f"peak memory of this machine's processes {peak:.2f} GB of {budget:g}")
 
 
+def check_named_tokenizer(tokenizer: "CfgNode") -> None:
+    """Raises StageError for one of the Hub that cannot be used, before the text is sharded."""
+    name = tokenizer.NAME_OR_PATH
+    if not (tokenizer.TRAIN or os.path.exists(os.path.expanduser(name))):
+        check_building(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS)
+
+
 def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tuple[dict, list[str]]:
     """All steps, each with workers of its own, whose memory goes back to the machine.
 
@@ -62,7 +74,7 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tup
     dataset, identity = config.DATASET, artifact.fingerprint
     # Absolute: the workers of a cluster stand in folders of their own.
     directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
-    sources = sources_of(config)
+    sources, tokenizer_dir = sources_of(config), directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
         text = make_text_shards(
@@ -78,10 +90,11 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tup
             console,
         )
     shards = [text_dir / name for name in text["shards"]]
-    make_tokenizer(config.TOKENIZER, shards, directory / "tokenizer", identity, console)
+    make_tokenizer(config.TOKENIZER, shards, tokenizer_dir, identity, console)
+    found = look_at_tokenizer(shards, tokenizer_dir, dataset.LANGUAGE, console)
     settings = sample_settings(dataset)
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
-        results = make_samples(shards, directory, settings, identity, workers, console)
+        results = make_samples(shards, directory, settings, identity, workers, console) | found
     names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
     return describe(names, text, results, artifact.inputs, directory)
 
@@ -181,11 +194,26 @@ def make_tokenizer(
     if tokenizer.TRAIN:
         size = train_in_own_process(tokenizer, text_shards, folder, console)
         console.say(f"tokenizer: {size:,} entries, trained on the corpus")
+        if size < FILLED_VOCABULARY * tokenizer.VOCAB_SIZE:
+            console.say(
+                f"warning: TOKENIZER.VOCAB_SIZE: the text gives {size:,} of the "
+                f"{tokenizer.VOCAB_SIZE:,} entries that were asked for"
+            )
     else:
         name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
         build_tokenizer(name, lower, folder, tokenizer.ACCENTS)
         console.say(f"tokenizer: {name}")
     write_record(folder, identity)
+
+
+def look_at_tokenizer(
+    text_shards: list[Path], folder: Path, language: str, console: Console
+) -> dict[str, float]:
+    """Checks the tokenizer on the text, and says what is wrong. Returns results of the stage."""
+    findings = check_tokenizer(text_shards, folder)
+    for line in findings.lines(language):
+        console.say(line)
+    return findings.results
 
 
 def train_in_own_process(

@@ -153,10 +153,9 @@ def _max_length(source: TokenizerSource) -> int:
 
 
 def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None:
-    """Raises StageError if a local tokenizer cannot be built, and leaves nothing behind."""
-    if os.path.exists(os.path.expanduser(name_or_path)):
-        with TemporaryDirectory() as folder:
-            build_tokenizer(name_or_path, do_lower_case, Path(folder) / "tokenizer", accents)
+    """Raises StageError if a tokenizer cannot be built, and leaves nothing behind."""
+    with TemporaryDirectory() as folder:
+        build_tokenizer(name_or_path, do_lower_case, Path(folder) / "tokenizer", accents)
 
 
 def download_tokenizer(name: str) -> Path:

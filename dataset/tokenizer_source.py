@@ -12,6 +12,7 @@ Everything that decides ids is either honoured or refused here; nothing is passe
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def vocabulary_file(path: Path) -> Path:
     """The file of a folder that holds the vocabulary, or the file that was named."""
     if not path.is_dir():
         return path
-    found = next((path / name for name in VOCABULARY_FILES if (path / name).exists()), None)
+    found = next((path / name for name in VOCABULARY_FILES if lexists(path / name)), None)
     if found is None:
         names = f"{', '.join(VOCABULARY_FILES[2:-1])} or vocab.json with merges.txt"
         raise StageError(
@@ -207,10 +208,30 @@ def _replaced(source: TokenizerSource, **changes) -> TokenizerSource:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json; what it lacks from special_tokens_map.json, which is older."""
-    return read_object(folder / "special_tokens_map.json") | read_object(
-        folder / "tokenizer_config.json"
-    )
+    """tokenizer_config.json; what it lacks from special_tokens_map.json, which is older.
+
+    Raises StageError if a special token there is no text.
+    """
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        found = read_object(folder / name)
+        for key, token in _iter_tokens(found):
+            if not isinstance(_text_of(token), str):
+                raise StageError(f"{NAME_KEY}: {folder / name}: a token of {key} is no text")
+        settings |= found
+    return settings
+
+
+def _iter_tokens(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields (key, token) for all tokens that are named, each a text or an object."""
+    for role in SPECIAL_TOKENS:
+        if settings.get(role):
+            yield role, settings[role]
+    for key in (*MORE_TOKENS, "added_tokens_decoder"):
+        tokens = settings.get(key) or ()
+        is_list = isinstance(tokens, list | tuple)
+        values = tokens.values() if isinstance(tokens, dict) else tokens if is_list else [tokens]
+        yield from ((key, token) for token in values)
 
 
 def class_of(folder: Path | None, settings: Mapping[str, Any]) -> str:
@@ -341,6 +362,8 @@ def entries_of(content: Mapping[str, Any]) -> dict[str, int]:
 def _iter_added(settings: Mapping[str, Any], folder: Path | None) -> Iterator[tuple[str, int]]:
     """Yields (token, id) of added_tokens.json and of the newer added_tokens_decoder."""
     for number, token in (settings.get("added_tokens_decoder") or {}).items():
+        if not number.isdecimal():
+            raise StageError(f"{NAME_KEY}: {folder}: added_tokens_decoder has the id {number}")
         yield _text_of(token), int(number)
     path = folder / "added_tokens.json" if folder else None
     for token, number in (read_object(path) if path else {}).items():
@@ -362,11 +385,9 @@ def _named_special_tokens(settings: Mapping[str, Any]) -> Iterator[str]:
         yield from map(_text_of, tokens.values() if isinstance(tokens, dict) else tokens)
 
 
-def _text_of(token: Any) -> str:
-    text = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(text, str):
-        raise StageError(f"{NAME_KEY}: a special token is {shown(str(text))}, expected text")
-    return text
+def _text_of(token: Any) -> Any:
+    """A token's text; newer files hold an object with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def named_roles(settings: Mapping[str, Any]) -> dict[str, str]:

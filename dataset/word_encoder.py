@@ -2,7 +2,8 @@
 
 BERT's normalisation and word splitting do not look across white space, so the ids of a text are
 those of its words, one after the other, and a word need be tokenized only once. Whether that holds
-is checked for the tokenizer at hand; where it does not, every line goes through the tokenizer.
+is checked for the tokenizer at hand; where it does not, the running text goes through the
+tokenizer: to byte-level BPE, say, the space in front of a word is part of it.
 """
 
 import json
@@ -11,6 +12,8 @@ from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from dataset.tokenizer_forms import LONG_RUN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,15 +47,15 @@ class WordEncoder:
     def encode(self, texts: Sequence[bytes]) -> "list[np.ndarray]":
         """Ids [n] of each text (UTF-8, sentences on lines of their own), without special tokens.
 
-        Raises ValueError if a text is not UTF-8.
+        They are those of the running text: a line end is a space. Raises ValueError if a text is
+        not UTF-8.
         """
         import numpy as np
 
         if self.words is not None:
             return self._encode_words(texts)
-        lines = [text.decode().split("\n") for text in texts]
-        ids = (b"".join(map(self.as_bytes, self.tokenizer.encode(some))) for some in lines)
-        return [np.frombuffer(some, dtype=self.id_code) for some in ids]
+        ids = self.tokenizer.encode([text.decode().replace("\n", " ") for text in texts])
+        return [np.frombuffer(self.as_bytes(some), dtype=self.id_code) for some in ids]
 
     def _encode_words(self, texts: Sequence[bytes]) -> "list[np.ndarray]":
         """Looks up each distinct word once: a word's way into the cache is a long one."""
@@ -96,6 +99,8 @@ class _WordCache(dict):
         self.atomic = [token.encode() for token in encoder.tokenizer.atomic_tokens]
 
     def __missing__(self, word: bytes) -> bytes:
+        if not word:  # in front of white space at a text's border
+            return b""
         ids = self.older.get(word) or self._encode(word)
         if self.num_bytes >= self.max_bytes:
             self.older = dict(self)
@@ -152,6 +157,8 @@ def words_are_independent(tokenizer: "CorpusTokenizer") -> bool:
 def _splits_at_spaces(step: dict[str, Any]) -> bool:
     if step["type"] == "ByteLevel":  # a word and the space in front of it are one to it
         return step["add_prefix_space"] and step["use_regex"]
+    if step["type"] == "Split":  # of long runs, which hold no white space
+        return step["pattern"].get("Regex") == LONG_RUN and step["behavior"] == "Isolated"
     if step["type"] == "Metaspace":
         return step.get("prepend_scheme") == "always" and step.get("split", True)
     return step["type"] in PRE_TOKENIZERS

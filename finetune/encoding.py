@@ -11,6 +11,7 @@ import numpy as np
 from finetune.examples import Examples, find_file, load_examples
 from finetune.foreign_models import refusing_code
 from finetune.tasks import Split, Task
+from finetune.tokenizer_agreement import check_agreement
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
@@ -183,8 +184,9 @@ def _load_encoded(
     token_types: bool,
     _stamps: tuple,
 ) -> Encoded:
-    examples = load_examples(task, split, data_dir)
-    columns, offsets = encode(load_tokenizer(model), examples.texts, max_length, token_types)
+    examples, tokenizer = load_examples(task, split, data_dir), load_tokenizer(model)
+    check_agreement(model, tokenizer, examples.texts)
+    columns, offsets = encode(tokenizer, examples.texts, max_length, token_types)
     labels = np.array(examples.labels, np.float32 if task.is_regression else np.int64)
     return Encoded(columns, offsets, labels, replace(examples, texts=[]))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dataset.tokenizer_forms import PLAIN_CLASS
 from pipeline.artifacts import flush_to_disk, write_json
 from pipeline.folders import delete_tree, read_json
 from pretrain.architectures import architecture_of, hugging_face_config, hugging_face_weights
@@ -99,7 +100,8 @@ def _write_tokenizer(
     """Copies the tokenizer's files and tells them of the model.
 
     The corpus' tokenizer knows no limit of this model's, while truncation=True must fit its
-    positions; nor whether the model has a use for the segments of a pair.
+    positions; nor whether the model has a use for the segments of a pair. Its class is the one that
+    reads tokenizer.json as it is, as pretraining did.
     """
     for file in tokenizer_dir.iterdir():
         # Nothing else: who uses the model may run the code that lies in its folder.
@@ -108,6 +110,7 @@ def _write_tokenizer(
     settings = read_json(folder / "tokenizer_config.json") or {}
     settings.pop("auto_map", None)  # names code to load from elsewhere
     settings["model_max_length"] = max_seq_length
+    settings["tokenizer_class"] = PLAIN_CLASS
     if not takes_segments:
         settings["model_input_names"] = ["input_ids", "attention_mask"]
     write_json(folder / "tokenizer_config.json", settings)

@@ -1,0 +1,321 @@
+"""Tries a tokenizer on a sample of the text that it is for, before anything is made with it.
+
+- What pretraining reads must be what transformers, and so finetuning, makes of the folder.
+- How much of the text is unknown to it, in tokens and in characters, as one [UNK] hides a long
+  word; and by what that would change: casing, accents, how accents are composed, long words.
+- Which letters its normalisation takes away.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset.tokenizer import NAME_KEY, load_tokenizer
+from dataset.tokenizer_agreement import find_difference
+from dataset.tokenizer_files import read_object
+from dataset.tokenizer_forms import MAX_WORD_LENGTH
+from dataset.word_encoder import WordEncoder
+from pipeline.errors import StageError
+from pipeline.executor import local_pool, run_unordered
+from pipeline.text_files import shown_list
+
+if TYPE_CHECKING:
+    from dataset.tokenizer import CorpusTokenizer
+
+SAMPLE_BYTES = 1 << 20  # of text
+MAX_SHARDS = 64  # that the sample is taken from
+UNKNOWN_WARNING, UNKNOWN_ERROR = 0.03, 0.9  # shares of the characters
+ALTERED_WARNING = 0.01
+MAX_WORDS = 2000  # unknown ones that are tried in other forms
+NAMED = 5  # characters or words in a message
+CAUSE_SHARE = 0.5  # of what is unknown, that a cause explains
+JOINERS = "\u200c\u200d"
+# Accents of Latin and Greek letters, which uncased models of BERT do without.
+PLAIN_ACCENTS = ("\u0300", "\u036f")
+# Languages whose words differ by marks that BERT's uncased normalisation takes away.
+MARKED_LANGUAGES = {
+    *("as", "be", "bg", "bn", "bo", "dz", "gu", "hi", "ja", "km", "kn", "ko", "lo", "mk", "ml"),
+    *("mr", "my", "ne", "or", "pa", "ru", "sa", "sd", "si", "ta", "te", "th", "uk", "vi"),
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Of a sample: numbers of characters (without white space) and tokens.
+
+    unknown_words, altered: how often each occurs. cause: what most of the unknown text is due to.
+    """
+
+    characters: int
+    tokens: int
+    unknown_characters: int
+    unknown_tokens: int
+    unknown_words: dict[str, int] = field(default_factory=dict)
+    cause: str = ""
+    altered: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def results(self) -> dict[str, float]:
+        """What a manifest keeps: shares of the characters."""
+        altered = sum(self.altered.values()) / max(1, self.characters)
+        return {"unknown_character_share": self.unknown_share, "altered_character_share": altered}
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the characters."""
+        return self.unknown_characters / max(1, self.characters)
+
+    def lines(self, language: str) -> list[str]:
+        """What is to be said. Raises StageError if nearly all of the text is unknown.
+
+        language: of the text, as DATASET.LANGUAGE.
+        """
+        found = []
+        if self.unknown_share > UNKNOWN_WARNING:
+            line = (
+                f"{self.unknown_tokens / max(1, self.tokens):.1%} of the tokens are unknown, which "
+                f"stand for {self.unknown_share:.1%} of the characters ({self._examples()}); "
+                f"likely cause: {self.cause}"
+            )
+            if self.unknown_share > UNKNOWN_ERROR:
+                raise StageError(f"{NAME_KEY}: {line}")
+            found.append(f"warning: {line}")
+        return [*found, *self._altered_lines(language)]
+
+    def _examples(self) -> str:
+        frequent = sorted(self.unknown_words, key=lambda word: (-self.unknown_words[word], word))
+        return "as " + shown_list(frequent[:NAMED])
+
+    def _altered_lines(self, language: str) -> Iterator[str]:
+        """Accents of Latin and Greek letters count in languages that need them."""
+        is_marked = language.split("-")[0] in MARKED_LANGUAGES
+        lost = {
+            letter: count
+            for letter, count in self.altered.items()
+            if is_marked or not _is_plain_accent(letter)
+        }
+        share = sum(lost.values()) / max(1, self.characters)
+        if share <= ALTERED_WARNING:
+            return
+        frequent = sorted(lost, key=lambda letter: (-lost[letter], letter))
+        names = ", ".join(map(_name, frequent[:NAMED]))
+        way_out = "TOKENIZER.ACCENTS keep leaves them"
+        if set(frequent) <= set(JOINERS):
+            way_out = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe keeps them"
+        likely = f", which words of DATASET.LANGUAGE {language} need" if is_marked else ""
+        yield (
+            f"warning: the tokenizer takes away or alters {share:.1%} of the characters "
+            f"({names}){likely}; {way_out}"
+        )
+
+
+def check_tokenizer(text_shards: Sequence[Path], folder: Path) -> Findings:
+    """Looks at a tokenizer in a process of its own, whose memory is free again afterwards.
+
+    Raises StageError if transformers gives other ids than the samples will have.
+    """
+    with local_pool(1) as pool:
+        [(_, findings)] = run_unordered(pool, _check, [(tuple(text_shards), folder)])
+    return findings
+
+
+def _check(job: tuple[Sequence[Path], Path]) -> Findings:
+    text_shards, folder = job
+    tokenizer = load_tokenizer(folder)
+    texts = sample_articles(text_shards)
+    check_agreement(tokenizer, as_transformers_reads(folder), texts)
+    return look_at(tokenizer, [line for text in texts for line in text.split("\n")])
+
+
+def as_transformers_reads(folder: Path) -> Any:
+    """The tokenizer as AutoTokenizer loads it, which would import torch to come to the same."""
+    import transformers
+
+    name = read_object(folder / "tokenizer_config.json")["tokenizer_class"]
+    return getattr(transformers, name).from_pretrained(folder)
+
+
+def sample_articles(text_shards: Sequence[Path]) -> list[str]:
+    """About SAMPLE_BYTES of articles, a sentence per line, spread over all shards."""
+    step = -(-len(text_shards) // MAX_SHARDS)
+    chosen = text_shards[::step]
+    articles: list[str] = []
+    for path in chosen:
+        with open(path, "rb") as file:
+            block = file.read(SAMPLE_BYTES // len(chosen))
+            block += file.readline(SAMPLE_BYTES)
+        articles += filter(None, block.decode(errors="ignore").strip("\n").split("\n\n"))
+    return articles
+
+
+# --- agreement -------------------------------------------------------------------------------
+
+
+def check_agreement(tokenizer: "CorpusTokenizer", theirs: Any, texts: Sequence[str]) -> None:
+    """Raises StageError if samples of `texts` are not what `theirs`, of transformers, gives.
+
+    Texts that spell one of the five special tokens are left out: they are text to pretraining
+    alone, so that no user's text can mask or end a sample.
+    """
+    encoder = WordEncoder(tokenizer)
+    roles = [tokenizer.tokenizer.id_to_token(number) for number in tokenizer.special_ids.values()]
+    cls, sep = (tokenizer.special_ids[role] for role in ("cls_token", "sep_token"))
+
+    def ours(some: Sequence[str]) -> list[list[int]]:
+        ids = encoder.encode([text.replace(" ", "\n", 1).encode() for text in some])
+        return [[cls, *found.tolist(), sep] for found in ids]
+
+    running = [text.replace("\n", " ") for text in texts]
+    plain = [text for text in running if not any(token in text for token in roles)]
+    found = find_difference(
+        ours, lambda some: theirs(list(some))["input_ids"] if some else [], plain
+    )
+    if found:
+        names = ("pretraining", f"{type(theirs).__name__} of transformers")
+        raise StageError(
+            f"{NAME_KEY}: {found.described(names, tokenizer.tokenizer.id_to_token)}; expected the "
+            "same of both"
+        )
+
+
+# --- coverage --------------------------------------------------------------------------------
+
+
+def look_at(tokenizer: "CorpusTokenizer", lines: Sequence[str]) -> Findings:
+    """Counts what of some text is unknown, and what normalisation takes away."""
+    letters = Counter("".join(lines))
+    words: Counter = Counter()
+    num_tokens = unknown_tokens = 0
+    unknown_id = tokenizer.special_ids["unk_token"]
+    for line, ids in zip(lines, tokenizer.encode(lines), strict=True):
+        num_tokens += len(ids)
+        if unknown_id in ids:
+            unknown_tokens += ids.count(unknown_id)
+            words.update(unknown_parts(tokenizer, line, unknown_id))
+    return Findings(
+        characters=sum(count for letter, count in letters.items() if not letter.isspace()),
+        tokens=num_tokens,
+        unknown_characters=sum(num_characters(word) * count for word, count in words.items()),
+        unknown_tokens=unknown_tokens,
+        unknown_words=dict(words),
+        cause=likely_cause(tokenizer, words) if words else "",
+        altered=altered_letters(tokenizer.tokenizer.normalizer, letters),
+    )
+
+
+def unknown_parts(tokenizer: "CorpusTokenizer", line: str, unknown_id: int) -> Iterable[str]:
+    """The parts of a line that an unknown token stands for."""
+    encoding = tokenizer.tokenizer.encode(line, add_special_tokens=False)
+    for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        if number == unknown_id:
+            yield line[start:end]
+
+
+def num_characters(text: str) -> int:
+    """Without white space."""
+    return sum(not letter.isspace() for letter in text)
+
+
+def without_accents(text: str) -> str:
+    marked = unicodedata.normalize("NFD", text)
+    return "".join(letter for letter in marked if unicodedata.category(letter) != "Mn")
+
+
+def _in_pieces(text: str) -> str:
+    half = MAX_WORD_LENGTH // 2
+    return " ".join(text[start : start + half] for start in range(0, len(text), half))
+
+
+# Other forms of a word, and what to say if the vocabulary knows that form.
+FORMS: dict[str, Callable[[str], str]] = {
+    "casing, as the vocabulary has these words with their capitals (TOKENIZER.DO_LOWER_CASE False "
+    "keeps them)": str,
+    "casing, as the vocabulary has these words in lower case (TOKENIZER.DO_LOWER_CASE True)": (
+        str.lower
+    ),
+    "casing, as the vocabulary is in capitals and the text is not": str.upper,
+    "accents, as the vocabulary has these words without (TOKENIZER.ACCENTS strip)": without_accents,
+    "accents, as the vocabulary is made of composed characters (NFC) and the text is not": (
+        lambda text: unicodedata.normalize("NFC", text)
+    ),
+    "accents, as the vocabulary is made of decomposed characters (NFD) and the text is not": (
+        lambda text: unicodedata.normalize("NFD", text)
+    ),
+    f"words of more than {MAX_WORD_LENGTH} characters, which WordPiece takes for unknown; a "
+    "vocab.txt, or TOKENIZER.TRAIN, has them cut": _in_pieces,
+    "Chinese characters in a row, which the vocabulary has one by one (tokenize_chinese_chars)": (
+        " ".join
+    ),
+}
+
+
+def likely_cause(tokenizer: "CorpusTokenizer", words: Counter) -> str:
+    """The form of the unknown words that the vocabulary knows, or else what it lacks."""
+    frequent = dict(words.most_common(MAX_WORDS))
+    total = sum(num_characters(word) * count for word, count in frequent.items())
+    for cause, form in FORMS.items():
+        known = sum(
+            num_characters(word) * count
+            for word, count in frequent.items()
+            if is_known(tokenizer, form(word))
+        )
+        if known > CAUSE_SHARE * total:
+            return cause
+    alphabet = set("".join(tokenizer.tokenizer.get_vocab(with_added_tokens=False)))
+    lacking: Counter = Counter()
+    for word, count in frequent.items():
+        lacking.update({letter: count for letter in word if letter not in alphabet})
+    if lacking:
+        names = ", ".join(_name(letter) for letter, _ in lacking.most_common(NAMED))
+        return f"characters that the vocabulary does not have ({names})"
+    return "a vocabulary that was made for other text"
+
+
+def is_known(tokenizer: "CorpusTokenizer", word: str) -> bool:
+    """Whether the vocabulary spells a word as it stands, without any normalisation."""
+    own = tokenizer.tokenizer
+    split = own.pre_tokenizer.pre_tokenize_str if own.pre_tokenizer else lambda text: [(text, ())]
+    unknown_id = tokenizer.special_ids["unk_token"]
+    try:
+        tokens = [token for part, _ in split(word) for token in own.model.tokenize(part)]
+    except Exception:  # of a model that has nothing for unknown text
+        return False
+    return all(token.id != unknown_id for token in tokens)
+
+
+# --- normalisation ---------------------------------------------------------------------------
+
+
+def altered_letters(normalizer: Any, letters: Counter) -> dict[str, int]:
+    """Letters, vowel signs and joiners that a normalizer takes away, or makes others of."""
+    if normalizer is None:
+        return {}
+    return {letter: count for letter, count in letters.items() if _is_altered(normalizer, letter)}
+
+
+def _is_altered(normalizer: Any, letter: str) -> bool:
+    """Lower case does not count."""
+    kind, normalize = unicodedata.category(letter)[0], normalizer.normalize_str
+    if kind == "M" or letter in JOINERS:
+        return len(normalize(f"a{letter}a")) < 3
+    if kind != "L":
+        return False
+    after = normalize(letter).strip()
+    if unicodedata.name(letter, "").startswith("HANGUL SYLLABLE"):
+        return after != letter  # into its parts
+    forms = (letter, letter.lower())
+    composed = unicodedata.normalize("NFKC", after)
+    return composed not in {*forms, *(unicodedata.normalize("NFKC", form) for form in forms)}
+
+
+def _is_plain_accent(letter: str) -> bool:
+    first, last = PLAIN_ACCENTS
+    is_mark = first <= letter <= last
+    return is_mark or unicodedata.name(letter, "").startswith(("LATIN", "GREEK"))
+
+
+def _name(letter: str) -> str:
+    return f"U+{ord(letter):04X} {unicodedata.name(letter, '')}".strip()
