@@ -275,7 +275,8 @@ def test_a_model_without_segments_says_so_to_the_tokenizer(models, tokenizer, tm
         folder = export(models[name], tokenizer, tmp_path / name, **MODELS[name])
         settings = json.loads((folder / "tokenizer_config.json").read_text())
         names[name] = settings.get("model_input_names")
-    assert names == {"pre-ln": None, "modernbert": ["input_ids", "attention_mask"]}
+    with_segments = ["input_ids", "token_type_ids", "attention_mask"]
+    assert names == {"pre-ln": with_segments, "modernbert": ["input_ids", "attention_mask"]}
 
 
 def test_vocabulary(tokenizer, tmp_path):
