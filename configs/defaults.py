@@ -61,8 +61,9 @@ def _wandb() -> CfgNode:
 
 def _tokenizer() -> CfgNode:
     tokenizer = CfgNode()
-    # WordPiece tokenizer: a Hugging Face model name, a folder in Hugging Face format, or a
-    # vocab.txt. Used by data preparation, pretraining and finetuning alike.
+    # Tokenizer: a Hugging Face model name, a folder in Hugging Face format, or a file: vocab.txt,
+    # tokenizer.json or a SentencePiece model. Used by data preparation, pretraining and finetuning
+    # alike, which is checked on a sample of the text (docs/TOKENIZERS.md).
     tokenizer.NAME_OR_PATH = "bert-large-uncased"
     # Lower-case the text and strip accents. Holds for a vocab.txt and for a tokenizer trained
     # here; a Hugging Face tokenizer keeps the casing that it was made with, and a value that

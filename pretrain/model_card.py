@@ -28,6 +28,7 @@ DATA_FACTS = {
     "vocab_size": "vocabulary",
     "masking": "masking",
     "masked_share": "share of the tokens to be predicted",
+    "unknown_character_share": "share of the characters that is unknown",
     "packed": "several texts per row",
     "next_sentence": "pairs of segments for next sentence prediction",
 }

@@ -24,7 +24,11 @@ DATA_FACTS = {
     "max_seq_length": "tokens per sample, at most",
     "masking": "masking",
 }
-SHARES = {"masked_share": "tokens to be predicted"}
+SHARES = {
+    "masked_share": "tokens to be predicted",
+    "unknown_character_share": "unknown characters",
+    "altered_character_share": "characters that the tokenizer takes away or alters",
+}
 SECTIONS = {
     "scores": "Scores",
     "submission": "Submission",
