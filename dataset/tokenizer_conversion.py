@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dataset.tokenizer_files import NAME_KEY, SPECIAL_TOKENS
+from dataset.tokenizer_files import MERGES, NAME_KEY, SPECIAL_TOKENS
 from dataset.tokenizer_source import CONVERTED_CLASSES, TokenizerSource, kind_of
 from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
 
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 UNIGRAM = 1  # of sentencepiece's trainer_spec.model_type
 
 
@@ -66,7 +66,7 @@ def _load(source: TokenizerSource, name: str) -> Any:
     expected = reader.vocab_files_names.get("vocab_file") or source.file.name
     with TemporaryDirectory() as folder:
         shutil.copyfile(source.file, Path(folder) / expected)
-        for beside in BESIDE:
+        for beside in (*(BESIDE if source.is_folder else ()), MERGES):
             if (source.file.parent / beside).is_file():
                 shutil.copyfile(source.file.parent / beside, Path(folder) / beside)
         try:

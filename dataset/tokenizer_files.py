@@ -17,6 +17,7 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+MERGES = "merges.txt"  # which a vocab.json is nothing without
 # All that decides how a tokenizer in Hugging Face form behaves; config.json names its class.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -25,7 +26,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.txt",
     "vocab.json",
-    "merges.txt",
+    MERGES,
     "spm.model",
     "spiece.model",
     "sentencepiece.model",
@@ -41,7 +42,8 @@ def tokenizer_files(name_or_path: str) -> list[Path]:
     """Local files that a tokenizer consists of; none if the name is one of the Hub."""
     path = Path(os.path.expanduser(name_or_path))
     if path.is_file():
-        return [path]
+        merges = path.parent / MERGES
+        return [path, merges] if path.name == "vocab.json" and merges.is_file() else [path]
     return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.tokenizer_files import (
+    MERGES,
     NAME_KEY,
     SPECIAL_TOKENS,
     read_object,
@@ -125,13 +126,15 @@ AS_A_FILE = (
 class TokenizerSource:
     """A user's tokenizer, read but not built.
 
-    file: holds the vocabulary. content: of a tokenizer.json. entries: of a vocab.txt. settings:
-    tokenizer_config.json and special_tokens_map.json. class_name: of transformers, without `Fast`.
+    file: holds the vocabulary. is_folder: whether what lies beside it counts. content: of a
+    tokenizer.json. entries: of a vocab.txt. settings: tokenizer_config.json and
+    special_tokens_map.json. class_name: of transformers, without `Fast`.
     added: id by token that the files beside the vocabulary add; special: those that are special.
     roles: special token by role; of a converted one, those that are named.
     """
 
     file: Path
+    is_folder: bool
     settings: dict[str, Any]
     class_name: str
     content: dict[str, Any] | None = None
@@ -154,7 +157,7 @@ def find_source(path: Path) -> TokenizerSource:
     file = vocabulary_file(path)
     beside = file.parent if path.is_dir() else None  # a file stands for itself
     settings = read_settings(beside) if beside else {}
-    source = TokenizerSource(file, settings, class_of(beside, settings))
+    source = TokenizerSource(file, path.is_dir(), settings, class_of(beside, settings))
     check_class(source)
     if kind_of(file) == "tokenizer.json":
         source = _with_tokens(_of_tokenizer_json(source), beside)
@@ -163,8 +166,8 @@ def find_source(path: Path) -> TokenizerSource:
         entries = read_vocabulary(file)
         source = _with_tokens(_replaced(source, entries=entries), beside)
         check_bert_settings(source)
-    elif kind_of(file) == "vocab.json" and not (file.parent / "merges.txt").is_file():
-        raise StageError(f"{NAME_KEY}: {file} has no merges.txt beside it, expected both")
+    elif file.name == "vocab.json" and not (file.parent / MERGES).is_file():
+        raise StageError(f"{NAME_KEY}: {file} has no {MERGES} beside it, expected both")
     return source
 
 
