@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from dataset.blanks import BLANKS, BYTE_ORDER_MARKS, with_plain_blank_lines
+
 PIECE_BYTES = 1 << 20  # most that a piece holds
 BLOCK_BYTES = 1 << 20  # read at once
 MAX_ROW_BYTES = 16 << 20  # of a line of JSON or CSV, which can only be parsed as a whole
 MAX_NOTES = 20
 
-BLANKS = b" \t\r\v\f\0"
 WHITE = BLANKS + b"\n"
 WHITE_RUN = re.compile(rb"[ \t\r\v\f\0\n]*")
 NEVER = re.compile(rb"(?!)")
@@ -26,7 +27,7 @@ DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
 UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
 CLEANING = (
     (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
-    (re.compile("\ufeff"), "", "byte_order_marks"),
+    (re.compile("\ufeff"), "", BYTE_ORDER_MARKS),
     (re.compile("\0"), " ", NULS),
     # White space to Python, but not to the tokenizers library, which would glue the words.
     (re.compile("[\x1c-\x1f]"), " ", ""),
@@ -92,14 +93,11 @@ def iter_raw_pieces(
 ) -> Iterator[RawPiece]:
     """Yields the pieces, of at most `limit` bytes, of what stands between separators.
 
-    position: of the first block in its file. What is just white space is no article. Memory is
-    bounded by `limit` and the size of a block, and the pieces do not depend on how the stream
-    falls into blocks.
+    position: of the first block in its file. What is just white space, or characters that show
+    nothing, is no article. Memory is bounded by `limit` and the size of a block, and the pieces do
+    not depend on how the stream falls into blocks.
     """
-    stream = _ArticleStream(position, separator, limit)
-    for block in blocks:
-        yield from stream.feed(block)
-    yield from stream.finish()
+    return counted_raw_pieces(blocks, position, separator, limit, Tally())
 
 
 def counted_raw_pieces(
@@ -109,8 +107,8 @@ def counted_raw_pieces(
     limit: int,
     tally: Tally,
 ) -> Iterator[RawPiece]:
-    """As iter_raw_pieces; counts the NULs that are dropped as white space around the pieces."""
-    num_dropped = 0
+    """As iter_raw_pieces; counts the NULs and byte order marks that are dropped around the pieces."""
+    stream, num_dropped = _ArticleStream(position, separator, limit), 0
 
     def read() -> Iterator[bytes]:
         nonlocal num_dropped
@@ -118,7 +116,12 @@ def counted_raw_pieces(
             num_dropped += num_nuls(block)
             yield block
 
-    for piece in iter_raw_pieces(read(), position, separator, limit):
+    def pieces() -> Iterator[RawPiece]:
+        for block in with_plain_blank_lines(read(), tally.counts):
+            yield from stream.feed(block)
+        yield from stream.finish()
+
+    for piece in pieces():
         num_dropped -= num_nuls(piece[1])
         yield piece
     if num_dropped:

@@ -15,11 +15,13 @@ What an article is:
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from dataset.blanks import BLANKS, with_plain_blank_lines
 from dataset.corpus_files import (
     DOC_TAG,
     checked_head,
@@ -30,7 +32,6 @@ from dataset.corpus_files import (
     text_size,
 )
 from dataset.pieces import (
-    BLANKS,
     BLOCK_BYTES,
     MAX_ROW_BYTES,
     WHITE,
@@ -109,7 +110,7 @@ def content_of(path: str) -> str:
 
 def holds_one_article_per_line(head: bytes) -> bool:
     """Whether a file that begins with `head` (at most 1 MiB) holds one article per line."""
-    lines = head.splitlines()
+    lines = b"".join(with_plain_blank_lines([head], Counter())).splitlines()
     if len(lines) < 2 or not all(line.strip(BLANKS) for line in lines):
         return False
     return len(head) / len(lines) >= ARTICLE_LINE_BYTES

@@ -1,5 +1,6 @@
 """Text shards: every article once, the same bytes however they are made."""
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -177,8 +178,18 @@ def test_a_single_sentence_is_too_little(tmp_path, text, found):
 
 
 def test_empty_articles_are_counted(tmp_path):
-    (tmp_path / "a.txt").write_text("One.\n\n\xa0\n\nTwo.\n\n\ufeff\n")
-    assert shard(source_of(tmp_path), tmp_path / "out")["counts"]["empty_articles"] == 2
+    texts = ["One.", "", " ", "\xa0", "\u200b", "\u3000\u200d", "Two.", None, "\ufeff"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = shard(source_of(tmp_path), tmp_path / "out")
+    assert found["counts"] == {"empty_articles": 7, "byte_order_marks": 1}
+    assert articles_of(tmp_path / "out") == ["One.", "Two."]
+
+
+def test_blank_lines_of_any_kind_hold_no_article(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeff\nOne.\n\xa0\nTwo.\n\n\u200b\n\n\u3000\n")
+    found = shard(source_of(tmp_path), tmp_path / "out")
+    assert found["counts"] == {"byte_order_marks": 1}
+    assert articles_of(tmp_path / "out") == ["One.", "Two."]
 
 
 def test_what_was_dropped_is_named(tmp_path):

@@ -14,6 +14,9 @@ CORPORA = Path(__file__).parents[3] / "shared/data/corpora"
 EXAMPLES = CORPORA / "extremebert_custom_examples"
 
 
+BETWEEN = ["\n\n", "\n\u3000\n", "\n\u200b\xa0 \n\n", "\n\x85\u2028\r\n\t\n", "\n\ufeff\n"]
+
+
 def read(path: Path, slice_bytes: int = 1 << 25, limit: int = 1 << 20):
     """([article], counts)."""
     articles, tally = read_positions(path, slice_bytes, limit)
@@ -65,6 +68,14 @@ def test_long_lines_without_blank_lines_are_articles(tmp_path):
         assert [article.strip() for article in articles] == [line.strip() for line in lines]
 
 
+@pytest.mark.parametrize("blank", ["\u3000", "\u200b", "\x85 \ufeff"])
+def test_long_lines_with_other_blank_lines_between_are_parted_by_them(tmp_path, blank):
+    articles = [f"{i} {'word ' * 400}\n{i} {'word ' * 400}end" for i in range(5)]
+    path = write(tmp_path / "a.txt", f"\n{blank}\n".join(articles).encode())
+    for slice_bytes in (1 << 20, 2000):
+        assert [article.strip() for article in read(path, slice_bytes)[0]] == articles
+
+
 def test_short_lines_without_blank_lines_are_one_article(tmp_path):
     path = write(tmp_path / "a.txt", b"one sentence.\n" * 50)
     assert len(read(path)[0]) == 1
@@ -85,7 +96,7 @@ def test_slices_hold_every_article_once(tmp_path, slice_bytes, kind):
         for i in range(60)
     ]
     if kind == "txt":
-        content = "\n\n".join(articles)
+        content = "".join(article + rng.choice(BETWEEN) for article in articles)
     elif kind == "jsonl":
         content = "\n".join(json.dumps({"text": article}) for article in articles)
     else:
@@ -124,6 +135,7 @@ def test_json_lines(tmp_path, monkeypatch):
         '{"text": 4}',
         '["text"]',
         "",
+        "\u3000\u200b",
         '{"text": null}',
         json.dumps({"text": "x" * 1000}),
         '{"text": "Last \\ud83d\\ude00."}',
