@@ -6,21 +6,35 @@ which reading goes on with the next line, if before the closing quote
 - the file ends, or the row has more than 16 MiB or 250,000 lines,
 - or a later line has a quote with neither a delimiter nor a line end behind it, as one has that
   opens the field of another row.
+
+A quote on the first line with neither behind it is text. What such rows lose, if anything, is
+counted. Quotes are doubled within quoted fields, or escaped by backslashes: see
+pipeline/csv_escapes.py.
 """
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from dataset.corpus_files import checked_head, format_of, iter_blocks, text_size
+from dataset.blanks import is_blank
+from dataset.corpus_files import checked_head, format_of, iter_blocks, read_head, text_size
 from dataset.pieces import MAX_ROW_BYTES, Piece, Tally, clean_text, row_pieces
 from dataset.text_files import missing_column
+from pipeline.csv_escapes import (
+    BACKSLASH,
+    ESCAPED,
+    escapes_by_backslash,
+    with_backslashes_kept,
+)
 from pipeline.errors import StageError
 from pipeline.text_files import shown_list
 
+UNCLOSED, STRAY = "unclosed_quotes", "stray_quotes"
+MARKS, MARKS_AND_ESCAPES = re.compile('""?'), re.compile(r'\\["\\]|""?')
 MAX_ROW_LINES = 250_000  # a line takes about 60 bytes of memory beside its text
 
 
@@ -38,7 +52,7 @@ class CsvSlice:
         """Yields (number of the row's last line, text, whether the article ends).
 
         A row that ends before the text's column, or has text behind the header's last column, is
-        dropped and counted. In a table of one column delimiters belong to the text.
+        dropped and counted. In a table of one column a line with delimiters is text as it is.
         """
         table = CsvTable(self.path, tally)
         if not table.header:
@@ -47,10 +61,11 @@ class CsvSlice:
             raise StageError(missing_column(self.path, self.column, table.header))
         place, width = table.header.index(self.column), len(table.header)
         for number, row in table.rows():
-            if not row:
+            if not row or (len(row) < width and is_blank("".join(row))):
                 continue
             if width == 1:
-                yield from row_pieces(number, table.delimiter.join(row), limit, tally)
+                text = row[0] if len(row) == 1 else table.lines.text
+                yield from row_pieces(number, text, limit, tally)
             elif len(row) > place and not any(row[width:]):
                 yield from row_pieces(number, row[place], limit, tally)
             else:
@@ -83,13 +98,17 @@ class CsvTable:
         self.path, self.tally = path, tally
         csv.field_size_limit(MAX_ROW_BYTES + 1)
         lines = iter_lines(path, tally)
-        first = next((line for _, line in lines if line.strip()), "")
-        self.lines = RowLines(lines)
+        first = next((line for _, line in lines if not is_blank(line)), "")
+        self.escapes = False
         if format_of(path) == "tsv":
             self.delimiter, self.quoting = "\t", csv.QUOTE_NONE
         else:
             self.delimiter = ";" if ";" in first and "," not in first else ","
             self.quoting = csv.QUOTE_MINIMAL
+            self.escapes = escapes_by_backslash(read_head(path), self.delimiter)
+        if self.escapes:
+            tally.counts["files_with_backslash_escapes"] += 1
+        self.lines = RowLines(lines, self.escapes)
         self.header = [name.strip() for name in next(self._reader([first]), [])]
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
@@ -107,22 +126,70 @@ class CsvTable:
 
     def _row_of_one_line(self) -> list[str]:
         """The first line of a row that has quotes in wrong places; the others are read again."""
-        reader = self._reader([self.lines.give_back(), ""])
-        row = next(reader)
-        if reader.line_num > 1:  # the second one had to be looked at: the quote is open
-            place = f"{self.path}: line {self.lines.number}"
-            self.tally.note("unclosed_quotes", f"{place}: a quote is not closed, the line is a row")
+        line = self.lines.give_back().removesuffix("\n")
+        row, problem = split_line(line, self.delimiter, self.escapes)
+        place = f"{self.path}: line {self.lines.number}"
+        if problem == UNCLOSED:
+            self.tally.note(UNCLOSED, f"{place}: a quote is not closed, the line is a row")
+        elif problem:
+            self.tally.note(problem, f"{place}: a quote within quotes is not doubled, it is text")
         return row
 
     def _reader(self, lines, strict: bool = False):
-        return csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting, strict=strict)
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter,
+            quoting=self.quoting,
+            escapechar=BACKSLASH if self.escapes else None,
+            strict=strict,
+        )
+
+
+def split_line(line: str, delimiter: str, escapes: bool) -> tuple[list[str], str]:
+    """(fields of a line with quotes in wrong places, what is wrong with them: UNCLOSED | STRAY).
+
+    A quote that opens a field closes it only in front of a delimiter or the line's end.
+    """
+    fields, problem, place = [], "", 0
+    while True:
+        text, end, is_exact = _quoted_field(line, place, delimiter, escapes)
+        if end < 0:
+            end = line.find(delimiter, place)
+            end = len(line) if end < 0 else end
+            text, is_exact = line[place:end], not line.startswith('"', place)
+            if not is_exact and text.count('"') % 2:
+                return [*fields, line[place + 1 :].replace('""', '"')], UNCLOSED
+            text = ESCAPED.sub(r"\1", text) if escapes else text
+        fields.append(text)
+        problem = problem if is_exact else STRAY
+        if end == len(line):
+            return fields, problem
+        place = end + 1
+
+
+def _quoted_field(line: str, start: int, delimiter: str, escapes: bool) -> tuple[str, int, bool]:
+    """(text, end of a field, whether its quotes are in order); the end is -1 if none closes it."""
+    if not line.startswith('"', start):
+        return "", -1, True
+    parts, begin, num_stray = [], start + 1, 0
+    for mark in (MARKS_AND_ESCAPES if escapes else MARKS).finditer(line, begin):
+        parts.append(line[begin : mark.start()])
+        begin = mark.end()
+        is_last = line[begin : begin + 1] in ("", delimiter)
+        if mark[0] == '"' and is_last:
+            return "".join(parts), begin, num_stray == 0
+        if mark[0] == '""' and is_last and num_stray % 2:  # the second of two inside, and the last
+            return "".join([*parts, '"']), begin, False
+        num_stray += mark[0] == '"'
+        parts.append(mark[0][-1])
+    return "", -1, False
 
 
 class RowLines:
     """Iterates over lines; all but the first of a row can be given back to be read again."""
 
-    def __init__(self, numbered_lines: Iterator[tuple[int, str]]):
-        self.source = numbered_lines
+    def __init__(self, numbered_lines: Iterator[tuple[int, str]], escapes: bool):
+        self.source, self.escapes = numbered_lines, escapes
         self.again: deque[tuple[int, str]] = deque()
         self.most_again = 0  # bytes of a row that begins and goes on in lines read again
         self.begin_row()
@@ -136,6 +203,11 @@ class RowLines:
         """Of the line that was read last."""
         return self.row[-1][0]
 
+    @property
+    def text(self) -> str:
+        """Of the row, as it stands in the file."""
+        return "".join(line for _, line in self.row)
+
     def __iter__(self) -> "RowLines":
         return self
 
@@ -146,7 +218,7 @@ class RowLines:
         numbered = self.again.popleft() if self.again else next(self.source)
         self.row.append(numbered)
         self.size += len(numbered[1])
-        return numbered[1]
+        return with_backslashes_kept(numbered[1]) if self.escapes else numbered[1]
 
     def give_back(self) -> str:
         """The row's first line. Others are read again, at most half as many at once: what is

@@ -107,7 +107,7 @@ def counted_raw_pieces(
     limit: int,
     tally: Tally,
 ) -> Iterator[RawPiece]:
-    """As iter_raw_pieces; counts the NULs and byte order marks that are dropped around the pieces."""
+    """As iter_raw_pieces; counts NULs and byte order marks that are dropped around pieces."""
     stream, num_dropped = _ArticleStream(position, separator, limit), 0
 
     def read() -> Iterator[bytes]:

@@ -256,21 +256,95 @@ def test_delimiters_in_a_table_of_one_column_are_text(tmp_path, name, delimiter)
     assert articles == [row, "Second."] and counts == {}
 
 
+UNCLOSED, STRAY = "unclosed_quotes", "stray_quotes"
+
+
 @pytest.mark.parametrize(
-    ("unclosed", "found"),
+    ("line", "text", "count"),
     [
-        ('1,"open', "open"),  # up to the quote that opens row 5
-        ('1,5" wide', None),  # a quote inside a field is text
-        ('1,"He said "go" to', None),
+        ('1,"open', "open", UNCLOSED),  # up to the quote that opens row 5
+        ('1,5" wide', '5" wide', None),  # a quote inside a field is text
+        ('1,"He said "go" to', 'He said "go" to', UNCLOSED),
+        ('1,"He said ""go"" "to" me, now', 'He said "go" "to" me, now', UNCLOSED),
+        ('1,"He said "go" to"', 'He said "go" to', STRAY),
+        ('1,"He said "go""', 'He said "go"', STRAY),
+        ('1,"He said ""go"" or "to" her"', 'He said "go" or "to" her', STRAY),
+        ('1,"Raven" is a poem.', '"Raven" is a poem.', STRAY),
+        ('1,"done" ', '"done"', STRAY),
+        ('1,""quoted"" text', '""quoted"" text', STRAY),
+        ('"a "b" c",text', "text", STRAY),
+        ('1,C:\\dir "x" \\"y\\"', 'C:\\dir "x" \\"y\\"', None),
+        ('1,"C:\\new\\"', "C:\\new\\", None),
     ],
 )
-def test_a_quote_that_is_not_closed_costs_no_row(tmp_path, unclosed, found):
+def test_a_quote_in_a_wrong_place_costs_no_text(tmp_path, line, text, count):
     rest = '2,a\n3,b\n4,c\n5,"d,\nd"\n6,e\n'
-    content = f"id,text\n{unclosed}\n{rest}"
+    content = f"id,text\n{line}\n{rest}"
     articles, counts, notes = read_csv(tmp_path, content.encode())
-    assert articles[1:] == ["a", "b", "c", "d,\nd", "e"]
-    assert counts == ({"unclosed_quotes": 1} if found else {})
-    assert [note.split(": ")[1] for note in notes] == (["line 2"] if found else [])
+    assert articles == [text, "a", "b", "c", "d,\nd", "e"]
+    assert counts == ({count: 1} if count else {})
+    assert [note.split(": ")[:2] for note in notes] == ([["a.csv", "line 2"]] if count else [])
+
+
+def test_text_behind_a_quote_with_a_delimiter_is_dropped_by_name(tmp_path):
+    content = 'id,text\n1,"He said "go", then left."\n2,"Fine, too."\n'
+    articles, counts, notes = read_csv(tmp_path, content.encode())
+    assert articles == ["Fine, too."]
+    assert counts == {"stray_quotes": 1, "malformed_rows": 1}
+    assert notes[1] == "a.csv: line 2 has 3 columns, the header 2, the row is dropped"
+
+
+ESCAPED = [
+    '1,"she said \\"hello\\" and left."',
+    '2,"\\"Go\\", he said, \\"now\\""',
+    '3,"a path C:\\new\\dir, and C:\\\\x"',
+    '4,"two""marks"',
+    '5,"two\nlines, \\"quoted\\""',
+    '6,"it ends with a backslash \\\\"',
+    '7,"an "open" one, \\"said\\""',
+    "8,plain",
+]
+UNESCAPED = [
+    'she said "hello" and left.',
+    '"Go", he said, "now"',
+    "a path C:\\new\\dir, and C:\\x",
+    'two"marks',
+    'two\nlines, "quoted"',
+    "it ends with a backslash \\",
+    'an "open" one, "said"',
+    "plain",
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_quotes_escaped_by_backslashes(tmp_path, delimiter, end):
+    rows = ["id,text", *ESCAPED]
+    rows = [row.replace(",", delimiter, 1).replace("\n", end) for row in rows]
+    articles, counts, notes = read_csv(tmp_path, end.join(rows).encode())
+    assert articles == UNESCAPED
+    assert counts == {"files_with_backslash_escapes": 1, "stray_quotes": 1}
+    assert len(notes) == 1 and notes[0].startswith("a.csv: line 9: ")
+
+
+def test_doubled_quotes_beside_backslashes_are_the_usual_convention(tmp_path):
+    rows = ['1,"C:\\dir\\"', '2,"say ""C:\\\\"""', '3,"a \\""b\\"" c"', "4,d"]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text", *rows]).encode())
+    assert articles == ["C:\\dir\\", 'say "C:\\\\"', 'a \\"b\\" c', "d"]
+    assert counts == {}
+
+
+def test_a_line_of_a_table_of_one_column_stays_as_it_is(tmp_path):
+    rows = ['"Hello", she said, "it is late".', 'So, "late" it is.', '"Quoted, and ""whole""."']
+    articles, _, _ = read_csv(tmp_path, "\n".join(["text", *rows]).encode())
+    assert articles == [*rows[:2], 'Quoted, and "whole".']
+
+
+@pytest.mark.parametrize("blank", [" ", "\u3000", "\u200b", "\xa0\u2060"])
+def test_blank_lines_of_a_table_are_no_rows(tmp_path, blank):
+    content = f"{blank}\nid,text\n{blank}\n1,a\n\n2,b\n{blank}\n"
+    articles, counts, _ = read_csv(tmp_path, content.encode())
+    assert articles == ["a", "b"] and counts == {}
 
 
 @pytest.mark.parametrize("limit", ["end of file", "MAX_ROW_BYTES", "MAX_ROW_LINES"])

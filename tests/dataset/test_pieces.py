@@ -15,8 +15,11 @@ from dataset.text_files import SEPARATORS
 BLOCKS = SEPARATORS["blocks"]
 DIRT = st.lists(
     st.sampled_from(
-        [b"word", b" ", b"\n", b"\n\n", b"\r\n", b"\t", b"\0", "é中😀".encode(), b"\xff"]
-        + [b"\xe3\x80", *map(str.encode, "\u3000\xa0\u200b\u200d\ufeff\x85\u2028\u2029\x1c』")]
+        [
+            *(b"word", b" ", b"\n", b"\n\n", b"\r\n", b"\t", b"\0", b"\xff", b"\xe3\x80"),
+            "é中😀".encode(),
+            *map(str.encode, "\u3000\xa0\u200b\u200d\ufeff\x85\u2028\u2029\x1c』"),
+        ]
     ),
     max_size=60,
 ).map(b"".join)
