@@ -17,13 +17,13 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from dataset.blanks import is_blank
 from dataset.corpus_files import checked_head, format_of, iter_blocks, read_head, text_size
 from dataset.pieces import MAX_ROW_BYTES, Piece, Tally, clean_text, row_pieces
-from dataset.text_files import missing_column
+from dataset.text_files import FIRST_ROWS, missing_column
 from pipeline.csv_escapes import (
     BACKSLASH,
     ESCAPED,
@@ -61,16 +61,20 @@ class CsvSlice:
             raise StageError(missing_column(self.path, self.column, table.header))
         place, width = table.header.index(self.column), len(table.header)
         for number, row in table.rows():
-            if not row or (len(row) < width and is_blank("".join(row))):
-                continue
             if width == 1:
                 text = row[0] if len(row) == 1 else table.lines.text
                 yield from row_pieces(number, text, limit, tally)
-            elif len(row) > place and not any(row[width:]):
-                yield from row_pieces(number, row[place], limit, tally)
+            elif problem := problem_of_row(number, row, place, width):
+                tally.note("malformed_rows", f"{self.path}: {problem}, the row is dropped")
             else:
-                columns = f"line {number} has {len(row)} columns, the header {width}"
-                tally.note("malformed_rows", f"{self.path}: {columns}, the row is dropped")
+                yield from row_pieces(number, row[place], limit, tally)
+
+
+def problem_of_row(number: int, row: list[str], place: int, width: int) -> str:
+    """Why a row of a table of several columns cannot be used, or an empty string."""
+    if len(row) > place and not any(row[width:]):
+        return ""
+    return f"line {number} has {len(row)} columns, the header {width}"
 
 
 def open_csv(path: Path, name: str, column: str) -> CsvSlice:
@@ -78,14 +82,24 @@ def open_csv(path: Path, name: str, column: str) -> CsvSlice:
 
 
 def check_csv_file(path: str, column: str) -> None:
-    """Raises StageError if the text is UTF-16, lines end with CR alone, or the header lacks the
-    column or has it twice."""
+    """Raises StageError if the text is UTF-16, lines end with CR alone, the header lacks the
+    column or has it twice, or none of the first ten rows can be used."""
     checked_head(path)
-    header = CsvTable(path, Tally()).header
+    table = CsvTable(path, Tally())
+    header = table.header
     if header and column not in header:
         raise StageError(missing_column(path, column, header))
     if header.count(column) > 1:
         raise StageError(f"{path}: column `{column}` stands twice in {shown_list(header)}")
+    if len(header) > 1:
+        place, width = header.index(column), len(header)
+        rows = islice(table.rows(), FIRST_ROWS)
+        problems = [problem_of_row(number, row, place, width) for number, row in rows]
+        if len(problems) == FIRST_ROWS and all(problems):
+            raise StageError(
+                f"{path}: {problems[0]}, and so on in each of its first {FIRST_ROWS} rows "
+                f"(text that has {table.delimiter!r} in it needs quotes)"
+            )
 
 
 # --- rows ------------------------------------------------------------------------------------
@@ -112,7 +126,7 @@ class CsvTable:
         self.header = [name.strip() for name in next(self._reader([first]), [])]
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (number of the row's last line, fields)."""
+        """Yields (number of the row's last line, fields) of all rows but blank ones."""
         reader = self._reader(self.lines, strict=True)
         while True:
             self.lines.begin_row()
@@ -122,7 +136,8 @@ class CsvTable:
                 return
             except csv.Error:
                 row = self._row_of_one_line()
-            yield self.lines.number, row
+            if row and (len(row) > 1 or not is_blank(row[0])):
+                yield self.lines.number, row
 
     def _row_of_one_line(self) -> list[str]:
         """The first line of a row that has quotes in wrong places; the others are read again."""

@@ -119,18 +119,18 @@ class Census:
         )
 
 
-def with_both_splits(layout: Layout, found: Census) -> Layout:
+def with_both_splits(layout: Layout, found: Census, dropped: str = "") -> Layout:
     """The layout, or one that leaves no split empty.
 
     If no article was drawn for it, the one whose size is nearest to what should be held out is;
     if all were, all but one; of a single article, its last sentences are held out.
-    Raises StageError if there are fewer than two sentences.
+    Raises StageError, with what was dropped, if there are fewer than two sentences.
     """
     if found.num_sentences < 2:
         articles = "no article" if found.highest < 0 else "one article of one sentence"
         raise StageError(
-            f"the sources hold {articles}, expected at least two sentences: one to train on and "
-            "one held out (articles are separated by blank lines)"
+            f"the sources hold {articles}{dropped and f' ({dropped})'}, expected at least two "
+            "sentences: one to train on and one held out"
         )
     if found.lowest == found.highest:
         num_held_out = round(found.num_sentences * layout.test_draws / HASH_RANGE)

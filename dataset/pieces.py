@@ -24,6 +24,7 @@ WHITE_RUN = re.compile(rb"[ \t\r\v\f\0\n]*")
 NEVER = re.compile(rb"(?!)")
 SUSPECT_BYTES = b"\0\x1c\x1d\x1e\x1f\xef"  # 0xef begins byte order marks and replacement characters
 DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
+RECODE_HINT = "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
 UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
 CLEANING = (
     (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
@@ -49,6 +50,11 @@ class Tally:
         if len(self.notes) < MAX_NOTES:
             self.notes.append(place)
 
+    def __str__(self) -> str:
+        """In a line: `12 malformed rows, the first: a.jsonl: ...`; nothing if nothing was."""
+        counts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.counts.items())
+        return f"{counts}, the first: {self.notes[0]}" if self.notes else counts
+
     @contextmanager
     def of_file(self, path: str) -> Iterator[None]:
         """Names the file that is read in the `with` block if not all of it could be decoded."""
@@ -56,7 +62,7 @@ class Tally:
         yield
         number = self.counts[UNDECODABLE] - before
         if number and len(self.notes) < MAX_NOTES:
-            self.notes.append(f"{path}: {number:,} undecodable characters, is it UTF-8?")
+            self.notes.append(f"{path}: {number:,} undecodable characters, {RECODE_HINT}")
 
 
 # --- characters ------------------------------------------------------------------------------

@@ -170,17 +170,22 @@ def _write_runs(
     if known and known["asked"] == asked:
         layout = Layout(**known["found"])
     records = _run_all(run_jobs(layout), executor, advance)
+    tally = _tally_of(records)
     if not layout.first_test_sentence:
         census = sum((Census(**record["census"]) for record in records), Census())
-        found = with_both_splits(layout, census)
+        found = with_both_splits(layout, census, str(tally))
         if found != layout:
             write_sealed(memory, {"asked": asked, "found": asdict(found)})
             records, layout = _run_all(run_jobs(found), executor, lambda amount: None), found
+    return layout, _tally_of(records)
+
+
+def _tally_of(records: Iterable[dict]) -> Tally:
     tally = Tally()
     for record in records:
         tally.counts.update(record["counts"])
         tally.notes += record["notes"][: MAX_NOTES - len(tally.notes)]
-    return layout, tally
+    return tally
 
 
 def _run_all(

@@ -230,11 +230,21 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
     file_format = format_of(str(path))
     if file_format == "parquet":
         return cut_parquet_file(str(path), name, column, slice_bytes)
+    check_file(path, column)
     if file_format in ("csv", "tsv"):
-        check_csv_file(str(path), column)
         return [open_csv(path, name, column)]
-    check_text_file(str(path), column)
     return cut_file(path, name, column, slice_bytes)
+
+
+def is_read_as_text(path: Path) -> bool:
+    """Whether `check_file` can tell anything about it."""
+    return format_of(str(path)) != "parquet" and path.stat().st_size > 0
+
+
+def check_file(path: Path, column: str) -> None:
+    """Raises StageError if the beginning of a file that is not empty shows that it is no use."""
+    check = check_csv_file if format_of(str(path)) in ("csv", "tsv") else check_text_file
+    check(str(path), column)
 
 
 # --- parts -----------------------------------------------------------------------------------

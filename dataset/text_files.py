@@ -34,10 +34,10 @@ from dataset.corpus_files import (
 from dataset.pieces import (
     BLOCK_BYTES,
     MAX_ROW_BYTES,
-    WHITE,
     Piece,
     RawPiece,
     Tally,
+    clean_characters,
     clean_text,
     counted_raw_pieces,
     iter_raw_pieces,
@@ -47,6 +47,14 @@ from pipeline.errors import StageError
 from pipeline.text_files import shown_list
 
 ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
+KINDS = {
+    list: "a list",
+    dict: "an object",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
+FIRST_ROWS = 10  # that are looked at before a file is read
 LINE_END = re.compile(rb"\n")
 SEPARATORS = {
     "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
@@ -118,22 +126,31 @@ def holds_one_article_per_line(head: bytes) -> bool:
 
 def check_text_file(path: str, column: str) -> None:
     """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
-    first row lacks the column."""
+    first row lacks the column or none of the first rows has text in it."""
     head = checked_head(path)
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
         return
-    if head.lstrip(WHITE).startswith(b"["):
-        raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
     first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES), None)
-    row = parsed_row(clean_text(first[1], Tally())) if first else None
+    first_line = clean_text(first[1], Tally()) if first else ""
+    if first_line.startswith("["):
+        raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
+    row = parsed_row(first_line)
     if row is not None and column not in row:
         raise StageError(missing_column(path, column, row))
+    # The last line may be cut off; the first one is known, however long it is.
+    others = head.split(b"\n", FIRST_ROWS)[1:-1]
+    lines = [first_line, *(clean_text(line, Tally()) for line in others)]
+    rows = [row for line in lines if (row := parsed_row(line)) is not None]
+    problems = [problem_of_row(row, column) for row in rows]
+    if rows and all(problems):
+        these = f"each of its first {len(rows):,} rows" if len(rows) > 1 else "its first row"
+        raise StageError(f"{path}: {these} {problems[0]}")
 
 
 def missing_column(path: str, column: str, there: Iterable[str]) -> str:
     found = shown_list(map(str, there)) or "none"
-    return f"{path}: has no column `{column}`, it has {found}"
+    return f"{path}: has no column `{column}`, it has {found} (DATASET.TEXT_COLUMN names it)"
 
 
 # --- JSON lines and WikiExtractor ------------------------------------------------------------
@@ -148,6 +165,25 @@ def parsed_row(line: str) -> dict | None:
     return row if isinstance(row, dict) else None
 
 
+def problem_of_row(row: dict | None, column: str) -> str:
+    """Why a row holds no text, or an empty string."""
+    if row is None:
+        return "is no JSON object"
+    if column not in row:
+        return f"has no `{column}`"
+    if row[column] is None or isinstance(row[column], str):
+        return ""
+    return f"has {KINDS[type(row[column])]} in `{column}`, expected text"
+
+
+def has_twice(line: str, column: str) -> bool:
+    """Whether the object in a line of JSON has a key twice, of which `json` takes the last."""
+    if line.count(f'"{column}"') < 2:
+        return False
+    pairs = json.loads(line, strict=False, object_pairs_hook=list)
+    return [key for key, _ in pairs].count(column) > 1
+
+
 def json_pieces(
     raw_pieces: Iterable[RawPiece], piece: TextSlice, limit: int, tally: Tally
 ) -> Iterator[Piece]:
@@ -158,12 +194,14 @@ def json_pieces(
         if ends and is_rest:
             tally.note("oversized_rows", f"{place} is longer than {MAX_ROW_BYTES >> 20} MiB")
         elif ends:
-            row = parsed_row(clean_text(raw, tally))
-            text = row.get(piece.column, 0) if row else 0
-            if text is None or isinstance(text, str):
-                yield from row_pieces(position, text or "", limit, tally)
+            line = clean_text(raw, tally)
+            row = parsed_row(line)
+            if problem := problem_of_row(row, piece.column):
+                tally.note("malformed_rows", f"{place} {problem}")
             else:
-                tally.note("malformed_rows", f"{place} has no text `{piece.column}`")
+                if has_twice(line, piece.column):
+                    tally.note("repeated_keys", f"{place} has `{piece.column}` twice: one is lost")
+                yield from row_pieces(position, row[piece.column] or "", limit, tally)
         is_rest = not ends
 
 
@@ -171,7 +209,7 @@ def wiki_pieces(raw_pieces: Iterable[RawPiece], tally: Tally) -> Iterator[Piece]
     begins = True
     for position, raw, ends in raw_pieces:
         text = without_title(raw) if begins else raw
-        yield position, html.unescape(clean_text(text, tally)), ends
+        yield position, clean_characters(html.unescape(clean_text(text, tally)), tally), ends
         begins = ends
 
 

@@ -756,7 +756,10 @@ def test_what_cannot_be_decoded_is_told_with_its_file(tmp_path):
         (tmp_path / name).write_bytes(text.encode("latin-1"))
     found = shard(customized_source(str(tmp_path), "key"), tmp_path / "shards")
     assert found["counts"] == {"undecodable_characters": 2}
-    assert found["notes"] == [f"{tmp_path}/b.txt: 2 undecodable characters, is it UTF-8?"]
+    assert found["notes"] == [
+        f"{tmp_path}/b.txt: 2 undecodable characters, "
+        "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
+    ]
 
 
 def test_a_file_that_ends_the_process_that_opens_it_is_told_with_its_source(monkeypatch):

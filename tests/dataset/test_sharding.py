@@ -196,7 +196,7 @@ def test_what_was_dropped_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\nbroken\n{"text": "Two."}\n')
     summary = shard(source_of(tmp_path), tmp_path / "out")
     assert summary["counts"] == {"malformed_rows": 1}
-    assert summary["notes"][0].endswith("a.jsonl: the row at byte 17 has no text `text`")
+    assert summary["notes"][0].endswith("a.jsonl: the row at byte 17 is no JSON object")
 
 
 # --- layout ----------------------------------------------------------------------------------

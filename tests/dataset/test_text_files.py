@@ -150,7 +150,7 @@ def test_json_lines(tmp_path, monkeypatch):
         "malformed_rows": 4,
         "oversized_rows": 1,
     }
-    assert tally.notes[0].endswith("a.jsonl: the row at byte 57 has no text `text`")
+    assert tally.notes[0].endswith("a.jsonl: the row at byte 57 is no JSON object")
     assert "longer than" in tally.notes[-1]
 
 

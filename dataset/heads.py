@@ -1,0 +1,65 @@
+"""What the beginnings of files tell before anything else is read: for the plan."""
+
+import codecs
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from dataset.corpus_files import HEAD_BYTES, read_head
+from dataset.pieces import RECODE_HINT
+from dataset.sources import Source, check_file, is_read_as_text
+from pipeline.errors import StageError
+
+MAX_LOOKED_AT = 100  # files of a source, spread over all of it
+
+FilesOf = Callable[[Source], list[Path]]
+
+
+def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
+    """A line for each source with files that cannot be used, naming the first of them."""
+    problems = []
+    for source in sources:
+        files = _looked_at(source, files_of)
+        found = [problem for path in files if (problem := _problem_with(path, source.column))]
+        if found:
+            more = f" (and {len(found) - 1} more of {len(files)} files)" if len(found) > 1 else ""
+            problems.append(f"{source.key}: {found[0]}{more}")
+    return problems
+
+
+def notes_on_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
+    """A line for each source with files that begin with other bytes than those of UTF-8."""
+    notes = []
+    for source in sources:
+        files = _looked_at(source, files_of)
+        found = [path for path in files if not _is_utf8(path)]
+        if found:
+            more = f" (and {len(found) - 1} more of {len(files)} files)" if len(found) > 1 else ""
+            notes.append(f"{found[0]}{more}: undecodable characters would be lost, {RECODE_HINT}")
+    return notes
+
+
+def _looked_at(source: Source, files_of: FilesOf) -> Sequence[Path]:
+    if source.kind != "folder":
+        return ()
+    files = files_of(source)
+    spread = files[:: -(-len(files) // MAX_LOOKED_AT) or 1]
+    return [path for path in spread if is_read_as_text(path)]
+
+
+def _problem_with(path: Path, column: str) -> str:
+    try:
+        check_file(path, column)
+    except StageError as error:
+        return error.cause
+    return ""
+
+
+def _is_utf8(path: Path) -> bool:
+    """Of the first bytes; the last of them may be a part of a character."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(read_head(str(path), HEAD_BYTES))
+    except UnicodeDecodeError:
+        return False
+    except StageError:  # a problem of its own
+        return True
+    return True
