@@ -10,6 +10,7 @@ from dataset.digests import FileDigests, digest_of_files, digest_store, identity
 from dataset.heads import notes_on_heads, problems_with_heads
 from dataset.overlaps import problems_with_output, problems_with_overlaps
 from dataset.samples import MASKING_FILE
+from dataset.saved_datasets import split_in_words
 from dataset.sources import Source, configured_sources, problem_with, slug
 from dataset.tokenizer import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer, tokenizer_files
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
@@ -199,6 +200,7 @@ def size_notes(
             f"text: {size_in_words(num_bytes)} in {num_files:,} files; disk: about "
             f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
         )
+    notes += [split for source in sources if (split := split_in_words(Path(source.name)))]
     if unknown:
         notes.append(f"{unknown} of {len(sources)} sources: size not known before they are loaded")
     return tuple(notes)

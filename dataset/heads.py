@@ -4,9 +4,9 @@ import codecs
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from dataset.corpus_files import HEAD_BYTES, read_head
+from dataset.corpus_files import HEAD_BYTES, format_of, read_head
 from dataset.pieces import RECODE_HINT
-from dataset.sources import Source, check_file, is_read_as_text
+from dataset.sources import Source, check_file
 from pipeline.errors import StageError
 
 MAX_LOOKED_AT = 100  # files of a source, spread over all of it
@@ -20,9 +20,8 @@ def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[st
     for source in sources:
         files = _looked_at(source, files_of)
         found = [problem for path in files if (problem := _problem_with(path, source.column))]
-        if found:
-            more = f" (and {len(found) - 1} more of {len(files)} files)" if len(found) > 1 else ""
-            problems.append(f"{source.key}: {found[0]}{more}")
+        if found := list(dict.fromkeys(found)):  # those of a folder are told once
+            problems.append(f"{source.key}: {found[0]}{_more(found)}")
     return problems
 
 
@@ -33,9 +32,14 @@ def notes_on_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
         files = _looked_at(source, files_of)
         found = [path for path in files if not _is_utf8(path)]
         if found:
-            more = f" (and {len(found) - 1} more of {len(files)} files)" if len(found) > 1 else ""
-            notes.append(f"{found[0]}{more}: undecodable characters would be lost, {RECODE_HINT}")
+            notes.append(
+                f"{found[0]}{_more(found)}: undecodable characters would be lost, {RECODE_HINT}"
+            )
     return notes
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
 
 
 def _looked_at(source: Source, files_of: FilesOf) -> Sequence[Path]:
@@ -43,7 +47,7 @@ def _looked_at(source: Source, files_of: FilesOf) -> Sequence[Path]:
         return ()
     files = files_of(source)
     spread = files[:: -(-len(files) // MAX_LOOKED_AT) or 1]
-    return [path for path in spread if is_read_as_text(path)]
+    return [path for path in spread if path.stat().st_size > 0]
 
 
 def _problem_with(path: Path, column: str) -> str:
@@ -55,7 +59,9 @@ def _problem_with(path: Path, column: str) -> str:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Of the first bytes; the last of them may be a part of a character."""
+    """Of the first bytes of a text; the last of them may be a part of a character."""
+    if format_of(str(path)) in ("parquet", "arrow"):
+        return True
     try:
         codecs.getincrementaldecoder("utf-8")().decode(read_head(str(path), HEAD_BYTES))
     except UnicodeDecodeError:

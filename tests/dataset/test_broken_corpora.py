@@ -1,6 +1,7 @@
 """Every reader of text, tokenizers and samples against broken files (tests/broken_files.py)."""
 
 import bz2
+import dataclasses
 import functools
 import gzip
 import io
@@ -105,6 +106,12 @@ def read_by_process_data(kind: str, path: Path) -> Found:
     return Found(words, [*dropped, *(["others"] if num_others else [])])
 
 
+def read_saved_dataset(path: Path) -> Found:
+    path.with_name("state.json").write_text(json.dumps({"_data_files": [{"filename": path.name}]}))
+    path.with_name("dataset_info.json").write_text("{}")
+    return read_folder(path)
+
+
 def plain() -> bytes:
     return ("\n\n".join(TEXTS) + "\n").encode()
 
@@ -184,6 +191,14 @@ PARQUET = Reader(
     "\n\n".join(TEXTS).encode(),
     read_folder,
     lambda content: parquet_of(table_of(content)),
+    has_end=True,
+)
+SAVED = Reader(
+    "saved dataset",
+    "a.arrow",
+    PARQUET.content,
+    read_saved_dataset,
+    lambda content: arrow_of(table_of(content)),
     has_end=True,
 )
 BOOKS = Reader(
@@ -657,7 +672,9 @@ def sample_cases() -> Iterator[Case]:
 def corpus_cases() -> Iterator[Case]:
     for reader in (*CORPORA, BOOKS, DUMP):
         yield from cases_of(reader, ALL)
-    yield from cases_of(PARQUET, BYTES)
+    for reader in (PARQUET, SAVED):
+        yield from cases_of(reader, BYTES)
+    yield from odd_cases_of(dataclasses.replace(SAVED, names_folder=True))
     for reader in (JSON_LINES, BZIP2):
         yield from rows_of(reader, JSON_ROWS)
     for reader in (CSV, ZSTD):
