@@ -12,6 +12,7 @@ MAX_SHARDS = 4096  # of a very large one, whose shards are larger
 MIN_SHARD_BYTES = 256 << 10  # below this, more shards would not pay
 MIN_SHARDS = 16  # as long as they are not too small: work for all cores
 MIN_SECTION_BYTES = 16 << 10  # shorter articles stay whole, however many shards are asked for
+NUM_LARGEST = 10  # articles whose sizes are kept
 HASH_RANGE = 1 << 64
 TWO_NUMBERS = struct.Struct(">2Q")
 
@@ -102,13 +103,15 @@ class Census:
     """The articles of a run, or of the corpus, as far as both splits depend on them.
 
     lowest, highest: of the draws for the split. nearest: difference between an article's size and
-    what should be held out, and its draw; of the article where it is least.
+    what should be held out, and its draw; of the article where it is least. largest: sizes of the
+    largest articles that are held out, as far as they are held out as a whole.
     """
 
     lowest: int = HASH_RANGE
     highest: int = -1
     nearest: tuple[int, int] = (HASH_RANGE, HASH_RANGE)
     num_sentences: int = 0
+    largest: tuple[int, ...] = ()
 
     def __add__(self, other: "Census") -> "Census":
         return Census(
@@ -116,6 +119,7 @@ class Census:
             max(self.highest, other.highest),
             min(tuple(self.nearest), tuple(other.nearest)),
             self.num_sentences + other.num_sentences,
+            tuple(sorted((*self.largest, *other.largest), reverse=True)[:NUM_LARGEST]),
         )
 
 
