@@ -60,10 +60,12 @@ SEPARATORS = {
     "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
     "lines": LINE_END,
     "json": LINE_END,
-    "wiki": re.compile(rb"[\r\n]</doc>"),
+    "wiki": re.compile(rb"</doc>"),
 }
+# The tag of an element, and the line end behind it; a tag that is cut off takes its whole line.
 DOC_LINE = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*<doc (?:[^\r\n]*title=\"([^\r\n]*)\")?[^\r\n]*(?:\r\n?|\n|$)"
+    rb"(?:\xef\xbb\xbf)?\s*<doc "
+    rb"(?:[^\r\n]*title=\"([^\r\n]*)\"[^\r\n\">]*>|[^\r\n>]*>|[^\r\n]*)[ \t]*(?:\r\n?|\n)?"
 )
 LINE_BREAK = re.compile(rb"\r\n?|\n")
 

@@ -155,8 +155,40 @@ def test_json_lines(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"text": ["a"]}', "has a list in `text`, expected text"),
+        ('{"text": {"a": 1}}', "has an object in `text`, expected text"),
+        ('{"text": 4.5}', "has a number in `text`, expected text"),
+        ('{"text": true}', "has true or false in `text`, expected text"),
+        ('{"body": "a"}', "has no `text`"),
+        ('{"text": "a"', "is no JSON object"),
+        ("[1]", "is no JSON object"),
+    ],
+)
+def test_a_row_without_text_is_named_with_the_reason(tmp_path, row, reason):
+    path = write(tmp_path / "a.jsonl", f'{{"text": "One."}}\n{row}\n'.encode())
+    check_text_file(str(path), "text")
+    articles, tally = read_positions(path, 1 << 20)
+    assert articles == [(0, "One.")] and tally.counts == {"malformed_rows": 1}
+    assert tally.notes == [f"{path}: the row at byte 17 {reason}"]
+
+
+def test_a_text_that_a_row_has_twice_is_counted(tmp_path):
+    rows = ['{"text": "lost", "text": "One."}', '{"a": {"text": "b"}, "text": "Two \\"text\\"."}']
+    path = write(tmp_path / "a.jsonl", "\n".join(rows).encode())
+    articles, tally = read_positions(path, 1 << 20)
+    assert [text for _, text in articles] == ["One.", 'Two "text".']
+    assert tally.counts == {"repeated_keys": 1}
+    assert tally.notes == [f"{path}: the row at byte 0 has `text` twice: one is lost"]
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b'{"text": ["a"]}\n' * 12, "each of its first 10 rows has a list in `text`, expected"),
+        (b'{"text": 1}\n\n{"text": "a"', "its first row has a number in `text`, expected text"),
+        (b'\n\xe3\x80\x80\n[{"text": "a"}]', "is a JSON array"),
         (b'{"content": "x", "id": 1}\n', "has no column `text`, it has content, id"),
         (b' [{"text": "x"}]', "is a JSON array, expected JSON lines"),
     ],
@@ -193,6 +225,18 @@ No title here.
         ]
     (tmp_path / "wiki_00").write_text('{"id": "1", "text": "Words."}\n{"id": "2", "text": ""}\n')
     assert read(tmp_path / "wiki_00")[0] == ["Words.", ""]
+
+
+def test_elements_of_one_line(tmp_path):
+    content = """<doc id="1" title="A "b" > c">
+A "b" > c
+Words.</doc>
+<doc id="2">One line, &lt;whole&gt;&#xFEFF;.</doc><doc id="3" title="T"> Text.
+</doc>
+"""
+    articles, counts = read(write(tmp_path / "wiki_00", content.encode()))
+    assert [article.strip() for article in articles] == ["Words.", "One line, <whole>.", "Text."]
+    assert counts == {"byte_order_marks": 1}
 
 
 @pytest.mark.skipif(not CORPORA.exists(), reason="shared data is not here")
