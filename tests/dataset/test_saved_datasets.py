@@ -1,6 +1,7 @@
 """Folders that `Dataset.save_to_disk` and `DatasetDict.save_to_disk` have written."""
 
 import json
+import struct
 from pathlib import Path
 
 import datasets
@@ -150,6 +151,20 @@ def test_arrow_files_that_no_dataset_names_are_no_text(tmp_path):
     known, others = list_files(tmp_path)
     assert [path.name for path in known] == ["a.txt"]
     assert [path.name for path in others] == ["cache-1.arrow"]
+
+
+@pytest.mark.parametrize("offsets", [(0, 3, 1 << 30), (0, 1 << 30, 8), (0, -5, 8), (0, 3, -5)])
+def test_offsets_that_lead_out_of_the_text_are_damage(tmp_path, offsets):
+    table = pyarrow.table({"text": ["One", "Two.."]})
+    with pyarrow.ipc.new_stream(tmp_path / "a.arrow", table.schema) as stream:
+        stream.write_table(table)
+    content = (tmp_path / "a.arrow").read_bytes()
+    right = struct.pack("3i", 0, 3, 8)
+    assert content.count(right) == 1
+    (tmp_path / "a.arrow").write_bytes(content.replace(right, struct.pack("3i", *offsets)))
+    source = customized_source(str(tmp_path / "a.arrow"), "key")
+    with pytest.raises(StageError, match=r"a\.arrow: damaged or cut off \("):
+        read_source(source, tmp_path / "work")
 
 
 def test_json_of_other_names_or_content_stays_text(tmp_path):
