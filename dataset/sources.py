@@ -14,6 +14,7 @@ from pathlib import Path
 from dataset.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
 from dataset.csv_files import CsvSlice, check_csv_file, open_csv
 from dataset.hub import ArrowSlice, HubDataset, StreamSlice, cut_arrow_file, open_dataset
+from dataset.parquet_footer import check_parquet_file
 from dataset.saved_datasets import (
     DEFAULT_SPLIT,
     check_arrow_file,
@@ -258,16 +259,15 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
 
 
 def check_file(path: Path, column: str) -> None:
-    """Raises StageError if the beginning of a file that is not empty shows that it is no use.
-
-    Parquet files are not looked at, as they take a library.
-    """
+    """Raises StageError if the beginning of a file that is not empty shows that it is no use."""
     file_format = format_of(str(path))
     if file_format in ("csv", "tsv"):
         check_csv_file(str(path), column)
     elif file_format == "arrow":
         check_arrow_file(str(path), column)
-    elif file_format != "parquet":
+    elif file_format == "parquet":
+        check_parquet_file(str(path), column)
+    else:
         check_text_file(str(path), column)
 
 

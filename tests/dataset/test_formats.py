@@ -6,6 +6,8 @@ import gzip
 import html
 import json
 import os
+import random
+from contextlib import suppress
 
 import pyarrow
 import pyarrow.parquet
@@ -15,7 +17,7 @@ from dataset_helpers import articles_of, read_source, shard
 from dataset.digests import FileDigests, identity_of
 from dataset.pieces import Tally
 from dataset.sharding import read_summary
-from dataset.sources import customized_source, hub_source, open_source
+from dataset.sources import check_file, customized_source, hub_source, open_source
 from dataset.tables import cut_parquet_file, iter_parquet_batches, open_parquet_file
 from pipeline.errors import StageError
 from pipeline.executor import local_pool
@@ -145,6 +147,50 @@ def test_missing_column_names_the_file_and_what_is_there(tmp_path, write):
     source = customized_source(str(tmp_path), "key", "content")
     with pytest.raises(StageError, match=r"a\.\w+: has no column `content`, it has .*text"):
         read_source(source, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("text", ""),
+        ("category", ""),
+        ("last", ""),
+        ("content", "has no column `content`, it has id, text, category, tags, of, last"),
+        ("element", "has no column `element`, it has "),
+        ("id", "column `id` holds int64, expected text"),
+        ("tags", "column `tags` holds lists or groups, expected text"),
+        ("of", "column `of` holds lists or groups, expected text"),
+    ],
+)
+def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, column, problem):
+    columns = {
+        "id": [1, 2],
+        "text": pyarrow.array(["a", None], pyarrow.large_string()),
+        "category": pyarrow.array(["a", "b"]).dictionary_encode(),
+        "tags": [["a"], []],
+        "of": [{"a": {"b": [1.5]}, "c": True}, None],
+        "last": ["a", "b"],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", row_group_size=1)
+    try:
+        check_file(tmp_path / "a.parquet", column)
+        found = ""
+    except StageError as error:
+        found = error.cause
+    assert found.startswith(f"{tmp_path}/a.parquet: {problem}" if problem else "")
+    assert bool(found) == bool(problem)
+
+
+def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
+    write_parquet(tmp_path)
+    content = (tmp_path / "a.parquet").read_bytes()
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[-rng.randrange(1, 900)] ^= 1 << rng.randrange(8)
+        (tmp_path / "a.parquet").write_bytes(bytes(damaged))
+        with suppress(StageError):
+            check_file(tmp_path / "a.parquet", "text")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
