@@ -37,6 +37,7 @@ from dataset_helpers import shard
 from dataset.articles import ArticlesJob, find_files, write_articles
 from dataset.command_line import list_text_shards
 from dataset.digests import FileDigests, identity_of
+from dataset.heads import notes_on_heads, problems_with_heads
 from dataset.packing import iter_article_tokens
 from dataset.pieces import Tally
 from dataset.samples import SampleWriter, read_attributes, read_samples
@@ -45,6 +46,7 @@ from dataset.sources import (
     customized_source,
     hub_source,
     in_a_process_of_its_own,
+    local_files,
     open_source,
     problem_with,
 )
@@ -73,6 +75,9 @@ def read_source(source: Source) -> Found:
     """As the pipeline does: a plan, with digests, and then the text."""
     if problem := problem_with(source):
         raise ConfigError([problem])
+    if problems := problems_with_heads([source], local_files):
+        raise ConfigError(problems)
+    notes_on_heads([source], local_files)
     identity_of(source, FileDigests(Path(source.name) / "no-digests.json"))
     with tempfile.TemporaryDirectory() as work_dir:
         slices, said = open_source((source, "0", Path(work_dir), SLICE_BYTES))
