@@ -142,7 +142,7 @@ class CsvTable:
     def _row_of_one_line(self) -> list[str]:
         """The first line of a row that has quotes in wrong places; the others are read again."""
         line = self.lines.give_back().removesuffix("\n")
-        row, problem = split_line(line, self.delimiter, self.escapes)
+        row, problem = split_line(line, self.delimiter, self.escapes, len(self.header))
         place = f"{self.path}: line {self.lines.number}"
         if problem == UNCLOSED:
             self.tally.note(UNCLOSED, f"{place}: a quote is not closed, the line is a row")
@@ -160,20 +160,34 @@ class CsvTable:
         )
 
 
-def split_line(line: str, delimiter: str, escapes: bool) -> tuple[list[str], str]:
+def split_line(line: str, delimiter: str, escapes: bool, num_columns: int) -> tuple[list[str], str]:
     """(fields of a line with quotes in wrong places, what is wrong with them: UNCLOSED | STRAY).
 
-    A quote that opens a field closes it only in front of a delimiter or the line's end.
+    A quote that opens a field closes it only in front of a delimiter or the line's end. If that
+    does not give the columns there are, and in a table of one, fields with quotes in wrong places
+    are not taken for quoted ones.
     """
+    readings = [_split(line, delimiter, escapes, lenient) for lenient in (num_columns > 1, False)]
+    return next((row for row in readings if len(row[0]) == num_columns), readings[0])
+
+
+def _split(line: str, delimiter: str, escapes: bool, lenient: bool) -> tuple[list[str], str]:
     fields, problem, place = [], "", 0
     while True:
-        text, end, is_exact = _quoted_field(line, place, delimiter, escapes)
+        text, end, is_exact = "", -1, True
+        if line.startswith('"', place):
+            text, end, is_exact = _quoted_field(line, place, delimiter, escapes, lenient)
+            lenient = lenient and end >= 0  # no later one is closed, either
         if end < 0:
             end = line.find(delimiter, place)
             end = len(line) if end < 0 else end
-            text, is_exact = line[place:end], not line.startswith('"', place)
-            if not is_exact and text.count('"') % 2:
-                return [*fields, line[place + 1 :].replace('""', '"')], UNCLOSED
+            text = line[place:end]
+            if not is_exact and text.count('"') % 2:  # up to the end, and to a quote there
+                rest, problem = line[place + 1 :], UNCLOSED
+                if rest.endswith('"') and rest.count('"') % 2:
+                    rest, problem = rest[:-1], STRAY
+                rest = rest.replace('""', '"')
+                return [*fields, ESCAPED.sub(r"\1", rest) if escapes else rest], problem
             text = ESCAPED.sub(r"\1", text) if escapes else text
         fields.append(text)
         problem = problem if is_exact else STRAY
@@ -182,10 +196,13 @@ def split_line(line: str, delimiter: str, escapes: bool) -> tuple[list[str], str
         place = end + 1
 
 
-def _quoted_field(line: str, start: int, delimiter: str, escapes: bool) -> tuple[str, int, bool]:
-    """(text, end of a field, whether its quotes are in order); the end is -1 if none closes it."""
-    if not line.startswith('"', start):
-        return "", -1, True
+def _quoted_field(
+    line: str, start: int, delimiter: str, escapes: bool, lenient: bool
+) -> tuple[str, int, bool]:
+    """(text, end of a field, whether its quotes are in order); the end is -1 if none closes it.
+
+    lenient: whether there may be quotes within that are not doubled.
+    """
     parts, begin, num_stray = [], start + 1, 0
     for mark in (MARKS_AND_ESCAPES if escapes else MARKS).finditer(line, begin):
         parts.append(line[begin : mark.start()])
@@ -196,6 +213,8 @@ def _quoted_field(line: str, start: int, delimiter: str, escapes: bool) -> tuple
         if mark[0] == '""' and is_last and num_stray % 2:  # the second of two inside, and the last
             return "".join([*parts, '"']), begin, False
         num_stray += mark[0] == '"'
+        if num_stray and not lenient:
+            break
         parts.append(mark[0][-1])
     return "", -1, False
 

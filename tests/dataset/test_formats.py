@@ -332,12 +332,38 @@ def test_a_quote_in_a_wrong_place_costs_no_text(tmp_path, line, text, count):
     assert [note.split(": ")[:2] for note in notes] == ([["a.csv", "line 2"]] if count else [])
 
 
-def test_text_behind_a_quote_with_a_delimiter_is_dropped_by_name(tmp_path):
-    content = 'id,text\n1,"He said "go", then left."\n2,"Fine, too."\n'
+def test_text_behind_a_quote_with_a_delimiter(tmp_path):
+    """It is kept where it can be told from other columns, else dropped by name."""
+    row = '"He said "go", then left."'
+    articles, counts, _ = read_csv(tmp_path, f'id,text\n1,{row}\n2,"Fine, too."\n'.encode())
+    assert articles == ['He said "go", then left.', "Fine, too."]
+    assert counts == {"stray_quotes": 1}
+    content = f'id,text,more\n1,{row},x\n2,"Fine, too.",y\n'
     articles, counts, notes = read_csv(tmp_path, content.encode())
     assert articles == ["Fine, too."]
     assert counts == {"stray_quotes": 1, "malformed_rows": 1}
-    assert notes[1] == "a.csv: line 2 has 3 columns, the header 2, the row is dropped"
+    assert notes[1] == "a.csv: line 2 has 4 columns, the header 3, the row is dropped"
+
+
+def test_quotes_in_a_wrong_place_leave_the_other_columns_alone(tmp_path):
+    rows = [
+        '1,"Raven" is a poem,"Second, quoted"',
+        '2,"He said "go" to",other',
+        '3,"Raven" is a "poem",""',
+        '4,plain,"a "b" c, d"',
+    ]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text,more", *rows]).encode())
+    assert articles == ['"Raven" is a poem', 'He said "go" to', 'Raven" is a "poem', "plain"]
+    assert counts == {"stray_quotes": 4}
+
+
+def test_lines_of_quotes_in_wrong_places_take_linear_time(tmp_path):
+    line = '"a" b,' * 30_000
+    articles, counts, _ = read_csv(tmp_path, f"id,text\n{line}\n1,a\n".encode())
+    assert articles == ["a"] and counts == {"stray_quotes": 1, "malformed_rows": 1}
+    quotes = '""' * 60_000
+    articles, counts, _ = read_csv(tmp_path, f"id,text\n1,{quotes}x\n".encode())
+    assert len(articles[0]) == 120_001 and counts == {"stray_quotes": 1}
 
 
 ESCAPED = [
@@ -381,9 +407,15 @@ def test_doubled_quotes_beside_backslashes_are_the_usual_convention(tmp_path):
 
 
 def test_a_line_of_a_table_of_one_column_stays_as_it_is(tmp_path):
-    rows = ['"Hello", she said, "it is late".', 'So, "late" it is.', '"Quoted, and ""whole""."']
-    articles, _, _ = read_csv(tmp_path, "\n".join(["text", *rows]).encode())
-    assert articles == [*rows[:2], 'Quoted, and "whole".']
+    rows = [
+        '"Hello", she said, "it is late".',
+        'So, "late" it is.',
+        '"Hello" she said, "again"',
+        '"Hello" is the "word"',
+    ]
+    quoted = '"Quoted, and ""whole""."'
+    articles, _, _ = read_csv(tmp_path, "\n".join(["text", *rows, quoted]).encode())
+    assert articles == [*rows, 'Quoted, and "whole".']
 
 
 @pytest.mark.parametrize("blank", [" ", "\u3000", "\u200b", "\xa0\u2060"])
