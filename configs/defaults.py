@@ -94,12 +94,12 @@ def _dataset() -> CfgNode:
     dataset.ID = ""
     # Hub datasets as [name, subset], e.g. [wikipedia, 20220301.en]; if need be with the split, and
     # with the column of the text: [name, subset, train, text]. A local folder or file of parquet,
-    # json, csv or text may stand in place of the name.
+    # json, csv or text, or a folder of `save_to_disk`, may stand in place of the name.
     dataset.HUGGINGFACE_DATASETS = []
-    # Folders (or single files) of .txt, .jsonl, .csv, .parquet, or what WikiExtractor writes; all
-    # but parquet also as .gz, .bz2 or .zst. In .txt, articles are separated by blank lines; in the
-    # others a row is an article (docs/FORMATS.md). Or `builtin:python-docs`: the English prose of
-    # the documentation that ships with Python, for trying things out.
+    # Folders (or single files) of .txt, .jsonl, .csv, .parquet, or what WikiExtractor or
+    # `Dataset.save_to_disk` writes; text also as .gz, .bz2 or .zst. In .txt, articles are separated
+    # by blank lines; in the others a row is an article (docs/FORMATS.md). Or `builtin:python-docs`:
+    # the English prose of the documentation that ships with Python, for trying things out.
     # Relative paths start where the command is run.
     dataset.CUSTOMIZED_DATASETS = []
     # Column (JSON key) that holds the text, where a source does not name its own.

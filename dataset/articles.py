@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.blanks import is_blank
 from dataset.corpus_files import checked_head, format_of, iter_blocks, list_files, text_size
 from dataset.pieces import PIECE_BYTES, Piece, Tally, raw_row_pieces
 from dataset.sources import open_file
@@ -85,7 +86,7 @@ def paragraphs(pieces: Iterable[Piece], tally: Tally) -> Iterator[str]:
     is_empty = True
     for _, text, ends in pieces:
         lines = [line.strip() for line in text.splitlines()]
-        lines = [f"{line}\n" for line in lines if line]
+        lines = [f"{line}\n" for line in lines if not is_blank(line)]
         is_empty = is_empty and not lines
         yield "".join(lines)
         if ends:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from dataset.card import CARD
 from dataset.digests import FileDigests, digest_of_files, digest_store, identity_of
+from dataset.heads import notes_on_heads, problems_with_heads
 from dataset.overlaps import problems_with_output, problems_with_overlaps
 from dataset.samples import MASKING_FILE
+from dataset.saved_datasets import split_in_words
 from dataset.sources import Source, configured_sources, problem_with, slug
 from dataset.tokenizer import (
     ACCENTS_KEY,
@@ -76,7 +78,10 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
         inputs=inputs,
         parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
-        notes=size_notes(config, sources, len(files), num_bytes),
+        notes=(
+            *size_notes(config, sources, len(files), num_bytes),
+            *notes_on_heads(sources, digests.files_of),
+        ),
         scratch=SCRATCH,
         files_in=files_of_samples,
         disk=(
@@ -154,6 +159,7 @@ def dataset_inputs(
         problems = []
     else:
         problems += problems_with_overlaps(sources)
+        problems += [] if problems else problems_with_heads(sources, digests.files_of)
         if not problems:
             identities = [identity_of(source, digests) for source in sources]
             inputs["sources"] = fingerprint({"sources": identities})[:32]
@@ -205,6 +211,7 @@ def size_notes(
             f"text: {size_in_words(num_bytes)} in {num_files:,} files; disk: about "
             f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
         )
+    notes += [split for source in sources if (split := split_in_words(Path(source.name)))]
     if unknown:
         notes.append(f"{unknown} of {len(sources)} sources: size not known before they are loaded")
     return tuple(notes)

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from pipeline.console import table
 LINE_WIDTH = 96
 BAR_WIDTH = 40
 CARD = "dataset_card.md"
+# Of held-out text; about 5,000 tokens, of which 750 are predicted.
+FEW_ARTICLES, FEW_BYTES = 5, 20_000
+MOST_TIMES = 3  # the share that is held out may be off by this factor
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -101,7 +105,34 @@ def text_lines(text: Mapping[str, Any]) -> list[str]:
         f"{len(text['shards']):,} shards",
         f"dropped, cut or cleaned: {', '.join(dropped) or 'nothing'}",
         *text["notes"],
+        *(f"WARNING: {line}" for line in held_out_warnings(text)),
     ]
+
+
+def held_out_warnings(text: Mapping[str, Any]) -> list[str]:
+    """Why the loss on the held-out text may say little about other text."""
+    shards = text["shards"].items()
+    test = [shard for name, shard in shards if name.startswith("test")]
+    num_bytes, articles = (sum(shard[key] for shard in test) for key in ("bytes", "articles"))
+    total = sum(shard["bytes"] for _, shard in shards)
+    share, asked = num_bytes / total, text.get("frac_test", 0)
+    warnings = []
+    if articles < FEW_ARTICLES or num_bytes < FEW_BYTES:
+        warnings.append(
+            f"only {articles:,} articles of {num_bytes / 1e3:,.1f} KB in all are held out: the "
+            "loss on them says little; more text would help, or a larger DATASET.FRAC_TEST"
+        )
+    if asked and not asked / MOST_TIMES <= share <= asked * MOST_TIMES:
+        warnings.append(f"{share:.2%} of the text are held out, DATASET.FRAC_TEST is {asked:.2%}")
+    sums = accumulate(text.get("largest_held_out", ()))
+    few, size = next(((k, size) for k, size in enumerate(sums, 1) if 2 * size > num_bytes), (0, 0))
+    if few and few <= articles / 5:
+        warnings.append(
+            f"{few:,} of the {articles:,} held-out articles make {size / num_bytes:.0%} of the "
+            "held-out text: the loss on it is mostly theirs; shorter articles, like chapters, "
+            "would be drawn more evenly"
+        )
+    return warnings
 
 
 def histogram(results: Mapping[str, Any]) -> str:

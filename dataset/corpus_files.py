@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dataset.pieces import BLOCK_BYTES
+from dataset.saved_datasets import DEFAULT_SPLIT, INFO, SPLITS, STATE, data_files, splits_in
 from pipeline.errors import StageError
 from pipeline.folders import MANIFEST, STARTED, read_json
 from pipeline.text_files import (
@@ -25,6 +26,7 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 COMPRESSION_FACTOR = 3  # of text, roughly; sizes that are planned with must not need a look inside
@@ -36,18 +38,21 @@ DIGESTS = "digests.json"
 OWN_NAMES = {STARTED, MANIFEST, DIGESTS, "shards.json", "records", "runs", "sources"}
 MAX_RECORD_BYTES = 64 << 20  # a larger manifest.json is a text of the user's
 HEAD_BYTES = 64 << 10  # looked at before a file is read
-EXPECTED = ".txt, .jsonl, .csv, .tsv or .parquet files, or what WikiExtractor writes"
+EXPECTED = (
+    ".txt, .jsonl, .csv, .tsv or .parquet files, or what WikiExtractor or Dataset.save_to_disk "
+    "writes"
+)
 
 
 def format_of(path: str) -> str:
-    """txt | json | csv | tsv | parquet | wiki (of WikiExtractor), or an empty string.
+    """txt | json | csv | tsv | parquet | arrow | wiki (of WikiExtractor), or an empty string.
 
     By the name alone, but for files without suffix, which have to begin with `<doc `.
     """
     stem, suffix = os.path.splitext(os.path.basename(path).lower())
     if suffix in COMPRESSIONS:
         stem, suffix = os.path.splitext(stem)
-        if suffix == ".parquet":
+        if suffix in (".parquet", ".arrow"):
             return ""
     if suffix:
         return FORMATS.get(suffix, "")
@@ -76,7 +81,8 @@ def list_files(path: Path) -> tuple[list[Path], list[Path]]:
     """(files with text, other files) below a folder, each sorted by its name.
 
     Hidden files and folders and what this program keeps for itself are passed over; what is no
-    file, like a broken link, counts with the others. A file stands for itself.
+    file, like a broken link, counts with the others. A file stands for itself. Of a saved
+    DatasetDict the split `train` is listed; the others count with the other files.
     """
     if not path.is_dir():
         return ([path], []) if path.is_file() and format_of(str(path)) else ([], [path])
@@ -108,8 +114,27 @@ def _iter_files(top: str) -> Iterator[tuple[str, bool]]:
         kinds = {entry.name: kind_of(entry) for entry in shown}
         own = own_names(folder, kinds)
         found = [(entry.path, kinds[entry.name]) for entry in shown if entry.name not in own]
+        found = _of_saved_datasets(folder, kinds, found)
         folders += [path for path, kind in reversed(found) if kind == "folder"]
         yield from ((path, kind == "file") for path, kind in found if kind != "folder")
+
+
+def _of_saved_datasets(
+    folder: str, kinds: Mapping[str, str], found: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Without Arrow files that no saved dataset names (`other`), records and other splits."""
+    has_info = kinds.get(INFO) == "file" and kinds.get(STATE) == "file"
+    files = data_files(folder) if has_info else None
+    splits = splits_in(folder) if kinds.get(SPLITS) == "file" else None
+    kept = []
+    for path, kind in found:
+        name = os.path.basename(path)
+        if (files is not None and name in (INFO, STATE)) or (splits is not None and name == SPLITS):
+            continue
+        is_stray = kind == "file" and name.lower().endswith(".arrow") and name not in (files or ())
+        is_other_split = kind == "folder" and name in (splits or ()) and name != DEFAULT_SPLIT
+        kept.append((path, "other" if is_stray or is_other_split else kind))
+    return kept
 
 
 def kind_of(entry: os.DirEntry) -> str:

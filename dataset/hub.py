@@ -17,9 +17,17 @@ from typing import Any
 
 from dataset.corpus_files import list_files, text_size
 from dataset.pieces import Piece, Tally
-from dataset.tables import ParquetSlice, arrow_pieces, check_column, cut_parquet_file
+from dataset.tables import (
+    ParquetSlice,
+    arrow_pieces,
+    check_column,
+    cut_parquet_file,
+    first_line,
+)
 from pipeline.errors import StageError
+from pipeline.text_files import problem_with_file
 
+STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow
 STREAM_BYTES = 256 << 20  # taken for the text of a streamed shard whose size is not known
 STREAM_ROWS = 64  # fetched at once
 MAPPED_BYTES = 16 << 20  # of text, after which mapped pages are given back
@@ -195,6 +203,7 @@ class ArrowSlice:
             taken = 0
             for first_row, column in iter_text_batches(pages, self.column):
                 rows = range(max(self.start - first_row, 0), min(self.end - first_row, len(column)))
+                check_offsets(column[rows.start : max(rows.start, rows.stop)])
                 for piece in arrow_pieces(column, rows, first_row, limit, tally):
                     yield piece
                     taken += len(piece[1])
@@ -205,10 +214,37 @@ class ArrowSlice:
                     break
 
 
+def check_offsets(column: Any) -> None:
+    """Raises ArrowInvalid for offsets of a damaged file: to follow them would end the process.
+
+    Bytes that are not UTF-8 are left to be counted.
+    """
+    import pyarrow
+
+    plain = {
+        pyarrow.string(): pyarrow.binary(),
+        pyarrow.large_string(): pyarrow.large_binary(),
+        pyarrow.string_view(): pyarrow.binary_view(),
+    }
+    kind = plain.get(column.type)
+    (column.view(kind) if kind else column).validate(full=True)
+
+
 @contextmanager
 def mapped(path: str) -> Iterator[mmap.mmap]:
-    with open(path, "rb") as file:
-        yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    """An Arrow file in memory. Raises StageError, naming it, if it is damaged or cut off."""
+    import pyarrow
+
+    if problem := problem_with_file(path):
+        raise StageError(f"{path}: {problem}")
+    try:
+        with open(path, "rb") as file:
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if not pages[-8:].endswith(STREAM_END):
+            raise StageError(f"{path}: damaged or cut off, an Arrow stream ends otherwise")
+        yield pages
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise StageError(f"{path}: damaged or cut off ({first_line(error)})") from error
 
 
 def iter_text_batches(pages: mmap.mmap, column: str) -> Iterator[tuple[int, Any]]:
@@ -223,9 +259,16 @@ def iter_text_batches(pages: mmap.mmap, column: str) -> Iterator[tuple[int, Any]
 
 
 def cut_arrow_file(path: str, name: str, column: str, slice_bytes: int) -> list[ArrowSlice]:
-    """An Arrow file as slices of at most about `slice_bytes` of text."""
+    """An Arrow file as slices of at most about `slice_bytes` of text.
+
+    Raises StageError if it is damaged or has no such column of text.
+    """
+    import pyarrow
+
     slices = []
     with mapped(path) as pages:
+        with pyarrow.ipc.open_stream(pyarrow.py_buffer(pages)) as stream:
+            check_column(path, column, stream.schema)
         for first_row, texts in iter_text_batches(pages, column):
             parts = -(-texts.nbytes // slice_bytes) or 1
             rows = -(-len(texts) // parts) or 1

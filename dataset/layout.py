@@ -12,6 +12,7 @@ MAX_SHARDS = 4096  # of a very large one, whose shards are larger
 MIN_SHARD_BYTES = 256 << 10  # below this, more shards would not pay
 MIN_SHARDS = 16  # as long as they are not too small: work for all cores
 MIN_SECTION_BYTES = 16 << 10  # shorter articles stay whole, however many shards are asked for
+NUM_LARGEST = 10  # articles whose sizes are kept
 HASH_RANGE = 1 << 64
 TWO_NUMBERS = struct.Struct(">2Q")
 
@@ -102,13 +103,15 @@ class Census:
     """The articles of a run, or of the corpus, as far as both splits depend on them.
 
     lowest, highest: of the draws for the split. nearest: difference between an article's size and
-    what should be held out, and its draw; of the article where it is least.
+    what should be held out, and its draw; of the article where it is least. largest: sizes of the
+    largest articles that are held out, as far as they are held out as a whole.
     """
 
     lowest: int = HASH_RANGE
     highest: int = -1
     nearest: tuple[int, int] = (HASH_RANGE, HASH_RANGE)
     num_sentences: int = 0
+    largest: tuple[int, ...] = ()
 
     def __add__(self, other: "Census") -> "Census":
         return Census(
@@ -116,21 +119,22 @@ class Census:
             max(self.highest, other.highest),
             min(tuple(self.nearest), tuple(other.nearest)),
             self.num_sentences + other.num_sentences,
+            tuple(sorted((*self.largest, *other.largest), reverse=True)[:NUM_LARGEST]),
         )
 
 
-def with_both_splits(layout: Layout, found: Census) -> Layout:
+def with_both_splits(layout: Layout, found: Census, dropped: str = "") -> Layout:
     """The layout, or one that leaves no split empty.
 
     If no article was drawn for it, the one whose size is nearest to what should be held out is;
     if all were, all but one; of a single article, its last sentences are held out.
-    Raises StageError if there are fewer than two sentences.
+    Raises StageError, with what was dropped, if there are fewer than two sentences.
     """
     if found.num_sentences < 2:
         articles = "no article" if found.highest < 0 else "one article of one sentence"
         raise StageError(
-            f"the sources hold {articles}, expected at least two sentences: one to train on and "
-            "one held out (articles are separated by blank lines)"
+            f"the sources hold {articles}{dropped and f' ({dropped})'}, expected at least two "
+            "sentences: one to train on and one held out"
         )
     if found.lowest == found.highest:
         num_held_out = round(found.num_sentences * layout.test_draws / HASH_RANGE)

@@ -12,21 +12,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from dataset.blanks import BLANKS, BYTE_ORDER_MARKS, with_plain_blank_lines
+
 PIECE_BYTES = 1 << 20  # most that a piece holds
 BLOCK_BYTES = 1 << 20  # read at once
 MAX_ROW_BYTES = 16 << 20  # of a line of JSON or CSV, which can only be parsed as a whole
 MAX_NOTES = 20
 
-BLANKS = b" \t\r\v\f\0"
 WHITE = BLANKS + b"\n"
 WHITE_RUN = re.compile(rb"[ \t\r\v\f\0\n]*")
 NEVER = re.compile(rb"(?!)")
 SUSPECT_BYTES = b"\0\x1c\x1d\x1e\x1f\xef"  # 0xef begins byte order marks and replacement characters
 DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
+RECODE_HINT = "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
 UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
 CLEANING = (
     (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
-    (re.compile("\ufeff"), "", "byte_order_marks"),
+    (re.compile("\ufeff"), "", BYTE_ORDER_MARKS),
     (re.compile("\0"), " ", NULS),
     # White space to Python, but not to the tokenizers library, which would glue the words.
     (re.compile("[\x1c-\x1f]"), " ", ""),
@@ -48,6 +50,11 @@ class Tally:
         if len(self.notes) < MAX_NOTES:
             self.notes.append(place)
 
+    def __str__(self) -> str:
+        """In a line: `12 malformed rows, the first: a.jsonl: ...`; nothing if nothing was."""
+        counts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.counts.items())
+        return f"{counts}, the first: {self.notes[0]}" if self.notes else counts
+
     @contextmanager
     def of_file(self, path: str) -> Iterator[None]:
         """Names the file that is read in the `with` block if not all of it could be decoded."""
@@ -55,7 +62,7 @@ class Tally:
         yield
         number = self.counts[UNDECODABLE] - before
         if number and len(self.notes) < MAX_NOTES:
-            self.notes.append(f"{path}: {number:,} undecodable characters, is it UTF-8?")
+            self.notes.append(f"{path}: {number:,} undecodable characters, {RECODE_HINT}")
 
 
 # --- characters ------------------------------------------------------------------------------
@@ -92,14 +99,11 @@ def iter_raw_pieces(
 ) -> Iterator[RawPiece]:
     """Yields the pieces, of at most `limit` bytes, of what stands between separators.
 
-    position: of the first block in its file. What is just white space is no article. Memory is
-    bounded by `limit` and the size of a block, and the pieces do not depend on how the stream
-    falls into blocks.
+    position: of the first block in its file. What is just white space, or characters that show
+    nothing, is no article. Memory is bounded by `limit` and the size of a block, and the pieces do
+    not depend on how the stream falls into blocks.
     """
-    stream = _ArticleStream(position, separator, limit)
-    for block in blocks:
-        yield from stream.feed(block)
-    yield from stream.finish()
+    return counted_raw_pieces(blocks, position, separator, limit, Tally())
 
 
 def counted_raw_pieces(
@@ -109,8 +113,8 @@ def counted_raw_pieces(
     limit: int,
     tally: Tally,
 ) -> Iterator[RawPiece]:
-    """As iter_raw_pieces; counts the NULs that are dropped as white space around the pieces."""
-    num_dropped = 0
+    """As iter_raw_pieces; counts NULs and byte order marks that are dropped around pieces."""
+    stream, num_dropped = _ArticleStream(position, separator, limit), 0
 
     def read() -> Iterator[bytes]:
         nonlocal num_dropped
@@ -118,7 +122,12 @@ def counted_raw_pieces(
             num_dropped += num_nuls(block)
             yield block
 
-    for piece in iter_raw_pieces(read(), position, separator, limit):
+    def pieces() -> Iterator[RawPiece]:
+        for block in with_plain_blank_lines(read(), tally.counts):
+            yield from stream.feed(block)
+        yield from stream.finish()
+
+    for piece in pieces():
         num_dropped -= num_nuls(piece[1])
         yield piece
     if num_dropped:

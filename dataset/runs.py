@@ -13,10 +13,11 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from dataset.layout import HASH_RANGE, Census, Layout
+from dataset.layout import HASH_RANGE, NUM_LARGEST, Census, Layout
 from dataset.pieces import Piece, Tally
 from dataset.sentences import load_segmenter
 
@@ -65,10 +66,12 @@ class RunWriter:
         self.articles = _zeros(layout.num_shards)
         self.sentences = _zeros(layout.num_shards)
         self.lowest, self.highest, self.nearest = HASH_RANGE, -1, (HASH_RANGE, HASH_RANGE)
+        self.largest: list[int] = []  # a heap
 
     @property
     def census(self) -> Census:
-        return Census(self.lowest, self.highest, self.nearest, sum(self.sentences))
+        largest = tuple(sorted(self.largest, reverse=True))
+        return Census(self.lowest, self.highest, self.nearest, sum(self.sentences), largest)
 
     def add_all(self, piece: Readable, tally: Tally) -> None:
         """Adds the articles of a slice; those without words are counted and left out."""
@@ -87,10 +90,11 @@ class RunWriter:
 
     def _add_whole(self, draw: tuple[int, int], sentences: str) -> None:
         """An article of one piece, as most are: the same as _begin, _add and _end, but faster."""
-        shard = self.layout.place(draw, self.layout.holds_out(draw))
+        held_out = self.layout.holds_out(draw)
+        shard = self.layout.place(draw, held_out)
         size = self._buffer(shard, f"{sentences}\n\n", sentences.count("\n") + 1)
         self.articles[shard] += 1
-        self._count(draw[0], size - 1)
+        self._count(draw[0], size - 1, held_out)
 
     def _begin(self, name: str, position: int) -> Article:
         draw = self.layout.draw(name, position)
@@ -149,13 +153,17 @@ class RunWriter:
             tally.counts["empty_articles"] += 1
             return
         self._end_section(article)
-        self._count(article.draw[0], article.num_bytes)
+        self._count(article.draw[0], article.num_bytes, article.held_out)
         if article.num_sections > 1:
             tally.counts["articles_over_several_shards"] += 1
 
-    def _count(self, draw: int, num_bytes: int) -> None:
+    def _count(self, draw: int, num_bytes: int, held_out: bool) -> None:
         self.lowest, self.highest = min(self.lowest, draw), max(self.highest, draw)
         self.nearest = min(self.nearest, (abs(num_bytes - self.layout.test_bytes), draw))
+        if held_out and not self.layout.first_test_sentence:
+            heappush(self.largest, num_bytes)
+            if len(self.largest) > NUM_LARGEST:
+                heappop(self.largest)
 
     def flush(self) -> None:
         """Writes what is buffered, in the order of the shards and within a shard of the text."""

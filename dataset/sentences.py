@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+from dataset.blanks import is_blank
+
 # The segmenter's time grows with the square of the text; this many characters are near its best.
 CHUNK_CHARACTERS = 1024
 
 
 def load_segmenter(language: str) -> Callable[[str], str]:
     """A function from a text to its sentences, one per line; every run of white space becomes a
-    space, and a text without words an empty string.
+    space, and a text of characters that show nothing an empty string.
 
     language: ISO 639 code; one that the segmenter does not know gets its rules for English.
     """
@@ -17,7 +19,7 @@ def load_segmenter(language: str) -> Callable[[str], str]:
     find_sentences = sentencex.segment
 
     def segment(text: str) -> str:
-        text = " ".join(text.split())
+        text = "" if is_blank(text) else " ".join(text.split())
         if len(text) <= CHUNK_CHARACTERS:
             sentences = find_sentences(language, text)
         else:

@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.artifact import SCRATCH
     from dataset.command_line import check_memory, claim, run_command
     from dataset.digests import FileDigests, identity_of
+    from dataset.heads import problems_with_heads
     from dataset.overlaps import problems_with_output, problems_with_overlaps
     from dataset.sources import problem_with
     from dataset.stage import make_text_shards
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         problems = [problem for problem in found if problem]
         problems += problems_with_overlaps(sources)
         problems += problems_with_output(sources, [args.output_dir])
+        problems += [] if problems else problems_with_heads(sources, digests.files_of)
         if problems:
             raise ConfigError(problems)
         check_memory(args, SampleFiles())

@@ -20,7 +20,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dataset.layout import Census, Layout, with_both_splits
+from dataset.layout import HASH_RANGE, Census, Layout, with_both_splits
 from dataset.pieces import MAX_NOTES, Tally
 from dataset.records import is_as_recorded, read_record, write_record
 from dataset.runs import Readable, RunWriter, copy_shard
@@ -119,8 +119,9 @@ def write_text_shards(
 
     advance: told the bytes of text that are done. buffer_bytes: of text that a worker keeps.
     Returns and writes to shards.json `{"fingerprint", "shards": {file name: {"bytes", "articles",
-    "sentences"}}, "counts", "notes"}`, the last two on what was dropped. Raises StageError if
-    there are neither two articles nor one of two sentences.
+    "sentences"}}, "counts", "notes", "frac_test", "largest_held_out"}`: what was dropped, the share
+    that was to be held out, and sizes of articles that are. Raises StageError if there are neither
+    two articles nor one of two sentences.
     """
     parts = group_slices(slices)
 
@@ -130,7 +131,8 @@ def write_text_shards(
             path = run_path(directory, number)
             yield RunJob(path, part, layout, identity, buffer_bytes, language)
 
-    layout, tally = _write_runs(run_jobs, layout, directory, executor, advance)
+    asked = layout.test_draws / HASH_RANGE
+    layout, tally, largest = _write_runs(run_jobs, layout, directory, executor, advance)
     identity = fingerprint({"inputs": inputs_fingerprint, "layout": asdict(layout)})
     shard_jobs = [
         ShardJob(directory / name, number, len(parts), identity)
@@ -147,6 +149,8 @@ def write_text_shards(
         },
         "counts": dict(tally.counts),
         "notes": tally.notes,
+        "frac_test": asked,
+        "largest_held_out": list(largest),
     }
     write_sealed(directory / SUMMARY, summary)
     shutil.rmtree(directory / "runs")
@@ -159,9 +163,10 @@ def _write_runs(
     directory: Path,
     executor: Executor,
     advance: Callable[[float], None],
-) -> tuple[Layout, Tally]:
+) -> tuple[Layout, Tally, tuple[int, ...]]:
     """Writes all runs; once more with another layout if a split would stay empty.
 
+    Returns the layout, what was dropped and the sizes of the largest articles that are held out.
     The layout that was found is remembered, so that this is not done again after a kill.
     """
     memory = directory / "runs" / "layout.json"
@@ -170,17 +175,25 @@ def _write_runs(
     if known and known["asked"] == asked:
         layout = Layout(**known["found"])
     records = _run_all(run_jobs(layout), executor, advance)
+    tally = _tally_of(records)
     if not layout.first_test_sentence:
-        census = sum((Census(**record["census"]) for record in records), Census())
-        found = with_both_splits(layout, census)
+        found = with_both_splits(layout, _census_of(records), str(tally))
         if found != layout:
             write_sealed(memory, {"asked": asked, "found": asdict(found)})
             records, layout = _run_all(run_jobs(found), executor, lambda amount: None), found
+    return layout, _tally_of(records), _census_of(records).largest
+
+
+def _census_of(records: Iterable[dict]) -> Census:
+    return sum((Census(**record["census"]) for record in records), Census())
+
+
+def _tally_of(records: Iterable[dict]) -> Tally:
     tally = Tally()
     for record in records:
         tally.counts.update(record["counts"])
         tally.notes += record["notes"][: MAX_NOTES - len(tally.notes)]
-    return layout, tally
+    return tally
 
 
 def _run_all(

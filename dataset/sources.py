@@ -13,7 +13,17 @@ from pathlib import Path
 
 from dataset.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
 from dataset.csv_files import CsvSlice, check_csv_file, open_csv
-from dataset.hub import ArrowSlice, HubDataset, StreamSlice, open_dataset
+from dataset.hub import ArrowSlice, HubDataset, StreamSlice, cut_arrow_file, open_dataset
+from dataset.parquet_footer import check_parquet_file
+from dataset.saved_datasets import (
+    DEFAULT_SPLIT,
+    check_arrow_file,
+    data_files,
+    folder_of_split,
+    problem_with_split,
+    split_in_words,
+    splits_in,
+)
 from dataset.tables import ParquetSlice, cut_parquet_file
 from dataset.text_files import TextSlice, check_text_file, cut_file
 from pipeline.errors import StageError
@@ -38,7 +48,7 @@ class Source:
     name: str
     key: str
     subset: str = ""
-    split: str = "train"
+    split: str = DEFAULT_SPLIT
     column: str = "text"
     streaming: bool = False
 
@@ -54,11 +64,16 @@ def hub_source(
     column: str = "text",
     streaming: bool = False,
 ) -> Source:
-    """A Hub dataset, or a local folder or file in its place. A folder of .txt files is one."""
+    """A Hub dataset, or a local folder or file in its place. A folder of .txt files is one, and a
+    folder of Dataset.save_to_disk, or its part for the split."""
     path = Path(os.path.expanduser(name))
-    split = split or "train"
+    split = split or DEFAULT_SPLIT
     if not path.exists():
         return Source("hub", name, key, subset, split, column, streaming)
+    if splits_in(path) is not None or data_files(path) is not None:
+        folder = folder_of_split(path, split)
+        left = split if folder == path else DEFAULT_SPLIT  # that is asked of the folder itself
+        return Source("folder", str(folder), key, split=left, column=column)
     if any(format_of(str(file)) in ("txt", "wiki") for file in list_files(path)[0]):
         return Source("folder", str(path), key, column=column)
     return Source("files", str(path), key, subset, split, column, streaming)
@@ -67,7 +82,8 @@ def hub_source(
 def customized_source(name: str, key: str, text_column: str = "text") -> Source:
     if name == PYTHON_DOCS:
         return Source("python-docs", name, key)
-    return Source("folder", os.path.expanduser(name), key, column=text_column)
+    folder = folder_of_split(Path(os.path.expanduser(name)), DEFAULT_SPLIT)
+    return Source("folder", str(folder), key, column=text_column)
 
 
 def configured_sources(
@@ -114,6 +130,8 @@ def problem_with(source: Source, files_of: Callable[[Source], list[Path]] = loca
             f"{source.key}: folder {source.name} does not exist, "
             "expected a folder or a file of text"
         )
+    if source.kind == "folder" and (problem := problem_with_split(path, source.split)):
+        return f"{source.key}: {problem}"
     if not files_of(source):
         return f"{source.key}: {source.name} holds no text, expected {EXPECTED}"
     return ""
@@ -161,7 +179,7 @@ def survey(sources: Sequence[Source]) -> tuple[int, bool]:
 
 def needs_arrow(path: str) -> bool:
     """Whether opening a file takes a library that the main process should not carry along."""
-    return path.lower().endswith((".parquet", ".zst"))
+    return path.lower().endswith((".parquet", ".arrow", ".zst"))
 
 
 def in_a_process_of_its_own(jobs: list[tuple]) -> list[tuple[list[Slice], list[str]]]:
@@ -211,6 +229,8 @@ def open_folder(
     folder = Path(source.name).absolute()
     files, others = list_files(folder)
     empty = [file for file in files if file.stat().st_size == 0]
+    if split := split_in_words(folder):
+        say(split)
     for what, found in (("other files are passed over", others), ("empty files", empty)):
         if found:
             names = ", ".join(relative_name(file, folder) for file in found[:NAMED_FILES])
@@ -230,11 +250,25 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
     file_format = format_of(str(path))
     if file_format == "parquet":
         return cut_parquet_file(str(path), name, column, slice_bytes)
+    check_file(path, column)
+    if file_format == "arrow":
+        return cut_arrow_file(str(path), name, column, slice_bytes)
+    if file_format in ("csv", "tsv"):
+        return [open_csv(path, name, column)]
+    return cut_file(path, name, column, slice_bytes)
+
+
+def check_file(path: Path, column: str) -> None:
+    """Raises StageError if the beginning of a file that is not empty shows that it is no use."""
+    file_format = format_of(str(path))
     if file_format in ("csv", "tsv"):
         check_csv_file(str(path), column)
-        return [open_csv(path, name, column)]
-    check_text_file(str(path), column)
-    return cut_file(path, name, column, slice_bytes)
+    elif file_format == "arrow":
+        check_arrow_file(str(path), column)
+    elif file_format == "parquet":
+        check_parquet_file(str(path), column)
+    else:
+        check_text_file(str(path), column)
 
 
 # --- parts -----------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ What an article is:
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from dataset.blanks import BLANKS, with_plain_blank_lines
 from dataset.corpus_files import (
     DOC_TAG,
     checked_head,
@@ -30,13 +32,12 @@ from dataset.corpus_files import (
     text_size,
 )
 from dataset.pieces import (
-    BLANKS,
     BLOCK_BYTES,
     MAX_ROW_BYTES,
-    WHITE,
     Piece,
     RawPiece,
     Tally,
+    clean_characters,
     clean_text,
     counted_raw_pieces,
     iter_raw_pieces,
@@ -46,15 +47,25 @@ from pipeline.errors import StageError
 from pipeline.text_files import shown_list
 
 ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
+KINDS = {
+    list: "a list",
+    dict: "an object",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
+FIRST_ROWS = 10  # that are looked at before a file is read
 LINE_END = re.compile(rb"\n")
 SEPARATORS = {
     "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
     "lines": LINE_END,
     "json": LINE_END,
-    "wiki": re.compile(rb"[\r\n]</doc>"),
+    "wiki": re.compile(rb"</doc>"),
 }
+# The tag of an element, and the line end behind it; a tag that is cut off takes its whole line.
 DOC_LINE = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*<doc (?:[^\r\n]*title=\"([^\r\n]*)\")?[^\r\n]*(?:\r\n?|\n|$)"
+    rb"(?:\xef\xbb\xbf)?\s*<doc "
+    rb"(?:[^\r\n]*title=\"([^\r\n]*)\"[^\r\n\">]*>|[^\r\n>]*>|[^\r\n]*)[ \t]*(?:\r\n?|\n)?"
 )
 LINE_BREAK = re.compile(rb"\r\n?|\n")
 
@@ -109,7 +120,7 @@ def content_of(path: str) -> str:
 
 def holds_one_article_per_line(head: bytes) -> bool:
     """Whether a file that begins with `head` (at most 1 MiB) holds one article per line."""
-    lines = head.splitlines()
+    lines = b"".join(with_plain_blank_lines([head], Counter())).splitlines()
     if len(lines) < 2 or not all(line.strip(BLANKS) for line in lines):
         return False
     return len(head) / len(lines) >= ARTICLE_LINE_BYTES
@@ -117,22 +128,31 @@ def holds_one_article_per_line(head: bytes) -> bool:
 
 def check_text_file(path: str, column: str) -> None:
     """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
-    first row lacks the column."""
+    first row lacks the column or none of the first rows has text in it."""
     head = checked_head(path)
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
         return
-    if head.lstrip(WHITE).startswith(b"["):
-        raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
     first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES), None)
-    row = parsed_row(clean_text(first[1], Tally())) if first else None
+    first_line = clean_text(first[1], Tally()) if first else ""
+    if first_line.startswith("["):
+        raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
+    row = parsed_row(first_line)
     if row is not None and column not in row:
         raise StageError(missing_column(path, column, row))
+    # The last line may be cut off; the first one is known, however long it is.
+    others = head.split(b"\n", FIRST_ROWS)[1:-1]
+    lines = [first_line, *(clean_text(line, Tally()) for line in others)]
+    rows = [row for line in lines if (row := parsed_row(line)) is not None]
+    problems = [problem_of_row(row, column) for row in rows]
+    if rows and all(problems):
+        these = f"each of its first {len(rows):,} rows" if len(rows) > 1 else "its first row"
+        raise StageError(f"{path}: {these} {problems[0]}")
 
 
 def missing_column(path: str, column: str, there: Iterable[str]) -> str:
     found = shown_list(map(str, there)) or "none"
-    return f"{path}: has no column `{column}`, it has {found}"
+    return f"{path}: has no column `{column}`, it has {found} (DATASET.TEXT_COLUMN names it)"
 
 
 # --- JSON lines and WikiExtractor ------------------------------------------------------------
@@ -147,6 +167,25 @@ def parsed_row(line: str) -> dict | None:
     return row if isinstance(row, dict) else None
 
 
+def problem_of_row(row: dict | None, column: str) -> str:
+    """Why a row holds no text, or an empty string."""
+    if row is None:
+        return "is no JSON object"
+    if column not in row:
+        return f"has no `{column}`"
+    if row[column] is None or isinstance(row[column], str):
+        return ""
+    return f"has {KINDS[type(row[column])]} in `{column}`, expected text"
+
+
+def has_twice(line: str, column: str) -> bool:
+    """Whether the object in a line of JSON has a key twice, of which `json` takes the last."""
+    if line.count(f'"{column}"') < 2:
+        return False
+    pairs = json.loads(line, strict=False, object_pairs_hook=list)
+    return [key for key, _ in pairs].count(column) > 1
+
+
 def json_pieces(
     raw_pieces: Iterable[RawPiece], piece: TextSlice, limit: int, tally: Tally
 ) -> Iterator[Piece]:
@@ -157,12 +196,14 @@ def json_pieces(
         if ends and is_rest:
             tally.note("oversized_rows", f"{place} is longer than {MAX_ROW_BYTES >> 20} MiB")
         elif ends:
-            row = parsed_row(clean_text(raw, tally))
-            text = row.get(piece.column, 0) if row else 0
-            if text is None or isinstance(text, str):
-                yield from row_pieces(position, text or "", limit, tally)
+            line = clean_text(raw, tally)
+            row = parsed_row(line)
+            if problem := problem_of_row(row, piece.column):
+                tally.note("malformed_rows", f"{place} {problem}")
             else:
-                tally.note("malformed_rows", f"{place} has no text `{piece.column}`")
+                if has_twice(line, piece.column):
+                    tally.note("repeated_keys", f"{place} has `{piece.column}` twice: one is lost")
+                yield from row_pieces(position, row[piece.column] or "", limit, tally)
         is_rest = not ends
 
 
@@ -170,7 +211,7 @@ def wiki_pieces(raw_pieces: Iterable[RawPiece], tally: Tally) -> Iterator[Piece]
     begins = True
     for position, raw, ends in raw_pieces:
         text = without_title(raw) if begins else raw
-        yield position, html.unescape(clean_text(text, tally)), ends
+        yield position, clean_characters(html.unescape(clean_text(text, tally)), tally), ends
         begins = ends
 
 

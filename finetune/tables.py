@@ -1,5 +1,5 @@
-"""Tables out of .tsv files (as GLUE's: no quoting), .csv (quoted as spreadsheets do) and .jsonl
-(an object per line).
+"""Tables out of .tsv files (as GLUE's: no quoting), .csv (quoted as spreadsheets do, or with
+backslashes before quotes) and .jsonl (an object per line).
 """
 
 import csv
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from finetune.jsonl import first_keys, read_objects
 from finetune.tsv import Table, column_positions, leave_out, opened, read_tsv, tsv_columns
+from pipeline.csv_escapes import BACKSLASH, escapes_by_backslash, with_backslashes_kept
 from pipeline.errors import StageError
 
 # Longest line and field of a CSV file, in characters; Python's own limit is shorter than articles.
 MAX_CSV_FIELD = 16 << 20
+HEAD_BYTES = 1 << 20  # that tell how quotes are escaped
 # What csv says when a row has no end, or none before a field of that length.
 _UNCLOSED = ("end of data", "field limit")
 
@@ -79,7 +81,12 @@ def _csv_rows(path: Path, reader) -> Iterator[tuple[int, int, list[str], str]]:
 
 def _csv_reader(path: Path):
     csv.field_size_limit(MAX_CSV_FIELD)
-    return csv.reader(_csv_lines(path), strict=True)
+    with opened(path) as file:
+        escapes = escapes_by_backslash(file.read(HEAD_BYTES))
+    if not escapes:
+        return csv.reader(_csv_lines(path), strict=True)
+    lines = map(with_backslashes_kept, _csv_lines(path))
+    return csv.reader(lines, strict=True, escapechar=BACKSLASH)
 
 
 def _csv_lines(path: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Every reader of text, tokenizers and samples against broken files (tests/broken_files.py)."""
 
 import bz2
+import dataclasses
 import functools
 import gzip
 import io
@@ -36,6 +37,7 @@ from dataset_helpers import shard
 from dataset.articles import ArticlesJob, find_files, write_articles
 from dataset.command_line import list_text_shards
 from dataset.digests import FileDigests, identity_of
+from dataset.heads import notes_on_heads, problems_with_heads
 from dataset.packing import iter_article_tokens
 from dataset.pieces import Tally
 from dataset.samples import SampleWriter, read_attributes, read_samples
@@ -44,6 +46,7 @@ from dataset.sources import (
     customized_source,
     hub_source,
     in_a_process_of_its_own,
+    local_files,
     open_source,
     problem_with,
 )
@@ -72,6 +75,9 @@ def read_source(source: Source) -> Found:
     """As the pipeline does: a plan, with digests, and then the text."""
     if problem := problem_with(source):
         raise ConfigError([problem])
+    if problems := problems_with_heads([source], local_files):
+        raise ConfigError(problems)
+    notes_on_heads([source], local_files)
     identity_of(source, FileDigests(Path(source.name) / "no-digests.json"))
     with tempfile.TemporaryDirectory() as work_dir:
         slices, said = open_source((source, "0", Path(work_dir), SLICE_BYTES))
@@ -103,6 +109,12 @@ def read_by_process_data(kind: str, path: Path) -> Found:
         words = words_of([job.path.read_text(encoding="utf-8")])
     dropped = [name for name in counts if counts[name] and name not in ("bytes", "articles")]
     return Found(words, [*dropped, *(["others"] if num_others else [])])
+
+
+def read_saved_dataset(path: Path) -> Found:
+    path.with_name("state.json").write_text(json.dumps({"_data_files": [{"filename": path.name}]}))
+    path.with_name("dataset_info.json").write_text("{}")
+    return read_folder(path)
 
 
 def plain() -> bytes:
@@ -184,6 +196,14 @@ PARQUET = Reader(
     "\n\n".join(TEXTS).encode(),
     read_folder,
     lambda content: parquet_of(table_of(content)),
+    has_end=True,
+)
+SAVED = Reader(
+    "saved dataset",
+    "a.arrow",
+    PARQUET.content,
+    read_saved_dataset,
+    lambda content: arrow_of(table_of(content)),
     has_end=True,
 )
 BOOKS = Reader(
@@ -657,7 +677,9 @@ def sample_cases() -> Iterator[Case]:
 def corpus_cases() -> Iterator[Case]:
     for reader in (*CORPORA, BOOKS, DUMP):
         yield from cases_of(reader, ALL)
-    yield from cases_of(PARQUET, BYTES)
+    for reader in (PARQUET, SAVED):
+        yield from cases_of(reader, BYTES)
+    yield from odd_cases_of(dataclasses.replace(SAVED, names_folder=True))
     for reader in (JSON_LINES, BZIP2):
         yield from rows_of(reader, JSON_ROWS)
     for reader in (CSV, ZSTD):
@@ -756,7 +778,10 @@ def test_what_cannot_be_decoded_is_told_with_its_file(tmp_path):
         (tmp_path / name).write_bytes(text.encode("latin-1"))
     found = shard(customized_source(str(tmp_path), "key"), tmp_path / "shards")
     assert found["counts"] == {"undecodable_characters": 2}
-    assert found["notes"] == [f"{tmp_path}/b.txt: 2 undecodable characters, is it UTF-8?"]
+    assert found["notes"] == [
+        f"{tmp_path}/b.txt: 2 undecodable characters, "
+        "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
+    ]
 
 
 def test_a_file_that_ends_the_process_that_opens_it_is_told_with_its_source(monkeypatch):

@@ -350,7 +350,7 @@ def test_a_name_is_free_after_an_attempt_that_failed(config, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text/a.txt").write_text("The cat sat.\n\nThe dog ran.\n\nIt saw a river.")
     damaged = tmp_path / "text/b.txt.gz"
-    damaged.write_bytes(gzip.compress(random.Random(0).randbytes(3000))[:500])
+    damaged.write_bytes(gzip.compress(random.Random(0).randbytes(200_000))[:150_000])
     config.DATASET.CUSTOMIZED_DATASETS = [str(tmp_path / "text")]
     config.DATASET.ID = "mine"
     with pytest.raises(StageError, match=r"b\.txt\.gz: damaged or cut off"):

@@ -6,6 +6,8 @@ import gzip
 import html
 import json
 import os
+import random
+from contextlib import suppress
 
 import pyarrow
 import pyarrow.parquet
@@ -15,7 +17,7 @@ from dataset_helpers import articles_of, read_source, shard
 from dataset.digests import FileDigests, identity_of
 from dataset.pieces import Tally
 from dataset.sharding import read_summary
-from dataset.sources import customized_source, hub_source, open_source
+from dataset.sources import check_file, customized_source, hub_source, open_source
 from dataset.tables import cut_parquet_file, iter_parquet_batches, open_parquet_file
 from pipeline.errors import StageError
 from pipeline.executor import local_pool
@@ -147,6 +149,50 @@ def test_missing_column_names_the_file_and_what_is_there(tmp_path, write):
         read_source(source, tmp_path / "work")
 
 
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ("text", ""),
+        ("category", ""),
+        ("last", ""),
+        ("content", "has no column `content`, it has id, text, category, tags, of, last"),
+        ("element", "has no column `element`, it has "),
+        ("id", "column `id` holds int64, expected text"),
+        ("tags", "column `tags` holds lists or groups, expected text"),
+        ("of", "column `of` holds lists or groups, expected text"),
+    ],
+)
+def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, column, problem):
+    columns = {
+        "id": [1, 2],
+        "text": pyarrow.array(["a", None], pyarrow.large_string()),
+        "category": pyarrow.array(["a", "b"]).dictionary_encode(),
+        "tags": [["a"], []],
+        "of": [{"a": {"b": [1.5]}, "c": True}, None],
+        "last": ["a", "b"],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", row_group_size=1)
+    try:
+        check_file(tmp_path / "a.parquet", column)
+        found = ""
+    except StageError as error:
+        found = error.cause
+    assert found.startswith(f"{tmp_path}/a.parquet: {problem}" if problem else "")
+    assert bool(found) == bool(problem)
+
+
+def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
+    write_parquet(tmp_path)
+    content = (tmp_path / "a.parquet").read_bytes()
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[-rng.randrange(1, 900)] ^= 1 << rng.randrange(8)
+        (tmp_path / "a.parquet").write_bytes(bytes(damaged))
+        with suppress(StageError):
+            check_file(tmp_path / "a.parquet", "text")
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     ("split", "column", "message"),
@@ -256,21 +302,127 @@ def test_delimiters_in_a_table_of_one_column_are_text(tmp_path, name, delimiter)
     assert articles == [row, "Second."] and counts == {}
 
 
+UNCLOSED, STRAY = "unclosed_quotes", "stray_quotes"
+
+
 @pytest.mark.parametrize(
-    ("unclosed", "found"),
+    ("line", "text", "count"),
     [
-        ('1,"open', "open"),  # up to the quote that opens row 5
-        ('1,5" wide', None),  # a quote inside a field is text
-        ('1,"He said "go" to', None),
+        ('1,"open', "open", UNCLOSED),  # up to the quote that opens row 5
+        ('1,5" wide', '5" wide', None),  # a quote inside a field is text
+        ('1,"He said "go" to', 'He said "go" to', UNCLOSED),
+        ('1,"He said ""go"" "to" me, now', 'He said "go" "to" me, now', UNCLOSED),
+        ('1,"He said "go" to"', 'He said "go" to', STRAY),
+        ('1,"He said "go""', 'He said "go"', STRAY),
+        ('1,"He said ""go"" or "to" her"', 'He said "go" or "to" her', STRAY),
+        ('1,"Raven" is a poem.', '"Raven" is a poem.', STRAY),
+        ('1,"done" ', '"done"', STRAY),
+        ('1,""quoted"" text', '""quoted"" text', STRAY),
+        ('"a "b" c",text', "text", STRAY),
+        ('1,C:\\dir "x" \\"y\\"', 'C:\\dir "x" \\"y\\"', None),
+        ('1,"C:\\new\\"', "C:\\new\\", None),
     ],
 )
-def test_a_quote_that_is_not_closed_costs_no_row(tmp_path, unclosed, found):
+def test_a_quote_in_a_wrong_place_costs_no_text(tmp_path, line, text, count):
     rest = '2,a\n3,b\n4,c\n5,"d,\nd"\n6,e\n'
-    content = f"id,text\n{unclosed}\n{rest}"
+    content = f"id,text\n{line}\n{rest}"
     articles, counts, notes = read_csv(tmp_path, content.encode())
-    assert articles[1:] == ["a", "b", "c", "d,\nd", "e"]
-    assert counts == ({"unclosed_quotes": 1} if found else {})
-    assert [note.split(": ")[1] for note in notes] == (["line 2"] if found else [])
+    assert articles == [text, "a", "b", "c", "d,\nd", "e"]
+    assert counts == ({count: 1} if count else {})
+    assert [note.split(": ")[:2] for note in notes] == ([["a.csv", "line 2"]] if count else [])
+
+
+def test_text_behind_a_quote_with_a_delimiter(tmp_path):
+    """It is kept where it can be told from other columns, else dropped by name."""
+    row = '"He said "go", then left."'
+    articles, counts, _ = read_csv(tmp_path, f'id,text\n1,{row}\n2,"Fine, too."\n'.encode())
+    assert articles == ['He said "go", then left.', "Fine, too."]
+    assert counts == {"stray_quotes": 1}
+    content = f'id,text,more\n1,{row},x\n2,"Fine, too.",y\n'
+    articles, counts, notes = read_csv(tmp_path, content.encode())
+    assert articles == ["Fine, too."]
+    assert counts == {"stray_quotes": 1, "malformed_rows": 1}
+    assert notes[1] == "a.csv: line 2 has 4 columns, the header 3, the row is dropped"
+
+
+def test_quotes_in_a_wrong_place_leave_the_other_columns_alone(tmp_path):
+    rows = [
+        '1,"Raven" is a poem,"Second, quoted"',
+        '2,"He said "go" to",other',
+        '3,"Raven" is a "poem",""',
+        '4,plain,"a "b" c, d"',
+    ]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text,more", *rows]).encode())
+    assert articles == ['"Raven" is a poem', 'He said "go" to', 'Raven" is a "poem', "plain"]
+    assert counts == {"stray_quotes": 4}
+
+
+def test_lines_of_quotes_in_wrong_places_take_linear_time(tmp_path):
+    line = '"a" b,' * 30_000
+    articles, counts, _ = read_csv(tmp_path, f"id,text\n{line}\n1,a\n".encode())
+    assert articles == ["a"] and counts == {"stray_quotes": 1, "malformed_rows": 1}
+    quotes = '""' * 60_000
+    articles, counts, _ = read_csv(tmp_path, f"id,text\n1,{quotes}x\n".encode())
+    assert len(articles[0]) == 120_001 and counts == {"stray_quotes": 1}
+
+
+ESCAPED = [
+    '1,"she said \\"hello\\" and left."',
+    '2,"\\"Go\\", he said, \\"now\\""',
+    '3,"a path C:\\new\\dir, and C:\\\\x"',
+    '4,"two""marks"',
+    '5,"two\nlines, \\"quoted\\""',
+    '6,"it ends with a backslash \\\\"',
+    '7,"an "open" one, \\"said\\""',
+    "8,plain",
+]
+UNESCAPED = [
+    'she said "hello" and left.',
+    '"Go", he said, "now"',
+    "a path C:\\new\\dir, and C:\\x",
+    'two"marks',
+    'two\nlines, "quoted"',
+    "it ends with a backslash \\",
+    'an "open" one, "said"',
+    "plain",
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_quotes_escaped_by_backslashes(tmp_path, delimiter, end):
+    rows = ["id,text", *ESCAPED]
+    rows = [row.replace(",", delimiter, 1).replace("\n", end) for row in rows]
+    articles, counts, notes = read_csv(tmp_path, end.join(rows).encode())
+    assert articles == UNESCAPED
+    assert counts == {"files_with_backslash_escapes": 1, "stray_quotes": 1}
+    assert len(notes) == 1 and notes[0].startswith("a.csv: line 9: ")
+
+
+def test_doubled_quotes_beside_backslashes_are_the_usual_convention(tmp_path):
+    rows = ['1,"C:\\dir\\"', '2,"say ""C:\\\\"""', '3,"a \\""b\\"" c"', "4,d"]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text", *rows]).encode())
+    assert articles == ["C:\\dir\\", 'say "C:\\\\"', 'a \\"b\\" c', "d"]
+    assert counts == {}
+
+
+def test_a_line_of_a_table_of_one_column_stays_as_it_is(tmp_path):
+    rows = [
+        '"Hello", she said, "it is late".',
+        'So, "late" it is.',
+        '"Hello" she said, "again"',
+        '"Hello" is the "word"',
+    ]
+    quoted = '"Quoted, and ""whole""."'
+    articles, _, _ = read_csv(tmp_path, "\n".join(["text", *rows, quoted]).encode())
+    assert articles == [*rows, 'Quoted, and "whole".']
+
+
+@pytest.mark.parametrize("blank", [" ", "\u3000", "\u200b", "\xa0\u2060"])
+def test_blank_lines_of_a_table_are_no_rows(tmp_path, blank):
+    content = f"{blank}\nid,text\n{blank}\n1,a\n\n2,b\n{blank}\n"
+    articles, counts, _ = read_csv(tmp_path, content.encode())
+    assert articles == ["a", "b"] and counts == {}
 
 
 @pytest.mark.parametrize("limit", ["end of file", "MAX_ROW_BYTES", "MAX_ROW_LINES"])

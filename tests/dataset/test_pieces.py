@@ -1,22 +1,40 @@
 """Streams cut into articles, and long articles into pieces: the same however they are read."""
 
 import re
+from collections import Counter
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dataset import pieces
+from dataset import blanks, pieces
+from dataset.blanks import is_blank, with_plain_blank_lines
 from dataset.pieces import Tally, clean_text, iter_raw_pieces, row_pieces, split_off
 from dataset.text_files import SEPARATORS
 
 BLOCKS = SEPARATORS["blocks"]
 DIRT = st.lists(
     st.sampled_from(
-        [b"word", b" ", b"\n", b"\n\n", b"\r\n", b"\t", b"\0", "é中😀".encode(), b"\xff"]
+        [
+            *(b"word", b" ", b"\n", b"\n\n", b"\r\n", b"\t", b"\0", b"\xff", b"\xe3\x80"),
+            "é中😀".encode(),
+            *map(str.encode, "\u3000\xa0\u200b\u200d\ufeff\x85\u2028\u2029\x1c』"),
+        ]
     ),
     max_size=60,
 ).map(b"".join)
+
+
+def plain(content: bytes) -> bytes:
+    """With spaces in blank lines, by the definition."""
+    lines = [line.decode(errors="surrogateescape") for line in content.split(b"\n")]
+    lines = [
+        "".join(c if c in " \t\r\0" else " " * len(c.encode()) for c in line)
+        if is_blank(line)
+        else line
+        for line in lines
+    ]
+    return "\n".join(lines).encode(errors="surrogateescape")
 
 
 def in_blocks(content: bytes, size: int) -> list[bytes]:
@@ -33,6 +51,7 @@ def test_pieces_do_not_depend_on_blocks(content, block, limit):
     found = read(content, block, limit)
     assert found == read(content, len(content) + 1, limit)
     text = b"".join(raw for _, raw, _ in found)
+    content = plain(content)
     assert text.translate(None, pieces.WHITE) == content.translate(None, pieces.WHITE)
     for position, raw, ends in found:
         assert ends or 0 < len(raw) <= limit
@@ -42,11 +61,71 @@ def test_pieces_do_not_depend_on_blocks(content, block, limit):
 
 @given(DIRT, st.integers(1, 70))
 def test_articles_are_what_stands_between_blank_lines(content, block):
-    expected = re.split(rb"\n(?:[ \t\r\v\f\0]*\n)+", content)
+    expected = re.split(rb"\n(?:[ \t\r\v\f\0]*\n)+", plain(content))
     expected = [text.strip(pieces.WHITE) for text in expected]
     found = read(content, block, 1 << 20)
     assert [raw.strip(pieces.WHITE) for _, raw, _ in found] == [text for text in expected if text]
     assert all(ends for _, _, ends in found)
+
+
+BLANK_LINES = {
+    "ideographic space": "\u3000",
+    "no-break space": "\xa0",
+    "zero-width space": "\u200b",
+    "byte order mark": "\ufeff",
+    "next line": "\x85",
+    "line separator": "\u2028",
+    "paragraph separator": "\u2029",
+    "en quad": "\u2000",
+    "narrow no-break space": "\u202f",
+    "mathematical space": "\u205f",
+    "ogham space": "\u1680",
+    "word joiner": "\u2060",
+    "mark of direction": "\u200f",
+    "braille": "\u2800",
+    "hangul": "\u3164",
+    "unit separator": "\x1f",
+    "mixture": "\u3000 \t\xa0\u200b\ufeff\x85\0\f",
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("blank", BLANK_LINES.values(), ids=BLANK_LINES)
+def test_a_line_of_any_blanks_parts_articles(blank, end):
+    articles = [f"One{number} of it.{end}Two{number}." for number in range(10)]
+    content = f"{end}{blank}{end}".join([blank, *articles, blank, blank]).encode()
+    for block in (1, 2, 3, 7, 1000):
+        found = read(content, block, 1 << 20)
+        assert [raw.strip().decode() for _, raw, _ in found] == articles
+        assert [position for position, _, _ in found] == [
+            content.index(article.encode()) for article in articles
+        ]
+
+
+@pytest.mark.parametrize("blank", [" ", *"\u3000\u200b\ufeff\x85"])
+def test_blanks_within_a_line_of_text_stay(blank):
+    content = f"{blank}one{blank}two{blank}\nthree".encode()
+    [(position, raw, _)] = read(content, 3, 1 << 20)
+    assert raw == content[position:] and position == (1 if blank == " " else 0)
+
+
+def test_blank_lines_become_spaces_of_the_same_size():
+    content = "a\u3000\n\u3000\ufeff\r\n\0\xa0\n』\n\ufeff".encode() + b"\n\xe3\x80\n\x85\n"
+    expected = "a\u3000\n      \r\n\0  \n』\n   ".encode() + b"\n\xe3\x80\n\x85\n"
+    for block in range(1, 30):
+        counts = Counter()
+        assert b"".join(with_plain_blank_lines(in_blocks(content, block), counts)) == expected
+        assert counts == {"byte_order_marks": 2}
+
+
+@pytest.mark.parametrize("character", ["\u3000", "\u200b", "』"])
+def test_endless_lines_of_blanks_take_no_memory(monkeypatch, character):
+    monkeypatch.setattr(blanks, "MAX_HELD_BYTES", 100)
+    content = f"head\n{character * 1000}\ntail".encode()
+    sizes = [len(block) for block in with_plain_blank_lines(in_blocks(content, 50), Counter())]
+    assert sum(sizes) == len(content) and max(sizes) <= 200
+    found = b"".join(with_plain_blank_lines(in_blocks(content, 50), Counter()))
+    assert found == (content if character == "』" else plain(content))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset.articles import plan_articles, write_articles
+from dataset.blanks import is_blank
 from dataset.merge_shards import concatenate, plan_merge
 from dataset.pieces import Tally
 from dataset.sources import open_file
@@ -82,6 +83,17 @@ def test_a_book_is_one_article(tmp_path):
     articles = articles_of(tmp_path / "out/bookcorpus_00000.txt")
     assert articles[0] == (books / "a.txt").read_text().split()
     assert articles[1:] == [["One.", "Two", "caf."], ["Three.", "Four."]]
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\u3000", "\ufeff", "\xa0\u2028"])
+def test_blank_lines_of_any_kind_are_left_out_of_a_book(tmp_path, blank):
+    """They would part its paragraphs when the file is read again."""
+    (tmp_path / "a.txt").write_text(f"One.\n{blank}\nTwo{blank}more.\n{blank}{blank}\n\nThree.\n")
+    [job] = plan_articles([tmp_path / "a.txt"], "bookcorpus", tmp_path)
+    write_articles(job)
+    lines = job.path.read_text().splitlines()
+    assert [lines[1], lines[-2], lines[-1]] == ["One.", "Three.", ""]
+    assert not any(is_blank(line) for line in lines[1:-1])
 
 
 def test_a_book_in_utf16_is_refused(tmp_path):

@@ -1,6 +1,8 @@
 """Text shards: every article once, the same bytes however they are made."""
 
+import json
 import random
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import layout as layouts
+from dataset.card import held_out_warnings, text_lines
 from dataset.layout import Census, Layout, num_shards, plan_layout, with_both_splits
 from dataset.sentences import load_segmenter
 from dataset.sources import customized_source
@@ -177,15 +180,65 @@ def test_a_single_sentence_is_too_little(tmp_path, text, found):
 
 
 def test_empty_articles_are_counted(tmp_path):
-    (tmp_path / "a.txt").write_text("One.\n\n\xa0\n\nTwo.\n\n\ufeff\n")
-    assert shard(source_of(tmp_path), tmp_path / "out")["counts"]["empty_articles"] == 2
+    texts = ["One.", "", " ", "\xa0", "\u200b", "\u3000\u200d", "Two.", None, "\ufeff"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = shard(source_of(tmp_path), tmp_path / "out")
+    assert found["counts"] == {"empty_articles": 7, "byte_order_marks": 1}
+    assert articles_of(tmp_path / "out") == ["One.", "Two."]
+
+
+def test_blank_lines_of_any_kind_hold_no_article(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeff\nOne.\n\xa0\nTwo.\n\n\u200b\n\n\u3000\n")
+    found = shard(source_of(tmp_path), tmp_path / "out")
+    assert found["counts"] == {"byte_order_marks": 1}
+    assert articles_of(tmp_path / "out") == ["One.", "Two."]
 
 
 def test_what_was_dropped_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\nbroken\n{"text": "Two."}\n')
     summary = shard(source_of(tmp_path), tmp_path / "out")
     assert summary["counts"] == {"malformed_rows": 1}
-    assert summary["notes"][0].endswith("a.jsonl: the row at byte 17 has no text `text`")
+    assert summary["notes"][0].endswith("a.jsonl: the row at byte 17 is no JSON object")
+
+
+def shard_rows(folder, texts):
+    """A row's number decides where it goes, whatever its size is."""
+    folder.mkdir()
+    (folder / "a.csv").write_text("\n".join(["text", *texts]))
+    return shard(source_of(folder / "a.csv"), folder)
+
+
+def test_a_few_long_articles_that_make_the_held_out_text_are_told(tmp_path):
+    even = [f"Article {i}. " + "It goes on and on. " * 30 for i in range(1000)]
+    assert held_out_warnings(shard_rows(tmp_path / "even", even)) == []
+    held_out = [text.split(".")[0] for text in articles_of(tmp_path / "even", "test")]
+    texts = [text * 150 if text.split(".")[0] in held_out[:4] else text for text in even]
+    [share, few] = held_out_warnings(shard_rows(tmp_path / "uneven", texts))
+    assert re.match(r"4\d\.\d\d% of the text are held out, DATASET.FRAC_TEST is 10\.00%", share)
+    assert few.startswith(f"3 of the {len(held_out)} held-out articles make 6")
+    assert few.endswith("drawn more evenly")
+
+
+def test_little_held_out_text_is_told(tmp_path):
+    text = shard_rows(tmp_path / "in", [f"Article {i}. It is short." for i in range(100)])
+    [little] = held_out_warnings(text)
+    assert re.match(r"only \d+ articles of 0\.\d KB in all are held out: ", little)
+    assert text_lines(text)[-1] == f"WARNING: {little}"
+
+
+def test_no_article_is_told_with_what_was_dropped(tmp_path):
+    rows = '{"text": ["a"]}\n' * 3 + '{"body": "a"}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    with pytest.raises(StageError, match="first 4 rows has a list in `text`, expected text"):
+        shard(source_of(tmp_path), tmp_path / "out")
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n' + rows)
+    with pytest.raises(StageError) as caught:
+        shard(source_of(tmp_path), tmp_path / "out")
+    assert caught.value.cause == (
+        f"the sources hold no article (1 empty articles, 4 malformed rows, the first: {tmp_path}/"
+        "a.jsonl: the row at byte 13 has a list in `text`, expected text), expected at least two "
+        "sentences: one to train on and one held out"
+    )
 
 
 # --- layout ----------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ CORPORA = Path(__file__).parents[3] / "shared/data/corpora"
 EXAMPLES = CORPORA / "extremebert_custom_examples"
 
 
+BETWEEN = ["\n\n", "\n\u3000\n", "\n\u200b\xa0 \n\n", "\n\x85\u2028\r\n\t\n", "\n\ufeff\n"]
+
+
 def read(path: Path, slice_bytes: int = 1 << 25, limit: int = 1 << 20):
     """([article], counts)."""
     articles, tally = read_positions(path, slice_bytes, limit)
@@ -65,6 +68,14 @@ def test_long_lines_without_blank_lines_are_articles(tmp_path):
         assert [article.strip() for article in articles] == [line.strip() for line in lines]
 
 
+@pytest.mark.parametrize("blank", ["\u3000", "\u200b", "\x85 \ufeff"])
+def test_long_lines_with_other_blank_lines_between_are_parted_by_them(tmp_path, blank):
+    articles = [f"{i} {'word ' * 400}\n{i} {'word ' * 400}end" for i in range(5)]
+    path = write(tmp_path / "a.txt", f"\n{blank}\n".join(articles).encode())
+    for slice_bytes in (1 << 20, 2000):
+        assert [article.strip() for article in read(path, slice_bytes)[0]] == articles
+
+
 def test_short_lines_without_blank_lines_are_one_article(tmp_path):
     path = write(tmp_path / "a.txt", b"one sentence.\n" * 50)
     assert len(read(path)[0]) == 1
@@ -85,7 +96,7 @@ def test_slices_hold_every_article_once(tmp_path, slice_bytes, kind):
         for i in range(60)
     ]
     if kind == "txt":
-        content = "\n\n".join(articles)
+        content = "".join(article + rng.choice(BETWEEN) for article in articles)
     elif kind == "jsonl":
         content = "\n".join(json.dumps({"text": article}) for article in articles)
     else:
@@ -124,6 +135,7 @@ def test_json_lines(tmp_path, monkeypatch):
         '{"text": 4}',
         '["text"]',
         "",
+        "\u3000\u200b",
         '{"text": null}',
         json.dumps({"text": "x" * 1000}),
         '{"text": "Last \\ud83d\\ude00."}',
@@ -138,13 +150,45 @@ def test_json_lines(tmp_path, monkeypatch):
         "malformed_rows": 4,
         "oversized_rows": 1,
     }
-    assert tally.notes[0].endswith("a.jsonl: the row at byte 57 has no text `text`")
+    assert tally.notes[0].endswith("a.jsonl: the row at byte 57 is no JSON object")
     assert "longer than" in tally.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"text": ["a"]}', "has a list in `text`, expected text"),
+        ('{"text": {"a": 1}}', "has an object in `text`, expected text"),
+        ('{"text": 4.5}', "has a number in `text`, expected text"),
+        ('{"text": true}', "has true or false in `text`, expected text"),
+        ('{"body": "a"}', "has no `text`"),
+        ('{"text": "a"', "is no JSON object"),
+        ("[1]", "is no JSON object"),
+    ],
+)
+def test_a_row_without_text_is_named_with_the_reason(tmp_path, row, reason):
+    path = write(tmp_path / "a.jsonl", f'{{"text": "One."}}\n{row}\n'.encode())
+    check_text_file(str(path), "text")
+    articles, tally = read_positions(path, 1 << 20)
+    assert articles == [(0, "One.")] and tally.counts == {"malformed_rows": 1}
+    assert tally.notes == [f"{path}: the row at byte 17 {reason}"]
+
+
+def test_a_text_that_a_row_has_twice_is_counted(tmp_path):
+    rows = ['{"text": "lost", "text": "One."}', '{"a": {"text": "b"}, "text": "Two \\"text\\"."}']
+    path = write(tmp_path / "a.jsonl", "\n".join(rows).encode())
+    articles, tally = read_positions(path, 1 << 20)
+    assert [text for _, text in articles] == ["One.", 'Two "text".']
+    assert tally.counts == {"repeated_keys": 1}
+    assert tally.notes == [f"{path}: the row at byte 0 has `text` twice: one is lost"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b'{"text": ["a"]}\n' * 12, "each of its first 10 rows has a list in `text`, expected"),
+        (b'{"text": 1}\n\n{"text": "a"', "its first row has a number in `text`, expected text"),
+        (b'\n\xe3\x80\x80\n[{"text": "a"}]', "is a JSON array"),
         (b'{"content": "x", "id": 1}\n', "has no column `text`, it has content, id"),
         (b' [{"text": "x"}]', "is a JSON array, expected JSON lines"),
     ],
@@ -181,6 +225,18 @@ No title here.
         ]
     (tmp_path / "wiki_00").write_text('{"id": "1", "text": "Words."}\n{"id": "2", "text": ""}\n')
     assert read(tmp_path / "wiki_00")[0] == ["Words.", ""]
+
+
+def test_elements_of_one_line(tmp_path):
+    content = """<doc id="1" title="A "b" > c">
+A "b" > c
+Words.</doc>
+<doc id="2">One line, &lt;whole&gt;&#xFEFF;.</doc><doc id="3" title="T"> Text.
+</doc>
+"""
+    articles, counts = read(write(tmp_path / "wiki_00", content.encode()))
+    assert [article.strip() for article in articles] == ["Words.", "One line, <whole>.", "Text."]
+    assert counts == {"byte_order_marks": 1}
 
 
 @pytest.mark.skipif(not CORPORA.exists(), reason="shared data is not here")

@@ -85,6 +85,15 @@ def test_csv_is_quoted(tmp_path):
     ]
 
 
+def test_csv_with_quotes_escaped_by_backslashes(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = ['"she said \\"yes\\", twice",1', '"a \\"b\\" c",0', '"C:\\new",1', "plain,0"]
+    path.write_text("\n".join(["text,label", *rows]))
+    table = read_table(path, ("text", "label"))
+    texts = ['she said "yes", twice', 'a "b" c', "C:\\new", "plain"]
+    assert [fields[0] for _, fields in table.rows] == texts and table.malformed == []
+
+
 def test_a_cr_within_a_line_of_csv_ends_no_row(tmp_path):
     """Its second half would have as many fields as a row."""
     path = tmp_path / "a.csv"
