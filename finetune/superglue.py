@@ -107,7 +107,7 @@ def _choices(task: Task, split: Split, row: Row, position: int, labelled: bool) 
         question = shown(repr(row["question"]))
         raise ValueError(f"question {question}, expected {' or '.join(COPA_QUESTIONS)}")
     asked = f"{_text(row, 'premise')} {COPA_QUESTIONS[row['question']]}"
-    right = _known(row.get("label"), ("0", "1")) if labelled else ""
+    right = _known(row.get("label", ""), ("0", "1")) if labelled else ""
     for choice in (0, 1):
         label = (RIGHT if str(choice) == right else WRONG) if labelled else ""
         texts = (asked, _text(row, f"choice{choice + 1}"))
@@ -121,7 +121,7 @@ def _answers(task: Task, split: Split, row: Row, position: int, labelled: bool) 
     for question in passage["questions"]:
         for answer in question["answers"]:
             key = (_index(row, position), _index(question), _index(answer))
-            label = (WRONG, RIGHT)[int(_known(answer.get("label"), ("0", "1")))] if labelled else ""
+            label = (WRONG, RIGHT)[int(_known(answer.get("label", ""), ("0", "1")))] if labelled else ""
             asked = f"{_text(question, 'question')} {_text(answer, 'text')}"
             yield Sample(key, (text, asked), label)
 
@@ -169,15 +169,15 @@ def _index(row: Row, position: int | None = None) -> int:
 
 
 def _label(task: Task, row: Row) -> str:
-    return _known(row.get("label"), tuple(task.labels))
+    return _known(row.get("label", ""), tuple(task.labels))
 
 
 def _known(label: Any, words: Sequence[str]) -> str:
     """A label as a word: JSON's true, "True" and "true" are the same.
 
-    Raises NoLabel for null and an empty text, StageError for an unknown word.
+    Raises NoLabel for an empty one, StageError for an unknown word.
     """
-    if label is None or label == "":
+    if label == "":
         raise NoLabel
     word = str(label).lower()
     if word not in words:
