@@ -111,7 +111,8 @@ def _from_table(task: Task, split: Split, path: Path) -> Examples:
     rows = [(number, fields) for number, fields in table.rows if fields[-1].strip()]
     unlabelled = [f"{path}:{n}: no label" for n, fields in table.rows if not fields[-1].strip()]
     labels = [_label(task, fields[-1].strip(), f"{path}:{number}") for number, fields in rows]
-    return Examples([fields[:-1] for _, fields in rows], labels, table.malformed, unlabelled=unlabelled)
+    found = [fields[:-1] for _, fields in rows]
+    return Examples(found, labels, table.malformed, unlabelled=unlabelled)
 
 
 def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table:

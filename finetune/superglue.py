@@ -121,7 +121,8 @@ def _answers(task: Task, split: Split, row: Row, position: int, labelled: bool) 
     for question in passage["questions"]:
         for answer in question["answers"]:
             key = (_index(row, position), _index(question), _index(answer))
-            label = (WRONG, RIGHT)[int(_known(answer.get("label", ""), ("0", "1")))] if labelled else ""
+            known = _known(answer.get("label", ""), ("0", "1")) if labelled else ""
+            label = (WRONG, RIGHT)[int(known)] if labelled else ""
             asked = f"{_text(question, 'question')} {_text(answer, 'text')}"
             yield Sample(key, (text, asked), label)
 
