@@ -30,6 +30,8 @@ SUMMARY_KEYS = (
     *("num_steps", "num_train_rows", "num_malformed_rows", "num_unlabelled_rows"),
     *("max_seq_length", "tokenization"),
 )
+# Beside them where the model has not as many positions as were asked for.
+ASKED_LENGTH = "max_seq_length_asked"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from finetune.examples import find_file, load_examples
 from finetune.jobs import SpeedTest, TextCheck, do
 from finetune.progress import SearchProgress
 from finetune.row_checks import facts_of, problem_with_labels, warnings_about_labels
-from finetune.runs import SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
+from finetune.runs import ASKED_LENGTH, SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
 from finetune.search import Job, best_job, run_order
 from finetune.slots import slot_workers
 from finetune.tasks import Task
@@ -323,5 +323,5 @@ def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": job.learning_rate,
         "seed": job.seed,
         "stilt": job.stilt,
-        **{key: result[key] for key in SUMMARY_KEYS},
+        **{key: result[key] for key in (*SUMMARY_KEYS, ASKED_LENGTH) if key in result},
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.runs import ASKED_LENGTH
 from finetune.unknown import ERROR_SHARE, WARN_SHARE, unknown_in_words
 from pipeline.errors import StageError
 
@@ -99,7 +100,7 @@ class Tokenization:
 
     def as_json(self) -> dict[str, Any]:
         """Of a run's result: the length that was used, and the asked one if that is another."""
-        asked = {"max_seq_length_asked": self.asked} if self.asked != self.max_seq_length else {}
+        asked = {ASKED_LENGTH: self.asked} if self.asked != self.max_seq_length else {}
         splits = {name: asdict(counts) | counts.shares for name, counts in self.splits.items()}
         return {"max_seq_length": self.max_seq_length, **asked, "tokenization": splits}
 
