@@ -113,18 +113,23 @@ def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterat
 def notes_on_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
     """How many rows each file has, what is left out, and how far a score can be trusted."""
     yield ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
+    yield from rows_left_out(facts)
+    for split, found in facts.items():
+        if found.num_blank:
+            yield f"{split.files[0]}: {_rows(found.num_blank)} without any text"
+    for split in task.dev:
+        yield from _notes_on_dev(task, split, facts)
+
+
+def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[str]:
     for found in facts.values():
         for (number, first), what in (
             (found.unlabelled, "without a label"),
             (found.malformed, "that cannot be read"),
         ):
             if number:
-                yield f"{_rows(number)} {what} left out, the first is {first}"
-    for split, found in facts.items():
-        if found.num_blank:
-            yield f"{split.files[0]}: {_rows(found.num_blank)} without any text"
-    for split in task.dev:
-        yield from _notes_on_dev(task, split, facts)
+                verb = "is" if number == 1 else "are"
+                yield f"{_rows(number)} {what} {verb} left out, the first is {first}"
 
 
 def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
@@ -139,8 +144,8 @@ def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> 
         )
     if found.num_rows < FEW_ROWS and not task.is_regression:
         yield (
-            f"{file}: {_rows(found.num_rows)} only, of which each is {100 / found.num_rows:.1f} "
-            "points of accuracy"
+            f"{file}: {_rows(found.num_rows)} only, so accuracy moves in steps of "
+            f"{100 / found.num_rows:.1f} points"
         )
     if "f1" in task.metrics:
         yield f"f1 is that of the label {shown(list(task.labels)[1])}, the second of LABELS"

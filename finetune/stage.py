@@ -24,7 +24,12 @@ from finetune.effort import SearchEffort, estimate_effort
 from finetune.examples import find_file, load_examples
 from finetune.jobs import SpeedTest, TextCheck, do
 from finetune.progress import SearchProgress
-from finetune.row_checks import facts_of, problem_with_labels, warnings_about_labels
+from finetune.row_checks import (
+    facts_of,
+    problem_with_labels,
+    rows_left_out,
+    warnings_about_labels,
+)
 from finetune.runs import ASKED_LENGTH, SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
 from finetune.search import Job, best_job, run_order
 from finetune.slots import slot_workers
@@ -80,6 +85,9 @@ def _check_rows(search: Search, console: Console) -> None:
     """StageError that names all files that cannot be used, now and not hours into the search."""
     problems, said = [], []
     for task in search.tasks:
+        if not task.benchmark:  # its files were read while planning
+            said += notes_on_own_task(task)
+            continue
         folder, facts = search.data_dir(task), {}
         for split in task.splits if folder else ():
             path = find_file(split, Path(folder))
@@ -91,11 +99,10 @@ def _check_rows(search: Search, console: Console) -> None:
             except StageError as error:
                 problems.append(error.cause)
         warnings = warnings_about_labels(task, facts)
-        said += [f"{WARNING_PREFIX}{task.name}: {line}" for line in warnings if task.benchmark]
+        said += [f"{task.name}: {line}" for line in rows_left_out(facts)]
+        said += [f"{WARNING_PREFIX}{task.name}: {line}" for line in warnings]
     if problems:
         raise StageError("; ".join(problems))
-    for task in search.tasks:
-        said += [] if task.benchmark else notes_on_own_task(task)
     for line in said:
         console.say(line)
 

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,10 +91,8 @@ def finetune_task(
     from finetune.runner import Runner
 
     model, asked = build_classifier(source.start, task, settings.seed), settings.max_seq_length
-    settings = replace(settings, max_seq_length=usable_length(model, asked))
-    data = _load_data(
-        task, source, settings.max_seq_length, model, max_samples, do_train, do_eval, do_predict
-    )
+    length = usable_length(model, asked)
+    data = _load_data(task, source, length, model, max_samples, do_train, do_eval, do_predict)
     tokenization = _tokenization(task, source, data, model, asked)
     log(str(tokenization))
     tokenization.check()
