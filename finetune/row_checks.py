@@ -22,7 +22,7 @@ class RowFacts:
 
     num_rows: those that are used. num_blank: those among them without text. labels: rows by class,
     of a regression by the lowest and the highest score. unlabelled, malformed: of what is left
-    out, how many rows and the first. texts: [num_rows] hashes, the same in this process alone.
+    out, how many rows and one of them. texts: [num_rows] hashes, the same in this process alone.
     """
 
     num_rows: int
@@ -42,13 +42,13 @@ def facts_of(task: Task, examples: Examples) -> RowFacts:
         num_rows=len(examples.texts),
         num_blank=sum(not any(map(str.strip, row)) for row in examples.texts),
         labels=ends if task.is_regression else Counter(labels),
-        unlabelled=_number_and_first(examples.unlabelled),
-        malformed=_number_and_first(examples.malformed),
+        unlabelled=_number_and_one(examples.unlabelled),
+        malformed=_number_and_one(examples.malformed),
         texts=np.fromiter(map(hash, examples.texts), np.int64, len(examples.texts)),
     )
 
 
-def _number_and_first(rows: list[str]) -> tuple[int, str]:
+def _number_and_one(rows: list[str]) -> tuple[int, str]:
     return len(rows), rows[0] if rows else ""
 
 
@@ -123,13 +123,13 @@ def notes_on_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
 
 def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[str]:
     for found in facts.values():
-        for (number, first), what in (
+        for (number, one), what in (
             (found.unlabelled, "without a label"),
             (found.malformed, "that cannot be read"),
         ):
             if number:
                 verb = "is" if number == 1 else "are"
-                yield f"{_rows(number)} {what} {verb} left out, the first is {first}"
+                yield f"{_rows(number)} {what} {verb} left out, e.g. {one}"
 
 
 def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
