@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ from finetune.metrics import (
     score_predictions,
     task_score,
 )
+from finetune.row_checks import facts_of, problem_with_labels, warnings_about_labels
 from finetune.runs import Source, TrainingSettings
 from finetune.tasks import Split, Task, find_task
 from finetune.token_counts import TokenCounts, Tokenization
 from finetune.unknown import likely_cause
+from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,6 +98,8 @@ def finetune_task(
     tokenization = _tokenization(task, source, data, model, asked)
     log(str(tokenization))
     tokenization.check()
+    for warning in _warnings_about_labels(task, data):
+        log(WARNING_PREFIX + warning)
     runner = Runner(model, load_tokenizer(source.base))
     evaluation = _Evaluation(task, runner, data, settings, log)
     training = Training()
@@ -189,6 +193,16 @@ def _tokenization(
         unknown_words=words,
         cause=likely_cause(load_tokenizer(source.base), words),
     )
+
+
+def _warnings_about_labels(task: Task, data: _Data) -> Iterator[str]:
+    """Of the rows that are used, which may be the first ones only."""
+    named = {task.train: data.train, **data.dev}
+    facts = {split: facts_of(task, encoded.examples) for split, encoded in named.items() if encoded}
+    for split, found in facts.items():
+        if problem := problem_with_labels(task, split, found):
+            yield f"{split.files[0]}: {problem}"
+    yield from warnings_about_labels(task, facts)
 
 
 def _counts(data: _Data, training: "Training") -> dict[str, int]:

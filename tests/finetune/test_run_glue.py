@@ -60,8 +60,16 @@ def test_what_is_truncated_is_printed(tiny_model, tmp_path, capsys):
     assert "a larger --max_seq_length loses less (the model has 65 positions)" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     counts = results["tokenization"]["train"]
+    assert "all rows have the label" not in printed
     assert counts["num_samples"] == counts["num_truncated"] == 20
     assert results["max_seq_length"] == 12 and "max_seq_length_asked" not in results
+
+
+def test_a_dev_set_of_one_class_is_told(tiny_model, tmp_path, capsys):
+    write_demo_glue(tmp_path / "glue")
+    command = manual_command(tiny_model, tmp_path / "glue", tmp_path / "out")
+    assert run_glue.main([*command, "--max_train_samples", "8", "--max_eval_samples", "1"]) == 0
+    assert "WARNING: MRPC/dev.tsv: all rows have the label " in capsys.readouterr().out
 
 
 def test_a_full_output_folder_is_not_written_to(tiny_model, tmp_path, capsys):
