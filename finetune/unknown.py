@@ -25,13 +25,16 @@ def _without_accents(word: str) -> str:
 
 # What would make the words known, and what that says about the tokenizer.
 _REMEDIES: tuple[tuple[Callable[[str], str], str], ...] = (
-    (str.lower, "casing: they are known in lower case, which this tokenizer does not make of them"),
-    (str.upper, "casing: they are known in capitals only"),
-    (str.capitalize, "casing: they are known with a capital letter"),
-    (_without_accents, "accents: they are known without"),
+    (
+        str.lower,
+        "casing (they are known in lower case, which this tokenizer does not make of them)",
+    ),
+    (str.upper, "casing (they are known in capitals only)"),
+    (str.capitalize, "casing (they are known with a capital letter)"),
+    (_without_accents, "accents (they are known without)"),
     (lambda word: _without_accents(word.lower()), "casing and accents"),
-    (lambda word: unicodedata.normalize("NFC", word), "accents: they are known in Unicode's NFC"),
-    (lambda word: unicodedata.normalize("NFD", word), "accents: they are known in Unicode's NFD"),
+    (lambda word: unicodedata.normalize("NFC", word), "accents (they are known in Unicode's NFC)"),
+    (lambda word: unicodedata.normalize("NFD", word), "accents (they are known in Unicode's NFD)"),
 )
 _ANY = "casing, accents, or another language than the vocabulary's"
 
@@ -66,7 +69,7 @@ def _script_of(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> st
         return ""
     names = Counter(unicodedata.name(letter, "").partition(" ")[0].lower() for letter in lacking)
     script = names.most_common(1)[0][0]
-    return f"another script than the vocabulary's: it lacks their {script} letters"
+    return f"another script than the vocabulary's (it lacks their {script} letters)"
 
 
 def unknown_in_words(share: float, where: str, words: Sequence[str], cause: str) -> str:

@@ -126,12 +126,12 @@ def test_a_tokenizer_without_offsets_is_counted_by_its_tokens():
 @pytest.mark.parametrize(
     "words, options, text, cause",
     [
-        (WORDS, {"do_lower_case": False}, "Lamp BOAT River", "casing: they are known in lower"),
-        (("LAMP", "BOAT"), {}, "LAMP BOAT", "casing: they are known in capitals only"),
-        (("Lamp", "Boat"), {}, "Lamp Boat", "casing: they are known with a capital letter"),
-        (("resume",), {}, "résumé", "accents: they are known without"),
-        (WORDS, {}, "gro\N{COMBINING DIAERESIS}ße", "accents: they are known in Unicode's NFC"),
-        (WORDS, {}, "лампа лодка", "another script than the vocabulary's: it lacks their cyrill"),
+        (WORDS, {"do_lower_case": False}, "Lamp BOAT River", "casing (they are known in lower"),
+        (("LAMP", "BOAT"), {}, "LAMP BOAT", "casing (they are known in capitals only)"),
+        (("Lamp", "Boat"), {}, "Lamp Boat", "casing (they are known with a capital letter)"),
+        (("resume",), {}, "résumé", "accents (they are known without)"),
+        (WORDS, {}, "gro\N{COMBINING DIAERESIS}ße", "accents (they are known in Unicode's NFC)"),
+        (WORDS, {}, "лампа лодка", "another script than the vocabulary's (it lacks their cyrill"),
         (WORDS, {}, "lamp" * 30 + " wolf", "words of more than 100 characters"),
         (WORDS, {}, "amp bat", "casing, accents, or another language than the vocabulary's"),
     ],
