@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.finetune_rules import task_names
+from finetune.custom_tasks import row_facts
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
-from finetune.examples import has_split, num_train_rows
+from finetune.examples import has_split, num_train_rows, num_tsv_rows
 from finetune.foreign_models import problem_with_places
+from finetune.row_checks import notes_on_rows, warnings_about_labels
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
 from finetune.slots import Slot, plan_slots
@@ -27,13 +29,15 @@ from pipeline.artifacts import (
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
+from pipeline.folders import read_json
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
+from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FORMAT = 2
+FORMAT = 3
 # The table of all runs, in the search's own folder.
 SUMMARY = "summary.json"
 # Dataset ID of models that were not pretrained here.
@@ -76,7 +80,8 @@ class Search:
 
     kind: `grid` or `halving`. data_dirs: folder of each benchmark, as `load_examples` takes it.
     with_demo: GLUE is the built-in benchmark, which is written when the search begins. jobs: the
-    whole grid. max_seq_lengths: tokens per sample, by task. run_inputs: config keys that every run
+    whole grid. max_seq_lengths: tokens per sample that are asked for, by task; length_keys: the
+    keys that say so. run_inputs: config keys that every run
     depends on. task_inputs: what each task and its data is. eval_batch_size: samples per forward
     pass.
     """
@@ -89,6 +94,7 @@ class Search:
     tasks: tuple[Task, ...]
     jobs: tuple[Job, ...]
     max_seq_lengths: dict[str, int]
+    length_keys: dict[str, str]
     run_inputs: dict[str, Any]
     task_inputs: dict[str, dict[str, Any]]
     eval_batch_size: int
@@ -131,7 +137,7 @@ class Search:
             **self.model.inputs,
             **self.task_inputs[job.task],
             "task": job.task,
-            "max_seq_length": self.max_seq_lengths[job.task],
+            "max_seq_length_asked": self.max_seq_lengths[job.task],
             "epochs": job.epochs,
             "batch_size": job.batch_size,
             "learning_rate": job.learning_rate,
@@ -272,7 +278,8 @@ def load_search(config: "CfgNode") -> Search:
         with_demo=with_demo,
         tasks=tasks,
         jobs=_jobs(finetune, tasks),
-        max_seq_lengths={task.name: _max_seq_length(finetune, task.name) for task in tasks},
+        max_seq_lengths={task.name: _max_seq_length(finetune, task.name)[1] for task in tasks},
+        length_keys={task.name: _max_seq_length(finetune, task.name)[0] for task in tasks},
         run_inputs={f"FINETUNE.{key}": finetune[key] for key in _RUN_KEYS},
         task_inputs={
             task.name: task_inputs(task, data_dirs[task.benchmark], _is_demo(with_demo, task))
@@ -294,9 +301,12 @@ def _grid_node(finetune: "CfgNode", task: str) -> "CfgNode":
     return finetune.GRID.get(task, finetune.GRID.DEFAULT)
 
 
-def _max_seq_length(finetune: "CfgNode", task: str) -> int:
-    lengths = (_grid_node(finetune, task).MAX_SEQ_LENGTH, finetune.GRID.DEFAULT.MAX_SEQ_LENGTH)
-    return next(filter(None, lengths), finetune.MAX_SEQ_LENGTH)
+def _max_seq_length(finetune: "CfgNode", task: str) -> tuple[str, int]:
+    """The key that holds for a task, and its value."""
+    for name in (task, "DEFAULT"):
+        if name in finetune.GRID and (length := finetune.GRID[name].MAX_SEQ_LENGTH):
+            return f"FINETUNE.GRID.{name}.MAX_SEQ_LENGTH", length
+    return "FINETUNE.MAX_SEQ_LENGTH", finetune.MAX_SEQ_LENGTH
 
 
 def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
@@ -397,12 +407,47 @@ def _notes(search: Search) -> Iterator[str]:
     if search.kind == HALVING:
         yield from _halving_notes(search)
     yield from _missing_tests_note(search)
+    yield from _length_notes(search)
+    for task in search.tasks:
+        if not task.benchmark:
+            yield from notes_on_own_task(task)
+
+
+def notes_on_own_task(task: Task) -> Iterator[str]:
+    """Of its files: how many rows they have, what is left out, what makes scores misleading."""
+    facts = row_facts(task)
+    yield from (f"{task.name}: {note}" for note in notes_on_rows(task, facts))
+    for warning in warnings_about_labels(task, facts):
+        yield f"{WARNING_PREFIX}{task.name}: {warning}"
 
 
 def _num_rows(search: Search, task: Task) -> int:
+    if not task.benchmark:
+        return row_facts(task)[task.train].num_rows
     if _is_demo(search.with_demo, task):  # it may not have been written yet
-        return demo_files()[demo_file(task.train)].count("\n")
+        lines = demo_files()[demo_file(task.train)].encode().splitlines()
+        return num_tsv_rows(lines, task.train)
     return num_train_rows(task, search.data_dir(task))
+
+
+def known_positions(search: Search) -> int:
+    """Of a model in a folder, as its config says it; 0 if that is not known before it is loaded."""
+    config = read_json(Path(search.model.path) / "config.json")
+    positions = config.get("max_position_embeddings") if isinstance(config, dict) else 0
+    return positions if isinstance(positions, int) and positions > 0 else 0
+
+
+def _length_notes(search: Search) -> Iterator[str]:
+    """Tasks whose samples shall be longer than the model can take."""
+    positions, keys = known_positions(search), {}
+    for task, length in search.max_seq_lengths.items():
+        if 0 < positions < length:
+            keys[search.length_keys[task]] = length
+    for key, length in keys.items():
+        yield (
+            f"{WARNING_PREFIX}samples are cut to at most {positions} tokens, as the model has only "
+            f"{positions} positions; {key} is {length}"
+        )
 
 
 def _halving_notes(search: Search) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.examples import load_examples
+from finetune.row_checks import RowFacts, facts_of, problem_with_labels
 from finetune.tables import read_table, table_columns
 from finetune.tasks import Split, Task
 from finetune.tsv import column_positions
@@ -131,10 +132,19 @@ def _is_number(word: str) -> bool:
 # --- rows --------------------------------------------------------------------------------------
 
 
+def row_facts(task: Task) -> dict[Split, RowFacts]:
+    """Of each file of a task that `custom_task` has made."""
+    found = {split: _facts(task, split, *_state(split.files[0])) for split in task.splits}
+    return {split: facts for split, facts in found.items() if isinstance(facts, RowFacts)}
+
+
 def _problems_of_rows(task: Task) -> Iterator[str]:
     for key, split in zip(("TRAIN", "DEV", "TEST"), task.splits, strict=False):
-        if problem := _problem_of_rows(task, split, *_state(split.files[0])):
-            yield f"{_key(task.name, key)}: {problem}"
+        facts = _facts(task, split, *_state(split.files[0]))
+        problem = facts if isinstance(facts, str) else problem_with_labels(task, split, facts)
+        if problem:
+            file = "" if isinstance(facts, str) else f"{split.files[0]}: "
+            yield f"{_key(task.name, key)}: {file}{problem}"
 
 
 def _state(file: str) -> tuple[int, int]:
@@ -144,25 +154,19 @@ def _state(file: str) -> tuple[int, int]:
 
 
 @functools.cache
-def _problem_of_rows(task: Task, split: Split, size: int, mtime_ns: int) -> str:
+def _facts(task: Task, split: Split, size: int, mtime_ns: int) -> RowFacts | str:
+    """Or what is wrong with a file that cannot be used."""
     try:
-        examples = load_examples(task, split, ".")
+        return facts_of(task, load_examples(task, split, "."))
     except StageError as error:
         return error.cause
-    # Correlations with a constant are undefined; the accuracy on dev rows of one class is not.
-    needs_several = split == task.train or (task.is_regression and split in task.dev)
-    if needs_several and len(set(examples.labels)) == 1:
-        [label] = set(examples.labels)
-        shown = f"score {label:g}" if task.is_regression else f"label {list(task.labels)[label]}"
-        return f"{split.files[0]}: all rows have the {shown}, expected different ones"
-    return ""
 
 
 @functools.cache
 def _distinct_words(
     path: str, column: str, size: int, mtime_ns: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The labels, sorted, and the rows that were left out."""
-    table = read_table(Path(path), (column,))
+    """The labels, sorted, and the rows that cannot be read."""
+    table = read_table(Path(path), (column,), optional=(column,))
     words = sorted({label.strip() for _, (label,) in table.rows} - {""})
     return tuple(words), tuple(table.malformed)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 from finetune.examples import Examples, find_file, load_examples
 from finetune.foreign_models import refusing_code
 from finetune.tasks import Split, Task
+from finetune.token_counts import COLUMNS, KEPT_WORDS, count_tokens
 from finetune.tokenizer_agreement import check_agreement
 from pipeline.errors import StageError
 
@@ -47,11 +48,13 @@ class Encoded(Tokens):
     """A split of a task.
 
     labels: [N] int64 classes or float32 scores, or empty. examples: what was tokenized, without its
-    texts, which would take most of the memory.
+    texts, which would take most of the memory. counts, unknown_words: see `count_tokens`.
     """
 
     labels: np.ndarray
     examples: Examples
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((0, len(COLUMNS)), np.int32))
+    unknown_words: tuple[str, ...] = ()
 
     def first(self, number: int) -> "Encoded":
         """The first so many samples."""
@@ -63,7 +66,8 @@ class Encoded(Tokens):
         answered = {key[0] for key in keys}
         answers = {query: found for query, found in old.answers.items() if query in answered}
         examples = replace(old, labels=old.labels[:number], keys=keys, answers=answers)
-        return Encoded(columns, offsets, self.labels[:number], examples)
+        labels, counts = self.labels[:number], self.counts[:number]
+        return Encoded(columns, offsets, labels, examples, counts, self.unknown_words)
 
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
@@ -115,13 +119,18 @@ def encode(
     texts: Sequence[tuple[str, ...]],
     max_length: int,
     token_types: bool,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Columns and offsets of an `Encoded`; the longer sentence of a pair is truncated first."""
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Columns, offsets, counts and unknown words of an `Encoded`.
+
+    The longer sentence of a pair is truncated first.
+    """
     dtypes = {"input_ids": np.int32} | ({"token_type_ids": np.uint8} if token_types else {})
     parts = {name: [np.empty(0, dtype)] for name, dtype in dtypes.items()}
-    lengths = [0]
+    lengths, counts = [0], [np.empty((0, len(COLUMNS)), np.int32)]
+    words: dict[str, None] = {}
     for start in range(0, len(texts), CHUNK):
-        columns = [list(column) for column in zip(*texts[start : start + CHUNK], strict=True)]
+        rows = texts[start : start + CHUNK]
+        columns = [list(column) for column in zip(*rows, strict=True)]
         batch = tokenizer(
             *columns,
             truncation=True,
@@ -132,8 +141,11 @@ def encode(
         lengths += [len(ids) for ids in batch["input_ids"]]
         for name, dtype in dtypes.items():
             parts[name].append(np.array([i for ids in batch[name] for i in ids], dtype))
+        counted, unknown = count_tokens(tokenizer, rows, batch["input_ids"], max_length)
+        counts.append(counted)
+        words |= dict.fromkeys(unknown)
     flat = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return flat, np.cumsum(lengths)
+    return flat, np.cumsum(lengths), np.concatenate(counts), tuple(words)[:KEPT_WORDS]
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
@@ -186,9 +198,9 @@ def _load_encoded(
 ) -> Encoded:
     examples, tokenizer = load_examples(task, split, data_dir), load_tokenizer(model)
     check_agreement(model, tokenizer, examples.texts)
-    columns, offsets = encode(tokenizer, examples.texts, max_length, token_types)
+    columns, offsets, counts, words = encode(tokenizer, examples.texts, max_length, token_types)
     labels = np.array(examples.labels, np.float32 if task.is_regression else np.int64)
-    return Encoded(columns, offsets, labels, replace(examples, texts=[]))
+    return Encoded(columns, offsets, labels, replace(examples, texts=[]), counts, words)
 
 
 def _stamps(path: Path) -> tuple:

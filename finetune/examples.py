@@ -1,15 +1,15 @@
 """The texts and labels of a task's split, out of a folder of files or from the Hub."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune.jsonl import read_objects
-from finetune.superglue import query_answers, samples_of
+from finetune.superglue import NoLabel, query_answers, samples_of
 from finetune.tables import read_table
 from finetune.tasks import Split, Task
-from finetune.tsv import Table, leave_out, read_tsv, tsv_columns
+from finetune.tsv import Table, leave_out, numbered_lines, read_tsv, tsv_columns
 from pipeline.errors import StageError
 from pipeline.text_files import shown, shown_list
 
@@ -24,10 +24,11 @@ class Examples:
     """The samples of a split: one per row of the file, or several (COPA's choices, say).
 
     texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
-    regression task; empty for a split without labels. malformed: rows that were left out. keys:
-    the `idx` of each sample's row and what it is of the row, for SuperGLUE's tasks: COPA (row,
-    choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,). answers:
-    for ReCoRD, query -> the texts that are right.
+    regression task; empty for a split without labels. malformed: rows that were left out as they
+    cannot be read; unlabelled: those left out as they have no label. keys: the `idx` of each
+    sample's row and what it is of the row, for SuperGLUE's tasks: COPA (row, choice), MultiRC
+    (passage, question, answer), ReCoRD (query, entity), others (row,). answers: for ReCoRD,
+    query -> the texts that are right.
     """
 
     texts: list[tuple[str, ...]]
@@ -35,6 +36,7 @@ class Examples:
     malformed: list[str] = field(default_factory=list)
     keys: list[tuple] = field(default_factory=list)
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
 
 
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
@@ -54,9 +56,14 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     if split in task.test and examples.malformed:
         raise StageError(f"{examples.malformed[0]}; a test row cannot be left out")
     if not examples.texts:
-        first = f", the first is {examples.malformed[0]}" if examples.malformed else ""
-        raise StageError(f"{path}: no row that can be read{first}")
+        raise StageError(_no_row(path, examples))
     return examples
+
+
+def _no_row(path: Path, examples: Examples) -> str:
+    left_out = examples.malformed or examples.unlabelled
+    lacks = "has a label" if examples.unlabelled and not examples.malformed else "can be read"
+    return f"{path}: no row that {lacks}" + (f", the first is {left_out[0]}" if left_out else "")
 
 
 def find_file(split: Split, data_dir: Path) -> Path | None:
@@ -70,13 +77,22 @@ def has_split(split: Split, data_dir: str) -> bool:
 
 
 def num_train_rows(task: Task, data_dir: str) -> int:
-    """About as many rows as the train file has; the benchmark's own count for the Hub."""
+    """Rows of a benchmark's train file, by a quick look; the benchmark's own count for the Hub."""
     path = find_file(task.train, Path(data_dir)) if data_dir else None
     if path is None:
         return task.num_train_rows
-    mark = _ROW_MARKS.get(task.layout, b"\n")
-    with open(path, "rb") as file:
-        return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
+    if mark := _ROW_MARKS.get(task.layout):
+        with open(path, "rb") as file:
+            return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
+    lines = (line for _, line in numbered_lines(path))
+    return num_tsv_rows(lines, task.train) if task.benchmark == "GLUE" else sum(1 for _ in lines)
+
+
+def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:
+    """Lines of GLUE's file of a split that have as many fields as its header."""
+    lines = iter(lines)
+    num_tabs = len(split.header) - 1 if split.header else next(lines, b"").count(b"\t")
+    return sum(line.count(b"\t") == num_tabs for line in lines)
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -95,13 +111,14 @@ def _from_table(task: Task, split: Split, path: Path) -> Examples:
     rows = [(number, fields) for number, fields in table.rows if fields[-1].strip()]
     unlabelled = [f"{path}:{n}: no label" for n, fields in table.rows if not fields[-1].strip()]
     labels = [_label(task, fields[-1].strip(), f"{path}:{number}") for number, fields in rows]
-    return Examples([fields[:-1] for _, fields in rows], labels, table.malformed + unlabelled)
+    found = [fields[:-1] for _, fields in rows]
+    return Examples(found, labels, table.malformed, unlabelled=unlabelled)
 
 
 def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table:
     if task.benchmark == "GLUE":
         return read_tsv(path, columns, split.header)
-    return read_table(path, columns)
+    return read_table(path, columns, optional=[task.label_column])
 
 
 def _id_columns(path: Path) -> Sequence[str]:
@@ -151,6 +168,9 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
         try:
             samples = samples_of(task, split, row, position)
             answers = query_answers(row) if labelled and task.layout == "entities" else {}
+        except NoLabel as error:
+            examples.unlabelled.append(f"{path}:{number}: {error}")
+            continue
         except ValueError as error:
             leave_out(examples.malformed, f"{path}:{number}: {error}")
             continue

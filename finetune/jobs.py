@@ -1,4 +1,4 @@
-"""What a worker does: runs one job, or measures how fast it could.
+"""What a worker does: runs one job, looks at a task's texts, or measures how fast a job could be.
 
 A job trains, scores the dev sets, predicts the test sets and keeps the result.
 """
@@ -13,6 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.runs import (
     RESULT,
@@ -24,9 +25,13 @@ from finetune.runs import (
     write_predictions,
     write_result,
 )
+from finetune.tasks import Task
 from pipeline.errors import StageError
 from pipeline.folders import delete_unfinished
 from pipeline.privacy import hidden
+
+if TYPE_CHECKING:
+    from finetune.token_counts import Tokenization
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,30 @@ class SpeedTest:
         return "the speed test"
 
 
-def do(work: JobRun | SpeedTest) -> dict | float:
-    """The result of a job, or the seconds that a worker takes per token of training.
+@dataclass(frozen=True)
+class TextCheck:
+    """A look at what the tokenizer makes of a task's texts, before its runs begin."""
 
-    Raises StageError if the speed test cannot load the model: then no job can.
+    task: Task
+    source: Source
+    max_seq_length: int
+
+    def __str__(self) -> str:
+        return f"the look at {self.task.name}'s texts"
+
+
+def do(work: JobRun | TextCheck | SpeedTest) -> "dict | Tokenization | float":
+    """The result of a job, what a look found, or the seconds per token of training.
+
+    Raises StageError if a check cannot load the model: then no job can.
     """
     if isinstance(work, JobRun):
         return run_job(work)
-    from finetune.training import seconds_per_token
+    from finetune.training import look_at_texts, seconds_per_token
 
     try:
+        if isinstance(work, TextCheck):
+            return look_at_texts(work.task, work.source, work.max_seq_length)
         return seconds_per_token(work.source, work.sample_tokens)
     except (OSError, ValueError) as error:
         cause = " ".join(str(error).split())
@@ -122,7 +141,9 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
         "history": outcome.history,
         "evaluations": outcome.evaluations,
         "majority": outcome.majority,
+        "only_label": outcome.only_label,
         **outcome.counts,
+        **outcome.tokenization.as_json(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     write_result(run, result)

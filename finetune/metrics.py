@@ -9,7 +9,7 @@ import re
 import string
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -62,20 +62,39 @@ def task_score(dev_metrics: Mapping[str, Mapping[str, float]]) -> float:
 
 
 def majority_baseline(task: Task, train: Examples, dev: Mapping[str, Examples]) -> dict[str, Any]:
-    """The commonest label in `train` (of equals the first) and the score of always saying it.
+    """The commonest label in `train` and the score of always saying it, of equals the higher.
 
-    {} for regressions and for tasks with several samples per row.
+    Where F1 of one label is a metric, the label that scores highest: of always saying the other
+    it is 0, which any model beats. {} for regressions and for tasks with several samples per row.
     """
     if task.is_regression or task.has_several_samples:
         return {}
     counts = np.bincount(np.array(train.labels, int), minlength=len(task.labels))
-    winner = int(counts.argmax())
+    labels = range(len(counts)) if "f1" in task.metrics else np.flatnonzero(counts == counts.max())
+    scores = {int(label): _score_of_always(task, int(label), dev) for label in labels}
+    winner = max(scores, key=lambda label: (scores[label], counts[label]))
+    return {"label": list(task.labels)[winner], "score": scores[winner]}
+
+
+def _score_of_always(task: Task, label: int, dev: Mapping[str, Examples]) -> float:
     scores = {}
     for split, examples in dev.items():
         outputs = np.zeros((len(examples.labels), len(task.labels)), np.float32)
-        outputs[:, winner] = 1
+        outputs[:, label] = 1
         scores[split] = score_predictions(task, outputs, examples)
-    return {"label": list(task.labels)[winner], "score": task_score(scores)}
+    return task_score(scores)
+
+
+def only_label(task: Task, outputs: Iterable[np.ndarray]) -> str:
+    """The label that a model gives to every row of its dev sets, "" if it tells them apart.
+
+    outputs: [N, num_labels] of each dev set. Also "" where `majority_baseline` is {}, and for a
+    single row.
+    """
+    if task.is_regression or task.has_several_samples:
+        return ""
+    found = [label for split in outputs for label in predicted_values(task, split)]
+    return list(task.labels)[found[0]] if len(found) > 1 and len(set(found)) == 1 else ""
 
 
 # --- predictions ------------------------------------------------------------------------------

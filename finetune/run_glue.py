@@ -31,6 +31,7 @@ from pipeline.artifacts import write_json
 from pipeline.console import print_line
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
+from pretrain.metrics import WARNING_PREFIX
 
 RESULTS = "results.json"  # tells the folder of an earlier run
 # Flags of transformers' script that nothing here depends on, and what happens instead.
@@ -238,6 +239,8 @@ def run(flags: argparse.Namespace) -> dict:
         flags.do_predict,
         MaxSamples(flags.max_train_samples, flags.max_eval_samples, flags.max_predict_samples),
     )
+    for warning in outcome.tokenization.warnings("--max_seq_length"):
+        print_line(WARNING_PREFIX + warning)
     for split, values in outcome.predictions.items():
         write_predictions(predictions_path(folder, split), values)
     results = {
@@ -247,7 +250,9 @@ def run(flags: argparse.Namespace) -> dict:
         "history": outcome.history,
         "evaluations": outcome.evaluations,
         "majority": outcome.majority,
+        "only_label": outcome.only_label,
         **outcome.counts,
+        **outcome.tokenization.as_json(),
     }
     write_json(folder / RESULTS, results)
     if flags.do_train:  # behind RESULTS, by which a later run knows the model as its own

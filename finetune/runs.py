@@ -26,9 +26,12 @@ RESULT = "result.json"
 WEIGHTS = "weights"  # its key for the files of the model, as FILES is for the predictions
 # Of a result, what the search's summary has too.
 SUMMARY_KEYS = (
-    *("score", "dev", "seconds", "majority"),
-    *("num_steps", "num_train_rows", "num_malformed_rows"),
+    *("score", "dev", "seconds", "majority", "only_label"),
+    *("num_steps", "num_train_rows", "num_malformed_rows", "num_unlabelled_rows"),
+    *("max_seq_length", "tokenization"),
 )
+# Beside them where the model has not as many positions as were asked for.
+ASKED_LENGTH = "max_seq_length_asked"
 
 
 @dataclass(frozen=True)

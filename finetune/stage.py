@@ -1,5 +1,6 @@
 """The finetuning stage: searches the grid of every task for the best setting."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,23 +12,33 @@ from finetune.artifact import (
     check_machine,
     count_runs,
     finetune_artifact,
+    known_positions,
     load_search,
+    notes_on_own_task,
     slots_for,
 )
 from finetune.cluster_jobs import absolute_source, cluster_workers, with_absolute_paths
 from finetune.demo_glue import write_demo_glue
 from finetune.dispatch import Workers, run_jobs
 from finetune.effort import SearchEffort, estimate_effort
-from finetune.examples import find_file, has_split, load_examples
-from finetune.jobs import SpeedTest, do
+from finetune.examples import find_file, load_examples
+from finetune.jobs import SpeedTest, TextCheck, do
 from finetune.progress import SearchProgress
-from finetune.runs import SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
+from finetune.row_checks import (
+    facts_of,
+    problem_with_labels,
+    rows_left_out,
+    warnings_about_labels,
+)
+from finetune.runs import ASKED_LENGTH, SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
 from finetune.search import Job, best_job, run_order
 from finetune.slots import slot_workers
+from finetune.tasks import Task
 from pipeline.artifacts import demo_glue_dir, write_json
 from pipeline.console import Console, duration, stage_console
 from pipeline.errors import StageError
 from pipeline.ownership import owned
+from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -53,7 +64,7 @@ def finetune(config: "CfgNode") -> None:
             demo = demo_glue_dir(search.root)
             with owned(demo, console.say, wait=True):  # other searches need it, too
                 write_demo_glue(demo)
-        _check_rows(search)
+        _check_rows(search, console)
         results = _run_search(config, search, artifact.directory, console)
         summary = _summary(search, results)
         write_json(artifact.directory / SUMMARY, summary)
@@ -70,19 +81,30 @@ def _check_pretrained(search: Search) -> None:
         )
 
 
-def _check_rows(search: Search) -> None:
-    """StageError that names all files that cannot be read, now and not hours into the search."""
-    problems = []
+def _check_rows(search: Search, console: Console) -> None:
+    """StageError that names all files that cannot be used, now and not hours into the search."""
+    problems, said = [], []
     for task in search.tasks:
-        folder = search.data_dir(task)
+        if not task.benchmark:  # its files were read while planning
+            said += notes_on_own_task(task)
+            continue
+        folder, facts = search.data_dir(task), {}
         for split in task.splits if folder else ():
+            path = find_file(split, Path(folder))
             try:
-                if has_split(split, folder):
-                    load_examples(task, split, folder)
+                if path:
+                    facts[split] = facts_of(task, load_examples(task, split, folder))
+                    if problem := problem_with_labels(task, split, facts[split]):
+                        problems.append(f"{path}: {problem}")
             except StageError as error:
                 problems.append(error.cause)
+        warnings = warnings_about_labels(task, facts)
+        said += [f"{task.name}: {line}" for line in rows_left_out(facts)]
+        said += [f"{WARNING_PREFIX}{task.name}: {line}" for line in warnings]
     if problems:
         raise StageError("; ".join(problems))
+    for line in said:
+        console.say(line)
 
 
 # --- running -----------------------------------------------------------------------------------
@@ -97,6 +119,7 @@ def _run_search(
     if progress.incomplete_tasks:
         with _workers(config, search, directory) as (workers, described):
             console.say(_plan(search, len(progress.results), described))
+            _check_texts(search, progress.incomplete_tasks, workers, console)
             _run_jobs(search, progress, effort, workers, console)
     if progress.incomplete_tasks:
         raise StageError(_failure(search, progress, console))
@@ -104,8 +127,10 @@ def _run_search(
 
 
 def _effort(search: Search) -> SearchEffort:
+    positions = known_positions(search) or sys.maxsize
+    lengths = {name: min(length, positions) for name, length in search.max_seq_lengths.items()}
     efforts = {
-        task.name: estimate_effort(task, search.data_dir(task), search.max_seq_lengths[task.name])
+        task.name: estimate_effort(task, search.data_dir(task), lengths[task.name])
         for task in search.tasks
     }
     evals_per_epoch = search.run_inputs["FINETUNE.EVALS_PER_EPOCH"]
@@ -136,6 +161,35 @@ def _inputs_of(search: Search) -> Iterator[Path]:
     for task in search.tasks:
         found = (find_file(split, Path(search.data_dir(task))) for split in task.splits)
         yield from (path for path in found if path and search.data_dir(task))
+
+
+def _check_texts(search: Search, tasks: Iterable[str], workers: Workers, console: Console) -> None:
+    """Says what the model will not see of each task's texts, by a look in a worker.
+
+    StageError if that is nearly all, before any run.
+    """
+    found = [task for task in search.tasks if task.name in set(tasks)]
+    checks = [_text_check(search, task) for task in reversed(found)]
+
+    def next_check() -> TextCheck | None:
+        return checks.pop() if checks else None
+
+    looks = run_jobs(workers, do, next_check, console.note, console.heart.alive)
+    for check, outcome in looks:
+        if isinstance(outcome, StageError):
+            raise outcome
+        if isinstance(outcome, Exception):  # its runs will fail in the same way, and say so
+            console.note(f"{check} failed: {outcome}")
+            continue
+        console.say(str(outcome))
+        for warning in outcome.warnings(search.length_keys[check.task.name]):
+            console.say(WARNING_PREFIX + warning)
+
+
+def _text_check(search: Search, task: Task) -> TextCheck:
+    model = search.model.path
+    source = absolute_source(Source(model, model, search.data_dir(task)))
+    return TextCheck(task, source, search.max_seq_lengths[task.name])
 
 
 def _run_jobs(
@@ -276,5 +330,5 @@ def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": job.learning_rate,
         "seed": job.seed,
         "stilt": job.stilt,
-        **{key: result[key] for key in SUMMARY_KEYS},
+        **{key: result[key] for key in (*SUMMARY_KEYS, ASKED_LENGTH) if key in result},
     }

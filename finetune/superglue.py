@@ -24,6 +24,13 @@ GAP = "@placeholder"  # in ReCoRD's queries
 WRONG, RIGHT = "wrong", "right"
 
 
+class NoLabel(ValueError):
+    """A row that nobody has labelled."""
+
+    def __init__(self):
+        super().__init__("no label")
+
+
 @dataclass(frozen=True)
 class Sample:
     """key: numbers (and for ReCoRD the entity) that name the sample within the file: its row's
@@ -37,7 +44,8 @@ class Sample:
 def samples_of(task: Task, split: Split, row: Row, position: int) -> list[Sample]:
     """The samples of a row; `position` from 0 stands for the `idx` that it may lack.
 
-    Raises ValueError with what is wrong with the row, StageError for a label that the task lacks.
+    Raises ValueError with what is wrong with the row, NoLabel if that is all, StageError for a
+    label that the task lacks.
     """
     labelled = split not in task.test
     try:
@@ -99,7 +107,7 @@ def _choices(task: Task, split: Split, row: Row, position: int, labelled: bool) 
         question = shown(repr(row["question"]))
         raise ValueError(f"question {question}, expected {' or '.join(COPA_QUESTIONS)}")
     asked = f"{_text(row, 'premise')} {COPA_QUESTIONS[row['question']]}"
-    right = _known(row["label"], ("0", "1")) if labelled else ""
+    right = _known(row.get("label", ""), ("0", "1")) if labelled else ""
     for choice in (0, 1):
         label = (RIGHT if str(choice) == right else WRONG) if labelled else ""
         texts = (asked, _text(row, f"choice{choice + 1}"))
@@ -113,7 +121,8 @@ def _answers(task: Task, split: Split, row: Row, position: int, labelled: bool) 
     for question in passage["questions"]:
         for answer in question["answers"]:
             key = (_index(row, position), _index(question), _index(answer))
-            label = (WRONG, RIGHT)[int(_known(answer["label"], ("0", "1")))] if labelled else ""
+            known = _known(answer.get("label", ""), ("0", "1")) if labelled else ""
+            label = (WRONG, RIGHT)[int(known)] if labelled else ""
             asked = f"{_text(question, 'question')} {_text(answer, 'text')}"
             yield Sample(key, (text, asked), label)
 
@@ -161,11 +170,16 @@ def _index(row: Row, position: int | None = None) -> int:
 
 
 def _label(task: Task, row: Row) -> str:
-    return _known(row["label"], tuple(task.labels))
+    return _known(row.get("label", ""), tuple(task.labels))
 
 
 def _known(label: Any, words: Sequence[str]) -> str:
-    """A label as a word: JSON's true, "True" and "true" are the same. StageError if unknown."""
+    """A label as a word: JSON's true, "True" and "true" are the same.
+
+    Raises NoLabel for an empty one, StageError for an unknown word.
+    """
+    if label == "":
+        raise NoLabel
     word = str(label).lower()
     if word not in words:
         raise StageError(f"label {shown(repr(label))}, expected one of {', '.join(words)}")

@@ -4,8 +4,10 @@ backslashes before quotes) and .jsonl (an object per line).
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune.jsonl import first_keys, read_objects
 from finetune.tsv import Table, column_positions, leave_out, opened, read_tsv, tsv_columns
@@ -29,11 +31,14 @@ def table_columns(path: Path) -> list[str]:
     return tsv_columns(path)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Table:
-    """Some columns of a .tsv, .csv or .jsonl file; see `read_tsv`."""
+def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """Some columns of a .tsv, .csv or .jsonl file; see `read_tsv`.
+
+    optional: those that an object of a .jsonl may lack, as a cell of the others may be empty.
+    """
     kind = path.suffix.lower()
     if kind == ".jsonl":
-        return _read_jsonl(path, columns)
+        return _read_jsonl(path, columns, optional)
     return _read_csv(path, columns) if kind == ".csv" else read_tsv(path, columns)
 
 
@@ -134,24 +139,35 @@ def _problem_of_text(text: str) -> str:
     return ""
 
 
-def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
+def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Table:
     """Texts and labels may be strings, numbers, true or false (`true`, `false` as labels)."""
     objects = read_objects(path)
     table = Table(path, [], objects.malformed)
     for number, row in objects.rows:
-        missing = [
-            column for column in columns if not isinstance(row.get(column), (str, int, float))
+        values = [_without_nan(row.get(column)) for column in columns]
+        wrong = [
+            column
+            for column, value in zip(columns, values, strict=True)
+            if not isinstance(value, (str, int, float))
+            and not (value is None and column in optional)
         ]
-        if missing:
-            problem = f"no text or number as {', '.join(missing)}"
+        if wrong:
+            problem = f"no text or number as {', '.join(wrong)}"
             leave_out(table.malformed, f"{path}:{number}: {problem}")
         else:
-            table.rows.append((number, tuple(_word(row[column]) for column in columns)))
+            table.rows.append((number, tuple(map(_word, values))))
     return table
 
 
-def _word(value: str | int | float | bool) -> str:
-    """JSON's 1 and 1.0 are the same number."""
+def _without_nan(value: Any) -> Any:
+    """NaN is what pandas writes where a table has nothing."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _word(value: str | int | float | bool | None) -> str:
+    """JSON's 1 and 1.0 are the same number; null is an empty cell."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

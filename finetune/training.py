@@ -1,7 +1,8 @@
 """Finetunes one classifier, scores it on the dev sets, and predicts the test sets with it."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,19 @@ import numpy as np
 from finetune.classifiers import build_classifier, usable_length
 from finetune.encoding import Encoded, Tokens, joined, load_encoded, load_tokenizer
 from finetune.examples import Examples, has_split
-from finetune.metrics import majority_baseline, predicted_rows, score_predictions, task_score
+from finetune.metrics import (
+    majority_baseline,
+    only_label,
+    predicted_rows,
+    score_predictions,
+    task_score,
+)
+from finetune.row_checks import facts_of, problem_with_labels, warnings_about_labels
 from finetune.runs import Source, TrainingSettings
 from finetune.tasks import Split, Task, find_task
+from finetune.token_counts import TokenCounts, Tokenization
+from finetune.unknown import likely_cause
+from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +45,9 @@ class Outcome:
     dev: metrics by dev split. predictions: (index, prediction) of each row by test split.
     history: loss and learning rate over the steps. evaluations: `step`, `epoch`, `score` of those
     during training. majority: the label that the most training rows have, and the task's score if
-    it were always given; empty if the task is no plain classification. counts: rows, steps and
-    tokens.
+    it were always given; empty if the task is no plain classification. only_label: the one that
+    all dev rows are given, "" if they are told apart. counts: rows, steps and tokens.
+    tokenization: what of the texts the model has seen.
     """
 
     model: "PreTrainedModel"
@@ -44,7 +56,9 @@ class Outcome:
     history: list[dict[str, float]]
     evaluations: list[dict[str, float]]
     majority: dict[str, Any]
+    only_label: str
     counts: dict[str, int]
+    tokenization: Tokenization
 
 
 @dataclass(frozen=True)
@@ -72,21 +86,29 @@ def finetune_task(
     """Trains, scores the dev splits and predicts the test splits that are there.
 
     The outcome depends on the arguments and the machine alone, not on what this process ran
-    before. Raises ValueError if the training diverges, StageError for data that cannot be read.
+    before. Raises ValueError if the training diverges, StageError for data that cannot be read or
+    that the tokenizer knows nearly nothing of.
     """
     from finetune.loop import Training, train
     from finetune.runner import Runner
 
-    model = build_classifier(source.start, task, settings.seed)
-    data = _load_data(task, source, settings, model, max_samples, do_train, do_eval, do_predict)
+    model, asked = build_classifier(source.start, task, settings.seed), settings.max_seq_length
+    length = usable_length(model, asked)
+    data = _load_data(task, source, length, model, max_samples, do_train, do_eval, do_predict)
+    tokenization = _tokenization(task, source, data, model, asked)
+    log(str(tokenization))
+    tokenization.check()
+    for warning in _warnings_about_labels(task, data):
+        log(WARNING_PREFIX + warning)
     runner = Runner(model, load_tokenizer(source.base))
     evaluation = _Evaluation(task, runner, data, settings, log)
     training = Training()
-    left_out = [row for split in data.labelled for row in split.examples.malformed]
+    labelled = [split.examples for split in data.labelled]
+    left_out = [row for found in labelled for row in (*found.malformed, *found.unlabelled)]
     log("\n".join(f"left out: {row}" for row in left_out) or "all rows read")
     if data.train:
         training = train(runner, data.train, settings, task.is_regression, evaluation.score, log)
-    dev, predictions = evaluation.of_all()
+    dev, predictions, constant = evaluation.of_all()
     return Outcome(
         model,
         dev,
@@ -94,8 +116,22 @@ def finetune_task(
         training.history,
         training.evaluations,
         _majority(task, data),
+        constant,
         _counts(data, training),
+        tokenization,
     )
+
+
+def look_at_texts(task: Task, source: Source, max_seq_length: int) -> Tokenization:
+    """What the tokenizer makes of a task's splits, before they are trained on.
+
+    Raises OSError or ValueError if the model cannot be loaded, StageError as `finetune_task`.
+    """
+    model = build_classifier(source.start, task, seed=0)
+    data = _load_data(task, source, usable_length(model, max_seq_length), model, ALL_SAMPLES)
+    tokenization = _tokenization(task, source, data, model, max_seq_length)
+    tokenization.check()
+    return tokenization
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -113,18 +149,22 @@ class _Data:
     def labelled(self) -> list[Encoded]:
         return [split for split in (self.train, *self.dev.values()) if split]
 
+    @property
+    def by_name(self) -> dict[str, Encoded]:
+        named = {split.name: encoded for split, encoded in (self.dev | self.tests).items()}
+        return ({"train": self.train} if self.train else {}) | named
+
 
 def _load_data(
     task: Task,
     source: Source,
-    settings: TrainingSettings,
+    length: int,
     model: "PreTrainedModel",
     max_samples: MaxSamples,
-    do_train: bool,
-    do_eval: bool,
-    do_predict: bool,
+    do_train: bool = True,
+    do_eval: bool = True,
+    do_predict: bool = True,
 ) -> _Data:
-    length = usable_length(model, settings.max_seq_length)
     token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
     def load(split: Split, number: int) -> Encoded:
@@ -139,10 +179,37 @@ def _load_data(
     )
 
 
+def _tokenization(
+    task: Task, source: Source, data: _Data, model: "PreTrainedModel", asked: int
+) -> Tokenization:
+    positions, splits = usable_length(model, sys.maxsize), data.by_name
+    words = tuple(word for encoded in splits.values() for word in encoded.unknown_words)
+    return Tokenization(
+        task=task.name,
+        max_seq_length=usable_length(model, asked),
+        asked=asked,
+        positions=positions if positions < sys.maxsize else 0,
+        splits={name: TokenCounts.of(encoded.counts) for name, encoded in splits.items()},
+        unknown_words=words,
+        cause=likely_cause(load_tokenizer(source.base), words),
+    )
+
+
+def _warnings_about_labels(task: Task, data: _Data) -> Iterator[str]:
+    """Of the rows that are used, which may be the first ones only."""
+    named = {task.train: data.train, **data.dev}
+    facts = {split: facts_of(task, encoded.examples) for split, encoded in named.items() if encoded}
+    for split, found in facts.items():
+        if problem := problem_with_labels(task, split, found):
+            yield f"{split.files[0]}: {problem}"
+    yield from warnings_about_labels(task, facts)
+
+
 def _counts(data: _Data, training: "Training") -> dict[str, int]:
     return {
         "num_train_rows": len(data.train) if data.train else 0,
         "num_malformed_rows": sum(len(split.examples.malformed) for split in data.labelled),
+        "num_unlabelled_rows": sum(len(split.examples.unlabelled) for split in data.labelled),
         "num_dev_rows": sum(len(split) for split in data.dev.values()),
         "num_steps": training.num_steps,
         "num_tokens": training.num_tokens,
@@ -188,14 +255,16 @@ class _Evaluation:
         self.log(f"step {step}: {', '.join(shown)}")
         return task_score(dev)
 
-    def of_all(self) -> tuple[dict[str, dict[str, float]], dict[Split, list[tuple[str, str]]]]:
-        """Metrics of the dev sets and predictions of the test sets, in one pass over both."""
+    def of_all(self) -> tuple[dict[str, dict[str, float]], dict[Split, list[tuple[str, str]]], str]:
+        """Metrics of the dev sets, predictions of the test sets, and the only label of the dev sets
+        if there is one, in one pass over both."""
         outputs = self._outputs(self.data.dev | self.data.tests)
         predictions = {
             split: predicted_rows(self.task, outputs[split], encoded.examples)
             for split, encoded in self.data.tests.items()
         }
-        return self._dev_metrics(outputs), predictions
+        constant = only_label(self.task, [outputs[split] for split in self.data.dev])
+        return self._dev_metrics(outputs), predictions, constant
 
     def _outputs(self, splits: Mapping[Split, Encoded]) -> dict[Split, np.ndarray]:
         if not splits:

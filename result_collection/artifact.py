@@ -14,7 +14,7 @@ from result_collection.report_data import REPORT_JSON
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FORMAT = 2
+FORMAT = 3
 
 
 def result_artifact(config: "CfgNode") -> Artifact:

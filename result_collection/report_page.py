@@ -9,7 +9,7 @@ from result_collection import charts
 from result_collection.numbers import epochs, points, rate
 from result_collection.page import Content, Markup, document, facts, figure, fold, section, tag
 from result_collection.page import table as html_table
-from result_collection.summary import majority_text, metrics_text, notes, spread_text
+from result_collection.summary import majority_text, metrics_text, notes, splits_of, spread_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +24,8 @@ DATA_FACTS = {
     "max_seq_length": "tokens per sample, at most",
     "masking": "masking",
 }
+# Of a split of a task, in the order of the columns.
+ALL_SHARES = ("truncated_share", "cut_share", "unknown_share", "unknown_character_share")
 SHARES = {
     "masked_share": "tokens to be predicted",
     "unknown_character_share": "unknown characters",
@@ -143,8 +145,31 @@ def _scores(report: Report, drawn: Mapping[str, "Figure"]) -> Markup:
         chart,
         _scores_table(summary),
         [tag("p", line) for line in notes(summary)],
+        _texts_table(summary),
         name="scores",
     )
+
+
+def _texts_table(summary: Mapping[str, Any]) -> Content:
+    """What the submitted runs have seen of their texts; nothing for reports of old versions."""
+    header = ["task", "set", "samples", "tokens per sample, at most", "samples truncated"]
+    header += ["tokens cut", "unknown tokens", "unknown characters"]
+    rows: list[list[Content]] = [
+        [
+            row["task"],
+            split,
+            f"{counts['num_samples']:,}",
+            str(row["max_seq_length"]),
+            *(_percent(counts[share]) for share in ALL_SHARES),
+        ]
+        for row in summary["tasks"]
+        for split, counts in splits_of(row)
+    ]
+    caption = (
+        "What the model sees of the texts. One unknown token can hide a long word, so unknown text "
+        "is counted in characters, too."
+    )
+    return html_table(caption, header, rows, range(2, len(header))) if rows else ""
 
 
 def _scores_table(summary: Mapping[str, Any]) -> Markup:

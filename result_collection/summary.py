@@ -1,10 +1,13 @@
 """What a search found: per task the best setting and its dev scores, and their averages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
+from finetune.runs import ASKED_LENGTH
 from finetune.tasks import TASKS, Task
+from finetune.token_counts import WARN_CUT
+from finetune.unknown import WARN_SHARE
 from pipeline.console import table
 from result_collection.numbers import points
 
@@ -23,8 +26,13 @@ DIAGNOSTICS = {
 SPREAD = ("min", "max", "stdev")
 TSV_HEADER = [
     *("task", "benchmark", "score", "min", "max", "sd", "seeds", "metrics (dev)", "majority"),
-    *("runs", "best setting", "submitted run"),
+    *("runs", "best setting", "submitted run", "tokens per sample"),
+    *("% of samples truncated", "% of tokens cut", "% of characters unknown"),
 ]
+# Of a split's tokenization, in the order of the columns.
+SHARES = ("truncated_share", "cut_share", "unknown_character_share")
+# What the submitted run says of its data; results of old versions lack some.
+RUN_FACTS = ("max_seq_length", ASKED_LENGTH, "tokenization", "only_label")
 
 
 def summarize(
@@ -63,6 +71,8 @@ def _row(task: Task, search: Mapping[str, Any]) -> dict[str, Any]:
         "num_seeds": len(same),
         "num_runs": len(runs),
         "num_malformed_rows": submitted.get("num_malformed_rows", 0),
+        "num_unlabelled_rows": submitted.get("num_unlabelled_rows", 0),
+        **{key: submitted[key] for key in RUN_FACTS if key in submitted},
         "seconds": sum(run["seconds"] for run in runs),
         "majority": submitted["majority"],
         "stilt": submitted["stilt"],
@@ -175,7 +185,9 @@ def as_tsv(summary: Mapping[str, Any]) -> str:
         spread = [points(row["spread"][key]) if row["spread"] else "" for key in SPREAD]
         cells = [row["task"], row["benchmark"], points(row["score"]), *spread]
         cells += [str(row["num_seeds"]), metrics_text(row), majority_text(row)]
-        rows.append([*cells, str(row["num_runs"]), setting_text(row), row["submitted"]["setting"]])
+        cells += [str(row["num_runs"]), setting_text(row), row["submitted"]["setting"]]
+        shares = [share_text(row, share) for share in SHARES]
+        rows.append([*cells, str(row.get("max_seq_length", "")), *shares])
     for average in summary["averages"]:
         cells = [average_of(average["over"]), average["name"], points(average["value"])]
         rows.append([*cells, *[""] * (len(TSV_HEADER) - len(cells))])
@@ -199,6 +211,21 @@ def metrics_text(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {points(value)}" for name, value in row["metrics"].items())
 
 
+def share_text(row: Mapping[str, Any], share: str) -> str:
+    """`train 12.0, dev 11.5`: per cent of each split."""
+    return ", ".join(f"{name} {points(counts[share])}" for name, counts in splits_of(row))
+
+
+def splits_of(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and token counts of a task's splits: train, dev, test; none in old results."""
+    order = ("train", "dev", "test")
+
+    def place(name: str) -> int:
+        return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
+
+    return sorted(row.get("tokenization", {}).items(), key=lambda split: place(split[0]))
+
+
 def majority_text(row: Mapping[str, Any]) -> str:
     return points(row["majority"]["score"]) if row["majority"] else ""
 
@@ -217,20 +244,56 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         if average["lacks"] and average["name"] in summary["sources"]
     ]
     for row in summary["tasks"]:
-        if number := row["num_malformed_rows"]:
-            lines.append(
-                f"{row['task']}: {number} row{'s' if number > 1 else ''} of the training and dev "
-                "files left out as unreadable; the log of the submitted run names them"
-            )
+        lines += _notes_on_rows(row)
+        lines += _notes_on_texts(row)
         if row["submits_majority"]:
             lines.append(
                 f"{row['task']}: the search did not beat the majority label "
                 f"({points(row['score'])} against {points(row['majority']['score'])} on the dev "
                 f"set), so {row['majority']['label']} is submitted for all rows"
             )
+        elif row.get("only_label"):
+            lines.append(
+                f"{row['task']}: the submitted run answers {row['only_label']} for every dev row, "
+                "so its score is that of a constant"
+            )
         if row["task"] in DIAGNOSTICS:
             lines.append(DIAGNOSTICS[row["task"]])
     return lines
+
+
+def _notes_on_rows(row: Mapping[str, Any]) -> Iterator[str]:
+    reasons = {"num_malformed_rows": "unreadable", "num_unlabelled_rows": "having no label"}
+    for key, reason in reasons.items():
+        if number := row.get(key, 0):
+            yield (
+                f"{row['task']}: {number} row{'s' if number > 1 else ''} of the training and dev "
+                f"files left out as {reason}; the log of the submitted run names them"
+            )
+
+
+def _notes_on_texts(row: Mapping[str, Any]) -> Iterator[str]:
+    """What the model has not seen of them, where that is much."""
+    task = row["task"]
+    truncated, cut, unknown = (
+        max((counts[share] for _, counts in splits_of(row)), default=0.0) for share in SHARES
+    )
+    if max(truncated, cut) > WARN_CUT:
+        asked = f", {row[ASKED_LENGTH]} were asked for" if ASKED_LENGTH in row else ""
+        yield (
+            f"{task}: up to {points(truncated)} % of a set's samples are truncated to "
+            f"{row['max_seq_length']} tokens ({points(cut)} % of its tokens are cut){asked}"
+        )
+    elif ASKED_LENGTH in row:
+        yield (
+            f"{task}: samples have at most {row['max_seq_length']} tokens, as the model has no "
+            f"more positions; {row[ASKED_LENGTH]} were asked for"
+        )
+    if unknown > WARN_SHARE:
+        yield (
+            f"{task}: up to {points(unknown)} % of a set's characters are unknown to the model's "
+            "tokenizer"
+        )
 
 
 def headline(summary: Mapping[str, Any]) -> str:

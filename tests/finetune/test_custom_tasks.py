@@ -125,11 +125,9 @@ def test_malformed_rows_are_named_and_left_out_but_not_of_a_test_file(tmp_path):
     jsonl = '{"text": "a", "label": 1}\n{"text": null, "label": 1}\n{"text": "b", "label": 2}\n'
     task = make(tmp_path, jsonl + '{"text": "c"}\n{"text": "d", "label": " "}\n', "jsonl")
     path = tmp_path / "train.jsonl"
-    assert load_examples(task, task.train, ".").malformed == [
-        f"{path}:2: no text or number as text",
-        f"{path}:4: no text or number as label",
-        f"{path}:5: no label",
-    ]
+    train = load_examples(task, task.train, ".")
+    assert train.malformed == [f"{path}:2: no text or number as text"]
+    assert train.unlabelled == [f"{path}:4: no label", f"{path}:5: no label"]
 
 
 def test_a_quote_that_is_never_closed_would_swallow_the_rest(tmp_path):

@@ -166,6 +166,49 @@ def test_files_that_cannot_be_read_are_named_before_anything_runs(config, tmp_pa
     assert not list(tmp_path.glob("log/finetune/*/CoLA"))
 
 
+def test_what_is_truncated_is_said_and_the_length_that_was_used_is_recorded(config, capsys):
+    root = Path(config.SYSTEM.OUTPUT_ROOT)
+    own_task(config, root / "own")
+    for name in ("train", "dev"):
+        path = root / "own" / f"{name}.tsv"
+        path.write_text(path.read_text().replace("one", "sentence " * 128))
+    config.FINETUNE.TASKS, config.FINETUNE.MAX_SEQ_LENGTH = ["reviews"], 512
+    assert (
+        "WARNING: samples are cut to at most 66 tokens, as the model has only 66 positions; "
+        "FINETUNE.MAX_SEQ_LENGTH is 512"
+    ) in finetune_artifact(config).notes
+    finetune(config)
+    said = capsys.readouterr().out
+    # 131 tokens each, of which the model takes 65 with two special ones.
+    assert "reviews: at most 65 tokens per sample; truncated: train 100.0 % of samples" in said
+    assert said.count("WARNING: reviews: 100.0 % of samples are truncated to 65 tokens, ") == 1
+    assert "the model has only 65 positions, FINETUNE.MAX_SEQ_LENGTH is 512" in said
+    [path] = result_files(config)
+    result = read_json(path)
+    assert (result["max_seq_length"], result["max_seq_length_asked"]) == (65, 512)
+    for split in ("train", "dev"):
+        counts = result["tokenization"][split]
+        assert counts["num_samples"] == counts["num_truncated"] == 40
+        assert counts["cut_share"] == pytest.approx(68 / 131)
+        assert counts["unknown_character_share"] == 0.0
+    [row] = summary_of(config)["runs"]
+    assert row["tokenization"] == result["tokenization"] and row["max_seq_length_asked"] == 512
+
+
+def test_texts_that_the_tokenizer_does_not_know_end_the_search_before_any_run(config, tmp_path):
+    own_task(config, tmp_path / "own")
+    for name in ("train", "dev"):
+        path = tmp_path / "own" / f"{name}.tsv"
+        path.write_text(path.read_text().replace("A ", "\N{CYRILLIC SMALL LETTER ZHE}" * 90 + " "))
+    config.FINETUNE.TASKS = ["CoLA", "reviews"]
+    known = (
+        r"reviews: 9\d\.\d % of the characters of its train set are unknown .* lacks their cyril"
+    )
+    with pytest.raises(StageError, match=known):
+        finetune(config)
+    assert not list(tmp_path.glob("log/finetune/*/CoLA")) and not result_files(config)
+
+
 def test_halving_and_its_table(config, capsys):
     config.FINETUNE.TASKS, config.FINETUNE.SEARCH = ["CoLA"], "halving"
     config.FINETUNE.GRID.CoLA.EPOCHS = [2, 1]

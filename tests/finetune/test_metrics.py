@@ -9,6 +9,7 @@ from finetune.examples import Examples
 from finetune.metrics import (
     majority_baseline,
     normalised,
+    only_label,
     predicted_rows,
     score_predictions,
     task_score,
@@ -134,6 +135,15 @@ def test_predictions_are_words_or_clipped_scores_with_their_index():
     assert rows == [("4", "true"), ("9", "false")]
 
 
+def test_a_model_that_gives_all_rows_the_same_label():
+    mnli, same, both = find_task("MNLI"), outputs_for([1, 1]), outputs_for([1, 0])
+    assert only_label(mnli, [same, same]) == "neutral"
+    assert only_label(mnli, [same, both]) == only_label(mnli, [both]) == ""
+    assert only_label(mnli, [outputs_for([1])]) == ""  # a single row has no other
+    for name in ("STS-B", "COPA", "MultiRC"):
+        assert only_label(find_task(name), [same]) == ""
+
+
 def test_majority_baseline():
     mrpc = find_task("MRPC")
     train, dev = examples_with([1, 1, 0]), examples_with([1, 0, 1, 1])
@@ -146,5 +156,10 @@ def test_majority_baseline():
     assert majority_baseline(mnli, train, splits) == {"label": "neutral", "score": 0.625}
     cola = majority_baseline(find_task("CoLA"), train=dev, dev={"dev": dev})
     assert cola == {"label": "acceptable", "score": 0.0}
+    noes = examples_with([0, 0, 0, 1])  # F1 is that of class 1: always 0 says nothing
+    found = majority_baseline(mrpc, noes, {"dev": examples_with([0, 1])})
+    assert found == {"label": "equivalent", "score": pytest.approx((1 / 2 + 2 / 3) / 2)}
+    tie = majority_baseline(find_task("RTE"), examples_with([0, 1]), {"dev": examples_with([1])})
+    assert tie == {"label": "not_entailment", "score": 1.0}
     for name in ("STS-B", "COPA", "MultiRC", "ReCoRD"):
         assert majority_baseline(find_task(name), train, {"dev": dev}) == {}

@@ -37,6 +37,9 @@ def test_the_manuals_command(tiny_model, tmp_path, capsys):
     assert results["num_steps"] == 7  # 400 rows in batches of 2 x 32
     assert max(line["learning_rate"] for line in results["history"]) == pytest.approx(5e-5)
     assert (tmp_path / "out" / "model" / "tokenizer.json").exists()
+    assert "MRPC: at most 65 tokens per sample; truncated: none; unknown: 0.0 %" in printed
+    assert (results["max_seq_length"], results["max_seq_length_asked"]) == (65, 128)
+    assert results["tokenization"]["train"]["num_samples"] == 400
 
     again = [*command, "--do_predict"]
     again[again.index("--model_name_or_path") + 1] = str(tmp_path / "out" / "model")
@@ -45,6 +48,28 @@ def test_the_manuals_command(tiny_model, tmp_path, capsys):
     rerun = json.loads((tmp_path / "out" / "results.json").read_text())
     assert rerun["dev"] == results["dev"]
     assert len((tmp_path / "out" / "predictions_test.tsv").read_text().splitlines()) == 91
+
+
+def test_what_is_truncated_is_printed(tiny_model, tmp_path, capsys):
+    write_demo_glue(tmp_path / "glue")
+    command = manual_command(tiny_model, tmp_path / "glue", tmp_path / "out")
+    command[command.index("--max_seq_length") + 1] = "12"
+    assert run_glue.main([*command, "--max_train_samples", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert "WARNING: MRPC: 100.0 % of samples are truncated to 12 tokens" in printed
+    assert "a larger --max_seq_length loses less (the model has 65 positions)" in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    counts = results["tokenization"]["train"]
+    assert "all rows have the label" not in printed
+    assert counts["num_samples"] == counts["num_truncated"] == 20
+    assert results["max_seq_length"] == 12 and "max_seq_length_asked" not in results
+
+
+def test_a_dev_set_of_one_class_is_told(tiny_model, tmp_path, capsys):
+    write_demo_glue(tmp_path / "glue")
+    command = manual_command(tiny_model, tmp_path / "glue", tmp_path / "out")
+    assert run_glue.main([*command, "--max_train_samples", "8", "--max_eval_samples", "1"]) == 0
+    assert "WARNING: MRPC/dev.tsv: all rows have the label " in capsys.readouterr().out
 
 
 def test_a_full_output_folder_is_not_written_to(tiny_model, tmp_path, capsys):

@@ -151,7 +151,8 @@ def test_broken_rows_are_left_out_and_named_but_not_of_a_test_set(tmp_path, fold
     task = find_task(folder)
     path = write(tmp_path, f"{folder}/train.jsonl", ROWS[folder], line, ROWS[folder])
     examples = load_examples(task, task.train, str(tmp_path))
-    assert examples.malformed == [f"{path}:2: {problem}"]
+    left_out = examples.unlabelled if problem == "no label" else examples.malformed
+    assert left_out == [*examples.malformed, *examples.unlabelled] == [f"{path}:2: {problem}"]
     assert len(examples.texts) == len(examples.labels) == 2 * len(SAMPLES[folder])
     if problem != "no label":
         write(tmp_path, f"{folder}/test.jsonl", line, ROWS[folder])

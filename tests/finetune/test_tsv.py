@@ -80,7 +80,7 @@ def test_rows_without_a_label_are_left_out(tmp_path):
     path = write(tmp_path / "SST-2/dev.tsv", b"sentence\tlabel\na\t1 \nb\t\nc\t0\n")
     examples = load_examples(task, task.dev[0], str(tmp_path))
     assert examples.texts == [("a",), ("c",)] and examples.labels == [1, 0]
-    assert examples.malformed == [f"{path}:3: no label"]
+    assert examples.unlabelled == [f"{path}:3: no label"] and examples.malformed == []
 
 
 def test_unknown_label_and_score_name_file_and_line(tmp_path):

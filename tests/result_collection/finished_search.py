@@ -118,6 +118,9 @@ def _finetune(config, skip) -> None:
             **{"score": score, "num_steps": 40, "num_train_rows": 400, "seconds": 12.0},
             "dev": {split.name: dict.fromkeys(task.metrics, score) for split in task.dev},
             "majority": majority,
+            **{"only_label": "", "num_malformed_rows": 0, "num_unlabelled_rows": 0},
+            **{"max_seq_length": 64, "max_seq_length_asked": 128},
+            "tokenization": {split.name: tokenization(0.021) for split in task.splits},
         }
         write_json(search.job_dir(job) / RESULT, {**row, **_curves(job)})
         write_text(search.log(job.task, search.model.pretrain_id, job.setting), "done\n")
@@ -136,6 +139,14 @@ def _finetune(config, skip) -> None:
     write_json(artifact.directory / "summary.json", found)
     artifact.finish({"best": best, "num_runs": len(rows)})
     artifact.record_time(310.0)
+
+
+def tokenization(truncated=0.0, cut=0.0, unknown=0.0) -> dict:
+    """Of a split, as a run's result has it. The shares: of samples, tokens and characters."""
+    return {
+        **{"num_samples": 1234, "truncated_share": truncated, "cut_share": cut},
+        **{"unknown_share": 0.015, "unknown_character_share": unknown},
+    }
 
 
 def _curves(job) -> dict:

@@ -88,6 +88,31 @@ def test_facts_of_all_stages(reported):
     assert all(f'href="{quote(path)}"' in text for path in links)
 
 
+def test_what_the_model_sees_of_the_texts(reported):
+    _, folder = reported
+    text, report = page(folder), read_json(folder / "report.json")
+    [row] = [row for row in report["summary"]["tasks"] if row["task"] == "CoLA"]
+    assert row["max_seq_length"] == 64 and row["tokenization"]["dev"]["truncated_share"] == 0.021
+    [table] = re.findall(r"What the model sees of the texts.*?</table>", text, re.DOTALL)
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
+    expected = ["1,234", "64", "2.1 %", "0.0 %", "1.5 %", "0.0 %"]
+    assert [row[1:] for row in rows if row[0] == "CoLA"] == [
+        [split, *expected] for split in ("train", "dev", "test")
+    ]
+    assert "CoLA: samples have at most 64 tokens" in text
+
+
+def test_a_report_of_an_old_version_is_drawn(reported, tmp_path):
+    _, folder = reported
+    report = read_json(folder / "report.json")
+    for row in report["summary"]["tasks"]:
+        for key in ("max_seq_length", "max_seq_length_asked", "tokenization", "only_label"):
+            del row[key]
+    write_json(tmp_path / "report.json", report)
+    assert main([str(tmp_path)]) == 0
+    assert "What the model sees" not in page(tmp_path) and "Scores" in page(tmp_path)
+
+
 @pytest.fixture
 def external(make_search):
     """The results folder of a model that was not pretrained here, on one own task."""

@@ -6,6 +6,7 @@ import pytest
 
 from finetune.tasks import TASKS, find_task
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
+from tests.result_collection.finished_search import tokenization
 
 SOURCES = {"GLUE": "builtin:demo", "SuperGLUE": "folder", OWN: "FINETUNE.CUSTOM_TASKS"}
 
@@ -42,6 +43,50 @@ def test_the_label_of_an_own_tasks_f1_is_named_and_rows_that_were_left_out_are_c
     assert "accuracy 80.0, f1 90.0" in text and "accuracy 80.0, f1 of low 90.0" in text
     assert "own: 3 rows of the training and dev files left out as unreadable" in text
     assert "MRPC: " not in text
+    runs[1].update({"num_malformed_rows": 0, "num_unlabelled_rows": 1})
+    text = as_text(summarize([find_task("MRPC"), own], found, SOURCES))
+    assert "own: 1 row of the training and dev files left out as having no label" in text
+    assert "unreadable" not in text
+
+
+def facts(**facts) -> dict:
+    """The summary of a run of RTE with these."""
+    found = run("RTE", {"dev": {"accuracy": 0.6}}) | facts
+    return summarize([find_task("RTE")], search(found, best={"RTE": found["setting"]}), SOURCES)
+
+
+def test_what_the_model_has_not_seen_of_the_texts():
+    splits = {"dev": tokenization(0.2, 0.1, 0.031), "train": tokenization(0.5, 0.3, 0.0)}
+    found = facts(max_seq_length=64, max_seq_length_asked=512, tokenization=splits)
+    text = as_text(found)
+    assert (
+        "RTE: up to 50.0 % of a set's samples are truncated to 64 tokens (30.0 % of its tokens are "
+        "cut), 512 were asked for"
+    ) in text
+    assert "RTE: up to 3.1 % of a set's characters are unknown to the model's tokenizer" in text
+    header, row, _ = (line.split("\t") for line in as_tsv(found).splitlines())
+    assert header[-4:] == [
+        *("tokens per sample", "% of samples truncated", "% of tokens cut"),
+        "% of characters unknown",
+    ]
+    assert row[-4:] == [
+        *("64", "train 50.0, dev 20.0", "train 30.0, dev 10.0", "train 0.0, dev 3.1")
+    ]
+
+
+def test_little_that_is_lost_is_no_note_and_old_results_have_none():
+    splits = {"dev": tokenization(0.05, 0.05, 0.03)}
+    assert "RTE: " not in as_text(facts(max_seq_length=64, tokenization=splits))
+    assert "RTE: samples have at most 64 tokens, as the model has no more positions; 128 were" in (
+        as_text(facts(max_seq_length=64, max_seq_length_asked=128, tokenization=splits))
+    )
+    assert "RTE: " not in as_text(facts()) and as_tsv(facts()).splitlines()[1].endswith("\t\t\t")
+
+
+def test_a_model_that_always_answers_the_same_is_noted():
+    said = "RTE: the submitted run answers entailment for every dev row, so its score is that of"
+    assert said in as_text(facts(only_label="entailment"))
+    assert "every dev row" not in as_text(facts(only_label=""))
 
 
 def test_metrics_of_all_dev_sets():
@@ -115,8 +160,9 @@ def test_glue_without_wnli_is_named_so():
 def test_tsv_has_a_line_per_task():
     assert as_tsv(summarize_single(RTE=0.625)) == (
         "task\tbenchmark\tscore\tmin\tmax\tsd\tseeds\tmetrics (dev)\tmajority\truns\tbest setting"
-        "\tsubmitted run\n"
+        "\tsubmitted run\ttokens per sample\t% of samples truncated\t% of tokens cut"
+        "\t% of characters unknown\n"
         "RTE\tGLUE\t62.5\t\t\t\t1\taccuracy 62.5\t50.0\t1\tlr5e-05_bs32_ep3"
-        "\tlr5e-05_bs32_ep3_seed42\n"
-        "average of 1 task\tGLUE\t62.5\t\t\t\t\t\t\t\t\t\n"
+        "\tlr5e-05_bs32_ep3_seed42\t\t\t\t\n"
+        "average of 1 task\tGLUE\t62.5\t\t\t\t\t\t\t\t\t\t\t\t\t\n"
     )

@@ -1,0 +1,155 @@
+"""What the rows of a task's files are, and what is wrong or odd about their labels."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune.examples import Examples
+from finetune.tasks import Split, Task
+from pipeline.text_files import shown, shown_list
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Rows of a dev set below which a single one moves its scores by more than a point.
+FEW_ROWS = 100
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """Of the file of a split.
+
+    num_rows: those that are used. num_blank: those among them without text. labels: rows by class,
+    of a regression by the lowest and the highest score. unlabelled, malformed: of what is left
+    out, how many rows and one of them. texts: [num_rows] hashes, the same in this process alone.
+    """
+
+    num_rows: int
+    num_blank: int
+    labels: Mapping[float, int]
+    unlabelled: tuple[int, str]
+    malformed: tuple[int, str]
+    texts: "np.ndarray"
+
+
+def facts_of(task: Task, examples: Examples) -> RowFacts:
+    import numpy as np
+
+    labels = examples.labels
+    ends = {min(labels): 1, max(labels): 1} if task.is_regression and labels else {}
+    return RowFacts(
+        num_rows=len(examples.texts),
+        num_blank=sum(not any(map(str.strip, row)) for row in examples.texts),
+        labels=ends if task.is_regression else Counter(labels),
+        unlabelled=_number_and_one(examples.unlabelled),
+        malformed=_number_and_one(examples.malformed),
+        texts=np.fromiter(map(hash, examples.texts), np.int64, len(examples.texts)),
+    )
+
+
+def _number_and_one(rows: list[str]) -> tuple[int, str]:
+    return len(rows), rows[0] if rows else ""
+
+
+# --- labels -----------------------------------------------------------------------------------
+
+
+def problem_with_labels(task: Task, split: Split, facts: RowFacts) -> str:
+    """Why nothing can be learned from a split, or why its score says nothing; "" if neither.
+
+    Correlations with a constant are undefined, and so is F1 of a label that no row has: they are
+    counted as 0, whatever the model. The accuracy on dev rows of one class is not.
+    """
+    if task.has_several_samples or not facts.labels:
+        return ""
+    words, is_dev = list(task.labels), split in task.dev
+    if len(facts.labels) == 1 and (split == task.train or (is_dev and task.is_regression)):
+        [label] = facts.labels
+        what = f"score {label:g}" if task.is_regression else f"label {shown(words[int(label)])}"
+        return f"all rows have the {what}, expected different ones"
+    if is_dev and len(facts.labels) == 1 and "matthews_correlation" in task.metrics:
+        [label] = facts.labels
+        return (
+            f"all rows have the label {shown(words[int(label)])}, with which matthews_correlation "
+            "is always 0, expected different ones"
+        )
+    if is_dev and "f1" in task.metrics and 1 not in facts.labels:
+        return (
+            f"no row has the label {shown(words[1])}, with which f1, which is that label's, is "
+            "always 0, expected rows of both labels"
+        )
+    return ""
+
+
+def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+    """What makes a score misleading, of a task that can be learned."""
+    if task.is_regression or task.has_several_samples:
+        return
+    words = list(map(shown, task.labels))
+    dev = {split: facts[split] for split in task.dev if split in facts}
+    for split, found in dev.items():
+        if len(found.labels) == 1:
+            word = words[int(next(iter(found.labels)))]
+            yield (
+                f"{split.files[0]}: all rows have the label {word}, so a model that always answers "
+                f"{word} scores 100"
+            )
+    if task.train not in facts:
+        return
+    unseen = [label for label in range(len(words)) if label not in facts[task.train].labels]
+    if unseen:
+        tested = sum(found.labels.get(label, 0) for found in dev.values() for label in unseen)
+        in_dev = f"; {tested:,} dev rows have" if tested else ""
+        yield (
+            f"{task.train.files[0]}: no row has the label {shown_list(words[i] for i in unseen)}, "
+            f"so no model can learn it{in_dev}"
+        )
+
+
+# --- own files --------------------------------------------------------------------------------
+
+
+def notes_on_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+    """How many rows each file has, what is left out, and how far a score can be trusted."""
+    yield ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
+    yield from rows_left_out(facts)
+    for split, found in facts.items():
+        if found.num_blank:
+            yield f"{split.files[0]}: {_rows(found.num_blank)} without any text"
+    for split in task.dev:
+        yield from _notes_on_dev(task, split, facts)
+
+
+def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+    for found in facts.values():
+        for (number, one), what in (
+            (found.unlabelled, "without a label"),
+            (found.malformed, "that cannot be read"),
+        ):
+            if number:
+                verb = "is" if number == 1 else "are"
+                yield f"{_rows(number)} {what} {verb} left out, e.g. {one}"
+
+
+def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+    import numpy as np
+
+    found, file = facts[split], split.files[0]
+    num_shared = int(np.isin(found.texts, facts[task.train].texts).sum())
+    if num_shared:
+        yield (
+            f"{file}: {num_shared:,} of {_rows(found.num_rows)} have the same text as a row of "
+            f"{task.train.files[0]}, which makes scores too high"
+        )
+    if found.num_rows < FEW_ROWS and not task.is_regression:
+        yield (
+            f"{file}: {_rows(found.num_rows)} only, so accuracy moves in steps of "
+            f"{100 / found.num_rows:.1f} points"
+        )
+    if "f1" in task.metrics:
+        yield f"f1 is that of the label {shown(list(task.labels)[1])}, the second of LABELS"
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'s' if number != 1 else ''}"
