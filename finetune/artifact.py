@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from configs.finetune_rules import task_names
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
-from finetune.examples import has_split, num_train_rows
+from finetune.examples import HUB_DATASET, has_split, num_train_rows
 from finetune.foreign_models import problem_with_places
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
@@ -23,10 +23,12 @@ from pipeline.artifacts import (
     finetune_task_dir,
     fingerprint,
     log_path,
+    search_name,
 )
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
+from pipeline.hub import HubNeed
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 2
+# What a search under the same name does, and the way out.
+REPLACES = "writes over the summary of the other search (set FINETUNE.ID to keep both)"
 # The table of all runs, in the search's own folder.
 SUMMARY = "summary.json"
 # Dataset ID of models that were not pretrained here.
@@ -74,14 +78,15 @@ class StartingModel:
 class Search:
     """A search in plain values.
 
-    kind: `grid` or `halving`. data_dirs: folder of each benchmark, as `load_examples` takes it.
-    with_demo: GLUE is the built-in benchmark, which is written when the search begins. jobs: the
-    whole grid. max_seq_lengths: tokens per sample, by task. run_inputs: config keys that every run
-    depends on. task_inputs: what each task and its data is. eval_batch_size: samples per forward
-    pass.
+    finetune_id: as configured. kind: `grid` or `halving`. data_dirs: folder of each benchmark, as
+    `load_examples` takes it. with_demo: GLUE is the built-in benchmark, which is written when the
+    search begins. jobs: the whole grid. max_seq_lengths: tokens per sample, by task. run_inputs:
+    config keys that every run depends on. task_inputs: what each task and its data is.
+    eval_batch_size: samples per forward pass.
     """
 
     root: Path
+    finetune_id: str
     kind: str
     model: StartingModel
     data_dirs: dict[str, str]
@@ -97,12 +102,16 @@ class Search:
         return self.data_dirs[task.benchmark]
 
     @property
+    def name(self) -> str:
+        """Of its folders."""
+        return search_name(self.model.pretrain_id, self.finetune_id)
+
+    @property
     def directory(self) -> Path:
-        return finetune_search_dir(self.root, self.model.dataset_id, self.model.pretrain_id)
+        return finetune_search_dir(self.root, self.model.dataset_id, self.name)
 
     def task_dir(self, task: str) -> Path:
-        model = self.model
-        return finetune_task_dir(self.root, model.dataset_id, task, model.pretrain_id)
+        return finetune_task_dir(self.root, self.model.dataset_id, task, self.name)
 
     def job_dir(self, job: Job) -> Path:
         return self.task_dir(job.task) / job.setting
@@ -121,7 +130,7 @@ class Search:
             source=Source(start, self.model.path, self.data_dir(task)),
             settings=self._settings(job),
             folder=self.job_dir(job),
-            log=self.log(job.task, self.model.pretrain_id, job.setting),
+            log=self.log(job.task, self.name, job.setting),
             keep_model=job.task == STILT_SOURCE and any(other.stilt for other in self.jobs),
         )
 
@@ -164,23 +173,27 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
     """The search as an artifact. Raises ConfigError for what is missing or contradictory."""
     search = load_search(config)
     names = [task.name for task in search.tasks]
+    inputs = {
+        "FINETUNE.TASKS": names,
+        "FINETUNE.SEARCH": search.kind,
+        "FINETUNE.SEEDS": sorted({job.seed for job in search.jobs}),
+        "FINETUNE.STILT_TASKS": sorted({job.task for job in search.jobs if job.stilt}),
+        **_grid_inputs(search),
+        **search.run_inputs,
+        **search.model.inputs,
+        "task_data": search.task_inputs,
+        "format": FORMAT,
+    }
     return Artifact(
         stage="finetune",
         directory=search.directory,
-        inputs={
-            "FINETUNE.TASKS": names,
-            "FINETUNE.SEARCH": search.kind,
-            "FINETUNE.SEEDS": sorted({job.seed for job in search.jobs}),
-            "FINETUNE.STILT_TASKS": sorted({job.task for job in search.jobs if job.stilt}),
-            **_grid_inputs(search),
-            **search.run_inputs,
-            **search.model.inputs,
-            "task_data": search.task_inputs,
-            "format": FORMAT,
-        },
+        inputs=inputs,
         parts=tuple(search.task_dir(name) for name in names),
+        user_named="FINETUNE.ID" if search.finetune_id else "",
         notes=tuple(_notes(search)),
         files_in=lambda results: _files_of(search, results),
+        replaces={} if search.finetune_id else dict.fromkeys(inputs, REPLACES),
+        hub=tuple(_hub_needs(search)),
         disk=tuple(_disk_needs(config, search)),
     )
 
@@ -266,6 +279,7 @@ def load_search(config: "CfgNode") -> Search:
     check_files([task for task in tasks if not _is_demo(with_demo, task)], data_dirs)
     return Search(
         root=root,
+        finetune_id=finetune.ID,
         kind=finetune.SEARCH,
         model=_starting_model(config),
         data_dirs=data_dirs,
@@ -370,6 +384,29 @@ def _folder_name(model: Path, digest: str) -> str:
     parts = [part for part in model.parts if part.strip("./~")]
     words = "--".join(parts[-2:])[-MODEL_WORDS:].lstrip(".-") or "model"
     return f"{words}-{digest[:8]}"
+
+
+def _hub_needs(search: Search) -> Iterator[HubNeed]:
+    name = search.model.path
+    if not search.model.artifact and not Path(name).is_dir():
+        yield HubNeed(
+            "model",
+            name,
+            "FINETUNE.MODEL_NAME_OR_PATH",
+            "the model to finetune",
+            "a folder with a model here",
+            files=tuple(_MODEL_FILES.values()),
+        )
+    of_glue = [task for task in search.tasks if task.benchmark == "GLUE"]
+    if of_glue and not search.data_dirs["GLUE"]:
+        yield HubNeed(
+            "dataset",
+            HUB_DATASET,
+            "FINETUNE.GLUE_DIR",
+            f"the data of {', '.join(task.name for task in of_glue)}",
+            "a folder with the tasks here, or --stages dataset,pretrain to do just these now",
+            subsets=tuple({split.hub_config: 0 for task in of_glue for split in task.splits}),
+        )
 
 
 # --- the plan ------------------------------------------------------------------------------------
