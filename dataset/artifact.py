@@ -20,7 +20,7 @@ from pipeline.artifacts import Artifact, dataset_dir, fingerprint, sharded_text_
 from pipeline.disk import DiskNeed, size_in_words
 from pipeline.errors import ConfigError
 from pipeline.folders import MANIFEST, read_record
-from pipeline.hub import HubNeed
+from pipeline.hub_needs import HubNeed
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -69,7 +69,7 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
     num_bytes = sum(map(digests.size_of, files))
     is_static = config.DATASET.MASKING == "static"
     samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
-    notes = (*source_notes(sources, digests), *size_notes(config, sources, len(files), num_bytes))
+    notes = (*size_notes(config, sources, len(files), num_bytes), *source_notes(sources, digests))
     return Artifact(
         stage="dataset",
         directory=directory,

@@ -1,7 +1,7 @@
 """What the finetuning stage makes and from what: the search, unpacked from the config."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from pipeline.artifacts import (
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
-from pipeline.hub import HubNeed
+from pipeline.hub_needs import HubNeed
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
 
@@ -190,7 +190,7 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         inputs=inputs,
         parts=tuple(search.task_dir(name) for name in names),
         user_named="FINETUNE.ID" if search.finetune_id else "",
-        notes=tuple(_notes(search)),
+        notes=tuple(_notes(search, config.FINETUNE.CUSTOM_TASKS)),
         files_in=lambda results: _files_of(search, results),
         replaces={} if search.finetune_id else dict.fromkeys(inputs, REPLACES),
         hub=tuple(_hub_needs(search)),
@@ -420,7 +420,7 @@ def count_runs(search: Search) -> dict[str, int]:
     }
 
 
-def _notes(search: Search) -> Iterator[str]:
+def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
     yield f"{sum(counts.values())} runs: {listed}"
@@ -434,6 +434,10 @@ def _notes(search: Search) -> Iterator[str]:
     if search.kind == HALVING:
         yield from _halving_notes(search)
     yield from _missing_tests_note(search)
+    if not search.model.artifact:
+        yield f"from {search.model.path} (FINETUNE.MODEL_NAME_OR_PATH), not a model pretrained here"
+    if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
+        yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
 
 
 def _num_rows(search: Search, task: Task) -> int:

@@ -36,7 +36,7 @@ from pipeline.folders import (
     read_record,
     read_sealed,
 )
-from pipeline.hub import HubNeed
+from pipeline.hub_needs import HubNeed
 from pipeline.integrity import FILES, damage_to, fingerprint, sealed, states_of
 
 MAX_CHANGES_SHOWN = 5

@@ -1,14 +1,17 @@
-"""A child process that asks the Hub for what the stages will need; see pipeline/hub.py.
+"""A child process that asks the Hub for what the stages will need; see pipeline/hub_needs.py.
 
 Reads `{"parent", "needs"}` as JSON from standard input and prints a list of texts: why a need
 cannot be loaded, or nothing if it can.
 """
 
+import glob
 import json
 import os
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from pipeline.processes import die_with_parent
 MOST_AT_ONCE = 8
 # Seconds that the library itself waits for an answer; a question is two requests.
 TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT
+BUSY = (408, 429, 500, 502, 503, 504)
+WAITS = (1.0, 2.0, 4.0)  # seconds before each further question to a server that is busy
 TRUE = ("1", "ON", "YES", "TRUE")
 # Small files that nearly every repository has: asked for first.
 LIKELY_FILES = ("config.json", "README.md")
@@ -38,7 +43,7 @@ def main() -> None:
     pool = ThreadPoolExecutor(MOST_AT_ONCE)
     asked = [pool.submit(problem_with, need) for need in request["needs"]]
     rounds = -(-len(asked) // MOST_AT_ONCE)
-    wait(asked, timeout=2.5 * TIMEOUT * rounds)
+    wait(asked, timeout=(sum(WAITS) + 3 * TIMEOUT) * rounds)
     late = f"no answer from {constants.ENDPOINT}"
     found = [answer.result() if answer.done() else late for answer in asked]
     print(json.dumps(found), flush=True)
@@ -53,7 +58,7 @@ def problem_with(need: dict[str, Any]) -> str:
     problem = "HF_HUB_OFFLINE is set" if offline else problem_on_hub(need["kind"], need["name"])
     if not problem or is_cached(need):
         return ""
-    return f"{problem}, and it is not in the cache ({cache_of(need)})"
+    return f"{problem}, and it is not in the cache ({constants.HF_HUB_CACHE})"
 
 
 # --- the Hub -------------------------------------------------------------------------------------
@@ -61,19 +66,30 @@ def problem_with(need: dict[str, Any]) -> str:
 
 def problem_on_hub(kind: str, name: str) -> str:
     """Returns why the Hub does not give the repository to this user, or an empty text."""
-    try:
-        info = HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)
-        # Of a gated repository everybody sees the description, and not the files.
-        files = [file.rfilename for file in info.siblings or ()]
-        files.sort(key=lambda file: file not in LIKELY_FILES)
-        if files:
+    problem = ""
+    for seconds in (*WAITS, 0.0):
+        try:
+            ask(kind, name)
+        except Exception as error:  # of the library, of its HTTP client, of the network
+            problem = in_words(error)
+            if not (isinstance(error, HfHubHTTPError) and error.response.status_code in BUSY):
+                return problem
+            time.sleep(seconds)
+        else:
+            return ""
+    return problem
+
+
+def ask(kind: str, name: str) -> None:
+    """Raises whatever the library does if the Hub does not give the repository."""
+    info = HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)
+    # Of a gated repository everybody sees the description, and not the files.
+    files = [file.rfilename for file in info.siblings or ()]
+    files.sort(key=lambda file: file not in LIKELY_FILES)
+    if files:
+        with suppress(EntryNotFoundError):
             url = hf_hub_url(name, files[0], repo_type=kind)
             get_hf_file_metadata(url, timeout=TIMEOUT)
-    except EntryNotFoundError:
-        return ""
-    except Exception as error:  # of the library, of its HTTP client, of the network
-        return in_words(error)
-    return ""
 
 
 def in_words(error: Exception) -> str:
@@ -103,45 +119,29 @@ def in_words(error: Exception) -> str:
 
 
 def is_cached(need: dict[str, Any]) -> bool:
-    if need["subsets"]:
-        converted = converted_dataset(need["name"])
-        return converted is not None and all(
-            any(converted.glob(f"{subset}/*/*/dataset_info.json")) for subset in need["subsets"]
-        )
-    if need["kind"] == "dataset" and converted_dataset(need["name"]):
-        return True
-    folder = snapshot(need["kind"], need["name"])
-    groups = need["files"] or (("*",),)
-    return folder is not None and all(
-        any(any(folder.glob(pattern)) for pattern in group) for group in groups
+    """True if a commit in the Hub's cache, or what `datasets` has converted, has all of it."""
+    folders = snapshots(need["kind"], need["name"])
+    if need["kind"] == "dataset" and (converted := converted_dataset(need["name"])):
+        folders.append(converted)
+    groups = [*need["files"], *([f"{subset}/*"] for subset in need["subsets"])] or [["*"]]
+    return any(
+        all(any(any(folder.glob(pattern)) for pattern in group) for group in groups)
+        for folder in folders
     )
 
 
-def snapshot(kind: str, name: str) -> Path | None:
-    """Returns the folder of the main revision in the Hub's cache."""
-    repository = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
-    try:
-        commit = (repository / "refs" / constants.DEFAULT_REVISION).read_text().strip()
-    except OSError:
-        return None
-    return repository / "snapshots" / commit
-
-
-def datasets_cache() -> Path:
-    """Returns where `datasets` keeps what it has converted."""
-    named = os.environ.get("HF_DATASETS_CACHE")
-    return Path(os.path.expanduser(named)) if named else Path(constants.HF_HOME) / "datasets"
+def snapshots(kind: str, name: str) -> list[Path]:
+    """Returns the folders of all commits of a repository in the Hub's cache."""
+    repository = f"{kind}s--{name.replace('/', '--')}"
+    return list(Path(constants.HF_HUB_CACHE).glob(f"{glob.escape(repository)}/snapshots/*/"))
 
 
 def converted_dataset(name: str) -> Path | None:
     """Returns the folder of a dataset, `owner___name` in snake case, in the cache of `datasets`."""
-    folders = datasets_cache().glob("*/")
-    return next((path for path in folders if _plain(path.name) == _plain(name)), None)
+    named = os.environ.get("HF_DATASETS_CACHE")
+    cache = Path(os.path.expanduser(named)) if named else Path(constants.HF_HOME) / "datasets"
+    return next((path for path in cache.glob("*/") if _plain(path.name) == _plain(name)), None)
 
 
 def _plain(name: str) -> str:
     return re.sub("[_/]", "", name.lower())
-
-
-def cache_of(need: dict[str, Any]) -> Path:
-    return datasets_cache() if need["subsets"] else Path(constants.HF_HUB_CACHE)

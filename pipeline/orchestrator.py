@@ -14,7 +14,7 @@ from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration, print_line
 from pipeline.disk import DiskNeed, shortages, space_in_words
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub import hub_problems
+from pipeline.hub_needs import hub_problems
 from pipeline.ownership import InUse, is_owned, owner
 from pipeline.privacy import private_files
 

@@ -20,8 +20,7 @@ class HubNeed:
 
     kind: model | dataset. name: on the Hub. key: that asks for it. use: what for, in words.
     instead: what the user may do in its place. The cache can stand in for the Hub if it has, of
-    each group of patterns in `files`, a file; of a dataset with `subsets`, all of these as
-    `datasets` has converted them.
+    each group of patterns in `files`, a file, and each of the `subsets`, which are folders.
     """
 
     kind: str

@@ -11,7 +11,7 @@ import pytest
 
 from configs.defaults import get_default_config
 from pipeline.errors import ConfigError
-from pipeline.hub import HubNeed, hub_problems
+from pipeline.hub_needs import HubNeed, hub_problems
 from pipeline.orchestrator import plan, run_pipeline
 
 TOKEN = "hf_planted0123456789ABCDEF"
@@ -33,7 +33,9 @@ class Hub(BaseHTTPRequestHandler):
         if name.startswith("slow/"):
             time.sleep(3)
         if name.startswith("broken/"):
-            return self.answer(500, {"error": "broken"})
+            return self.answer(501, {"error": "broken"})
+        if name.startswith("busy/") and len(self.server.seen) < 2:
+            return self.answer(503, {"error": "busy"})
         if kind not in ("models", "datasets") or name.partition("/")[0] == "missing":
             return self.answer(404, {"error": "no"}, {"X-Error-Code": "RepoNotFound"})
         siblings = [{"rfilename": ".gitattributes"}, {"rfilename": "config.json"}]
@@ -70,7 +72,7 @@ class Hub(BaseHTTPRequestHandler):
 def serving():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.seen = []
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
     finally:
@@ -128,7 +130,7 @@ def test_what_is_there_is_no_problem(hub):
     [
         ("missing/model", "has no such repository, or a private one (HF_TOKEN is not set)"),
         ("gated/model", "it is gated, and HF_TOKEN is not set; ask for access on its page at http"),
-        ("broken/model", "answers with status 500"),
+        ("broken/model", "answers with status 501"),
         ("a/b/c", "that is no name of a repository"),
     ],
 )
@@ -158,6 +160,11 @@ def test_a_slow_server_is_waited_for_as_long_as_the_library_waits(hub, monkeypat
     [problem] = hub_problems([need("slow/model")])
     assert "did not answer within 1 s (HF_HUB_ETAG_TIMEOUT)" in problem
     assert time.monotonic() - begin < 10
+
+
+def test_a_busy_server_is_asked_again(hub):
+    assert hub_problems([need("busy/model")]) == []
+    assert len([path for path, _ in hub.seen if path.startswith("/api/")]) == 2
 
 
 # --- without it ----------------------------------------------------------------------------------
@@ -190,9 +197,15 @@ def test_a_dataset_counts_as_cached_with_the_subsets_that_are_read(no_hub, tmp_p
 
     assert problems("cola", "rte") == [] and problems() == []
     [problem] = problems("cola", "mnli")
-    assert f"not in the cache ({tmp_path / 'hf' / 'datasets'})" in problem
+    assert f"not in the cache ({tmp_path / 'hf' / 'hub'})" in problem
     cache(tmp_path, "other/data", "x.parquet", kind="dataset")
     assert hub_problems([need("other/data", kind="dataset")]) == []
+    assert hub_problems([need("other/data", kind="dataset", subsets=("rte",))]) != []
+    cache(tmp_path, "third/data", kind="dataset")
+    rte = tmp_path / "hf" / "hub" / "datasets--third--data" / "snapshots" / SHA / "rte"
+    rte.mkdir()
+    (rte / "train.parquet").touch()
+    assert hub_problems([need("third/data", kind="dataset", subsets=("rte",))]) == []
 
 
 # --- the plan ------------------------------------------------------------------------------------
