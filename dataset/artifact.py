@@ -69,7 +69,11 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
     num_bytes = sum(map(digests.size_of, files))
     is_static = config.DATASET.MASKING == "static"
     samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
-    notes = (*size_notes(config, sources, len(files), num_bytes), *source_notes(sources, digests))
+    notes = (
+        *size_notes(config, sources, len(files), num_bytes),
+        *source_notes(sources, digests),
+        *unused_notes(config),
+    )
     return Artifact(
         stage="dataset",
         directory=directory,
@@ -232,6 +236,13 @@ def source_notes(sources: list[Source], digests: FileDigests) -> Iterator[str]:
         yield f"source: {', '.join(filter(None, parts))}"
     if len(sources) > LISTED_SOURCES:
         yield f"and {len(sources) - LISTED_SOURCES} more sources"
+
+
+def unused_notes(config: "CfgNode") -> Iterator[str]:
+    """Yields a line if finetuning starts from a model that this dataset has no part in."""
+    model = config.FINETUNE.MODEL_NAME_OR_PATH
+    if config.FINETUNE.ENABLED and model and not config.PRETRAIN.ENABLED:
+        yield f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
 
 
 def size_notes(

@@ -434,8 +434,6 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     if search.kind == HALVING:
         yield from _halving_notes(search)
     yield from _missing_tests_note(search)
-    if not search.model.artifact:
-        yield f"from {search.model.path} (FINETUNE.MODEL_NAME_OR_PATH), not a model pretrained here"
     if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
         yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
 
