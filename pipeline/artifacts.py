@@ -137,10 +137,10 @@ def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """`MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`; digests are not spelled out.
 
-    Of many changes the first few are named.
+    Of many changes the first few are named, those of keys that both have before others.
     """
     changes = []
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (key not in old.keys() & new, key)):
         before, after = old.get(key, "unset"), new.get(key, "unset")
         if before == after:
             continue
