@@ -192,7 +192,7 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         user_named="FINETUNE.ID" if search.finetune_id else "",
         notes=tuple(_notes(search, config.FINETUNE.CUSTOM_TASKS)),
         files_in=lambda results: _files_of(search, results),
-        replaces={} if search.finetune_id else dict.fromkeys(inputs, REPLACES),
+        replaces={} if search.finetune_id else dict.fromkeys(inputs.keys() - {"format"}, REPLACES),
         hub=tuple(_hub_needs(search)),
         disk=tuple(_disk_needs(config, search)),
     )

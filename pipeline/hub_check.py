@@ -31,8 +31,7 @@ MOST_AT_ONCE = 8
 # Seconds that the library itself waits for an answer; a question is two requests.
 TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT
 BUSY = (408, 429, 500, 502, 503, 504)
-WAITS = (1.0, 2.0, 4.0)  # seconds before each further question to a server that is busy
-TRUE = ("1", "ON", "YES", "TRUE")
+WAITS = (1.0, 2.0, 4.0)  # seconds after each question that a busy server did not answer
 # Small files that nearly every repository has: asked for first.
 LIKELY_FILES = ("config.json", "README.md")
 
@@ -40,25 +39,26 @@ LIKELY_FILES = ("config.json", "README.md")
 def main() -> None:
     request = json.load(sys.stdin)
     die_with_parent(request["parent"])
-    pool = ThreadPoolExecutor(MOST_AT_ONCE)
-    asked = [pool.submit(problem_with, need) for need in request["needs"]]
-    rounds = -(-len(asked) // MOST_AT_ONCE)
-    wait(asked, timeout=(sum(WAITS) + 3 * TIMEOUT) * rounds)
-    late = f"no answer from {constants.ENDPOINT}"
-    found = [answer.result() if answer.done() else late for answer in asked]
-    print(json.dumps(found), flush=True)
+    print(json.dumps(problems_with(request["needs"])), flush=True)
     os._exit(0)  # threads may still wait for an answer
 
 
-def problem_with(need: dict[str, Any]) -> str:
-    """Returns why neither the Hub nor the cache has it, or an empty text."""
-    offline = constants.HF_HUB_OFFLINE
-    if need["kind"] == "dataset" and "HF_DATASETS_OFFLINE" in os.environ:
-        offline = os.environ["HF_DATASETS_OFFLINE"].upper() in TRUE
-    problem = "HF_HUB_OFFLINE is set" if offline else problem_on_hub(need["kind"], need["name"])
-    if not problem or is_cached(need):
-        return ""
-    return f"{problem}, and it is not in the cache ({constants.HF_HUB_CACHE})"
+def problems_with(needs: list[dict[str, Any]]) -> list[str]:
+    """Returns for each need why neither the Hub nor the cache has it, or an empty text."""
+    if constants.HF_HUB_OFFLINE:
+        found = ["HF_HUB_OFFLINE is set"] * len(needs)
+    else:
+        pool = ThreadPoolExecutor(MOST_AT_ONCE)
+        asked = [pool.submit(problem_on_hub, need["kind"], need["name"]) for need in needs]
+        rounds = -(-len(asked) // MOST_AT_ONCE)
+        wait(asked, timeout=(sum(WAITS) + 4 * TIMEOUT) * rounds)
+        late = f"no answer from {constants.ENDPOINT}"
+        found = [answer.result() if answer.done() else late for answer in asked]
+    lacks = f"and it is not in the cache ({constants.HF_HUB_CACHE})"
+    return [
+        f"{problem}, {lacks}" if problem and not is_cached(need) else ""
+        for need, problem in zip(needs, found, strict=True)
+    ]
 
 
 # --- the Hub -------------------------------------------------------------------------------------
@@ -67,17 +67,24 @@ def problem_with(need: dict[str, Any]) -> str:
 def problem_on_hub(kind: str, name: str) -> str:
     """Returns why the Hub does not give the repository to this user, or an empty text."""
     problem = ""
-    for seconds in (*WAITS, 0.0):
+    for attempt, seconds in enumerate(WAITS, start=1):
         try:
             ask(kind, name)
         except Exception as error:  # of the library, of its HTTP client, of the network
             problem = in_words(error)
-            if not (isinstance(error, HfHubHTTPError) and error.response.status_code in BUSY):
+            if attempt >= most_attempts(error):
                 return problem
             time.sleep(seconds)
         else:
             return ""
     return problem
+
+
+def most_attempts(error: Exception) -> int:
+    """Returns how often it is worth asking; a network that is down stays so for a while."""
+    if isinstance(error, HfHubHTTPError):
+        return len(WAITS) if error.response.status_code in BUSY else 1
+    return 1 if isinstance(error, HFValidationError) else 2
 
 
 def ask(kind: str, name: str) -> None:

@@ -10,6 +10,9 @@ from threading import Thread
 import pytest
 
 from configs.defaults import get_default_config
+from dataset.artifact import dataset_artifact
+from dataset.records import write_record
+from pipeline.artifacts import write_sealed
 from pipeline.errors import ConfigError
 from pipeline.hub_needs import HubNeed, hub_problems
 from pipeline.orchestrator import plan, run_pipeline
@@ -239,6 +242,20 @@ def test_a_run_that_will_need_the_hub_is_refused_before_it_begins(no_hub, config
     config.FINETUNE.MODEL_NAME_OR_PATH = "some/model"
     with pytest.raises(ConfigError, match=r"^FINETUNE.MODEL_NAME_OR_PATH: some/model is needed"):
         plan(config, ("finetune",), ())
+
+
+def test_a_resumed_run_does_not_need_what_it_has_loaded(no_hub, config):
+    config.TOKENIZER.TRAIN = False
+    config.DATASET.HUGGINGFACE_DATASETS = [["public/data", "default"]]
+    artifact = dataset_artifact(config)
+    assert [need.name for need in artifact.hub] == ["bert-large-uncased", "public/data"]
+    artifact.begin()
+    shards = {"fingerprint": artifact.fingerprint, "shards": [], "counts": {}, "notes": []}
+    write_sealed(artifact.parts[0] / "shards.json", shards)
+    assert [need.name for need in dataset_artifact(config).hub] == ["bert-large-uncased"]
+    (artifact.directory / "tokenizer").mkdir()
+    write_record(artifact.directory / "tokenizer", artifact.fingerprint)
+    plan(config, ("dataset",), ())
 
 
 def test_the_plan_names_what_is_loaded_from_the_hub(hub, config, capsys):
