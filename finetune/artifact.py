@@ -399,12 +399,15 @@ def _hub_needs(search: Search) -> Iterator[HubNeed]:
         )
     of_glue = [task for task in search.tasks if task.benchmark == "GLUE"]
     if of_glue and not search.data_dirs["GLUE"]:
+        later = (
+            ", or --stages dataset,pretrain to do just these now" if search.model.artifact else ""
+        )
         yield HubNeed(
             "dataset",
             HUB_DATASET,
             "FINETUNE.GLUE_DIR",
             f"the data of {', '.join(task.name for task in of_glue)}",
-            "a folder with the tasks here, or --stages dataset,pretrain to do just these now",
+            f"a folder with the tasks here{later}",
             subsets=tuple({split.hub_config: 0 for task in of_glue for split in task.splits}),
         )
 
