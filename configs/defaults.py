@@ -372,8 +372,14 @@ def _finetune() -> CfgNode:
     finetune = CfgNode()
     # Whether the stage runs. When off, what it made before is used.
     finetune.ENABLED = True
-    # The model to finetune: a folder or a Hugging Face name. Empty: the one pretrained here. Code
-    # that comes with a model is not run: it must be of an architecture of transformers, or ours.
+    # Name of the search: its folders, summary, zips and report are called
+    # `<PRETRAIN.ID>+<FINETUNE.ID>`, so that several searches of one model (other TASKS, another
+    # GRID) stay side by side. Empty: `<PRETRAIN.ID>` alone, and a search with other settings writes
+    # over the summary, zips and report of the last one.
+    finetune.ID = ""
+    # The model to finetune: a folder or a Hugging Face name. Empty: the one pretrained here, which
+    # it must be where PRETRAIN.ENABLED is True. Code that comes with a model is not run: it must be
+    # of an architecture of transformers, or ours.
     finetune.MODEL_NAME_OR_PATH = ""
     # GLUE in its standard TSV layout (GLUE_DIR/CoLA/train.tsv ...), or `builtin:demo`: a small
     # benchmark of generated sentences in that layout. Empty: nyu-mll/glue from the Hub.
@@ -442,7 +448,9 @@ def _result_collection() -> CfgNode:
     # Whether the stage runs.
     result_collection.ENABLED = True
     # Make a zip even if tasks are missing or have other row counts than the GLUE server
-    # expects (demo data). Its name then says that it cannot be submitted.
+    # expects (demo data). Its name then says that it cannot be submitted. Without it, a search of
+    # some of a benchmark's tasks makes no zip, and a search of all of them whose zip the server
+    # would refuse is an error.
     result_collection.ALLOW_PARTIAL = False
     return result_collection
 

@@ -32,10 +32,15 @@ RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
 CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
 TABLE_ENDINGS = (".tsv", ".csv", ".jsonl")
+MAX_ID = 64  # characters
 MAX_LISTED = 50  # names in a message
 MAX_RUNS = 20_000  # of a search: years of work, and planning lists them all
 
 FINETUNE_RULES: dict[str, Rule] = {
+    "FINETUNE.ID": (  # it goes into file names beside PRETRAIN.ID
+        lambda value: FILE_NAME[0](value) and len(value) <= MAX_ID,
+        f"{FILE_NAME[1]}, with at most {MAX_ID} characters",
+    ),
     "FINETUNE.MODEL_NAME_OR_PATH": MODEL_NAME_OR_PATH,
     "FINETUNE.SEARCH": one_of("grid", "halving"),
     "FINETUNE.SEEDS": (

@@ -25,6 +25,7 @@ from configs.checks import (
     one_of,
     shown,
 )
+from configs.defaults import get_default_config
 from configs.finetune_rules import (
     FINETUNE_RULES,
     finetune_rules_of,
@@ -124,6 +125,7 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
                 f"DATASET.{key}: got {len(config.DATASET[key])} sources, expected at most "
                 f"{MAX_SOURCES}; a folder may hold any number of files"
             )
+    problems += _contradictions(config, running)
     if "dataset" in running:
         problems += _dataset_problems(config)
     if "finetune" in running:
@@ -176,6 +178,18 @@ def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _contradictions(config: CfgNode, running: set[str]) -> Iterator[str]:
+    """Yields what one stage would make and a later one would not use."""
+    model = config.FINETUNE.MODEL_NAME_OR_PATH
+    if model and "pretrain" in running and running & {"finetune", "result_collection"}:
+        yield (
+            f"FINETUNE.MODEL_NAME_OR_PATH: got {model} with PRETRAIN.ENABLED True: one model would "
+            "be pretrained and another one finetuned; expected PRETRAIN.ENABLED False (or --stages "
+            f"finetune,result_collection) to finetune {model}, or an empty value to finetune the "
+            "model pretrained here"
+        )
+
+
 def _dataset_problems(config: CfgNode) -> Iterator[str]:
     dataset, tokenizer = config.DATASET, config.TOKENIZER
     if not dataset.CUSTOMIZED_DATASETS and not dataset.HUGGINGFACE_DATASETS:
@@ -193,6 +207,11 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
         elif not os.path.exists(folder):
             yield no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
     name = tokenizer.NAME_OR_PATH
+    if tokenizer.TRAIN and name != get_default_config().TOKENIZER.NAME_OR_PATH:
+        yield (
+            f"TOKENIZER.NAME_OR_PATH: got {name} with TOKENIZER.TRAIN True, which makes a new "
+            f"tokenizer of the text; expected TOKENIZER.TRAIN False to use {name}, or no name"
+        )
     looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
     if not tokenizer.TRAIN and looks_like_a_path and not os.path.exists(name):
         yield (

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset import records
 from dataset.card import CARD
 from dataset.digests import FileDigests, digest_of_files, digest_store, identity_of
 from dataset.heads import notes_on_heads, problems_with_heads
+from dataset.hub import present_name
 from dataset.overlaps import problems_with_output, problems_with_overlaps
 from dataset.samples import MASKING_FILE
 from dataset.saved_datasets import split_in_words
+from dataset.sharding import read_summary
 from dataset.sources import Source, configured_sources, problem_with, slug
 from dataset.tokenizer import (
     ACCENTS_KEY,
@@ -25,6 +28,7 @@ from pipeline.artifacts import Artifact, dataset_dir, fingerprint, sharded_text_
 from pipeline.disk import DiskNeed, size_in_words
 from pipeline.errors import ConfigError, StageError
 from pipeline.folders import MANIFEST, read_record
+from pipeline.hub_needs import HubNeed
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -51,6 +55,7 @@ SHAPING_KEYS = (
 MOST_SHARDS = 4096  # that the stage makes of itself
 SHARDING_SHARE = 2  # of the text's size: the text shards, and what they are made from
 BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
+LISTED_SOURCES = 30  # in the plan
 FILLED_SHARE = 0.85  # of the positions of a sample, roughly
 
 
@@ -72,18 +77,21 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
     num_bytes = sum(map(digests.size_of, files))
     is_static = config.DATASET.MASKING == "static"
     samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
+    notes = (
+        *size_notes(config, sources, len(files), num_bytes),
+        *source_notes(sources, digests),
+        *unused_notes(config),
+    )
     return Artifact(
         stage="dataset",
         directory=directory,
         inputs=inputs,
         parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
-        notes=(
-            *size_notes(config, sources, len(files), num_bytes),
-            *notes_on_heads(sources, digests.files_of),
-        ),
+        notes=(*notes, *notes_on_heads(sources, digests.files_of)),
         scratch=SCRATCH,
         files_in=files_of_samples,
+        hub=tuple(hub_needs(config, sources, directory, text_dir, fingerprint(inputs))),
         disk=(
             DiskNeed(text_dir, SHARDING_SHARE * num_bytes, "the text"),
             DiskNeed(directory, sample_bytes_per_text_byte(config) * num_bytes, *samples),
@@ -197,6 +205,58 @@ def tokenizer_inputs(
     if problems:
         raise ConfigError(problems)
     return found | {ACCENTS_KEY: tokenizer.ACCENTS}
+
+
+def hub_needs(
+    config: "CfgNode", sources: list[Source], directory: Path, text_dir: Path, identity: str
+) -> Iterator[HubNeed]:
+    """Yields what the stage loads from the Hub, as far as it has not done so yet."""
+    name = config.TOKENIZER.NAME_OR_PATH
+    is_local = config.TOKENIZER.TRAIN or os.path.exists(os.path.expanduser(name))
+    if not is_local and not records.read_record(directory / "tokenizer", identity):
+        yield HubNeed(
+            "model",
+            name,
+            NAME_KEY,
+            "the tokenizer",
+            "a folder or a vocab.txt here, or TOKENIZER.TRAIN True to make one of the text",
+            files=(("tokenizer.json", "vocab*", "*.model"),),
+        )
+    if (read_summary(text_dir) or {}).get("fingerprint") == identity:
+        return
+    for source in sources:
+        if source.kind == "hub":
+            home, _ = present_name(source.name, source.subset)
+            instead = "a folder here in its place, or text in DATASET.CUSTOMIZED_DATASETS"
+            yield HubNeed("dataset", home, source.key, "text", instead)
+
+
+def source_notes(sources: list[Source], digests: FileDigests) -> Iterator[str]:
+    """Yields a line for each source; of very many, the first."""
+    for source in sources[:LISTED_SOURCES]:
+        if source.kind == "hub":
+            home = present_name(source.name, source.subset)
+            parts = [*home, source.split, "from the Hub"]
+            if home != (source.name, source.subset):
+                parts.append(f"the present home of [{source.name}, {source.subset}]")
+        elif source.kind == "python-docs":
+            parts = [source.name, "the documentation that comes with Python"]
+        else:
+            files = digests.files_of(source)
+            size = size_in_words(sum(map(digests.size_of, files)))
+            number = f"{len(files):,} file{'' if len(files) == 1 else 's'}"
+            subset = source.subset if source.kind == "files" else ""
+            parts = [source.name, subset, f"{size} in {number}"]
+        yield f"source: {', '.join(filter(None, parts))}"
+    if len(sources) > LISTED_SOURCES:
+        yield f"and {len(sources) - LISTED_SOURCES} more sources"
+
+
+def unused_notes(config: "CfgNode") -> Iterator[str]:
+    """Yields a line if finetuning starts from a model that this dataset has no part in."""
+    model = config.FINETUNE.MODEL_NAME_OR_PATH
+    if config.FINETUNE.ENABLED and model and not config.PRETRAIN.ENABLED:
+        yield f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
 
 
 def size_notes(

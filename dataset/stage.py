@@ -49,6 +49,8 @@ def prepare_dataset(config: "CfgNode") -> None:
         check_named_tokenizer(config.TOKENIZER)
         artifact.begin()
         console.show_life(artifact.directory)
+        for note in artifact.notes:
+            console.say(note)
         with PeakMemory() as memory:
             remember_digests(config, root)
             results, lines = make_dataset(config, artifact, console)

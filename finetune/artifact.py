@@ -1,7 +1,7 @@
 """What the finetuning stage makes and from what: the search, unpacked from the config."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from configs.finetune_rules import task_names
 from finetune.custom_tasks import row_facts
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
-from finetune.examples import has_split, num_train_rows, num_tsv_rows
+from finetune.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
 from finetune.foreign_models import problem_with_places
 from finetune.row_checks import notes_on_rows, warnings_about_labels
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
@@ -25,11 +25,13 @@ from pipeline.artifacts import (
     finetune_task_dir,
     fingerprint,
     log_path,
+    search_name,
 )
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
 from pipeline.folders import read_json
+from pipeline.hub_needs import HubNeed
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
 from pretrain.metrics import WARNING_PREFIX
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 3
+# What a search under the same name does, and the way out.
+REPLACES = "writes over the summary of the other search (set FINETUNE.ID to keep both)"
 # The table of all runs, in the search's own folder.
 SUMMARY = "summary.json"
 # Dataset ID of models that were not pretrained here.
@@ -78,15 +82,15 @@ class StartingModel:
 class Search:
     """A search in plain values.
 
-    kind: `grid` or `halving`. data_dirs: folder of each benchmark, as `load_examples` takes it.
-    with_demo: GLUE is the built-in benchmark, which is written when the search begins. jobs: the
-    whole grid. max_seq_lengths: tokens per sample that are asked for, by task; length_keys: the
-    keys that say so. run_inputs: config keys that every run
-    depends on. task_inputs: what each task and its data is. eval_batch_size: samples per forward
-    pass.
+    finetune_id: as configured. kind: `grid` or `halving`. data_dirs: folder of each benchmark, as
+    `load_examples` takes it. with_demo: GLUE is the built-in benchmark, which is written when the
+    search begins. jobs: the whole grid. max_seq_lengths: tokens per sample that are asked for, by
+    task; length_keys: the keys that say so. run_inputs: config keys that every run depends on.
+    task_inputs: what each task and its data is. eval_batch_size: samples per forward pass.
     """
 
     root: Path
+    finetune_id: str
     kind: str
     model: StartingModel
     data_dirs: dict[str, str]
@@ -103,12 +107,16 @@ class Search:
         return self.data_dirs[task.benchmark]
 
     @property
+    def name(self) -> str:
+        """Of its folders."""
+        return search_name(self.model.pretrain_id, self.finetune_id)
+
+    @property
     def directory(self) -> Path:
-        return finetune_search_dir(self.root, self.model.dataset_id, self.model.pretrain_id)
+        return finetune_search_dir(self.root, self.model.dataset_id, self.name)
 
     def task_dir(self, task: str) -> Path:
-        model = self.model
-        return finetune_task_dir(self.root, model.dataset_id, task, model.pretrain_id)
+        return finetune_task_dir(self.root, self.model.dataset_id, task, self.name)
 
     def job_dir(self, job: Job) -> Path:
         return self.task_dir(job.task) / job.setting
@@ -127,7 +135,7 @@ class Search:
             source=Source(start, self.model.path, self.data_dir(task)),
             settings=self._settings(job),
             folder=self.job_dir(job),
-            log=self.log(job.task, self.model.pretrain_id, job.setting),
+            log=self.log(job.task, self.name, job.setting),
             keep_model=job.task == STILT_SOURCE and any(other.stilt for other in self.jobs),
         )
 
@@ -170,23 +178,27 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
     """The search as an artifact. Raises ConfigError for what is missing or contradictory."""
     search = load_search(config)
     names = [task.name for task in search.tasks]
+    inputs = {
+        "FINETUNE.TASKS": names,
+        "FINETUNE.SEARCH": search.kind,
+        "FINETUNE.SEEDS": sorted({job.seed for job in search.jobs}),
+        "FINETUNE.STILT_TASKS": sorted({job.task for job in search.jobs if job.stilt}),
+        **_grid_inputs(search),
+        **search.run_inputs,
+        **search.model.inputs,
+        "task_data": search.task_inputs,
+        "format": FORMAT,
+    }
     return Artifact(
         stage="finetune",
         directory=search.directory,
-        inputs={
-            "FINETUNE.TASKS": names,
-            "FINETUNE.SEARCH": search.kind,
-            "FINETUNE.SEEDS": sorted({job.seed for job in search.jobs}),
-            "FINETUNE.STILT_TASKS": sorted({job.task for job in search.jobs if job.stilt}),
-            **_grid_inputs(search),
-            **search.run_inputs,
-            **search.model.inputs,
-            "task_data": search.task_inputs,
-            "format": FORMAT,
-        },
+        inputs=inputs,
         parts=tuple(search.task_dir(name) for name in names),
-        notes=tuple(_notes(search)),
+        user_named="FINETUNE.ID" if search.finetune_id else "",
+        notes=tuple(_notes(search, config.FINETUNE.CUSTOM_TASKS)),
         files_in=lambda results: _files_of(search, results),
+        replaces={} if search.finetune_id else dict.fromkeys(inputs.keys() - {"format"}, REPLACES),
+        hub=tuple(_hub_needs(search)),
         disk=tuple(_disk_needs(config, search)),
     )
 
@@ -272,6 +284,7 @@ def load_search(config: "CfgNode") -> Search:
     check_files([task for task in tasks if not _is_demo(with_demo, task)], data_dirs)
     return Search(
         root=root,
+        finetune_id=finetune.ID,
         kind=finetune.SEARCH,
         model=_starting_model(config),
         data_dirs=data_dirs,
@@ -382,6 +395,32 @@ def _folder_name(model: Path, digest: str) -> str:
     return f"{words}-{digest[:8]}"
 
 
+def _hub_needs(search: Search) -> Iterator[HubNeed]:
+    name = search.model.path
+    if not search.model.artifact and not Path(name).is_dir():
+        yield HubNeed(
+            "model",
+            name,
+            "FINETUNE.MODEL_NAME_OR_PATH",
+            "the model to finetune",
+            "a folder with a model here",
+            files=tuple(_MODEL_FILES.values()),
+        )
+    of_glue = [task for task in search.tasks if task.benchmark == "GLUE"]
+    if of_glue and not search.data_dirs["GLUE"]:
+        later = (
+            ", or --stages dataset,pretrain to do just these now" if search.model.artifact else ""
+        )
+        yield HubNeed(
+            "dataset",
+            HUB_DATASET,
+            "FINETUNE.GLUE_DIR",
+            f"the data of {', '.join(task.name for task in of_glue)}",
+            f"a folder with the tasks here{later}",
+            subsets=tuple({split.hub_config: 0 for task in of_glue for split in task.splits}),
+        )
+
+
 # --- the plan ------------------------------------------------------------------------------------
 
 
@@ -393,7 +432,7 @@ def count_runs(search: Search) -> dict[str, int]:
     }
 
 
-def _notes(search: Search) -> Iterator[str]:
+def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
     yield f"{sum(counts.values())} runs: {listed}"
@@ -411,6 +450,8 @@ def _notes(search: Search) -> Iterator[str]:
     for task in search.tasks:
         if not task.benchmark:
             yield from notes_on_own_task(task)
+    if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
+        yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
 
 
 def notes_on_own_task(task: Task) -> Iterator[str]:

@@ -52,7 +52,7 @@ def finetune(config: "CfgNode") -> None:
     """
     artifact, search = finetune_artifact(config), load_search(config)
     check_machine(config)
-    console_log = search.log("search", search.model.pretrain_id)
+    console_log = search.log("search", search.name)
     with stage_console("finetune", console_log) as console:
         if artifact.status().done:
             console.say(f"up to date ({artifact.directory})")
@@ -288,7 +288,7 @@ def _describe(job: Job, outcome: dict | Exception) -> str:
 def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
     """Says which runs failed and where their logs are; returns one line on the whole."""
     for job, error in progress.failures.items():
-        log = search.log(job.task, search.model.pretrain_id, job.setting)
+        log = search.log(job.task, search.name, job.setting)
         console.say(f"{_describe(job, error)}; see {log}")
     failed = {job.task for job in progress.failures}
     waiting = [task for task in progress.incomplete_tasks if task not in failed]
@@ -310,6 +310,7 @@ def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
     return {
         "dataset_id": search.model.dataset_id,
         "pretrain_id": search.model.pretrain_id,
+        "finetune_id": search.finetune_id,
         "model": search.model.path,
         "search": search.kind,
         "best": best,

@@ -36,6 +36,7 @@ from pipeline.folders import (
     read_record,
     read_sealed,
 )
+from pipeline.hub_needs import HubNeed
 from pipeline.integrity import FILES, damage_to, fingerprint, sealed, states_of
 
 MAX_CHANGES_SHOWN = 5
@@ -56,23 +57,28 @@ def pretrain_dir(root: Path, dataset_id: str, pretrain_id: str) -> Path:
     return root / "saved_models" / "pretrain" / dataset_id / pretrain_id
 
 
-def finetune_search_dir(root: Path, dataset_id: str, pretrain_id: str) -> Path:
+def search_name(pretrain_id: str, finetune_id: str) -> str:
+    """Returns the name of a search's folders; no ID has a `+` in it."""
+    return f"{pretrain_id}+{finetune_id}" if finetune_id else pretrain_id
+
+
+def finetune_search_dir(root: Path, dataset_id: str, search: str) -> Path:
     """The search's own record; `search` stands beside the folders of the tasks."""
-    return root / "output" / "finetune" / dataset_id / "search" / pretrain_id
+    return root / "output" / "finetune" / dataset_id / "search" / search
 
 
-def finetune_task_dir(root: Path, dataset_id: str, task: str, pretrain_id: str) -> Path:
+def finetune_task_dir(root: Path, dataset_id: str, task: str, search: str) -> Path:
     """Holds a folder for each setting of the search."""
-    return root / "output" / "finetune" / dataset_id / task / pretrain_id
+    return root / "output" / "finetune" / dataset_id / task / search
 
 
 def demo_glue_dir(root: Path) -> Path:
     return root / "tmp" / "glue_demo"
 
 
-def submission_dir(root: Path, dataset_id: str, pretrain_id: str) -> Path:
+def submission_dir(root: Path, dataset_id: str, search: str) -> Path:
     """The files that go into the zip; the zip itself stands beside this folder."""
-    return root / "output_test_translated" / "finetune" / dataset_id / pretrain_id
+    return root / "output_test_translated" / "finetune" / dataset_id / search
 
 
 def log_path(root: Path, stage: str, *parts: str) -> Path:
@@ -131,10 +137,10 @@ def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """`MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`; digests are not spelled out.
 
-    Of many changes the first few are named.
+    Of many changes the first few are named, those of keys that both have before others.
     """
     changes = []
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (key not in old.keys() & new, key)):
         before, after = old.get(key, "unset"), new.get(key, "unset")
         if before == after:
             continue
@@ -183,6 +189,8 @@ class Artifact:
     files_in: paths from `directory` of the files, and of folders with all their files, that the
     finished stage vouches for, given its results.
     disk: about how much space the stage takes.
+    hub: what the stage will load from the Hub.
+    replaces: key of an input -> what the finished stage will write over if that input changes.
     """
 
     stage: str
@@ -194,6 +202,8 @@ class Artifact:
     scratch: tuple[str, ...] = field(default=(), compare=False)
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
     disk: tuple[DiskNeed, ...] = field(default=(), compare=False)
+    hub: tuple[HubNeed, ...] = field(default=(), compare=False)
+    replaces: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -228,12 +238,19 @@ class Artifact:
         if started is None:
             return Status("new", self._reason_for_new())
         if started.get("fingerprint") != self.fingerprint:
-            return Status("changed", describe_changes(started.get("inputs", {}), self.inputs))
+            before = started.get("inputs", {})
+            changes = describe_changes(before, self.inputs)
+            return Status("changed", "; ".join([changes, *self._lost(before if finished else {})]))
         if damage := self.damage():
             return Status("unfinished", f"{damage} and is made again")
         if not finished:
             return Status("unfinished", "was interrupted, goes on where it was")
         return Status("done", "up to date")
+
+    def _lost(self, before: Mapping[str, Any]) -> Iterable[str]:
+        """Returns what is written over, given the inputs of a finished stage."""
+        changed = (key for key in self.replaces if before and before.get(key) != self.inputs[key])
+        return dict.fromkeys(self.replaces[key] for key in changed)
 
     def damage(self) -> str:
         """`x is missing` or `x is damaged`, of what the finished stage vouches for.

@@ -14,6 +14,7 @@ from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration, print_line
 from pipeline.disk import DiskNeed, shortages, space_in_words
 from pipeline.errors import ConfigError, StageError
+from pipeline.hub_needs import hub_problems
 from pipeline.ownership import InUse, is_owned, owner
 from pipeline.privacy import private_files
 
@@ -69,7 +70,9 @@ STAGES = (
         "pretrain", "pretrain_artifact", "pretrain", "dataset", "check_machine", "last_checkpoint"
     ),
     Stage("finetune", "finetune_artifact", "finetune", "pretrain", "check_machine"),
-    Stage("result_collection", "result_artifact", "collect_test_result", "finetune"),
+    Stage(
+        "result_collection", "result_artifact", "collect_test_result", "finetune", "check_machine"
+    ),
 )
 STAGE_NAMES = ("install", *(stage.name for stage in STAGES))
 
@@ -122,6 +125,8 @@ def run_pipeline(
         if dry_run:
             for note in step.artifact.notes:
                 print_line(f"  {note}")
+            for need in step.artifact.hub if step.runs else ():
+                print_line(f"  from the Hub, where it can be loaded: {need}")
         else:
             for line in step.artifact.headline:
                 print_line(f"  {line}")
@@ -158,6 +163,7 @@ def plan(
         except (OSError, ValueError) as error:
             problems.append(f"{stage.name}: {error}")
     problems += shortages(_disk_needs(steps))
+    problems += hub_problems([need for step in steps if step.runs for need in step.artifact.hub])
     if problems:
         raise ConfigError(problems)
     return steps

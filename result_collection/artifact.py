@@ -8,20 +8,24 @@ from finetune.artifact import Search, finetune_artifact, load_search
 from finetune.examples import has_split
 from finetune.tasks import Split, Task, submission_splits
 from pipeline.artifacts import Artifact, submission_dir
-from result_collection.archive import ENDINGS, file_name
+from pipeline.errors import ConfigError
+from result_collection.archive import ENDINGS, file_name, zip_path
 from result_collection.report_data import REPORT_JSON
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 3
+# What a search under the same name does, and the way out.
+REPLACES = (
+    "writes over the summary, zips and report of the other search (set FINETUNE.ID to keep both)"
+)
 
 
 def result_artifact(config: "CfgNode") -> Artifact:
     """Summary, submissions and report of a search. Raises ConfigError as `finetune_artifact`."""
     search = load_search(config)
-    model = search.model
-    directory = submission_dir(search.root, model.dataset_id, model.pretrain_id)
+    directory = submission_dir(search.root, search.model.dataset_id, search.name)
     return Artifact(
         stage="result_collection",
         directory=directory,
@@ -32,13 +36,48 @@ def result_artifact(config: "CfgNode") -> Artifact:
         },
         notes=tuple(_notes(search, config.RESULT_COLLECTION.ALLOW_PARTIAL)),
         files_in=lambda results: _files_of(directory, results),
+        replaces={} if search.finetune_id else {"finetune": REPLACES},
     )
+
+
+def check_machine(config: "CfgNode") -> None:
+    """Raises ConfigError if a zip would have the name of another search's."""
+    search = load_search(config)
+    directory = submission_dir(search.root, search.model.dataset_id, search.name)
+    names = {archive.stem for archive in all_zips(directory)}
+    for other in (path for path in directory.parent.glob("*/") if path.name != directory.name):
+        if other.name in names or directory.name in {path.stem for path in all_zips(other)}:
+            raise ConfigError(
+                [
+                    f"FINETUNE.ID: the zips of {directory} would have the names of those of "
+                    f"{other}, got {search.finetune_id or 'no name'}, expected another one"
+                ]
+            )
+
+
+def all_zips(directory: Path) -> list[Path]:
+    """Returns the paths of all zips that a search can have."""
+    return [
+        zip_path(directory, partial, benchmark)
+        for benchmark in ENDINGS
+        for partial in (False, True)
+    ]
+
+
+def tasks_not_searched(search: Search, benchmark: str) -> list[str]:
+    """Returns the tasks that a submission needs and the search lacks."""
+    needed = dict.fromkeys(task.name for task, _ in submission_splits(benchmark).values())
+    return [name for name in needed if name not in {task.name for task in search.tasks}]
 
 
 def _notes(search: Search, allow_partial: bool) -> Iterator[str]:
     """What the submissions will lack, as far as it is known before the search."""
     for benchmark in ENDINGS:
         if not any(task.benchmark == benchmark for task in search.tasks):
+            continue
+        not_searched = tasks_not_searched(search, benchmark)
+        if not_searched and not allow_partial:
+            yield f"{benchmark}: no zip, as {', '.join(not_searched)} are not in FINETUNE.TASKS"
             continue
         lacks = [
             file_name(name, benchmark)

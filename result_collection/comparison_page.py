@@ -9,7 +9,7 @@ from result_collection import charts
 from result_collection.numbers import difference, points
 from result_collection.page import Content, Markup, document, figure, section, tag
 from result_collection.page import table as html_table
-from result_collection.report_page import Report, setting_words, shown
+from result_collection.report_page import Report, searched, setting_words, shown
 from result_collection.summary import average_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _head(*reports: Report) -> Markup:
     items = [
         tag(
             "li",
-            tag("b", f"{name}: {report['dataset_id']} / {report['pretrain_id']}"),
+            tag("b", f"{name}: {report['dataset_id']} / {searched(report)}"),
             f", {report['written_at']}",
         )
         for name, report in zip(NAMES, reports, strict=True)

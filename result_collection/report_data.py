@@ -56,6 +56,7 @@ def collect(
         "format": FORMAT,
         "dataset_id": model.dataset_id,
         "pretrain_id": model.pretrain_id,
+        "finetune_id": search.finetune_id,
         "written_at": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "summary": dict(summary),
         "submission": dict(submission),
@@ -225,17 +226,17 @@ def _times(stage: str, manifest: Mapping[str, Any] | None, work: float | None) -
 def _links(search: Search, folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names of logs, folders and cards, to their paths from `folder`; of those that are there."""
     model, root = search.model, search.root
-    ids = (model.dataset_id, model.pretrain_id)
+    dataset_id = model.dataset_id
     paths = {
-        "log of the dataset stage": log_path(root, "dataset", model.dataset_id),
-        "log of pretraining": log_path(root, "pretrain", *ids),
-        "log of the search": search.log("search", model.pretrain_id),
-        "log of this stage": log_path(root, "result_collection", *ids),
+        "log of the dataset stage": log_path(root, "dataset", dataset_id),
+        "log of pretraining": log_path(root, "pretrain", dataset_id, model.pretrain_id),
+        "log of the search": search.log("search", search.name),
+        "log of this stage": log_path(root, "result_collection", dataset_id, search.name),
         "dataset card": dataset_dir(root, model.dataset_id) / DATASET_CARD,
     }
     if model.artifact:
         paths["pretrained model"] = model.artifact.directory / "model"
     for row in summary["tasks"]:
-        log = search.log(row["task"], model.pretrain_id, row["submitted"]["setting"])
+        log = search.log(row["task"], search.name, row["submitted"]["setting"])
         paths[f"log of {row['task']}'s submitted run"] = log
     return [(name, os.path.relpath(path, folder)) for name, path in paths.items() if path.exists()]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pipeline.artifacts import search_name
 from pipeline.console import duration
 from result_collection import charts
 from result_collection.numbers import epochs, points, rate
@@ -81,7 +82,7 @@ def _charts(report: Report) -> Iterator[tuple[str, "Figure"]]:
 
 def report_page(report: Report, drawn: Mapping[str, "Figure"]) -> str:
     """The HTML of a run, with its charts."""
-    title = f"{report['dataset_id']} / {report['pretrain_id']}"
+    title = f"{report['dataset_id']} / {searched(report)}"
     return document(
         title,
         _head(report),
@@ -95,6 +96,11 @@ def report_page(report: Report, drawn: Mapping[str, "Figure"]) -> str:
     )
 
 
+def searched(report: Report) -> str:
+    """Returns the name of the search, of older reports that of the model."""
+    return search_name(report["pretrain_id"], report.get("finetune_id", ""))
+
+
 def _head(report: Report) -> Markup:
     sources = report["summary"]["sources"].items()
     data = ", ".join(f"{name} from {place}" for name, place in sources)
@@ -103,7 +109,7 @@ def _head(report: Report) -> Markup:
     return tag(
         "header",
         tag("p", f"ExtremeBERT report, {report['written_at']}", class_="kicker"),
-        tag("h1", report["dataset_id"], " ", tag("small", report["pretrain_id"])),
+        tag("h1", report["dataset_id"], " ", tag("small", searched(report))),
         tag("p", f"Data of the tasks: {data}.{model}"),
         tag("div", [_tile(*pair) for pair in _tiles(report)], class_="tiles"),
         tag("nav", links, aria_label="Sections"),

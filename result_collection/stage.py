@@ -17,7 +17,12 @@ from pipeline.disk import FULL
 from pipeline.errors import StageError
 from pipeline.folders import delete_unfinished_file, read_json
 from result_collection.archive import file_name, write_zip, zip_path
-from result_collection.artifact import result_artifact
+from result_collection.artifact import (
+    all_zips,
+    check_machine,
+    result_artifact,
+    tasks_not_searched,
+)
 from result_collection.checking import find_problems
 from result_collection.report import write_report
 from result_collection.report_data import collect
@@ -35,18 +40,19 @@ SERVERS = {"GLUE": "https://gluebenchmark.com", "SuperGLUE": "https://super.glue
 def collect_test_result(config: "CfgNode") -> None:
     """Shows and writes the summary, then the submissions' files and zips, then the report.
 
-    A benchmark of which no task was searched has no zip. Raises StageError if the search is not
-    finished, or, unless RESULT_COLLECTION.ALLOW_PARTIAL, if files of a submission are missing or
-    miscounted (it lists them; that zip is not made).
+    A benchmark has no zip if the search lacks some of its tasks, unless
+    RESULT_COLLECTION.ALLOW_PARTIAL. Raises StageError if the search is not finished, or if it has
+    all tasks and the server would refuse the zip (it lists why; that zip is not made).
     """
     artifact, search = result_artifact(config), load_search(config)
-    model, folder = search.model, artifact.directory
-    log = log_path(search.root, artifact.stage, model.dataset_id, model.pretrain_id)
+    folder = artifact.directory
+    log = log_path(search.root, artifact.stage, search.model.dataset_id, search.name)
     with stage_console(artifact.stage, log) as console:
         if artifact.status().done:
             console.say(f"up to date ({folder})")
             return
         found = _finished_search(config)
+        check_machine(config)
         artifact.begin()
         console.show_life(artifact.directory)
         summary = summarize(search.tasks, found, _sources(config, search))
@@ -58,7 +64,7 @@ def collect_test_result(config: "CfgNode") -> None:
         submission = {"zips": zips, "own_predictions": own}
         report = _report(config, search, folder, summary, submission, console)
         _check_zips(zips)
-        made = [str(folder.with_name(made["zip"])) for made in zips]
+        made = [_outcome(folder, made) for made in zips]
         artifact.finish(
             {
                 **submission,
@@ -114,21 +120,22 @@ def _sources(config: "CfgNode", search: Search) -> dict[str, str]:
 def _make_zips(
     config: "CfgNode", search: Search, summary: Mapping[str, Any], folder: Path, console: Console
 ) -> list[dict[str, Any]]:
-    """`{benchmark, zip, problems}` of each benchmark with tasks; zip is "" if none was made.
+    """`{benchmark, zip, problems, lacks}` of each benchmark with tasks; zip is "" if none was
+    made, lacks the tasks that were not searched.
 
     Files and zips of earlier runs go, of other benchmarks too.
     """
     rows = {row["task"]: row for row in summary["tasks"]}
+    for archive in all_zips(folder):
+        archive.unlink(missing_ok=True)
+        delete_unfinished_file(archive)
     made = []
     for benchmark in SERVERS:
-        for partial in (False, True):
-            archive = zip_path(folder, partial, benchmark)
-            archive.unlink(missing_ok=True)
-            delete_unfinished_file(archive)
         files = _write_files(search, rows, folder, benchmark)
         if any(task.benchmark == benchmark for task in search.tasks):
+            lacks = tasks_not_searched(search, benchmark)
             allow_partial = config.RESULT_COLLECTION.ALLOW_PARTIAL
-            made.append(_make_zip(folder, files, benchmark, allow_partial, console))
+            made.append(_make_zip(folder, files, benchmark, lacks, allow_partial, console))
     return made
 
 
@@ -161,12 +168,23 @@ def _constant(task: Task, text: str, row: Mapping[str, Any]) -> str:
 
 
 def _make_zip(
-    folder: Path, files: Mapping[str, str], benchmark: str, allow_partial: bool, console: Console
+    folder: Path,
+    files: Mapping[str, str],
+    benchmark: str,
+    lacks: list[str],
+    allow_partial: bool,
+    console: Console,
 ) -> dict[str, Any]:
     problems = find_problems(files, benchmark)
+    if lacks and not allow_partial:  # one line in place of one for each of their files
+        missing = _missing_for(lacks, benchmark)
+        problems = [
+            f"no zip was made, as these tasks were not searched: {', '.join(lacks)}",
+            *(problem for problem in problems if problem not in missing),
+        ]
     for problem in problems:
         console.say(f"{benchmark}: {problem}")
-    made = {"benchmark": benchmark, "zip": "", "problems": problems}
+    made = {"benchmark": benchmark, "zip": "", "problems": problems, "lacks": lacks}
     if problems and not allow_partial:
         return made
     archive = zip_path(folder, bool(problems), benchmark)
@@ -180,10 +198,27 @@ def _make_zip(
     return {**made, "zip": archive.name}
 
 
+def _missing_for(tasks: list[str], benchmark: str) -> set[str]:
+    """Returns the lines of `find_problems` that say no more than that tasks were not searched."""
+    return {
+        f"{file_name(name, benchmark)} is missing"
+        for name, (task, _) in submission_splits(benchmark).items()
+        if task.name in tasks
+    }
+
+
+def _outcome(folder: Path, made: Mapping[str, Any]) -> str:
+    if made["zip"]:
+        return str(folder.with_name(made["zip"]))
+    return f"{made['benchmark']}: {made['problems'][0]}"
+
+
 def _check_zips(zips: list[dict[str, Any]]) -> None:
-    """StageError if one was not made."""
+    """StageError if one was not made although all tasks were searched."""
     refused = [
-        f"{made['benchmark']}: {'; '.join(made['problems'])}" for made in zips if not made["zip"]
+        f"{made['benchmark']}: {'; '.join(made['problems'])}"
+        for made in zips
+        if not made["zip"] and not made["lacks"]
     ]
     if refused:
         raise StageError(

@@ -48,7 +48,7 @@ NO_NAMES = (
 )
 
 
-@pytest.mark.parametrize("key", ["DATASET.ID", "PRETRAIN.ID", "MODEL.TYPE"])
+@pytest.mark.parametrize("key", ["DATASET.ID", "PRETRAIN.ID", "FINETUNE.ID", "MODEL.TYPE"])
 @pytest.mark.parametrize("stage", ["dataset", "pretrain", "finetune", "result_collection"])
 def test_names_are_those_of_single_folders(key, stage):
     for name in NO_NAMES:

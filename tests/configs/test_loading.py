@@ -10,11 +10,24 @@ from configs.finetune_rules import GRID_RULES
 from configs.loading import flatten, load_config
 from configs.manual import MANUAL, comments, render
 from configs.rules import RULES
+from configs.yaml_files import read_files
+from dataset.artifact import dataset_artifact, sources_of
 from pipeline.errors import ConfigError
 from pretrain.flags import flag_keys
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SHIPPED = sorted((PROJECT / "configs").rglob("*.yaml"))
+RECIPES = sorted((PROJECT / "configs" / "recipes").glob("*.yaml"))
+# Keys that name data, a tokenizer or a model.
+SOURCE_KEYS = (
+    "DATASET.HUGGINGFACE_DATASETS",
+    "DATASET.CUSTOMIZED_DATASETS",
+    "TOKENIZER.NAME_OR_PATH",
+    "FINETUNE.GLUE_DIR",
+    "FINETUNE.SUPERGLUE_DIR",
+    "FINETUNE.MODEL_NAME_OR_PATH",
+    "FINETUNE.CUSTOM_TASKS",
+)
 
 # The YAML files of the user manual's figure 4 and the classic ones of the first toolkit.
 SEED_FILES = {
@@ -108,7 +121,81 @@ def test_shipped_files_load(path, monkeypatch, tmp_path):
     (tmp_path / "raw_data" / "my_texts").mkdir(parents=True)
     (tmp_path / "glue_data").mkdir()
     monkeypatch.chdir(tmp_path)
-    load_config(path)
+    text = ["DATASET.CUSTOMIZED_DATASETS", "[raw_data/my_texts]"] if path in RECIPES else []
+    load_config(path, text)
+
+
+# --- configs for one's own text --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_names_no_source(path):
+    assert not {key for key, _ in read_files(path)} & set(SOURCE_KEYS)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    [problem] = caught.value.problems
+    assert problem.startswith("DATASET.CUSTOMIZED_DATASETS: no text to train on")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_config_with_one_source_on_a_recipe_reads_that_alone(path, tmp_path):
+    folder = tmp_path / "private"
+    folder.mkdir()
+    config = load_text(tmp_path, f"_BASE_: {path}\nDATASET: {{CUSTOMIZED_DATASETS: [{folder}]}}\n")
+    [source] = sources_of(config)
+    assert (source.kind, source.name) == ("folder", str(folder))
+
+
+@pytest.mark.parametrize("name", ["bert-customized", "bert-small-cpu", "quickstart"])
+def test_a_config_for_own_text_needs_nothing_from_the_hub(name, monkeypatch, tmp_path):
+    text = tmp_path / "raw_data" / "my_texts"
+    text.mkdir(parents=True)
+    (text / "a.txt").write_text("A text. Of two sentences.\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(PROJECT / "configs" / f"{name}.yaml", stages=["dataset", "pretrain"])
+    assert not any(source.kind == "hub" for source in sources_of(config))
+    assert config.TOKENIZER.TRAIN
+    assert not dataset_artifact(config).hub
+    assert config.FINETUNE.GLUE_DIR or not config.FINETUNE.ENABLED
+
+
+def test_another_model_than_the_pretrained_one_is_refused(tmp_path):
+    (tmp_path / "private").mkdir()
+    text = (
+        f"DATASET: {{CUSTOMIZED_DATASETS: [{tmp_path / 'private'}]}}\n"
+        "FINETUNE: {MODEL_NAME_OR_PATH: bert-base-uncased}\n"
+    )
+    [problem] = problems(tmp_path, text)
+    assert problem.startswith("FINETUNE.MODEL_NAME_OR_PATH: got bert-base-uncased with PRETRAIN.")
+    for way_out in ("PRETRAIN.ENABLED False", "--stages finetune", "an empty value"):
+        assert way_out in problem
+    only_results = problems(tmp_path, text, "FINETUNE.ENABLED", "False")
+    assert only_results == [problem]  # they would be those of that model
+
+    config = tmp_path / "config.yaml"
+    load_config(config, stages=["finetune", "result_collection"])
+    load_config(config, stages=["dataset", "pretrain"])
+    load_config(config, ["PRETRAIN.ENABLED", "False"])
+    load_config(config, ["FINETUNE.ENABLED", "False", "RESULT_COLLECTION.ENABLED", "False"])
+    load_config(config, ["FINETUNE.MODEL_NAME_OR_PATH", ""])
+
+
+def test_a_tokenizer_that_would_not_be_used_is_refused(tmp_path):
+    (tmp_path / "private").mkdir()
+    text = (
+        f"DATASET: {{CUSTOMIZED_DATASETS: [{tmp_path / 'private'}]}}\nTOKENIZER: {{TRAIN: True}}\n"
+    )
+    vocabulary = ("TOKENIZER.NAME_OR_PATH", "my/vocab")
+    [problem] = problems(tmp_path, text, *vocabulary)
+    assert problem.startswith("TOKENIZER.NAME_OR_PATH: got my/vocab with TOKENIZER.TRAIN True")
+    load_text(tmp_path, text, *vocabulary, "TOKENIZER.TRAIN", "False")
+    load_text(tmp_path, text)
+
+
+def test_the_name_of_a_search_is_a_short_file_name(tmp_path):
+    for name in ("a+b", "a/b", "x" * 65):
+        [problem] = problems(tmp_path, "DATASET: {ENABLED: False}", "FINETUNE.ID", name)
+        assert problem.startswith("FINETUNE.ID: ") and "at most 64 characters" in problem
 
 
 @pytest.mark.parametrize("name", SEED_FILES)

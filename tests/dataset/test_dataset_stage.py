@@ -166,6 +166,12 @@ def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch):
     assert dataset_artifact(config).status().done
 
 
+def test_a_run_names_its_sources(config, capsys):
+    prepare(config)
+    [folder] = config.DATASET.CUSTOMIZED_DATASETS
+    assert f"dataset: source: {folder}, 0.1 MB in 2 files\n" in capsys.readouterr().out
+
+
 def test_planning_lists_a_source_once(config, monkeypatch):
     """A corpus may have a million files."""
     listed = []

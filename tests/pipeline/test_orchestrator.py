@@ -2,7 +2,7 @@
 
 import json
 
-from configs.defaults import get_default_config
+from configs.defaults import custom_task_node, get_default_config
 from pipeline.orchestrator import plan
 
 
@@ -28,3 +28,11 @@ def test_a_search_that_starts_from_another_model_is_not_redone_with_pretraining(
     assert forced() == redone
     config.FINETUNE.MODEL_NAME_OR_PATH = str(model)
     assert forced() == redone | {"finetune": ""}
+
+    config.PRETRAIN.ENABLED = False
+    config.FINETUNE.CUSTOM_TASKS.mine = custom_task_node()
+    dataset, finetune = plan(config, ("dataset", "finetune"), ())
+    unused = f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
+    assert dataset.artifact.notes[-1] == unused
+    forgotten = "not searched: mine of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
+    assert forgotten in finetune.artifact.notes

@@ -37,7 +37,7 @@ def make_finished_search(
     if not external:
         _prepare(config)
         _pretrain(config)
-    _finetune(config, skip)
+    finish_search(config, skip)
     return config
 
 
@@ -104,7 +104,8 @@ def _pretrain(config) -> None:
     artifact.finish({**done, "validation_loss": 2.51, "validation_accuracy": 0.3})
 
 
-def _finetune(config, skip) -> None:
+def finish_search(config, skip=()) -> None:
+    """Leaves behind what finetuning does. skip: as of `make_finished_search`."""
     artifact, search = finetune_artifact(config), load_search(config)
     artifact.begin()
     rows, scores = [], {}
@@ -123,7 +124,7 @@ def _finetune(config, skip) -> None:
             "tokenization": {split.name: tokenization(0.021) for split in task.splits},
         }
         write_json(search.job_dir(job) / RESULT, {**row, **_curves(job)})
-        write_text(search.log(job.task, search.model.pretrain_id, job.setting), "done\n")
+        write_text(search.log(job.task, search.name, job.setting), "done\n")
         keys = ("task", "setting", "epochs", "batch_size", "learning_rate", "seed", "stilt")
         rows.append({**{key: getattr(job, key) for key in keys}, **row})
         scores[job] = score
