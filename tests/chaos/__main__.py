@@ -15,6 +15,11 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from tests.chaos.campaign import campaign, figures, problem_with, schedule
 from tests.chaos.episode import Fault
 from tests.chaos.faults import KINDS

@@ -24,6 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 import main
 from configs.loading import flatten, load_config
 from pipeline.errors import MAX_LINE, ConfigError, in_one_line

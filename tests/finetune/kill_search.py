@@ -21,6 +21,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
