@@ -70,6 +70,7 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
         inputs=inputs,
         parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
+        made_from="sources",
         notes=size_notes(config, sources, len(files), num_bytes),
         scratch=SCRATCH,
         files_in=files_of_samples,

@@ -179,6 +179,7 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
             "format": FORMAT,
         },
         parts=tuple(search.task_dir(name) for name in names),
+        made_from=next(iter(search.model.inputs)),
         notes=tuple(_notes(search)),
         files_in=lambda results: _files_of(search, results),
         disk=tuple(_disk_needs(config, search)),

@@ -187,6 +187,7 @@ def pretrain_artifact(config) -> Artifact:
         directory=directory,
         inputs=inputs,
         user_named="PRETRAIN.ID" if config.PRETRAIN.ID else "",
+        made_from="dataset",
         notes=_notes(config, dataset),
         disk=(_disk_need(config, dataset, directory),),
         files_in=lambda results: _files_of_model(directory),

@@ -30,6 +30,7 @@ def result_artifact(config: "CfgNode") -> Artifact:
             "RESULT_COLLECTION.ALLOW_PARTIAL": config.RESULT_COLLECTION.ALLOW_PARTIAL,
             "format": FORMAT,
         },
+        made_from="finetune",
         notes=tuple(_notes(search, config.RESULT_COLLECTION.ALLOW_PARTIAL)),
         files_in=lambda results: _files_of(directory, results),
     )
