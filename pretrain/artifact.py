@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -169,14 +170,14 @@ def _logging_problems(config) -> Iterator[str]:
     if mode != "disabled" and importlib.util.find_spec("wandb") is None:
         yield (
             f"WANDB.MODE: wandb is not installed, got {mode}; "
-            "run pip install -r requirements-wandb.txt"
+            f"run {sys.executable} -m pip install -r requirements-wandb.txt"
         )
     if mode == "online" and not (config.WANDB.API_KEY or os.environ.get("WANDB_API_KEY")):
         yield "WANDB.MODE: no key, got online, expected WANDB_API_KEY in the environment"
     if config.PRETRAIN.TENSORBOARD and importlib.util.find_spec("tensorboard") is None:
         yield (
             "PRETRAIN.TENSORBOARD: tensorboard is not installed, got True; "
-            "run pip install -r requirements-tensorboard.txt"
+            f"run {sys.executable} -m pip install -r requirements-tensorboard.txt"
         )
 
 
