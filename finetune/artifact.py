@@ -10,7 +10,7 @@ from configs.finetune_rules import task_names
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import has_split, num_train_rows
-from finetune.foreign_models import problem_with_places
+from finetune.foreign_models import problem_with_places, problem_with_vocabulary
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
 from finetune.slots import Slot, plan_slots
@@ -229,7 +229,7 @@ def _check_model(folder: Path) -> None:
                     f"model in Hugging Face format, with {' or '.join(patterns)}"
                 ]
             )
-    if problem := problem_with_places(folder):
+    if problem := problem_with_places(folder) or problem_with_vocabulary(folder):
         raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: {problem}"])
 
 
