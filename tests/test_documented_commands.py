@@ -23,6 +23,7 @@ import yaml
 import main
 from configs.loading import load_config
 from pipeline import environment
+from pipeline.errors import ConfigError
 from tests.pipeline.test_install import bare_copy
 from tests.result_collection.finished_search import OWN_TASK, make_finished_search
 
@@ -45,7 +46,7 @@ LISTINGS = ("CoLA.tsv ", "# hosts\n", "main.py  ")
 PLACEHOLDERS = {"<ID>": "mine", "FILE.zip|FOLDER": "FILE.zip"}
 
 # Not started: what takes long, or changes the machine.
-RECORDED = ("deepspeed", "bash", "dask", "pip", "python3")
+RECORDED = ("deepspeed", "bash", "dask", "pip", "python", "python3")
 RECORDER = """#!/bin/bash -p
 printf '%s\\0' "$(basename "$0")" "$@" >> "$RECORD"
 printf '\\n\\0' >> "$RECORD"
@@ -109,6 +110,7 @@ def clone(tmp_path_factory) -> Path:
     shutil.copytree(PROJECT / "tests", copy / "tests", ignore=shutil.ignore_patterns(".*"))
     (copy / ".venv").symlink_to(environment.ENVIRONMENT.resolve())
     write_program(copy / "system" / "python3", SYSTEM_PYTHON)
+    write_program(copy / "system" / "python", "#!/bin/sh\nexit 127\n")  # many systems have none
     (copy / "texts").mkdir()
     for name in ("x", "my-bert"):  # a user's own
         config = "_BASE_: configs/bert-customized.yaml\nDATASET: {CUSTOMIZED_DATASETS: [texts]}\n"
@@ -373,3 +375,27 @@ def test_no_command_in_a_sentence_is_overlooked(page):
         if len(span) > 1 and not COMMAND.match(" ".join(span)) and shutil.which(span[0])
     ]
     assert [span for span in unknown if span != ["kill", "-9"]] == []
+
+
+# --- would it be seen? -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```bash\npython3 -m benchmarks.nothing\n```\n",
+        "Call `python3 nothing.py --now` for it.\n",
+        "As root:\n\n    deepspeed other.py\n",
+        "```bash\npython main.py --config x.yaml\n```\n",  # many systems have none
+        "```bash\nconda activate bert\n```\n",
+        "```\nfrobnicate --all\n```\n",
+        "```bash\npython3 main.py --config x.yaml MODEL.HIDEN_SIZE 4\n```\n",
+        "```bash\npython3 -m benchmarks.preprocess --megabyte_s 3\n```\n",
+        "```bash\nbash install.sh requirements-more.txt\n```\n",
+    ],
+)
+def test_a_command_that_is_wrong_or_unknown_is_an_error(text, clone, monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises((AssertionError, ConfigError, SystemExit, pytest.fail.Exception)):
+        test_the_commands_of_a_page(page, clone, monkeypatch)
