@@ -12,8 +12,20 @@ import signal
 import sys
 from pathlib import Path
 
-if sys.version_info < (3, 10):
-    sys.exit("ExtremeBERT needs Python 3.10 or newer, this is " + sys.version.split()[0])
+from pipeline.environment import (
+    OLDEST_PYTHON,
+    PROJECT,
+    begun_anew,
+    continue_inside_environment,
+    enter_environment,
+    environment_is_ready,
+    inside_environment,
+    locked_out,
+    missing_packages,
+)
+
+if __name__ == "__main__" and sys.version_info < OLDEST_PYTHON:
+    enter_environment()  # or ends with a sentence: what follows would not load
 
 from pipeline import install
 from pipeline.artifacts import log_path
@@ -79,7 +91,7 @@ def main(arguments: list[str]) -> int:
         if not (os.path.isfile(options.config) and os.access(options.config, os.R_OK)):
             expected = "expected a YAML file that can be read"
             raise ConfigError([f"--config: not a file, got {options.config}, {expected}"])
-        if install.missing_packages():
+        if missing_packages():
             return _run_in_environment(options, arguments)
         _run_stages(options)
     except ConfigError as error:
@@ -96,26 +108,33 @@ def main(arguments: list[str]) -> int:
 
 def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> int:
     """Goes on in .venv, which is made first where it is not there yet."""
-    missing = ", ".join(install.missing_packages())
-    is_inside = install.inside_environment() or install.begun_anew()
-    if is_inside or not install.environment_is_ready():
-        if options.dry_run or options.status:
-            state = "not begun" if options.status else "running"
-            print_line(f"install: {state}, missing packages: {missing}")
+    if locked_out():
+        raise StageError(locked_out(), stage="install")
+    names = ", ".join(missing_packages())
+    missing = f"missing packages: {names}"
+    if inside_environment() or begun_anew() or not environment_is_ready():
+        is_off = "install" not in options.stages or install.switched_off_in(
+            options.config, options.overrides
+        )
+        if options.status:
+            print_line(f"install: {'switched off' if is_off else 'not begun'}, {missing}")
+            print_line("  the other stages can be looked at once it has run")
+            return 0
+        if is_off:
+            raise StageError(
+                f"{missing}; the install stage is not part of this run; "
+                f"run `bash {PROJECT / 'install.sh'}` first"
+            )
+        if options.dry_run:
+            print_line(f"install: would run, {missing}")
             print_line("  the other stages can be planned once it has run")
             return 0
-        off = install.switched_off_in(options.config, options.overrides)
-        if off or "install" not in options.stages:
-            raise StageError(
-                f"missing packages: {missing}; the install stage is not part of this "
-                f"run; run `bash {install.PROJECT / 'install.sh'}` first"
-            )
-        print_line(f"install: running, missing packages: {missing}")
+        print_line(f"install: running, {missing}")
         log = log_path(Path(options.output_root or "."), "install")
         if install.has_run():
-            raise StageError(f"install.sh ran, still missing: {missing}", log, "install")
-        install.run_install_script(log, again=install.environment_is_ready())
-    install.continue_inside_environment(arguments)
+            raise StageError(f"install.sh ran, still missing: {names}", log, "install")
+        install.run_install_script(log, again=environment_is_ready())
+    continue_inside_environment(arguments)
     return 3  # not reached
 
 

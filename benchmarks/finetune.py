@@ -25,6 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from benchmarks.stage_runs import PROJECT, SHARED
 from finetune.dispatch import run_jobs
 from finetune.runs import JobRun, Source, TrainingSettings
@@ -128,10 +133,9 @@ def timed_job(run: JobRun) -> dict:
 
         return call
 
-    with (
-        patch.object(loop, "train", timed("training", loop.train)),
-        patch.object(runner.Runner, "predict", timed("prediction", runner.Runner.predict)),
-    ):
+    training = patch.object(loop, "train", timed("training", loop.train))
+    predict = timed("prediction", runner.Runner.predict)
+    with training, patch.object(runner.Runner, "predict", predict):
         return {"result": run_job(run), **seconds}
 
 

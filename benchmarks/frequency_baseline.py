@@ -8,6 +8,11 @@ The loss, in nats, that a model must get below to have learnt anything from cont
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 import numpy as np
 
 from dataset.samples import read_samples

@@ -17,6 +17,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from benchmarks.clock import Clock, copy_speed, disk_speed
 from benchmarks.obvious_way import ObviousWay
 from benchmarks.stage_runs import (

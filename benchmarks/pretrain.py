@@ -31,6 +31,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from benchmarks.stage_runs import PROJECT, find_vocabulary, repeated_text, text_folders
 from pretrain.cpu_settings import spin_briefly
 

@@ -30,6 +30,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from benchmarks.contest import Course, Outcome, hold_contest
 from benchmarks.contest_results import Entry, Recipe, Result, draw, record, result_table
 from benchmarks.sizes import HEAD_DIM, feed_forward_width

@@ -48,7 +48,7 @@ def _install() -> CfgNode:
 def _wandb() -> CfgNode:
     wandb = CfgNode()
     # Weights & Biases logging of pretraining: disabled | offline | online. Needs
-    # `pip install -r requirements-wandb.txt`.
+    # `bash install.sh requirements-wandb.txt`.
     wandb.MODE = "disabled"
     # Project that the runs are logged to.
     wandb.PROJECT = "budget-bert-pretraining"
@@ -298,7 +298,7 @@ def _pretrain() -> CfgNode:
     pretrain.SEED = 42
     # Steps between two lines of metrics.
     pretrain.PRINT_STEPS = 100
-    # Write the metrics for TensorBoard too. Needs `pip install -r requirements-tensorboard.txt`.
+    # Write the metrics for TensorBoard too. Needs `bash install.sh requirements-tensorboard.txt`.
     pretrain.TENSORBOARD = False
     # Steps between two checkpoints. 0: other keys decide.
     pretrain.CHECKPOINT_STEPS = 500

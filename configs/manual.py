@@ -1,12 +1,17 @@
 """Writes docs/PIPELINE_CONFIG.md out of configs/defaults.py: one source for every key.
 
-python -m configs.manual
+python3 -m configs.manual
 """
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
 
 from configs.defaults import get_default_config
 from configs.loading import flatten
@@ -22,11 +27,11 @@ SECTION_ABOVE = {
 
 INTRODUCTION = """# Every key of the config
 
-Generated from `configs/defaults.py` by `python -m configs.manual`; change it there.
+Generated from `configs/defaults.py` by `python3 -m configs.manual`; change it there.
 
 A YAML file says only what differs from these defaults. It may build on another file with
 `_BASE_: other.yaml`, and any key may be given on the command line:
-`python main.py --config x.yaml PRETRAIN.NUM_STEPS 1000 FINETUNE.GRID.RTE.EPOCHS "[3, 5]"`.
+`python3 main.py --config x.yaml PRETRAIN.NUM_STEPS 1000 FINETUNE.GRID.RTE.EPOCHS "[3, 5]"`.
 """
 
 

@@ -88,6 +88,7 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
         inputs=inputs,
         parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
+        made_from="sources",
         notes=(*notes, *notes_on_heads(sources, digests.files_of)),
         scratch=SCRATCH,
         files_in=files_of_samples,

@@ -9,8 +9,11 @@ import sys
 from operator import itemgetter
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: import from the repository, not from this folder
+if __name__ == "__main__":  # imports are those of the repository, not of this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from pipeline.environment import enter_environment
+
+    enter_environment()
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from finetune.custom_tasks import row_facts
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
-from finetune.foreign_models import problem_with_places
+from finetune.foreign_models import problem_with_places, problem_with_vocabulary
 from finetune.row_checks import notes_on_rows, warnings_about_labels
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
@@ -195,6 +195,7 @@ def finetune_artifact(config: "CfgNode") -> Artifact:
         inputs=inputs,
         parts=tuple(search.task_dir(name) for name in names),
         user_named="FINETUNE.ID" if search.finetune_id else "",
+        made_from=next(iter(search.model.inputs)),
         notes=tuple(_notes(search, config.FINETUNE.CUSTOM_TASKS)),
         files_in=lambda results: _files_of(search, results),
         replaces={} if search.finetune_id else dict.fromkeys(inputs.keys() - {"format"}, REPLACES),
@@ -246,7 +247,7 @@ def _check_model(folder: Path) -> None:
                     f"model in Hugging Face format, with {' or '.join(patterns)}"
                 ]
             )
-    if problem := problem_with_places(folder):
+    if problem := problem_with_places(folder) or problem_with_vocabulary(folder):
         raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: {problem}"])
 
 

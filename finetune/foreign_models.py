@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 
 from pipeline.errors import StageError
 from pipeline.folders import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -41,3 +45,39 @@ def problem_with_places(folder: Path) -> str:
             if not Path(os.path.normpath(folder / name)).is_relative_to(inside):
                 return f"{index} names {name}, expected files of that folder"
     return ""
+
+
+def problem_with_vocabulary(folder: Path) -> str:
+    """A tokenizer with ids that its model has no embeddings for, or an empty string.
+
+    Reads JSON alone; what only transformers can read is looked at when the model is loaded.
+    """
+    size = (read_json(folder / "config.json") or {}).get("vocab_size")
+    highest = max(_token_ids(folder / "tokenizer.json"), default=-1)
+    if isinstance(size, int) and highest >= size:
+        return too_many_entries(str(folder), highest + 1, size)
+    return ""
+
+
+def _token_ids(file: Path) -> Iterator[int]:
+    """The ids that a tokenizer.json gives; none if it is not there or not as expected."""
+    tokenizer = read_json(file) or {}
+    with suppress(AttributeError, KeyError, TypeError):
+        vocab = tokenizer["model"]["vocab"]
+        # Unigram models have a list of pieces, the others a number for each.
+        yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+        yield from (token["id"] for token in tokenizer.get("added_tokens") or ())
+
+
+def too_many_entries(model: str, entries: int, embeddings: int) -> str:
+    return (
+        f"{model}: the tokenizer has {entries:,} entries, the model embeddings for {embeddings:,} "
+        "(vocab_size of its config.json), expected the tokenizer that the model was trained with"
+    )
+
+
+def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises StageError if the tokenizer has more entries than the model has embeddings."""
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        raise StageError(too_many_entries(model.name_or_path, len(tokenizer), embeddings))

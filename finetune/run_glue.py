@@ -14,8 +14,11 @@ import os
 import sys
 from pathlib import Path
 
-if not __package__:  # run as a file: this folder's modules are not top-level ones
+if __name__ == "__main__":  # imports are those of the repository, not of this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from pipeline.environment import enter_environment
+
+    enter_environment()
 
 from configs.checks import SEED, Rule, at_least, between, from_to, inside
 from finetune.runs import (

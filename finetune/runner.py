@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetune.acceleration import accelerate
 from finetune.batches import sorted_batches
 from finetune.encoding import Padding, Tokens, padding_of
+from finetune.foreign_models import check_vocabulary
 from pipeline.oom import is_out_of_memory
 from pretrain.cpu_settings import keep_freed_memory
 
@@ -23,10 +24,12 @@ CPU_TOKENS = 4096
 class Runner:
     """A classifier on all visible GPUs, in half precision, or on the CPU, made fast.
 
-    On several GPUs each batch is shared out among them.
+    On several GPUs each batch is shared out among them. Raises StageError, as `check_vocabulary`
+    does, for a tokenizer that is not the model's.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        check_vocabulary(model, tokenizer)
         self.model = model
         num_gpus = torch.cuda.device_count()
         self.device = torch.device("cuda" if num_gpus else "cpu")

@@ -11,6 +11,7 @@ with such a record is ever deleted: what users keep there is safe.
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +41,7 @@ from pipeline.hub_needs import HubNeed
 from pipeline.integrity import FILES, damage_to, fingerprint, sealed, states_of
 
 MAX_CHANGES_SHOWN = 5
+GENERATED_NAME = re.compile(r"(.+)-[0-9a-f]{8,}")
 
 
 # --- paths -----------------------------------------------------------------------------------
@@ -184,6 +186,8 @@ class Artifact:
     flat and JSON-able, config keys under their full names and what it was built from under the
     upstream stage's name (its fingerprint). parts: other folders that belong to it.
     user_named: the config key that names the directory, empty if the name was generated.
+    made_from: the input that says what it is made from; only runs that share it, or the generated
+    name, are ever compared with it.
     notes: lines on size and effort, for the plan.
     scratch: names of files and folders of its folders that are of no use once the inputs change.
     files_in: paths from `directory` of the files, and of folders with all their files, that the
@@ -198,6 +202,7 @@ class Artifact:
     inputs: dict[str, Any]
     parts: tuple[Path, ...] = ()
     user_named: str = ""
+    made_from: str = ""
     notes: tuple[str, ...] = field(default=(), compare=False)
     scratch: tuple[str, ...] = field(default=(), compare=False)
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
@@ -269,18 +274,32 @@ class Artifact:
             return f"{MANIFEST} is damaged"
 
     def _reason_for_new(self) -> str:
-        """What differs from the most similar finished run beside this one, if there is any."""
-        found = {path: read_record(path) for path in self.directory.parent.glob(f"*/{MANIFEST}")}
-        others = {path: made["inputs"] for path, made in found.items() if made and "inputs" in made}
-        if not others:
+        """What differs from the last run of the same thing that is most similar, if any."""
+        made = {
+            path: record["inputs"]
+            for path in self.directory.parent.glob(f"*/{MANIFEST}")
+            if (record := read_record(path)) and "inputs" in record
+        }
+        same = next((path for path, inputs in made.items() if inputs == self.inputs), None)
+        if same:
+            return f"not made yet; {same.parent.name} is the same under another name"
+        found = [path for path in made if self._is_kin(path.parent.name, made[path])]
+        if self.user_named or not found:
             return "not made yet"
 
-        def num_equal(path: Path) -> int:
-            return sum(others[path].get(key) == value for key, value in self.inputs.items())
+        def similarity(path: Path) -> tuple[int, float]:
+            equal = sum(made[path].get(key) == value for key, value in self.inputs.items())
+            return equal, path.stat().st_mtime
 
-        nearest = max(others, key=num_equal)
-        changes = describe_changes(others[nearest], self.inputs)
-        return changes or f"not made yet; {nearest.parent.name} is the same under another name"
+        return describe_changes(made[max(found, key=similarity)], self.inputs)
+
+    def _is_kin(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """True if a run beside this one, of that name, is made from the same."""
+        names = GENERATED_NAME.fullmatch(name), GENERATED_NAME.fullmatch(self.directory.name)
+        if all(names) and names[0][1] == names[1][1]:
+            return True
+        key = self.made_from
+        return not key or inputs.get(key) == self.inputs[key]
 
     @property
     def is_only_begun(self) -> bool:

@@ -9,6 +9,7 @@ They get this project's code from here, so nothing of it need be there.
 
 import logging
 import pickle
+import sys
 import time
 import uuid
 import warnings
@@ -155,7 +156,8 @@ def _connected(address: str) -> Iterator["Client"]:
         from pipeline import cluster_worker
     except ImportError as error:
         raise StageError(
-            f"{KEY}: the package {error.name} is missing: pip install -r requirements-dask.txt"
+            f"{KEY}: the package {error.name} is missing: "
+            f"{sys.executable} -m pip install -r requirements-dask.txt"
         ) from error
     register_pickle_by_value(cluster_worker)
     try:

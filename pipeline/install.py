@@ -4,9 +4,7 @@ Standard library only: this runs on a bare Python. As a program (`python -m pipe
 checks that everything imports, prints what was found and records it; install.sh ends with that.
 """
 
-import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -17,53 +15,21 @@ from pathlib import Path
 
 from pipeline.artifacts import write_json
 from pipeline.console import print_line
+from pipeline.environment import (
+    ENVIRONMENT,
+    IMPORT_NAMES,
+    PROJECT,
+    RECORD,
+    environment_is_ready,
+    pinned_requirements,
+    requirements_digest,
+)
 from pipeline.errors import StageError
-from pipeline.folders import read_json
 from pipeline.ownership import owned
 from pipeline.processes import run_logged
 
-PROJECT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = PROJECT / "requirements.txt"
-ENVIRONMENT = PROJECT / ".venv"
-PYTHON = ENVIRONMENT / "bin" / "python"
-RECORD = ENVIRONMENT / "installed.json"
-
-# What this command has done already, for the processes that it begins anew in.
-ANEW_VARIABLE, INSTALLED_VARIABLE = "EXTREMEBERT_BEGUN_ANEW", "EXTREMEBERT_INSTALLED"
-
-# Names under which distributions are imported, where the two differ.
-IMPORT_NAMES = {
-    "pyyaml": "yaml",
-    "scikit-learn": "sklearn",
-    "pytorch-optimizer": "pytorch_optimizer",
-    "protobuf": "google.protobuf",
-}
-
-
-def pinned_requirements() -> dict[str, str]:
-    """`{distribution: version}` as requirements.txt pins them for this Python."""
-    pins = {}
-    for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        requirement, _, marker = line.partition(";")
-        name, pinned, version = requirement.strip().partition("==")
-        if pinned and (not marker or ("<" in marker) == (sys.version_info < (3, 11))):
-            pins[name] = version
-    return pins
-
-
-def missing_packages() -> list[str]:
-    """Distributions of requirements.txt that cannot be imported here; nothing is imported."""
-    return [
-        name for name in pinned_requirements() if not _can_be_found(IMPORT_NAMES.get(name, name))
-    ]
-
-
-def _can_be_found(module: str) -> bool:
-    """True if a module is installed; looking for `a.b` raises where there is no `a`."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+# Set once this command has run install.sh, for the processes that it goes on in.
+INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"
 
 
 def other_versions() -> list[str]:
@@ -73,28 +39,6 @@ def other_versions() -> list[str]:
         for name, pinned in pinned_requirements().items()
         if (installed := importlib.metadata.version(name).partition("+")[0]) != pinned
     ]
-
-
-def inside_environment() -> bool:
-    return Path(sys.prefix).resolve() == ENVIRONMENT.resolve()
-
-
-def environment_is_ready() -> bool:
-    """Whether .venv was completed from the requirements as they are now, and its Python is there.
-
-    It is a link to the system's, which an update may have taken away.
-    """
-    found = read_json(RECORD) or {}
-    return PYTHON.exists() and found.get("requirements") == _requirements_digest()
-
-
-def _requirements_digest() -> str:
-    return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-
-
-def begun_anew() -> bool:
-    """Whether this process was started by `continue_inside_environment`."""
-    return os.environ.get(ANEW_VARIABLE) == "1"
 
 
 def has_run() -> bool:
@@ -128,13 +72,6 @@ def run_install_script(log: Path, again: bool = False) -> None:
         cause = next((line for line in reversed(lines) if line.strip()), "install.sh failed")
         raise StageError(cause, log, "install")
     os.environ[INSTALLED_VARIABLE] = "1"
-
-
-def continue_inside_environment(arguments: Sequence[str]) -> None:
-    """Replaces this process by the same command in .venv; does not return."""
-    sys.stdout.flush()
-    os.environ[ANEW_VARIABLE] = "1"
-    os.execv(PYTHON, [str(PYTHON), str(PROJECT / "main.py"), *arguments])
 
 
 def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
@@ -185,7 +122,7 @@ def _report() -> None:
     }
     for name, value in found.items():
         print(f"{name}: {value}")
-    write_json(RECORD, {**found, "requirements": _requirements_digest()})
+    write_json(RECORD, {**found, "requirements": requirements_digest()})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pipeline import install
 from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration, print_line
 from pipeline.disk import DiskNeed, shortages, space_in_words
+from pipeline.environment import continue_inside_environment, inside_environment
 from pipeline.errors import ConfigError, StageError
 from pipeline.hub_needs import hub_problems
 from pipeline.ownership import InUse, is_owned, owner
@@ -90,12 +91,14 @@ class Step:
     def runs(self) -> bool:
         return bool(self.forced) or not self.status.done
 
-    def __str__(self) -> str:
+    def in_words(self, planned: bool = False) -> str:
+        """What is done and why; planned: in a dry run, which does nothing."""
+        verb = "would run" if planned else "running"
         if self.forced:
-            return f"{self.stage.name}: running again, {self.forced}"
+            return f"{self.stage.name}: {verb} again, {self.forced}"
         if self.status.done:
             return f"{self.stage.name}: up to date ({self.artifact.directory})"
-        return f"{self.stage.name}: running, {self.status.reason}"
+        return f"{self.stage.name}: {verb}, {self.status.reason}"
 
 
 def run_pipeline(
@@ -121,7 +124,7 @@ def run_pipeline(
         if step.runs and not dry_run:
             _run(step, config, wait)
             continue
-        print_line(str(step))
+        print_line(step.in_words(planned=dry_run))
         if dry_run:
             for note in step.artifact.notes:
                 print_line(f"  {note}")
@@ -213,7 +216,7 @@ def _run(step: Step, config: "CfgNode", wait: bool) -> None:
         source = upstream.artifact(config).in_use(say, wait) if upstream else nullcontext()
         with artifact.owned(say, wait), source:
             step = replace(step, status=artifact.status())  # another run may have come in between
-            print_line(str(step))
+            print_line(step.in_words())
             if not step.runs:
                 return
             begin = time.monotonic()
@@ -245,10 +248,10 @@ def _install(
         return
     others = install.other_versions()
     found = "".join(f", {other}" for other in others)
-    if "install" not in force and not (others and install.inside_environment()):
+    if "install" not in force and not (others and inside_environment()):
         print_line(f"install: up to date ({sys.prefix}{found})")
         return
-    print_line("install: running" + (found or ", as asked"))
+    print_line(f"install: {'would run' if dry_run else 'running'}{found or ', as asked'}")
     if not dry_run:
         log = log_path(Path(config.SYSTEM.OUTPUT_ROOT), "install")
         install.run_install_script(log, again=True)
@@ -257,9 +260,7 @@ def _install(
         if not rest:
             return
         forced = [word for name in force if name != "install" for word in ("--force", name)]
-        install.continue_inside_environment(
-            [*_without_options(sys.argv[1:]), "--stages", rest, *forced]
-        )
+        continue_inside_environment([*_without_options(sys.argv[1:]), "--stages", rest, *forced])
 
 
 def _without_options(arguments: list[str]) -> list[str]:

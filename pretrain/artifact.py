@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import re
+import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from pretrain.batch_sizes import BatchSizes
 from pretrain.deepspeed_config import conflicts, read_user_config
 from pretrain.flags import flag_keys
 from pretrain.hostfile import read_hostfile
+from pretrain.model_types import OWN_TYPE, check_model_type
 
 FORMAT = 2
 NUM_SEGMENTS = 2
@@ -62,6 +65,7 @@ OUTSIDE_IDENTITY = VALIDATION | {
 }
 # Numbers that an optimizer keeps for a weight, if not two; muon, for those of the layers.
 STATE_SIZES = {"sgd": 0, "sgd-momentum": 1, "adafactor": 0, "muon": 1}
+SHARED_LAYERS = "albert"  # whose layers are all the same one
 # The key that says how long a run is, for each LR_SCHEDULE; the others are not looked at.
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
@@ -72,7 +76,7 @@ def precision_in_words(config, gpus: int) -> str:
         return config.PRETRAIN.PRECISION
     if gpus:
         return "fp16"
-    ours = config.MODEL.TYPE == "bert-mlm" and config.PRETRAIN.ZERO_STAGE <= 0
+    ours = config.MODEL.TYPE == OWN_TYPE and config.PRETRAIN.ZERO_STAGE <= 0
     return "bf16 where this processor is built for it, else fp32" if ours else "fp32"
 
 
@@ -120,15 +124,28 @@ def _shell_problems(config) -> Iterator[str]:
 
 
 def _type_problems(config) -> Iterator[str]:
-    """Whether transformers has an architecture of that name; looked up only if it is asked for."""
-    if config.MODEL.TYPE == "bert-mlm":
+    """What speaks against MODEL.TYPE; an architecture of transformers is built, without weights."""
+    model = config.MODEL
+    if model.TYPE == OWN_TYPE:
         return
-    from pretrain.transformers_model import check_model_type
-
     try:
-        check_model_type(config.MODEL.TYPE)
+        check_model_type(model.TYPE)
+        from pretrain.transformers_model import check_config
+
+        settings = {key.lower(): model[key] for key in model}
+        check_config(
+            Namespace(
+                **settings,
+                model_type=model.TYPE,
+                max_seq_length=config.DATASET.MAX_SEQ_LENGTH,
+                gradient_checkpointing=config.PRETRAIN.GRADIENT_CHECKPOINTING,
+                vocab_size=config.TOKENIZER.VOCAB_SIZE,
+                special_ids={"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+            )
+        )
     except ValueError as error:
-        yield f"MODEL.TYPE: {error}"
+        flag, _, problem = str(error).partition(": ")
+        yield f"{flag_keys()[flag]}: {problem}"
 
 
 def _deepspeed_problems(path: str) -> Iterator[str]:
@@ -153,14 +170,14 @@ def _logging_problems(config) -> Iterator[str]:
     if mode != "disabled" and importlib.util.find_spec("wandb") is None:
         yield (
             f"WANDB.MODE: wandb is not installed, got {mode}; "
-            "run pip install -r requirements-wandb.txt"
+            f"run {sys.executable} -m pip install -r requirements-wandb.txt"
         )
     if mode == "online" and not (config.WANDB.API_KEY or os.environ.get("WANDB_API_KEY")):
         yield "WANDB.MODE: no key, got online, expected WANDB_API_KEY in the environment"
     if config.PRETRAIN.TENSORBOARD and importlib.util.find_spec("tensorboard") is None:
         yield (
             "PRETRAIN.TENSORBOARD: tensorboard is not installed, got True; "
-            "run pip install -r requirements-tensorboard.txt"
+            f"run {sys.executable} -m pip install -r requirements-tensorboard.txt"
         )
 
 
@@ -187,6 +204,7 @@ def pretrain_artifact(config) -> Artifact:
         directory=directory,
         inputs=inputs,
         user_named="PRETRAIN.ID" if config.PRETRAIN.ID else "",
+        made_from="dataset",
         notes=_notes(config, dataset),
         disk=(_disk_need(config, dataset, directory),),
         files_in=lambda results: _files_of_model(directory),
@@ -199,8 +217,11 @@ def _files_of_model(directory: Path) -> Iterator[str]:
 
 
 def model_bytes(config, vocab_size: int) -> int:
-    """Of an exported model, whose weights are fp32."""
-    return 4 * num_parameters(config.MODEL, vocab_size, config.DATASET.MAX_SEQ_LENGTH)
+    """Of an exported model, whose weights are fp32; an estimate for those of transformers."""
+    model = dict(config.MODEL)
+    if config.MODEL.TYPE == SHARED_LAYERS:
+        model["NUM_HIDDEN_LAYERS"] = 1
+    return 4 * num_parameters(model, vocab_size, config.DATASET.MAX_SEQ_LENGTH)
 
 
 def _vocab_size(dataset: Artifact) -> int:
@@ -265,7 +286,9 @@ def _notes(config, dataset: Artifact) -> tuple[str, ...]:
         epochs = num_samples(config.PRETRAIN) / max(1, sum(results["train_shards"].values()))
         what = "all mask copies" if results["masking"] == "static" else "the text"
         effort += f", {epochs:.2f} passes over {what}"
-    return (effort, _size_note(config, _vocab_size(dataset)))
+    if config.MODEL.TYPE == OWN_TYPE:  # the others are counted by building them alone
+        return (effort, _size_note(config, _vocab_size(dataset)))
+    return (effort,)
 
 
 def num_samples(pretrain) -> int:
@@ -279,10 +302,9 @@ def _size_note(config, vocab_size: int) -> str:
     count = num_parameters(
         model, vocab_size or config.TOKENIZER.VOCAB_SIZE, config.DATASET.MAX_SEQ_LENGTH
     )
-    about = "" if model.TYPE == "bert-mlm" else "about "
     guess = "" if vocab_size else f", if the tokenizer has {config.TOKENIZER.VOCAB_SIZE} entries"
     # Weights, gradients and the two moments of Adam, in fp32.
-    return f"{about}{count:,} parameters, {count * 16 / 1e9:.2f} GB with optimizer state{guess}"
+    return f"{count:,} parameters, {count * 16 / 1e9:.2f} GB with optimizer state{guess}"
 
 
 def num_parameters(model: Mapping[str, Any], vocab_size: int, max_seq_length: int) -> int:

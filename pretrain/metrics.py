@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,8 @@ def start_wandb(mode: str, project: str, name: str, directory: Path, settings: d
         import wandb
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "WANDB.MODE is on, but wandb is missing: pip install -r requirements-wandb.txt"
+            "WANDB.MODE is on, but wandb is missing: "
+            f"{sys.executable} -m pip install -r requirements-wandb.txt"
         ) from error
     if mode == "online" and not os.environ.get("WANDB_API_KEY"):
         raise ValueError("WANDB.MODE is online, but WANDB_API_KEY is not set")
@@ -214,6 +216,6 @@ def start_tensorboard(wanted: bool, directory: Path):
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "PRETRAIN.TENSORBOARD is on, but tensorboard is missing: "
-            "pip install -r requirements-tensorboard.txt"
+            f"{sys.executable} -m pip install -r requirements-tensorboard.txt"
         ) from error
     return SummaryWriter(str(directory / "tensorboard"))

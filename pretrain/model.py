@@ -19,8 +19,8 @@ from torch.nn import functional
 from pretrain.cross_entropy import half_mean_cross_entropy, mean_cross_entropy
 from pretrain.encoder import ACTIVATIONS, Encoder, PredictionHead
 from pretrain.linear import linear
+from pretrain.model_types import OWN_TYPE, check_heads, check_model_type
 
-OWN_TYPE = "bert-mlm"
 # Bias of the logits that pad the vocabulary: far below any real logit, finite in fp16, and its
 # softmax is exactly 0 in fp32, so that neither the loss nor any gradient feels the padding.
 PADDING_LOGIT = -1e4
@@ -157,9 +157,8 @@ def check_model_args(args: Namespace) -> None:
     if args.model_type == OWN_TYPE:
         _check_our_args(args, head_dim)
         return
-    from pretrain.transformers_model import check_model_type
-
     check_model_type(args.model_type)
+    check_heads(args.model_type, args.hidden_size, args.num_attention_heads)
 
 
 def _check_our_args(args: Namespace, head_dim: int) -> None:

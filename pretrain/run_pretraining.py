@@ -16,6 +16,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+if __name__ == "__main__":  # imports are those of the repository, not of this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 
 def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
@@ -348,8 +354,6 @@ def _silent_log():
 
 
 if __name__ == "__main__":
-    if not __package__:  # started as a file: its folder stands first on the path, not the root
-        sys.path[0] = str(Path(__file__).resolve().parents[1])
     from pipeline.privacy import print_crash, private_files
 
     sys.excepthook = print_crash

@@ -34,6 +34,7 @@ def result_artifact(config: "CfgNode") -> Artifact:
             "RESULT_COLLECTION.ALLOW_PARTIAL": config.RESULT_COLLECTION.ALLOW_PARTIAL,
             "format": FORMAT,
         },
+        made_from="finetune",
         notes=tuple(_notes(search, config.RESULT_COLLECTION.ALLOW_PARTIAL)),
         files_in=lambda results: _files_of(directory, results),
         replaces={} if search.finetune_id else {"finetune": REPLACES},

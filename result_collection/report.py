@@ -13,6 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from pipeline.artifacts import write_json, write_text
 from pipeline.console import escape_unprintable
 from pipeline.console import table as text_table

@@ -14,6 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from finetune.tasks import Task
 from finetune.tsv import read_tsv
 from pipeline.errors import StageError

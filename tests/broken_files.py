@@ -27,6 +27,9 @@ if __name__ == "__main__":
         str(PROJECT),
         *(str(PROJECT / "tests" / name) for name in ("dataset", "finetune")),
     ]
+    from pipeline.environment import enter_environment
+
+    enter_environment()
 
 from pipeline.errors import ConfigError, StageError  # noqa: E402 (behind the path to it)
 

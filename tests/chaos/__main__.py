@@ -15,13 +15,18 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 from tests.chaos.campaign import campaign, figures, problem_with, schedule
 from tests.chaos.episode import Fault
 from tests.chaos.faults import KINDS
 from tests.chaos.pipeline_folder import STAGES
 
 
-def main(arguments: list[str]) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tests/run.sh --chaos", description=__doc__.split("\n")[0])
     parser.add_argument("--faults", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
@@ -29,6 +34,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--stage", action="append", choices=STAGES, help="faults of this stage")
     parser.add_argument("--repeat", type=_numbers, default=[], metavar="N,N", help="these faults")
     parser.add_argument("--work_dir", type=Path, metavar="DIR", help="default: a new one")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    parser = build_parser()
     options = parser.parse_args(arguments)
     # A shell that starts this in the background has it, and all children, ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)

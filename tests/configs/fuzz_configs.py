@@ -24,6 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 import main
 from configs.loading import flatten, load_config
 from pipeline.errors import MAX_LINE, ConfigError, in_one_line
@@ -171,14 +176,18 @@ def fuzz(numbers: range, seed: int, top: Path) -> Counter[tuple[str, int]]:
     return counts
 
 
-def run() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Has main.py plan random configs; exit code 1 if it breaks a promise."
     )
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def run() -> int:
+    args = parse_arguments()
     numbers = range(args.first, args.first + args.cases)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))  # which stays where a promise is broken
     try:

@@ -21,6 +21,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+if __name__ == "__main__":
+    from pipeline.environment import enter_environment
+
+    enter_environment()
+
 import yaml
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -154,13 +159,17 @@ def compare(
         number += 1
 
 
-def main() -> None:
-    from tests.finetune.conftest import build_tiny_model
-
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    from tests.finetune.conftest import build_tiny_model
+
+    options = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         model = build_tiny_model(Path(folder, "model"))
         compare(Path(folder), model, options.kills, options.seed, partial(print, flush=True))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from finetune import run_glue
 from finetune.classifiers import build_classifier
 from finetune.encoding import load_tokenizer
-from finetune.foreign_models import problem_with_places
+from finetune.foreign_models import problem_with_places, problem_with_vocabulary
 from finetune.jobs import SpeedTest, do
 from finetune.runs import Source
 from finetune.tasks import find_task
@@ -150,3 +151,51 @@ def test_run_glue_deletes_no_model_of_others(model, tmp_path, capsys):
     assert stop.value.code == 2
     assert f"{model} is no model of this program" in capsys.readouterr().err
     assert (model / "model.safetensors").exists()
+
+
+# --- a tokenizer that is not the model's -------------------------------------------------------
+
+
+def with_more_entries(model: Path, number: int) -> None:
+    """The tokenizer gets words that the model was not trained with."""
+    path = model / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab |= {f"word{i}": len(vocab) + i for i in range(number)}
+    path.write_text(json.dumps(tokenizer))
+    (model / "vocab.txt").unlink(missing_ok=True)
+
+
+def test_a_tokenizer_with_more_entries_than_embeddings_is_named_in_the_plan_and_when_loaded(model):
+    assert problem_with_vocabulary(model) == ""
+    size = json.loads((model / "config.json").read_text())["vocab_size"]
+    with_more_entries(model, 7)
+    expected = f"{model}: the tokenizer has {size + 7:,} entries, the model embeddings for {size:,}"
+    assert problem_with_vocabulary(model).startswith(expected)
+    # As for a name of the Hub, where nothing is read beforehand.
+    with pytest.raises(StageError, match=re.escape(expected)):
+        do(SpeedTest(Source(str(model), str(model), ""), 16))
+
+
+@pytest.mark.parametrize(
+    ("vocab", "added", "highest"),
+    [
+        ({"[PAD]": 0, "a": 9}, [], 10),
+        ([["<unk>", 0.0]] * 10, [], 10),  # of a Unigram model
+        ({"[PAD]": 0}, [{"id": 9, "content": "<mask>"}], 10),
+        ({"[PAD]": 0}, None, 1),
+    ],
+)
+def test_entries_are_counted_by_their_ids(tmp_path, vocab, added, highest):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"model": {"vocab": vocab}, "added_tokens": added}))
+    for size in (highest - 1, highest, highest + 8):
+        (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
+        assert bool(problem_with_vocabulary(tmp_path)) == (size < highest)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": []}', '{"model": {"vocab": 3}}'])
+def test_a_tokenizer_of_another_form_is_left_to_transformers(tmp_path, content):
+    (tmp_path / "config.json").write_text('{"vocab_size": 5}')
+    (tmp_path / "tokenizer.json").write_text(content)
+    assert problem_with_vocabulary(tmp_path) == ""

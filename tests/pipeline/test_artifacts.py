@@ -1,6 +1,7 @@
 """Done means that the manifest exists and was made from the same inputs."""
 
 import json
+import os
 
 import pytest
 
@@ -57,6 +58,30 @@ def test_a_new_folder_with_the_inputs_of_another_is_explained_too(tmp_path):
     other.finish({})
     status = make(tmp_path / "b", {"PRETRAIN.SEED": 1}).status()
     assert status.state == "new" and status.reason.endswith("a is the same under another name")
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "reason"),
+    [
+        # The last run on the same data, although an older one on other data differs less.
+        ("b-0000000004", {"dataset": "aa", "MODEL.TYPE": 5}, "MODEL.TYPE 3 -> 5"),
+        ("a-0000000004", {"dataset": "bb", "MODEL.TYPE": 1}, "dataset changed"),
+        ("c-0000000004", {"dataset": "cc", "MODEL.TYPE": 1}, "not made yet"),
+        ("mine", {"dataset": "aa", "MODEL.TYPE": 5}, "not made yet"),
+    ],
+)
+def test_a_new_folder_is_compared_with_what_has_its_sources_or_its_name(
+    tmp_path, name, inputs, reason
+):
+    made = (("a-0000000001", "aa", 1), ("x-0000000002", "xx", 5), ("a-0000000003", "aa", 3))
+    for seconds, (other, dataset, layers) in enumerate(made):
+        older = make(tmp_path / other, {"dataset": dataset, "MODEL.TYPE": layers})
+        older.begin()
+        older.finish({})
+        os.utime(older.directory / MANIFEST, (seconds, seconds))
+    key = "" if "-" in name else "PRETRAIN.ID"
+    new = make(tmp_path / name, inputs, made_from="dataset", user_named=key)
+    assert new.status().reason == reason
 
 
 def test_a_users_name_is_never_reused_for_something_else(tmp_path):

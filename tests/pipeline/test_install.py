@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import install
+from pipeline import environment, install
 from pipeline.artifacts import write_json
 from pipeline.errors import StageError
 from tests.other_run import other_run
@@ -17,8 +17,8 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_nothing_is_missing_here():
-    assert install.missing_packages() == []
-    assert "torch" in install.pinned_requirements()
+    assert environment.missing_packages() == []
+    assert "torch" in environment.pinned_requirements()
 
 
 def test_main_imports_only_the_standard_library():
@@ -114,13 +114,13 @@ def test_no_place_for_the_log_gets_a_sentence(tmp_path, monkeypatch):
 
 def test_an_environment_without_its_python_is_not_ready(tmp_path, monkeypatch):
     """As after an update of the system, which took away what it is a link to."""
-    monkeypatch.setattr(install, "RECORD", tmp_path / "installed.json")
-    monkeypatch.setattr(install, "PYTHON", tmp_path / "python")
-    write_json(install.RECORD, {"requirements": install._requirements_digest()})
-    install.PYTHON.symlink_to(tmp_path / "python3.9")
-    assert not install.environment_is_ready()
-    (tmp_path / "python3.9").touch()
-    assert install.environment_is_ready()
+    monkeypatch.setattr(environment, "RECORD", tmp_path / "installed.json")
+    monkeypatch.setattr(environment, "PYTHON", tmp_path / "python")
+    write_json(environment.RECORD, {"requirements": environment.requirements_digest()})
+    environment.PYTHON.symlink_to(tmp_path / "python3.9")
+    assert not environment.environment_is_ready() and not environment.locked_out()
+    (tmp_path / "python3.9").touch(0o755)
+    assert environment.environment_is_ready()
 
 
 def test_what_an_environment_has_lost_is_installed_again_once(tmp_path):
@@ -131,7 +131,7 @@ def test_what_an_environment_has_lost_is_installed_again_once(tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text(f'#!{shutil.which("bash")}\nexec {sys.executable} -S "$@"\n')
     python.chmod(0o755)
-    write_json(copy / ".venv/installed.json", {"requirements": install._requirements_digest()})
+    write_json(copy / ".venv/installed.json", {"requirements": environment.requirements_digest()})
     command = [sys.executable, "-S", "main.py", "--config", "configs/quickstart.yaml"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=60)
     assert done.returncode == 3
