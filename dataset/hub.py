@@ -10,6 +10,7 @@ import logging
 import mmap
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -178,7 +179,7 @@ def open_dataset(
         ]
     if streaming:
         return stream_slices(dataset, load(dataset, streaming), prefix)
-    loaded = load_converted(dataset, tables)
+    loaded = only_rows_of_split(dataset, load_converted(dataset, tables))
     check_column(dataset.label, dataset.column, loaded.features.arrow_schema)
     return [
         piece
@@ -210,6 +211,16 @@ def load_converted(dataset: HubDataset, tables: HubTables | None) -> Any:
         if dataset.is_local:
             raise
         raise StageError(not_cached(Repository(dataset.home[0], "dataset"))) from error
+
+
+def only_rows_of_split(dataset: HubDataset, loaded: Any) -> Any:
+    """Of `train[:10%]`, files with those rows alone: what it was taken from is a file of all."""
+    if "[" not in dataset.split:
+        return loaded
+    folder = Path(dataset.cache) / "rows"
+    shutil.rmtree(folder, ignore_errors=True)
+    loaded.save_to_disk(folder)
+    return library().load_from_disk(folder)
 
 
 def hub_files(dataset: HubDataset, tables: HubTables | None, streaming: bool) -> list[str]:

@@ -30,7 +30,7 @@ from finetune.slots import slot_workers
 from finetune.tasks import Task
 from pipeline.artifacts import demo_glue_dir, write_json
 from pipeline.console import Console, duration, stage_console
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.executor import local_pool, run_unordered
 from pipeline.hub import cached_commit
 from pipeline.ownership import owned
@@ -100,7 +100,10 @@ def _fetched(search: Search) -> tuple[Search, dict[str, str]]:
     path, commits = search.model.path, {}
     if not search.model.artifact:
         path, commits = local_model(search.model.path, "FINETUNE.MODEL_NAME_OR_PATH")
-        check_model(Path(path))
+        try:
+            check_model(Path(path))
+        except ConfigError as error:  # of a model that has just been fetched
+            raise StageError("; ".join(error.problems)) from error
     on_hub = [task for task in search.tasks if not search.data_dir(task)]
     if on_hub:
         with local_pool(1) as pool:  # whose memory is free again afterwards

@@ -29,6 +29,7 @@ LONGEST_WAIT = 600.0  # that the Hub may ask for: it counts requests over five m
 BUSY = (408, 429, 500, 502, 503, 504)
 LIBRARY = "huggingface_hub"
 SHOWN_COMMIT = 12  # characters
+MAX_WARNING = 300  # characters of what the library warns of
 # Of a model, what transformers reads: the first of these kinds of weights that there is.
 WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
@@ -179,10 +180,10 @@ def hub_session(repository: Repository, with_bars: bool = False) -> Iterator[Non
 
 
 class _Teller(logging.Handler):
-    """Passes on what the library warns of, as one line without addresses of a hundred letters."""
+    """Passes on what the library warns of, each as one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = first_line(record.getMessage())
+        line = " ".join(record.getMessage().split())[:MAX_WARNING]
         if not line.startswith("No files matched"):  # as asked, when just the list is fetched
             print_line(f"the Hub: {line}")
 

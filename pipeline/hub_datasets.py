@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,10 @@ def is_parquet(builder: Any) -> bool:
 def library() -> Any:
     """`datasets`, without bars, and without questions to servers other than the Hub itself."""
     import datasets
+    from tqdm import tqdm
 
+    # Else it makes one of semaphores, which a process that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
     datasets.disable_progress_bars()
     datasets.config.USE_PARQUET_EXPORT = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     return datasets

@@ -33,7 +33,7 @@ REASONS = {
 
 @dataclass
 class Fault:
-    """What goes wrong with requests whose method and path match `pattern`, so many `times`.
+    """What goes wrong with requests whose method, path and range match `pattern`, so many `times`.
 
     status, headers: it is answered so. seconds: it is answered so much later. cut: the connection
     ends after so many bytes of the body; reset: without the end that TCP has.
@@ -119,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Range", "")
         self.server.requests.append(Request(self.command, self.path, token, span))
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.fault = self.server.fault(f"{self.command} {self.path}")
+        self.fault = self.server.fault(f"{self.command} {self.path} {span}")
         time.sleep(self.fault.seconds)
         if self.fault.status:
             return self._send(self.fault.status, b"{}", self.fault.headers)
