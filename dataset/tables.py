@@ -58,7 +58,7 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
     import pyarrow.parquet
 
     with explained(path, "damaged or cut off"):
-        if is_streamed(path):
+        if "://" in path:
             import fsspec
 
             source = fsspec.open(path).open()
