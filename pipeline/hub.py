@@ -313,7 +313,7 @@ def problem_in_words(error: BaseException, repository: Repository) -> str:
     if reason := passing_problem(error):
         return (
             f"{repository} could not be fetched from the Hub ({constants.ENDPOINT}): {reason}; "
-            "what has arrived is kept, run again later (HF_ENDPOINT names a mirror)"
+            "files that have arrived are kept, run again later (HF_ENDPOINT names a mirror)"
         )
     if refused:
         return f"{page}: the Hub answers {_status(refused)}: {first_line(refused)}"
@@ -328,7 +328,8 @@ def not_cached(repository: Repository) -> str:
     kind = " --repo-type dataset" if repository.kind == "dataset" else ""
     return (
         f"{repository} is not, or not as a whole, in the Hub's cache {constants.HF_HUB_CACHE}, and "
-        f"{why}; fetch it where there is a network: hf download {repository.name}{kind}"
+        f"{why}; fetch it where there is a network, by the same run or by "
+        f"`hf download {repository.name}{kind}`"
     )
 
 

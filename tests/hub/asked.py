@@ -150,10 +150,3 @@ def glue(task: str, split: str) -> tuple[list, list]:
     words = list(found.labels)
     labels = [words[label] for label in examples.labels] if words else examples.labels
     return examples.texts, labels
-
-
-def fetch_with_the_library(name: str) -> None:
-    """As `hf download NAME --repo-type dataset` does."""
-    from huggingface_hub import snapshot_download
-
-    snapshot_download(name, repo_type="dataset")

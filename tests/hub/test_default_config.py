@@ -111,7 +111,8 @@ def test_offline_without_a_cache_it_says_what_to_do(hub, tmp_path):
     cause = (
         "DATASET.HUGGINGFACE_DATASETS: dataset wikimedia/wikipedia is not, or not as a whole, in "
         f"the Hub's cache {tmp_path / 'home' / 'hub'}, and HF_HUB_OFFLINE is set; fetch it where "
-        "there is a network: hf download wikimedia/wikipedia --repo-type dataset"
+        "there is a network, by the same run or by `hf download wikimedia/wikipedia --repo-type "
+        "dataset`"
     )
     assert cause in done.stderr and "Traceback" not in done.stderr
     assert hub.requests == []

@@ -1,12 +1,17 @@
 """Datasets of the Hub: subsets, splits, formats, names, what is offline, and the same bytes."""
 
+import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
-from tests.hub.asked import KEY, commit_of, fetch_with_the_library, read, text_shards
+from tests.hub.asked import KEY, commit_of, read, text_shards
 from tests.hub.repositories import write_card, write_parquet
 from tests.hub_server import Fault
 
@@ -85,8 +90,6 @@ def test_other_formats(online, tmp_path, new_repository, ending, streaming):
     else:
         lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
         if ending == "json.gz":
-            import gzip
-
             lines = gzip.compress(lines, mtime=0)
         (folder / f"train.{ending}").write_bytes(lines)
     answer = online.ask(read, tmp_path, name, "", "", "body", streaming)
@@ -143,17 +146,32 @@ def test_offline_with_what_was_fetched(hub, online, offline, tmp_path, new_repos
         assert again.problem == "" and again.result == fetched.result
     other = offline.ask(read, tmp_path, name, "20231101.frr")
     assert other.problem.startswith(f"{KEY}: dataset {name} is not, or not as a whole, in the Hub")
-    assert f"HF_HUB_OFFLINE is set; fetch it where there is a network: hf download {name} " in (
-        other.problem
+    assert other.problem.endswith(
+        "HF_HUB_OFFLINE is set; fetch it where there is a network, by the same run or by "
+        f"`hf download {name} --repo-type dataset`"
     )
     assert hub.requests == []
 
 
-def test_offline_with_what_the_library_fetched(online, offline, tmp_path, new_repository):
+@pytest.mark.parametrize(
+    "patterns", [(), ("--include", "README.md", "--include", "20231101.frr/*")]
+)
+def test_offline_with_what_the_command_fetched(
+    hub, hub_home, offline, tmp_path, new_repository, patterns
+):
     name, folder = new_repository("datasets", WIKIPEDIA)
-    online.ask(fetch_with_the_library, name)
+    command = Path(sys.executable).with_name("hf")
+    online = {"HF_ENDPOINT": hub.address, "HF_HOME": str(hub_home), "HF_HUB_OFFLINE": "0"}
+    subprocess.run(
+        [command, "download", name, "--repo-type", "dataset", *patterns],
+        env={**os.environ, **online},
+        check=True,
+        capture_output=True,
+    )
     articles, _ = offline.ask(read, tmp_path, name, "20231101.frr").result
     assert articles == texts_of(folder, "20231101.frr/*.parquet")
+    other = offline.ask(read, tmp_path, name, "20231101.en")
+    assert ("not as a whole" in other.problem) == bool(patterns)
 
 
 def test_offline_with_a_part_of_the_files(hub_home, online, offline, tmp_path, new_repository):
