@@ -2,16 +2,18 @@
 
 Parquet files, which nearly all Hub datasets consist of, are downloaded, or left where they are to
 be streamed, and read by tables.ParquetSlice within bounded memory. `datasets` converts anything
-else to Arrow files, which workers then map into memory, or streams it. A row is an article.
+else to Arrow files, which workers then map into memory, or streams it. A row is an article. What a
+Hub dataset consists of, and of which commit, is looked up in pipeline/hub_datasets.py.
 """
 
 import logging
 import mmap
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,12 @@ from dataset.tables import (
     check_column,
     cut_parquet_file,
     first_line,
+    open_parquet_file,
 )
+from pipeline.disk import size_in_words
 from pipeline.errors import StageError
+from pipeline.hub import SHOWN_COMMIT, Repository, bound_requests, is_offline, not_cached
+from pipeline.hub_datasets import HubTables, check_split, is_parquet, library, look_up
 from pipeline.text_files import problem_with_file
 
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow
@@ -35,18 +41,23 @@ MAPPED_BYTES = 16 << 20  # of text, after which mapped pages are given back
 
 @dataclass(frozen=True)
 class HubDataset:
-    """name, subset: as configured. split and column: of the text. cache: where a local folder is
-    converted."""
+    """name, subset: as configured. split and column: of the text. cache: where it is converted.
+    commit: of a Hub dataset, "" for the present one."""
 
     name: str
     subset: str
     split: str
     column: str
     cache: str
+    commit: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.name).exists()
 
     @property
     def home(self) -> tuple[str, str]:
-        if Path(self.name).exists():
+        if self.is_local:
             return self.name, self.subset
         return present_name(self.name, self.subset)
 
@@ -56,7 +67,8 @@ class HubDataset:
         return {
             "path": name,
             "name": None if subset in ("", "default") else subset,
-            "cache_dir": self.cache if Path(name).exists() else None,
+            "cache_dir": self.cache if self.is_local else None,
+            "revision": self.commit or None,
         }
 
     @property
@@ -77,26 +89,21 @@ def present_name(name: str, subset: str) -> tuple[str, str]:
 
 def load(dataset: HubDataset, streaming: bool) -> Any:
     """Raises StageError, with the first line of the reason, if it cannot be loaded."""
-    import datasets
-
+    datasets = library()
     datasets.config.TORCH_AVAILABLE = False  # or streams import torch: seconds, and 200 MB
-    datasets.disable_progress_bars()
+    bound_requests()
     with readable(dataset):
         return datasets.load_dataset(**dataset.place(), split=dataset.split, streaming=streaming)
 
 
-def parquet_files(dataset: HubDataset, streaming: bool) -> list[str]:
-    """Paths, or addresses to stream from, if the split is whole Parquet files; else none."""
-    import datasets
-
-    datasets.disable_progress_bars()
+def parquet_files(dataset: HubDataset) -> list[str]:
+    """Paths if the split of a local folder is whole Parquet files; else none."""
     with readable(dataset):
-        builder = datasets.load_dataset_builder(**dataset.place())
+        builder = library().load_dataset_builder(**dataset.place())
         check_places(dataset, builder.config.data_files or {})
-        if type(builder).__name__ != "Parquet" or dataset.split not in builder.config.data_files:
+        if not is_parquet(builder) or dataset.split not in builder.config.data_files:
             return []
-        files = list(map(str, builder.config.data_files[dataset.split]))
-        return files if streaming else datasets.DownloadManager().download(files)
+        return list(map(str, builder.config.data_files[dataset.split]))
 
 
 def check_places(dataset: HubDataset, files_by_split: Mapping[str, Iterable[str]]) -> None:
@@ -104,8 +111,6 @@ def check_places(dataset: HubDataset, files_by_split: Mapping[str, Iterable[str]
 
     Who has written it may have meant the reader's own files, or an address.
     """
-    if not Path(dataset.name).exists():
-        return
     folder = os.path.realpath(dataset.name)
     for file in (str(file) for files in files_by_split.values() for file in files):
         if "://" in file or not Path(os.path.abspath(file)).is_relative_to(folder):
@@ -164,15 +169,20 @@ def open_dataset(
     if dataset.home != (dataset.name, dataset.subset):
         given, home = (f"[{', '.join(x)}]" for x in ((dataset.name, dataset.subset), dataset.home))
         say(f"{given} is read from its present home {home}")
-    if files := parquet_files(dataset, streaming):
+    tables = None if dataset.is_local else find_tables(dataset)
+    streaming = streaming and (dataset.is_local or not is_offline())
+    if tables:
+        dataset = replace(dataset, commit=tables.commit)
+        say(f"{dataset.label}: {described(tables, dataset.split)}")
+    if files := hub_files(dataset, tables, streaming):
         return [
             piece
             for number, file in enumerate(files)
             for piece in cut_parquet_file(file, f"{prefix}/{number}", dataset.column, slice_bytes)
         ]
-    loaded = load(dataset, streaming)
     if streaming:
-        return stream_slices(dataset, loaded, prefix)
+        return stream_slices(dataset, load(dataset, streaming), prefix)
+    loaded = only_rows_of_split(dataset, load_converted(dataset, tables))
     check_column(dataset.label, dataset.column, loaded.features.arrow_schema)
     return [
         piece
@@ -181,6 +191,60 @@ def open_dataset(
             file["filename"], f"{prefix}/{number}", dataset.column, slice_bytes
         )
     ]
+
+
+def find_tables(dataset: HubDataset) -> HubTables | None:
+    """What a Hub dataset consists of. Raises StageError if it has no such subset or split."""
+    name, subset = dataset.home
+    subset = "" if subset == "default" else subset
+    tables = look_up(name, subset, Path(dataset.cache), dataset.commit)
+    if tables:
+        check_split(dataset.label, dataset.split, tables.files)
+    return tables
+
+
+def load_converted(dataset: HubDataset, tables: HubTables | None) -> Any:
+    """A split as Arrow files. Without `tables`, `datasets` may have it from an earlier time."""
+    if tables:
+        with readable(dataset):
+            return tables.load(dataset.split)
+    try:
+        return load(dataset, streaming=False)
+    except StageError as error:
+        if dataset.is_local:
+            raise
+        raise StageError(not_cached(Repository(dataset.home[0], "dataset"))) from error
+
+
+def only_rows_of_split(dataset: HubDataset, loaded: Any) -> Any:
+    """Of `train[:10%]`, files with those rows alone: what it was taken from is a file of all."""
+    if "[" not in dataset.split:
+        return loaded
+    folder = Path(dataset.cache) / "rows"
+    shutil.rmtree(folder, ignore_errors=True)
+    loaded.save_to_disk(folder)
+    return library().load_from_disk(folder)
+
+
+def hub_files(dataset: HubDataset, tables: HubTables | None, streaming: bool) -> list[str]:
+    """Paths, or addresses to stream from, if the split is whole Parquet files; else none."""
+    if not tables:
+        return parquet_files(dataset) if dataset.is_local else []
+    if not tables.is_parquet or dataset.split not in tables.files:
+        return []
+    addresses = tables.addresses(dataset.split)
+    if streaming:
+        return addresses
+    if not (is_offline() or tables.has(tables.files[dataset.split][0])):
+        with open_parquet_file(addresses[0]) as file:  # before gigabytes are fetched
+            check_column(dataset.label, dataset.column, file.schema_arrow)
+    return tables.fetch([dataset.split])
+
+
+def described(tables: HubTables, split: str) -> str:
+    files = tables.files.get(split, [])
+    size = f", {len(files):,} files, {size_in_words(tables.num_bytes(split))}" if files else ""
+    return f"commit {tables.commit[:SHOWN_COMMIT]}{size}"
 
 
 # --- converted -------------------------------------------------------------------------------

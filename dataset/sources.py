@@ -6,14 +6,21 @@ Slices (of a file, of a table) are what workers read: each has a `name`, its siz
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
 from dataset.csv_files import CsvSlice, check_csv_file, open_csv
-from dataset.hub import ArrowSlice, HubDataset, StreamSlice, cut_arrow_file, open_dataset
+from dataset.hub import (
+    ArrowSlice,
+    HubDataset,
+    StreamSlice,
+    cut_arrow_file,
+    open_dataset,
+    present_name,
+)
 from dataset.parquet_footer import check_parquet_file
 from dataset.saved_datasets import (
     DEFAULT_SPLIT,
@@ -27,6 +34,7 @@ from dataset.saved_datasets import (
 from dataset.tables import ParquetSlice, cut_parquet_file
 from dataset.text_files import TextSlice, check_text_file, cut_file
 from pipeline.errors import StageError
+from pipeline.hub import Repository, find_commit
 
 PYTHON_DOCS = "builtin:python-docs"
 MIN_PART_BYTES = 32 << 20  # of a unit of work
@@ -41,7 +49,8 @@ class Source:
 
     kind: folder (of files, or a file) | files (local, read by `datasets`) | hub | python-docs.
     name: path or Hub name. key: the config key or flag that it was given by, for messages.
-    subset, split, streaming: of a dataset. column: that holds the text.
+    subset, split, streaming: of a dataset. column: that holds the text. commit: of a Hub dataset,
+    empty for the present one.
     """
 
     kind: str
@@ -51,6 +60,7 @@ class Source:
     split: str = DEFAULT_SPLIT
     column: str = "text"
     streaming: bool = False
+    commit: str = ""
 
 
 # --- what the user asked for -----------------------------------------------------------------
@@ -143,6 +153,29 @@ def slug(sources: Sequence[Source]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "text"
 
 
+def hub_repository(source: Source) -> Repository:
+    """Where a source of kind `hub` lives at present."""
+    return Repository(present_name(source.name, source.subset)[0], "dataset")
+
+
+def pinned(sources: Sequence[Source], commits: Mapping[str, str]) -> list[Source]:
+    """The sources, those of the Hub at the commit that is known of their repository, if one is,
+    else at the present one. Raises StageError, naming the key, for those that are not there."""
+    found = dict(commits)
+    for source in sources:
+        if source.kind == "hub" and (repository := hub_repository(source)).name not in found:
+            try:
+                found[repository.name] = find_commit(repository)
+            except StageError as error:
+                raise StageError(f"{source.key}: {error.cause}") from error
+    return [
+        replace(source, commit=found[hub_repository(source).name])
+        if source.kind == "hub"
+        else source
+        for source in sources
+    ]
+
+
 # --- opening ---------------------------------------------------------------------------------
 
 
@@ -218,8 +251,13 @@ def open_source(job: tuple[Source, str, Path, int]) -> tuple[list[Slice], list[s
         return open_folder(folder, prefix, slice_bytes, messages.append), messages
     path = Path(source.name)
     name = str(path.absolute()) if path.exists() else source.name
-    dataset = HubDataset(name, source.subset, source.split, source.column, str(work_dir))
-    slices = open_dataset(dataset, prefix, source.streaming, slice_bytes, messages.append)
+    dataset = HubDataset(
+        name, source.subset, source.split, source.column, str(work_dir), source.commit
+    )
+    try:
+        slices = open_dataset(dataset, prefix, source.streaming, slice_bytes, messages.append)
+    except StageError as error:
+        raise StageError(f"{source.key}: {error.cause}") from error
     return slices, messages
 
 

@@ -16,21 +16,24 @@ from dataset.generation import SampleSettings, generate_samples
 from dataset.layout import plan_layout
 from dataset.records import read_record, write_record
 from dataset.sharding import damaged_shards, read_summary, write_text_shards
-from dataset.sources import Source, open_sources, problem_with
+from dataset.sources import Source, hub_repository, open_sources, pinned, problem_with
 from dataset.tokenizer import build_tokenizer, check_building, tokenizer_files
 from dataset.tokenizer_check import check_tokenizer
 from dataset.tokenizer_training import train_tokenizer
 from dataset.workers import SampleFiles, Workers, open_executor
-from pipeline.artifacts import Artifact, log_path
+from pipeline.artifacts import Artifact, log_path, write_sealed
 from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
+from pipeline.folders import read_sealed
+from pipeline.hub import Repository, cached_commit
 from pipeline.memory import PeakMemory
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FILLED_VOCABULARY = 0.9  # of the entries that were asked for, which is as good as all
+COMMITS = "commits.json"  # beside the text shards, of the Hub's datasets
 
 
 def prepare_dataset(config: "CfgNode") -> None:
@@ -97,7 +100,10 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tup
     settings = sample_settings(dataset)
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         results = make_samples(shards, directory, settings, identity, workers, console) | found
+    commits = recorded_commits(text_dir, identity) | tokenizer_commit(config.TOKENIZER)
     names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
+    names += [f"commit of {name} on the Hub: {commit}" for name, commit in commits.items()]
+    results["commits"] = commits
     return describe(names, text, results, artifact.inputs, directory)
 
 
@@ -150,6 +156,9 @@ def make_text_shards(
         return done
     if problems := [problem for source in sources if (problem := problem_with(source))]:
         raise StageError("; ".join(problems))
+    sources = pinned(sources, recorded_commits(text_dir, identity))
+    if commits := {hub_repository(s).name: s.commit for s in sources if s.kind == "hub"}:
+        write_sealed(text_dir / COMMITS, {"fingerprint": identity, "commits": commits})
     slices = open_sources(sources, converted, console.say)
     num_bytes = sum(piece.num_bytes for piece in slices)
     layout = plan_layout(num_bytes, *num_shards, frac_test, seed)
@@ -168,6 +177,12 @@ def make_text_shards(
     for line in text_lines(text):
         console.say(line)
     return text
+
+
+def recorded_commits(text_dir: Path, identity: str) -> dict[str, str]:
+    """The commit by repository that the text shards are made of: what is resumed is of the same."""
+    record = read_sealed(text_dir / COMMITS) or {}
+    return record.get("commits", {}) if record.get("fingerprint") == identity else {}
 
 
 def finished_text_shards(
@@ -216,6 +231,15 @@ def look_at_tokenizer(
     for line in findings.lines(language):
         console.say(line)
     return findings.results
+
+
+def tokenizer_commit(tokenizer: "CfgNode") -> dict[str, str]:
+    """The commit of a tokenizer of the Hub, which has just been fetched or is in its cache."""
+    name = tokenizer.NAME_OR_PATH
+    if tokenizer.TRAIN or tokenizer_files(name):
+        return {}
+    commit = cached_commit(Repository(name, "model"))
+    return {name: commit} if commit else {}
 
 
 def train_in_own_process(

@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dataset.pieces import BLOCK_BYTES, Piece, Tally, clean_text, in_blocks, raw_row_pieces
 from dataset.text_files import missing_column
 from pipeline.errors import StageError
+from pipeline.hub import Repository, hub_session
 from pipeline.text_files import problem_with_file, shown_list
 
 if TYPE_CHECKING:
     import pyarrow
 
+HUB_ADDRESS = "hf://datasets/"
 BATCH_BYTES = 4 << 20  # of text that is decoded at once
 MAX_BATCH_ROWS = 4096
 
@@ -54,7 +57,7 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
     import pyarrow
     import pyarrow.parquet
 
-    try:
+    with explained(path, "damaged or cut off"):
         if "://" in path:
             import fsspec
 
@@ -66,8 +69,34 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
         return pyarrow.parquet.ParquetFile(
             source, pre_buffer=False, buffer_size=BLOCK_BYTES, page_checksum_verification=True
         )
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise StageError(f"{path}: damaged or cut off ({first_line(error)})") from error
+
+
+def is_streamed(path: str) -> bool:
+    return path.startswith(HUB_ADDRESS)
+
+
+@contextmanager
+def explained(path: str, problem: str) -> Iterator[None]:
+    """What reading a file fails with becomes a StageError: it is damaged, or the Hub does not
+    answer."""
+    import pyarrow
+
+    damage: tuple = (ValueError, MemoryError, pyarrow.ArrowException)
+    around = nullcontext()
+    if is_streamed(path):  # then an OSError is one of the network
+        around = hub_session(streamed_repository(path))
+    else:
+        damage += (OSError,)
+    with around:
+        try:
+            yield
+        except damage as error:
+            raise StageError(f"{path}: {problem} ({first_line(error)})") from error
+
+
+def streamed_repository(address: str) -> Repository:
+    """Of hf://datasets/OWNER/NAME@COMMIT/PATH."""
+    return Repository(address.removeprefix(HUB_ADDRESS).partition("@")[0], "dataset")
 
 
 def first_line(error: Exception) -> str:
@@ -77,15 +106,11 @@ def first_line(error: Exception) -> str:
 def iter_parquet_batches(
     file: "pyarrow.parquet.ParquetFile", piece: ParquetSlice
 ) -> Iterator["pyarrow.RecordBatch"]:
-    import pyarrow
-
     total = num_rows(file, piece.start, piece.end)
     rows = max(1, min(MAX_BATCH_ROWS, total * BATCH_BYTES // max(piece.num_bytes, 1)))
     groups = list(range(piece.start, piece.end))
-    try:
+    with explained(piece.path, "damaged"):
         yield from file.iter_batches(rows, groups, columns=[piece.column], use_threads=False)
-    except (OSError, ValueError, MemoryError, pyarrow.ArrowException) as error:
-        raise StageError(f"{piece.path}: damaged ({first_line(error)})") from error
 
 
 def cut_parquet_file(path: str, name: str, column: str, slice_bytes: int) -> list[ParquetSlice]:

@@ -160,16 +160,12 @@ def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None
 
 def download_tokenizer(name: str) -> Path:
     """The tokenizer files of a Hub model, from the local cache when they are there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from pipeline.hub import Repository, fetch_matching
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StageError(
-            f"{NAME_KEY}: {name} could not be loaded from the Hub: {reason}"
-        ) from error
+        folder = fetch_matching(Repository(name, "model"), TOKENIZER_FILES)
+    except StageError as error:
+        raise StageError(f"{NAME_KEY}: {error.cause}") from error
     if not tokenizer_files(str(folder)):
         raise StageError(f"{NAME_KEY}: {name} has neither tokenizer.json nor vocab.txt on the Hub")
     return folder

@@ -229,12 +229,12 @@ def check_machine(config: "CfgNode") -> None:
     that is there."""
     search = load_search(config)
     if not search.model.artifact and Path(search.model.path).is_dir():
-        _check_model(Path(search.model.path))
+        check_model(Path(search.model.path))
     if not config.SYSTEM.DASK_SCHEDULER:
         slots_for(config, search)
 
 
-def _check_model(folder: Path) -> None:
+def check_model(folder: Path) -> None:
     """Raises ConfigError for a folder that lacks files, or whose files name others elsewhere.
 
     Without files of its own, transformers makes up a tokenizer that knows no word.

@@ -1,9 +1,11 @@
 """The texts and labels of a task's split, out of a folder of files or from the Hub."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from finetune.jsonl import read_objects
 from finetune.superglue import NoLabel, query_answers, samples_of
@@ -11,9 +13,12 @@ from finetune.tables import read_table
 from finetune.tasks import Split, Task
 from finetune.tsv import Table, leave_out, numbered_lines, read_tsv, tsv_columns
 from pipeline.errors import StageError
+from pipeline.hub import Repository, cached_commit, first_line, not_cached
+from pipeline.hub_datasets import check_split, look_up
 from pipeline.text_files import shown, shown_list
 
 HUB_DATASET = "nyu-mll/glue"
+HUB_GLUE = Repository(HUB_DATASET, "dataset")
 READ_BYTES = 1 << 20
 # What each row is counted by in files with several rows per line.
 _ROW_MARKS = {"answers": b'"label"', "entities": b'"query"'}
@@ -195,26 +200,43 @@ def _from_hub(task: Task, split: Split) -> Examples:
     """The split of nyu-mll/glue; label ids are mapped by the names that the dataset gives them."""
     if task.benchmark != "GLUE":
         raise StageError(f"{task.name}: is not in {HUB_DATASET}, expected a folder with its files")
-    data = _hub_split(split)
-    texts = list(zip(*(data[column] for column in task.hub_columns), strict=True))
-    if split in task.test:
-        return Examples(texts)
-    if task.is_regression:
-        places = (f"{HUB_DATASET}, {task.name}, row {row}" for row in range(len(texts)))
-        scores = zip(data["label"], places, strict=True)
-        return Examples(texts, [_read_score(task, str(score), place) for score, place in scores])
-    return Examples(texts, _labels_by_name(task, data))
+    with _hub_rows(split) as data:
+        needed = task.hub_columns if split in task.test else (*task.hub_columns, "label")
+        if missing := [column for column in needed if column not in data.column_names]:
+            there = shown_list(data.column_names)
+            raise StageError(
+                f"{HUB_DATASET}, {split.hub_config}: has no column {missing[0]}, it has {there}"
+            )
+        texts = list(zip(*(data[column] for column in task.hub_columns), strict=True))
+        if split in task.test:
+            return Examples(texts)
+        if task.is_regression:
+            places = (f"{HUB_DATASET}, {task.name}, row {row}" for row in range(len(texts)))
+            scores = zip(data["label"], places, strict=True)
+            return Examples(
+                texts, [_read_score(task, str(score), place) for score, place in scores]
+            )
+        return Examples(texts, _labels_by_name(task, data))
 
 
-def _hub_split(split: Split):
-    """Raises StageError with the first line of whatever `datasets` fails with."""
-    from datasets import load_dataset
+@contextmanager
+def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:  # noqa: F821 (imported where it is used)
+    """The rows of a split at the commit that the Hub's cache has, else at the present one.
 
-    try:
-        return load_dataset(HUB_DATASET, split.hub_config, split=split.hub_split)
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise StageError(f"{HUB_DATASET} could not be loaded: {reason}") from error
+    Raises StageError with the first line of whatever `datasets` fails with.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            tables = look_up(HUB_DATASET, split.hub_config, Path(folder), cached_commit(HUB_GLUE))
+            if tables is None:
+                raise StageError(not_cached(HUB_GLUE))
+            check_split(f"{HUB_DATASET} {split.hub_config}", split.hub_split, tables.files)
+            data = tables.load(split.hub_split)
+        except StageError as error:
+            raise StageError(f"FINETUNE.GLUE_DIR is empty, and {error.cause}") from error
+        except Exception as error:  # many readers, each with errors of its own
+            raise StageError(f"{HUB_DATASET} cannot be read: {first_line(error)}") from error
+        yield data
 
 
 def _labels_by_name(task: Task, data) -> list[int]:

@@ -1,4 +1,8 @@
-"""Checkpoints that somebody else made, in a folder or on the Hub, run no code of theirs."""
+"""Checkpoints that somebody else made, in a folder or on the Hub, run no code of theirs.
+
+One of the Hub is fetched once, and read as a folder from then on: all runs have the same weights,
+and none needs the network.
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +13,24 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import StageError
 from pipeline.folders import read_json
+from pipeline.hub import Repository, cached_commit, fetch_model
+
+
+def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
+    """(folder of a model, its commit by its name if it is one of the Hub).
+
+    name: a folder, or a name on the Hub, from where it is fetched. key: that it was given by.
+    Raises StageError if it is not there.
+    """
+    if os.path.exists(name):
+        return name, {}
+    repository = Repository(name, "model")
+    try:
+        folder = fetch_model(repository)
+    except StageError as error:
+        raise StageError(f"{key}: {error.cause}") from error
+    return str(folder), {name: cached_commit(repository)}
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -227,11 +227,16 @@ def _notes(arguments: list[str], flags: argparse.Namespace) -> list[str]:
 def run(flags: argparse.Namespace) -> dict:
     """Does what the flags say and returns what results.json holds."""
     from finetune.encoding import load_tokenizer
+    from finetune.foreign_models import local_model
     from finetune.training import MaxSamples, finetune_task
 
-    task, folder, model = flags.task_name, flags.output_dir, flags.model_name_or_path
+    task, folder = flags.task_name, flags.output_dir
     data_dir = flags.superglue_dir if task.benchmark == "SuperGLUE" else flags.glue_dir
-    source = Source(model, flags.tokenizer_name or model, data_dir)
+    model, _ = local_model(flags.model_name_or_path, "--model_name_or_path")
+    tokenizer = model
+    if flags.tokenizer_name:
+        tokenizer, _ = local_model(flags.tokenizer_name, "--tokenizer_name")
+    source = Source(model, tokenizer, data_dir)
     outcome = finetune_task(
         task,
         source,

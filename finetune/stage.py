@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from finetune.artifact import (
     SUMMARY,
     Search,
     check_machine,
+    check_model,
     count_runs,
     finetune_artifact,
     known_positions,
@@ -21,7 +23,8 @@ from finetune.cluster_jobs import absolute_source, cluster_workers, with_absolut
 from finetune.demo_glue import write_demo_glue
 from finetune.dispatch import Workers, run_jobs
 from finetune.effort import SearchEffort, estimate_effort
-from finetune.examples import find_file, load_examples
+from finetune.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
+from finetune.foreign_models import local_model
 from finetune.jobs import SpeedTest, TextCheck, do
 from finetune.progress import SearchProgress
 from finetune.row_checks import (
@@ -36,7 +39,9 @@ from finetune.slots import slot_workers
 from finetune.tasks import Task
 from pipeline.artifacts import demo_glue_dir, write_json
 from pipeline.console import Console, duration, stage_console
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
+from pipeline.executor import local_pool, run_unordered
+from pipeline.hub import cached_commit
 from pipeline.ownership import owned
 from pretrain.metrics import WARNING_PREFIX
 
@@ -65,10 +70,11 @@ def finetune(config: "CfgNode") -> None:
             with owned(demo, console.say, wait=True):  # other searches need it, too
                 write_demo_glue(demo)
         _check_rows(search, console)
-        results = _run_search(config, search, artifact.directory, console)
+        local, commits = _fetched(search)
+        results = _run_search(config, local, artifact.directory, console)
         summary = _summary(search, results)
         write_json(artifact.directory / SUMMARY, summary)
-        artifact.finish({"best": summary["best"], "num_runs": len(results)})
+        artifact.finish({"best": summary["best"], "num_runs": len(results), "commits": commits})
 
 
 def _check_pretrained(search: Search) -> None:
@@ -105,6 +111,32 @@ def _check_rows(search: Search, console: Console) -> None:
         raise StageError("; ".join(problems))
     for line in said:
         console.say(line)
+
+
+def _fetched(search: Search) -> tuple[Search, dict[str, str]]:
+    """The same search with a model in a folder, and the commits of what comes from the Hub.
+
+    Raises StageError if something is not there, now and not hours into the search.
+    """
+    path, commits = search.model.path, {}
+    if not search.model.artifact:
+        path, commits = local_model(search.model.path, "FINETUNE.MODEL_NAME_OR_PATH")
+        try:
+            check_model(Path(path))
+        except ConfigError as error:  # of a model that has just been fetched
+            raise StageError("; ".join(error.problems)) from error
+    on_hub = [task for task in search.tasks if not search.data_dir(task)]
+    if on_hub:
+        with local_pool(1) as pool:  # whose memory is free again afterwards
+            for _ in run_unordered(pool, _load_all, on_hub):
+                pass
+        commits[HUB_DATASET] = cached_commit(HUB_GLUE)
+    return replace(search, model=replace(search.model, path=path)), commits
+
+
+def _load_all(task: Task) -> None:
+    for split in task.splits:
+        load_examples(task, split, "")
 
 
 # --- running -----------------------------------------------------------------------------------

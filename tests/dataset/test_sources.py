@@ -200,7 +200,7 @@ def test_sources_of_the_command_line(tmp_path):
 def test_unknown_hub_names_are_one_line(tmp_path):
     for streaming in (False, True):
         source = hub_source("no-such-owner/no-such-name", "", "K", streaming=streaming)
-        with pytest.raises(StageError, match=r"\[no-such-owner/no-such-name, , train\] could not"):
+        with pytest.raises(StageError, match=r"K: dataset no-such-owner/no-such-name is not, or"):
             open_sources([source], tmp_path, print)
 
 

@@ -168,7 +168,7 @@ def test_bad_vocabulary_is_named(tmp_path, content, message):
 
 
 def test_unknown_hub_name_is_one_line(tmp_path):
-    with pytest.raises(StageError, match=r"NAME_OR_PATH: no-such-model could not be loaded"):
+    with pytest.raises(StageError, match=r"NAME_OR_PATH: model no-such-model is not, or not"):
         build_tokenizer("no-such-model", True, tmp_path / "tokenizer")
 
 

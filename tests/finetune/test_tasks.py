@@ -5,7 +5,6 @@ import pickle
 import pytest
 
 from configs.defaults import GLUE_TASKS, SUPERGLUE_TASKS
-from finetune.examples import load_examples
 from finetune.tasks import TASKS, find_task, submission_splits
 
 
@@ -50,26 +49,3 @@ def test_ten_files_of_superglue_with_the_server_counts():
         "BoolQ": 3245, "CB": 250, "COPA": 500, "MultiRC": 9693, "ReCoRD": 10000, "RTE": 3000,
         "AX-b": 1104, "AX-g": 356, "WiC": 1400, "WSC": 146,
     }  # fmt: skip
-
-
-def test_hub_labels_are_mapped_by_name(tmp_path, monkeypatch):
-    """The ids of this copy run the other way round, which must not matter."""
-    import datasets
-
-    features = datasets.Features(
-        {
-            "question": datasets.Value("string"),
-            "sentence": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=["not_entailment", "entailment"]),
-        }
-    )
-    rows = {"question": ["q1", "q2"], "sentence": ["s1", "s2"], "label": [0, 1]}
-    data = datasets.Dataset.from_dict(rows, features=features)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
-    task = find_task("qnli")
-    examples = load_examples(task, task.train, "")
-    assert examples.texts == [("q1", "s1"), ("q2", "s2")]
-    assert [list(task.labels)[label] for label in examples.labels] == [
-        "not_entailment",
-        "entailment",
-    ]
