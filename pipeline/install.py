@@ -54,7 +54,9 @@ def pinned_requirements() -> dict[str, str]:
 def missing_packages() -> list[str]:
     """Distributions of requirements.txt that cannot be imported here; nothing is imported."""
     return [
-        name for name in pinned_requirements() if not _can_be_found(IMPORT_NAMES.get(name, name))
+        name
+        for name in pinned_requirements()
+        if not _can_be_found(IMPORT_NAMES.get(name, name))
     ]
 
 
