@@ -68,11 +68,11 @@ def problem_with_split(folder: Path, split: str) -> str:
 
 def split_in_words(folder: Path) -> str:
     """Which of a DatasetDict's splits this folder is; an empty string for other folders."""
-    others = [name for name in splits_in(folder.parent) or () if name != folder.name]
-    if len(others) + 1 != len(splits_in(folder.parent) or ()):
+    splits = splits_in(folder.parent) or []
+    if folder.name not in splits:
         return ""
-    also = f", not {shown_list(others)}" if others else ""
-    return f"{folder.parent}: split {folder.name} is read{also}"
+    others = shown_list(name for name in splits if name != folder.name)
+    return f"{folder.parent}: split {folder.name} is read{others and f', not {others}'}"
 
 
 def check_arrow_file(path: str, column: str) -> None:
