@@ -67,9 +67,15 @@ def _script_of(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> st
     lacking = [letter for letter in letters if letter not in known]
     if len(lacking) <= len(letters) / 2:
         return ""
-    names = Counter(unicodedata.name(letter, "").partition(" ")[0].lower() for letter in lacking)
-    script = names.most_common(1)[0][0]
+    script = Counter(map(_script, lacking)).most_common(1)[0][0]
+    if any(_script(letter) == script for letter in known if letter.isalpha()):
+        return ""
     return f"another script than the vocabulary's (it lacks their {script} letters)"
+
+
+def _script(letter: str) -> str:
+    """`latin`, `cyrillic`, `cjk`: with that the name of each letter begins."""
+    return unicodedata.name(letter, "").partition(" ")[0].lower()
 
 
 def unknown_in_words(share: float, where: str, words: Sequence[str], cause: str) -> str:

@@ -133,6 +133,7 @@ def test_a_tokenizer_without_offsets_is_counted_by_its_tokens():
         (WORDS, {}, "gro\N{COMBINING DIAERESIS}ße", "accents (they are known in Unicode's NFC)"),
         (WORDS, {}, "лампа лодка", "another script than the vocabulary's (it lacks their cyrill"),
         (WORDS, {}, "lamp" * 30 + " wolf", "words of more than 100 characters"),
+        (WORDS, {}, "czech \N{LATIN SMALL LETTER THORN}", "casing, accents, or another language"),
         (WORDS, {}, "amp bat", "casing, accents, or another language than the vocabulary's"),
     ],
 )
