@@ -2,12 +2,15 @@
 without the Hub it makes the same, and the text is that of the same data in folders."""
 
 import json
+import shutil
 
 import h5py
 import pytest
 
 from tests.dataset.dataset_helpers import files_of
+from tests.hub.repositories import write_parquet
 from tests.hub.whole_runs import SMALL, SMALL_DATA, run_main
+from tests.hub_server import Fault
 from tests.small_pipeline import PLANTED, SECRETS
 from tests.test_secrets import files_with_secrets
 
@@ -116,3 +119,24 @@ def test_offline_without_a_cache_it_says_what_to_do(hub, tmp_path):
     )
     assert cause in done.stderr and "Traceback" not in done.stderr
     assert hub.requests == []
+
+
+def test_what_is_resumed_is_of_the_same_commit(whole_run, hub, home, tmp_path):
+    """The second dataset cannot be fetched at first, and the first one changes meanwhile."""
+    arguments = (CONFIG, *DATASET_ONLY, *SMALL_DATA)
+    home_of_books = home / "hub" / "datasets--lucadiliello--bookcorpusopen"
+    shutil.rmtree(home_of_books)
+    hub.faults = [Fault(r"GET .*/bookcorpusopen/.*\.parquet", status=403)]
+    failed = run_main(hub, home, tmp_path, *arguments)
+    assert failed.returncode == 3
+    assert "lucadiliello/bookcorpusopen: the Hub answers 403 Forbidden" in failed.stderr
+    hub.faults.clear()
+    [changed] = (hub.folder / "datasets").rglob("20231101.en/train-00001-*.parquet")
+    content = changed.read_bytes()
+    try:
+        write_parquet(changed, {"text": ["Something else.", "And this."]})
+        done = run_main(hub, home, tmp_path, *arguments)
+    finally:
+        changed.write_bytes(content)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert content_of(tmp_path) == content_of(whole_run[0])
