@@ -8,7 +8,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from dataset.tokenizer import NAME_KEY, load_tokenizer
 from dataset.tokenizer_agreement import find_difference
 from dataset.tokenizer_files import read_object
-from dataset.tokenizer_forms import MAX_WORD_LENGTH
+from dataset.unknown_text import (
+    ERROR_SHARE,
+    WARNING_SHARE,
+    likely_cause,
+    name_of,
+    num_characters,
+)
 from dataset.word_encoder import WordEncoder
 from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
@@ -27,11 +33,8 @@ if TYPE_CHECKING:
 
 SAMPLE_BYTES = 1 << 20  # of text
 MAX_SHARDS = 64  # that the sample is taken from
-UNKNOWN_WARNING, UNKNOWN_ERROR = 0.03, 0.9  # shares of the characters
 ALTERED_WARNING = 0.01
-MAX_WORDS = 2000  # unknown ones that are tried in other forms
 NAMED = 5  # characters or words in a message
-CAUSE_SHARE = 0.5  # of what is unknown, that a cause explains
 JOINERS = "\u200c\u200d"
 # Accents of Latin and Greek letters, which uncased models of BERT do without.
 PLAIN_ACCENTS = ("\u0300", "\u036f")
@@ -74,13 +77,13 @@ class Findings:
         language: of the text, as DATASET.LANGUAGE.
         """
         found = []
-        if self.unknown_share > UNKNOWN_WARNING:
+        if self.unknown_share > WARNING_SHARE:
             line = (
                 f"{self.unknown_tokens / max(1, self.tokens):.1%} of the tokens are unknown, which "
                 f"stand for {self.unknown_share:.1%} of the characters ({self._examples()}); "
                 f"likely cause: {self.cause}"
             )
-            if self.unknown_share > UNKNOWN_ERROR:
+            if self.unknown_share > ERROR_SHARE:
                 raise StageError(f"{NAME_KEY}: {line}")
             found.append(f"warning: {line}")
         return [*found, *self._altered_lines(language)]
@@ -101,7 +104,7 @@ class Findings:
         if share <= ALTERED_WARNING:
             return
         frequent = sorted(lost, key=lambda letter: (-lost[letter], letter))
-        names = ", ".join(map(_name, frequent[:NAMED]))
+        names = ", ".join(map(name_of, frequent[:NAMED]))
         way_out = "TOKENIZER.ACCENTS keep leaves them"
         if set(frequent) <= set(JOINERS):
             way_out = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe keeps them"
@@ -201,7 +204,7 @@ def look_at(tokenizer: "CorpusTokenizer", lines: Sequence[str]) -> Findings:
         unknown_characters=sum(num_characters(word) * count for word, count in words.items()),
         unknown_tokens=unknown_tokens,
         unknown_words=dict(words),
-        cause=likely_cause(tokenizer, words) if words else "",
+        cause=str(likely_cause(tokenizer.tokenizer, unknown_id, words)) if words else "",
         altered=altered_letters(tokenizer.tokenizer.normalizer, letters),
     )
 
@@ -212,78 +215,6 @@ def unknown_parts(tokenizer: "CorpusTokenizer", line: str, unknown_id: int) -> I
     for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         if number == unknown_id:
             yield line[start:end]
-
-
-def num_characters(text: str) -> int:
-    """Without white space."""
-    return sum(not letter.isspace() for letter in text)
-
-
-def without_accents(text: str) -> str:
-    marked = unicodedata.normalize("NFD", text)
-    return "".join(letter for letter in marked if unicodedata.category(letter) != "Mn")
-
-
-def _in_pieces(text: str) -> str:
-    half = MAX_WORD_LENGTH // 2
-    return " ".join(text[start : start + half] for start in range(0, len(text), half))
-
-
-# Other forms of a word, and what to say if the vocabulary knows that form.
-FORMS: dict[str, Callable[[str], str]] = {
-    "casing, as the vocabulary has these words with their capitals (TOKENIZER.DO_LOWER_CASE False "
-    "keeps them)": str,
-    "casing, as the vocabulary has these words in lower case (TOKENIZER.DO_LOWER_CASE True)": (
-        str.lower
-    ),
-    "casing, as the vocabulary is in capitals and the text is not": str.upper,
-    "accents, as the vocabulary has these words without (TOKENIZER.ACCENTS strip)": without_accents,
-    "accents, as the vocabulary is made of composed characters (NFC) and the text is not": (
-        lambda text: unicodedata.normalize("NFC", text)
-    ),
-    "accents, as the vocabulary is made of decomposed characters (NFD) and the text is not": (
-        lambda text: unicodedata.normalize("NFD", text)
-    ),
-    f"words of more than {MAX_WORD_LENGTH} characters, which WordPiece takes for unknown; a "
-    "vocab.txt, or TOKENIZER.TRAIN, has them cut": _in_pieces,
-    "Chinese characters in a row, which the vocabulary has one by one (tokenize_chinese_chars)": (
-        " ".join
-    ),
-}
-
-
-def likely_cause(tokenizer: "CorpusTokenizer", words: Counter) -> str:
-    """The form of the unknown words that the vocabulary knows, or else what it lacks."""
-    frequent = dict(words.most_common(MAX_WORDS))
-    total = sum(num_characters(word) * count for word, count in frequent.items())
-    for cause, form in FORMS.items():
-        known = sum(
-            num_characters(word) * count
-            for word, count in frequent.items()
-            if is_known(tokenizer, form(word))
-        )
-        if known > CAUSE_SHARE * total:
-            return cause
-    alphabet = set("".join(tokenizer.tokenizer.get_vocab(with_added_tokens=False)))
-    lacking: Counter = Counter()
-    for word, count in frequent.items():
-        lacking.update({letter: count for letter in word if letter not in alphabet})
-    if lacking:
-        names = ", ".join(_name(letter) for letter, _ in lacking.most_common(NAMED))
-        return f"characters that the vocabulary does not have ({names})"
-    return "a vocabulary that was made for other text"
-
-
-def is_known(tokenizer: "CorpusTokenizer", word: str) -> bool:
-    """Whether the vocabulary spells a word as it stands, without any normalisation."""
-    own = tokenizer.tokenizer
-    split = own.pre_tokenizer.pre_tokenize_str if own.pre_tokenizer else lambda text: [(text, ())]
-    unknown_id = tokenizer.special_ids["unk_token"]
-    try:
-        tokens = [token for part, _ in split(word) for token in own.model.tokenize(part)]
-    except Exception:  # of a model that has nothing for unknown text
-        return False
-    return all(token.id != unknown_id for token in tokens)
 
 
 # --- normalisation ---------------------------------------------------------------------------
@@ -315,7 +246,3 @@ def _is_plain_accent(letter: str) -> bool:
     first, last = PLAIN_ACCENTS
     is_mark = first <= letter <= last
     return is_mark or unicodedata.name(letter, "").startswith(("LATIN", "GREEK"))
-
-
-def _name(letter: str) -> str:
-    return f"U+{ord(letter):04X} {unicodedata.name(letter, '')}".strip()

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from dataset.tokenizer_files import SPECIAL_TOKENS
-from dataset.tokenizer_source import behaviour, steps_of
+from dataset.tokenizer_source import behaviour
+from dataset.unknown_text import LONG_WORD
 
 MAX_LENGTH = 512  # of BERT's position embeddings
 STRIP_ACCENTS = {"auto": None, "strip": True, "keep": False}  # None: when the text is lower-cased
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 PREFIX = "##"
-MAX_WORD_LENGTH = 100  # characters, from which on WordPiece takes a word for unknown
-# The first 64 characters of what is longer than MAX_WORD_LENGTH; no mark is cut off its letter.
+# The first 64 characters of what is longer than LONG_WORD; no mark is cut off its letter.
 LONG_RUN = r"\S{64}\p{M}*(?=\S{37})"
 
 
@@ -44,7 +44,7 @@ def bert_pipeline(
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(
-        models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=MAX_WORD_LENGTH)
+        models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=LONG_WORD)
     )
     tokenizer.normalizer = normalizers.BertNormalizer(
         handle_chinese_chars=chinese, lowercase=do_lower_case, strip_accents=STRIP_ACCENTS[accents]
@@ -192,11 +192,3 @@ def _lines_of(model: Mapping[str, Any]) -> list[str]:
     entries = sorted(model["vocab"], key=model["vocab"].get)
     in_order = all(model["vocab"][entry] == number for number, entry in enumerate(entries))
     return entries if in_order and not any("\n" in entry for entry in entries) else []
-
-
-def cuts_long_runs(content: Mapping[str, Any]) -> bool:
-    """True if no word that reaches the model of a tokenizer.json is too long for it."""
-    return any(
-        step.get("type") == "Split" and step["pattern"].get("Regex") == LONG_RUN
-        for step in steps_of(content, "pre_tokenizer")
-    )

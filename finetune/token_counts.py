@@ -1,14 +1,16 @@
 """What a task's texts lose on their way to the model: tokens that are cut, characters it lacks."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dataset.unknown_text import ERROR_SHARE, WARNING_SHARE, likely_cause, num_characters
 from finetune.runs import ASKED_LENGTH
-from finetune.unknown import ERROR_SHARE, WARN_SHARE, unknown_in_words
 from pipeline.errors import StageError
+from pipeline.text_files import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,6 +23,8 @@ COLUMNS = ("tokens", "cut", "unknown", "characters", "unknown_characters")
 WHOLE_CHUNK = 64
 # Different unknown words of a split that are kept, to find out why they are unknown.
 KEPT_WORDS = 200
+SHOWN_WORDS = 3
+OTHER_TEXT = "casing, accents, or another language than the vocabulary's"
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Tokenization:
                 f"{100 * most.shares['cut_share']:.1f} % of the text; {self._way_out(key)}"
             )
         split, share = self._most_unknown()
-        if share > WARN_SHARE:
+        if share > WARNING_SHARE:
             yield f"{self.task}: {unknown_in_words(share, split, self.unknown_words, self.cause)}"
 
     def _most_unknown(self) -> tuple[str, float]:
@@ -153,6 +157,24 @@ class Tokenization:
         return f"a larger {key} loses less{most}"
 
 
+def unknown_in_words(share: float, where: str, words: Sequence[str], cause: str) -> str:
+    """share: of the characters. where: what text it is of."""
+    like = ", ".join(repr(shown(word)) for word in list(dict.fromkeys(words))[:SHOWN_WORDS])
+    examples = f", like {like}" if like else ""
+    return (
+        f"{100 * share:.1f} % of the characters of {where} are unknown to the model's tokenizer"
+        f"{examples}; likely cause: {cause or OTHER_TEXT}"
+    )
+
+
+def cause_in_words(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> str:
+    """Why most of the text of these words is unknown, as far as they tell."""
+    if not words or not tokenizer.is_fast:
+        return ""
+    found = likely_cause(tokenizer.backend_tokenizer, tokenizer.unk_token_id, Counter(words))
+    return found.why
+
+
 # --- counting ---------------------------------------------------------------------------------
 
 
@@ -169,7 +191,7 @@ def count_tokens(
     num_special = tokenizer.num_special_tokens_to_add(pair=len(rows[0]) == 2)
     counts = np.zeros((len(rows), len(COLUMNS)), np.int32)
     counts[:, 0] = [max(0, len(row) - num_special) for row in ids]
-    counts[:, 3] = [sum(map(_num_visible, row)) for row in rows]
+    counts[:, 3] = [sum(map(num_characters, row)) for row in rows]
     unknown = tokenizer.unk_token_id
     odd = [i for i, row in enumerate(ids) if len(row) >= max_length or unknown in row]
     words: dict[str, None] = {}
@@ -183,17 +205,13 @@ def count_tokens(
             counts[place, 2] = num_unknown = row.count(unknown)
             if num_unknown and whole.encodings:
                 found = _unknown_words(whole.encodings[number], rows[place], unknown)
-                counts[place, 4] = sum(map(_num_visible, found))
+                counts[place, 4] = sum(map(num_characters, found))
                 words |= dict.fromkeys(found) if len(words) < KEPT_WORDS else {}
             elif num_unknown:  # a tokenizer that is slow does not say where its tokens stand
                 counts[place, 4] = round(counts[place, 3] * num_unknown / counts[place, 0])
     lost = counts[:, 0] == 0  # without an unknown token to say so
     counts[lost, 4] = counts[lost, 3]
     return counts, list(words)
-
-
-def _num_visible(text: str) -> int:
-    return len("".join(text.split()))
 
 
 def _unknown_words(encoding, row: tuple[str, ...], unknown: int) -> list[str]:

@@ -21,8 +21,7 @@ from finetune.metrics import (
 from finetune.row_checks import facts_of, problem_with_labels, warnings_about_labels
 from finetune.runs import Source, TrainingSettings
 from finetune.tasks import Split, Task, find_task
-from finetune.token_counts import TokenCounts, Tokenization
-from finetune.unknown import likely_cause
+from finetune.token_counts import TokenCounts, Tokenization, cause_in_words
 from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ def _tokenization(
         positions=positions if positions < sys.maxsize else 0,
         splits={name: TokenCounts.of(encoded.counts) for name, encoded in splits.items()},
         unknown_words=words,
-        cause=likely_cause(load_tokenizer(source.base), words),
+        cause=cause_in_words(load_tokenizer(source.base), words),
     )
 
 

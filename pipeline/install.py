@@ -28,55 +28,8 @@ from pipeline.errors import StageError
 from pipeline.ownership import owned
 from pipeline.processes import run_logged
 
-<<<<<<< HEAD
 # Set once this command has run install.sh, for the processes that it goes on in.
 INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"
-=======
-PROJECT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = PROJECT / "requirements.txt"
-ENVIRONMENT = PROJECT / ".venv"
-PYTHON = ENVIRONMENT / "bin" / "python"
-RECORD = ENVIRONMENT / "installed.json"
-
-# What this command has done already, for the processes that it begins anew in.
-ANEW_VARIABLE, INSTALLED_VARIABLE = "EXTREMEBERT_BEGUN_ANEW", "EXTREMEBERT_INSTALLED"
-
-# Names under which distributions are imported, where the two differ.
-IMPORT_NAMES = {
-    "pyyaml": "yaml",
-    "scikit-learn": "sklearn",
-    "pytorch-optimizer": "pytorch_optimizer",
-    "protobuf": "google.protobuf",
-}
-
-
-def pinned_requirements() -> dict[str, str]:
-    """`{distribution: version}` as requirements.txt pins them for this Python."""
-    pins = {}
-    for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        requirement, _, marker = line.partition(";")
-        name, pinned, version = requirement.strip().partition("==")
-        if pinned and (not marker or ("<" in marker) == (sys.version_info < (3, 11))):
-            pins[name] = version
-    return pins
-
-
-def missing_packages() -> list[str]:
-    """Distributions of requirements.txt that cannot be imported here; nothing is imported."""
-    return [
-        name
-        for name in pinned_requirements()
-        if not _can_be_found(IMPORT_NAMES.get(name, name))
-    ]
-
-
-def _can_be_found(module: str) -> bool:
-    """True if a module is installed; looking for `a.b` raises where there is no `a`."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
->>>>>>> refs/heads/data
 
 
 def other_versions() -> list[str]:
