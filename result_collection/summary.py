@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
+from dataset.unknown_text import WARNING_SHARE
 from finetune.runs import ASKED_LENGTH
 from finetune.tasks import TASKS, Task
 from finetune.token_counts import WARN_CUT
-from finetune.unknown import WARN_SHARE
 from pipeline.console import table
 from result_collection.numbers import points
 
@@ -289,7 +289,7 @@ def _notes_on_texts(row: Mapping[str, Any]) -> Iterator[str]:
             f"{task}: samples have at most {row['max_seq_length']} tokens, as the model has no "
             f"more positions; {row[ASKED_LENGTH]} were asked for"
         )
-    if unknown > WARN_SHARE:
+    if unknown > WARNING_SHARE:
         yield (
             f"{task}: up to {points(unknown)} % of a set's characters are unknown to the model's "
             "tokenizer"
