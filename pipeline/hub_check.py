@@ -9,29 +9,21 @@ import json
 import os
 import re
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    RepositoryNotFoundError,
-)
-from huggingface_hub.utils import get_token
+from huggingface_hub.errors import EntryNotFoundError
 
+from pipeline.hub import Repository, patiently, problem_in_words
 from pipeline.processes import die_with_parent
 
 MOST_AT_ONCE = 8
 # Seconds that the library itself waits for an answer; a question is two requests.
 TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT
-BUSY = (408, 429, 500, 502, 503, 504)
-WAITS = (1.0, 2.0, 4.0)  # seconds after each question that a busy server did not answer
+WAITS = (1.0, 3.0)  # seconds before further attempts
 # Small files that nearly every repository has: asked for first.
 LIKELY_FILES = ("config.json", "README.md")
 
@@ -66,29 +58,17 @@ def problems_with(needs: list[dict[str, Any]]) -> list[str]:
 
 def problem_on_hub(kind: str, name: str) -> str:
     """Returns why the Hub does not give the repository to this user, or an empty text."""
-    problem = ""
-    for attempt, seconds in enumerate(WAITS, start=1):
-        try:
-            ask(kind, name)
-        except Exception as error:  # of the library, of its HTTP client, of the network
-            problem = in_words(error)
-            if attempt >= most_attempts(error):
-                return problem
-            time.sleep(seconds)
-        else:
-            return ""
-    return problem
+    repository = Repository(name, kind)
+    try:
+        patiently(lambda: ask(repository), WAITS)
+    except Exception as error:  # of the library, of its HTTP client, of the network
+        return problem_in_words(error, repository)
+    return ""
 
 
-def most_attempts(error: Exception) -> int:
-    """Returns how often it is worth asking; a network that is down stays so for a while."""
-    if isinstance(error, HfHubHTTPError):
-        return len(WAITS) if error.response.status_code in BUSY else 1
-    return 1 if isinstance(error, HFValidationError) else 2
-
-
-def ask(kind: str, name: str) -> None:
+def ask(repository: Repository) -> None:
     """Raises whatever the library does if the Hub does not give the repository."""
+    name, kind = repository.name, repository.kind
     info = HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)
     # Of a gated repository everybody sees the description, and not the files.
     files = [file.rfilename for file in info.siblings or ()]
@@ -97,29 +77,6 @@ def ask(kind: str, name: str) -> None:
         with suppress(EntryNotFoundError):
             url = hf_hub_url(name, files[0], repo_type=kind)
             get_hf_file_metadata(url, timeout=TIMEOUT)
-
-
-def in_words(error: Exception) -> str:
-    if isinstance(error, HFValidationError):
-        return "that is no name of a repository"
-    if isinstance(error, GatedRepoError):
-        asks = f"ask for access on its page at {constants.ENDPOINT}"
-        if get_token():
-            return f"it is gated, and the token (HF_TOKEN) has no access; {asks}"
-        return f"it is gated, and HF_TOKEN is not set; {asks}"
-    if isinstance(error, RepositoryNotFoundError):
-        token = "" if get_token() else " (HF_TOKEN is not set)"
-        return f"{constants.ENDPOINT} has no such repository, or a private one{token}"
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        refused = ", the token (HF_TOKEN) is not valid" if status == 401 else ""
-        return f"{constants.ENDPOINT} answers with status {status}{refused}"
-    name = type(error).__name__
-    if "Timeout" in name:
-        seconds = f"{TIMEOUT} s (HF_HUB_ETAG_TIMEOUT)"
-        return f"{constants.ENDPOINT} did not answer within {seconds}"
-    reason = next(iter(str(error).strip().splitlines()), "no reason given")
-    return f"{constants.ENDPOINT} cannot be reached ({name}: {reason})"
 
 
 # --- the cache -----------------------------------------------------------------------------------

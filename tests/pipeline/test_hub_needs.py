@@ -131,10 +131,10 @@ def test_what_is_there_is_no_problem(hub):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("missing/model", "has no such repository, or a private one (HF_TOKEN is not set)"),
-        ("gated/model", "it is gated, and HF_TOKEN is not set; ask for access on its page at http"),
-        ("broken/model", "answers with status 501"),
-        ("a/b/c", "that is no name of a repository"),
+        ("missing/model", "is not on the Hub (http"),
+        ("gated/model", "is gated, and no HF_TOKEN is set; ask for access at http"),
+        ("broken/model", "the Hub answers 501"),
+        ("a/b/c", "is no name of a model on the Hub, expected OWNER/NAME"),
     ],
 )
 def test_what_the_server_refuses_is_one_line(hub, name, words):
@@ -152,7 +152,7 @@ def test_the_token_opens_a_gated_repository_and_goes_nowhere_else(hub, monkeypat
 
     monkeypatch.setenv("HF_TOKEN", "hf_wrong0123456789ABCDEF")
     [problem] = hub_problems([need("gated/model")])
-    assert "answers with status 401, the token (HF_TOKEN) is not valid" in problem
+    assert "the Hub does not accept the token of HF_TOKEN" in problem
     assert "hf_wrong" not in problem
 
 
@@ -161,8 +161,8 @@ def test_a_slow_server_is_waited_for_as_long_as_the_library_waits(hub, monkeypat
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
     begin = time.monotonic()
     [problem] = hub_problems([need("slow/model")])
-    assert "did not answer within 1 s (HF_HUB_ETAG_TIMEOUT)" in problem
-    assert time.monotonic() - begin < 10
+    assert "it does not answer in time" in problem
+    assert time.monotonic() - begin < 20
 
 
 def test_a_busy_server_is_asked_again(hub):
@@ -184,9 +184,9 @@ def test_a_cache_stands_in_for_a_hub_that_cannot_be_reached(no_hub, tmp_path, mo
     cache(tmp_path, "in/part", "config.json")
     names = ("in/cache", "in/part", "not/there")
     problems = hub_problems([need(name, files=FILES) for name in names])
-    why = "HF_HUB_OFFLINE is set" if offline else "http://127.0.0.1:9 cannot be reached (ConnectE"
+    why = "HF_HUB_OFFLINE is set" if offline else "could not be fetched from the Hub (http://127."
     assert [problem.split()[1] for problem in problems] == ["in/part", "not/there"]
-    assert all(f"as the thing: {why}" in problem for problem in problems)
+    assert all(why in problem.partition("as the thing: ")[2] for problem in problems)
 
 
 def test_a_dataset_counts_as_cached_with_the_subsets_that_are_read(no_hub, tmp_path):
