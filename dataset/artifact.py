@@ -20,8 +20,8 @@ from dataset.tokenizer import (
     NAME_KEY,
     check_building,
     problem_with_tokenizer,
-    tokenizer_files,
 )
+from dataset.tokenizer_files import tokenizer_files
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
 from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
 from pipeline.artifacts import Artifact, dataset_dir, fingerprint, sharded_text_dir

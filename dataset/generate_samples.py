@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.records import read_record, write_record
     from dataset.samples import MASKING_FILE
     from dataset.stage import describe, look_at_tokenizer, make_samples
-    from dataset.tokenizer import build_tokenizer, problem_with_tokenizer, tokenizer_files
+    from dataset.tokenizer import build_tokenizer, problem_with_tokenizer
+    from dataset.tokenizer_files import tokenizer_files
     from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
 

@@ -17,8 +17,9 @@ from dataset.layout import plan_layout
 from dataset.records import read_record, write_record
 from dataset.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.sources import Source, hub_repository, open_sources, pinned, problem_with
-from dataset.tokenizer import build_tokenizer, check_building, tokenizer_files
+from dataset.tokenizer import build_tokenizer, check_building
 from dataset.tokenizer_check import check_tokenizer
+from dataset.tokenizer_files import tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
 from dataset.workers import SampleFiles, Workers, open_executor
 from pipeline.artifacts import Artifact, log_path, write_sealed

@@ -8,7 +8,7 @@ and finetuning load; it needs no network and no remote code.
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,9 +20,9 @@ from dataset.tokenizer_files import (
     TOKENIZER_FILES,
     read_special_tokens,
     read_tokenizer_json,
-    tokenizer_files,
 )
 from dataset.tokenizer_forms import bert_pipeline, save_tokenizer
+from dataset.tokenizer_library import habits, tokenizer_of
 from dataset.tokenizer_source import (
     VOCABULARY_FILES,
     TokenizerSource,
@@ -32,9 +32,9 @@ from dataset.tokenizer_source import (
 )
 from dataset.word_beginnings import continuing_ids
 from pipeline.errors import StageError
+from pipeline.text_files import shown
 
 UNUSED_TOKEN = "[unused"  # how such entries of BERT's vocabularies begin
-PROBE = "a \u2180"  # of which the second is hardly in any vocabulary
 CASE_KEY, ACCENTS_KEY = "TOKENIZER.DO_LOWER_CASE", "TOKENIZER.ACCENTS"
 
 
@@ -95,17 +95,6 @@ def _habits_of_settings(source: TokenizerSource) -> tuple[bool | None, bool | No
     return lower, lower if strip is None else strip
 
 
-def habits(content: Mapping[str, Any], file: Path) -> tuple[bool, bool]:
-    """Whether a tokenizer.json lower-cases, and strips accents: what it makes of two letters."""
-    parts = {"normalizer": content.get("normalizer"), "pre_tokenizer": content.get("pre_tokenizer")}
-    model = {"type": "WordLevel", "vocab": {"u": 0}, "unk_token": "u"}
-    normalizer = _tokenizer_of({**parts, "model": model, "added_tokens": []}, file).normalizer
-    if normalizer is None:
-        return False, False
-    upper, accented = (normalizer.normalize_str(letter) for letter in ("A", "\u00e9"))
-    return "A" not in upper, "e" in accented and "\u0301" not in accented
-
-
 # --- building --------------------------------------------------------------------------------
 
 
@@ -133,7 +122,14 @@ def build_tokenizer(
         content, roles = _bert_content(source, do_lower_case, accents), source.roles
     else:
         content, roles = source.content, source.roles
-    tokenizer = _tokenizer_of(with_added_tokens(content, source), source.file)
+    content = with_added_tokens(content, source)
+    tokenizer = tokenizer_of(content, source.file)
+    for token in content["added_tokens"]:
+        if (number := tokenizer.token_to_id(token["content"])) != token["id"]:
+            raise StageError(
+                f"{NAME_KEY}: {source.file}: added token {shown(token['content'])} has id "
+                f"{token['id']}, expected {number}, by its place"
+            )
     save_tokenizer(tokenizer, roles, folder, _max_length(source))
 
 
@@ -166,7 +162,7 @@ def download_tokenizer(name: str) -> Path:
         folder = fetch_matching(Repository(name, "model"), TOKENIZER_FILES)
     except StageError as error:
         raise StageError(f"{NAME_KEY}: {error.cause}") from error
-    if not tokenizer_files(str(folder)):
+    if not any((folder / file).exists() for file in VOCABULARY_FILES):
         raise StageError(f"{NAME_KEY}: {name} has neither tokenizer.json nor vocab.txt on the Hub")
     return folder
 
@@ -217,7 +213,7 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     atomic = [token for token in content["added_tokens"] if token["content"] not in roles.values()]
     for token in atomic:
         token["special"] = False
-    tokenizer = _tokenizer_of(content, path)
+    tokenizer = tokenizer_of(content, path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # as text
@@ -225,17 +221,6 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
     return CorpusTokenizer(
         tokenizer, special_ids, tuple(sorted(banned)), max(ids.values()) + 1, names
     )
-
-
-def _tokenizer_of(content: Mapping[str, Any], path: Path) -> "tokenizers.Tokenizer":  # noqa: F821
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(json.dumps(content))
-        tokenizer.encode(PROBE)
-        return tokenizer
-    except Exception as error:  # the library raises no other
-        raise StageError(f"{NAME_KEY}: {path}: {error}") from error
 
 
 def banned_ids(ids: dict[str, int], added_tokens: list[dict]) -> set[int]:

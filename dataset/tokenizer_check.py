@@ -36,6 +36,7 @@ MAX_SHARDS = 64  # that the sample is taken from
 ALTERED_WARNING = 0.01
 NAMED = 5  # characters or words in a message
 JOINERS = "\u200c\u200d"
+BYTES = "ByteLevel"  # a normalizer that spells all text in bytes
 # Accents of Latin and Greek letters, which uncased models of BERT do without.
 PLAIN_ACCENTS = ("\u0300", "\u036f")
 # Languages whose words differ by marks that BERT's uncased normalisation takes away.
@@ -68,8 +69,8 @@ class Findings:
 
     @property
     def unknown_share(self) -> float:
-        """Of the characters."""
-        return self.unknown_characters / max(1, self.characters)
+        """Of the characters; tokens of parts of a character may overlap."""
+        return min(1.0, self.unknown_characters / max(1, self.characters))
 
     def lines(self, language: str) -> list[str]:
         """What is to be said. Raises StageError if nearly all of the text is unknown.
@@ -83,7 +84,7 @@ class Findings:
                 f"stand for {self.unknown_share:.1%} of the characters ({self._examples()}); "
                 f"likely cause: {self.cause}"
             )
-            if self.unknown_share > ERROR_SHARE:
+            if max(self.unknown_share, self.unknown_tokens / max(1, self.tokens)) > ERROR_SHARE:
                 raise StageError(f"{NAME_KEY}: {line}")
             found.append(f"warning: {line}")
         return [*found, *self._altered_lines(language)]
@@ -168,15 +169,15 @@ def check_agreement(tokenizer: "CorpusTokenizer", theirs: Any, texts: Sequence[s
     cls, sep = (tokenizer.special_ids[role] for role in ("cls_token", "sep_token"))
 
     def ours(some: Sequence[str]) -> list[list[int]]:
-        ids = encoder.encode([text.replace(" ", "\n", 1).encode() for text in some])
+        ids = encoder.encode([text.encode() for text in some])
         return [[cls, *found.tolist(), sep] for found in ids]
 
-    running = [text.replace("\n", " ") for text in texts]
-    plain = [text for text in running if not any(token in text for token in roles)]
-    found = find_difference(
-        ours, lambda some: theirs(list(some))["input_ids"] if some else [], plain
-    )
-    if found:
+    def running(some: Sequence[str]) -> list[list[int]]:
+        lines = [text.replace("\n", " ") for text in some]
+        return theirs(lines, verbose=False)["input_ids"] if lines else []
+
+    plain = [text for text in texts if not any(token in text for token in roles)]
+    if found := find_difference(ours, running, plain):
         names = ("pretraining", f"{type(theirs).__name__} of transformers")
         raise StageError(
             f"{NAME_KEY}: {found.described(names, tokenizer.tokenizer.id_to_token)}; expected the "
@@ -222,23 +223,28 @@ def unknown_parts(tokenizer: "CorpusTokenizer", line: str, unknown_id: int) -> I
 
 def altered_letters(normalizer: Any, letters: Counter) -> dict[str, int]:
     """Letters, vowel signs and joiners that a normalizer takes away, or makes others of."""
-    if normalizer is None:
+    if normalizer is None or BYTES in str(normalizer.__getstate__()):
         return {}
     return {letter: count for letter, count in letters.items() if _is_altered(normalizer, letter)}
 
 
 def _is_altered(normalizer: Any, letter: str) -> bool:
-    """Lower case does not count."""
-    kind, normalize = unicodedata.category(letter)[0], normalizer.normalize_str
-    if kind == "M" or letter in JOINERS:
-        return len(normalize(f"a{letter}a")) < 3
-    if kind != "L":
+    """Looks at a letter between two others, as some normalizers add to a text's ends.
+
+    Lower case does not count.
+    """
+    kind = unicodedata.category(letter)[0]
+    if kind not in "LM" and letter not in JOINERS:
         return False
-    after = normalize(letter).strip()
+    before = normalizer.normalize_str("aa").split("a", 1)[0]
+    found = normalizer.normalize_str(f"a{letter}a").removeprefix(before)[1:]
+    found = found.rpartition("a")[0].strip()
+    if kind == "M" or letter in JOINERS:
+        return not found
     if unicodedata.name(letter, "").startswith("HANGUL SYLLABLE"):
-        return after != letter  # into its parts
+        return found != letter  # into its parts
     forms = (letter, letter.lower())
-    composed = unicodedata.normalize("NFKC", after)
+    composed = unicodedata.normalize("NFKC", found)
     return composed not in {*forms, *(unicodedata.normalize("NFKC", form) for form in forms)}
 
 

@@ -5,13 +5,21 @@ are added, how text is normalised. That is taken from there, in a process of its
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from dataset.tokenizer_files import MERGES, NAME_KEY, SPECIAL_TOKENS
-from dataset.tokenizer_source import CONVERTED_CLASSES, TokenizerSource, kind_of
+from dataset.tokenizer_source import (
+    CONVERTED_CLASSES,
+    PLAIN_CLASSES,
+    TokenizerSource,
+    check_distinct,
+    kind_of,
+    unknown_token,
+)
 from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
 
@@ -30,7 +38,9 @@ def convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:
-    name = source.class_name or CONVERTED_CLASSES.get(source.file.name)
+    name = source.class_name
+    if name in PLAIN_CLASSES:
+        name = CONVERTED_CLASSES.get(source.file.name)
     if not name:
         raise StageError(
             f"{NAME_KEY}: {source.file}: which class reads it is not known, expected one of the "
@@ -44,7 +54,10 @@ def _convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:
             f"{NAME_KEY}: {source.file}, read as {name}, has no {', '.join(lacking)}, expected one "
             "for each of BERT's roles"
         )
-    return json.loads(tokenizer.backend_tokenizer.to_str()), roles
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    if (unknown := unknown_token(content)) is not None:
+        roles["unk_token"] = unknown
+    return content, check_distinct(roles, source.file)
 
 
 def _load(source: TokenizerSource, name: str) -> Any:
@@ -68,12 +81,18 @@ def _load(source: TokenizerSource, name: str) -> Any:
         shutil.copyfile(source.file, Path(folder) / expected)
         for beside in (*(BESIDE if source.is_folder else ()), MERGES):
             if (source.file.parent / beside).is_file():
-                shutil.copyfile(source.file.parent / beside, Path(folder) / beside)
+                text = (source.file.parent / beside).read_text(encoding="utf-8")
+                # Of older versions, which the present one warns of.
+                text = re.sub(r',?\s*"__type":\s*"AddedToken"', "", text)
+                (Path(folder) / beside).write_text(text, encoding="utf-8")
         try:
             return reader.from_pretrained(folder)
         except Exception as error:  # each reader has errors of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise StageError(f"{NAME_KEY}: {source.file}, read as {name}: {reason}") from error
+            raise StageError(
+                f"{NAME_KEY}: {source.file} cannot be read as {name} ({reason}); expected "
+                "tokenizer_class in tokenizer_config.json to name the class that it was made for"
+            ) from error
 
 
 def _check_model(file: Path, name: str) -> None:

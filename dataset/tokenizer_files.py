@@ -34,6 +34,11 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "config.json",
 )
+# What counts beside a vocabulary's file that was named.
+BESIDE = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json"),
+    MERGES,
+)
 MAX_FILE_BYTES = 256 << 20  # the largest known are of 35 MB
 MAX_ID = 1 << 22  # the largest vocabularies have a million entries
 
@@ -41,10 +46,11 @@ MAX_ID = 1 << 22  # the largest vocabularies have a million entries
 def tokenizer_files(name_or_path: str) -> list[Path]:
     """Local files that a tokenizer consists of; none if the name is one of the Hub."""
     path = Path(os.path.expanduser(name_or_path))
-    if path.is_file():
-        merges = path.parent / MERGES
-        return [path, merges] if path.name == "vocab.json" and merges.is_file() else [path]
-    return [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+    if path.is_file() and path.name not in TOKENIZER_FILES:
+        return [path]
+    folder = path if path.is_dir() else path.parent
+    names = [name for name in TOKENIZER_FILES if path.is_dir() or name in (path.name, *BESIDE)]
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def read_vocabulary(path: Path) -> list[str]:

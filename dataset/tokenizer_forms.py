@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.tokenizer_files import SPECIAL_TOKENS
+from dataset.tokenizer_library import habits_of
 from dataset.tokenizer_source import behaviour
 from dataset.unknown_text import LONG_WORD
 
@@ -136,6 +137,7 @@ def save_tokenizer(
         text = "".join(f"{entry}\n" for entry in entries)
         (aside / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     settings = settings_of(content, roles) | {"model_max_length": min(max_length, MAX_LENGTH)}
+    settings["do_lower_case"], settings["strip_accents"] = habits_of(tokenizer.normalizer)
     text = json.dumps(settings, indent=2, sort_keys=True)
     (aside / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
     load_tokenizer(aside)
@@ -154,8 +156,9 @@ def frame_samples(
     from tokenizers import processors
 
     cls, sep = roles["cls_token"], roles["sep_token"]
-    framed = tokenizer.encode("a").tokens
-    if framed[:1] == [cls] and framed[-1:] == [sep] and len(framed) > 2:
+    inside = tokenizer.encode("a", add_special_tokens=False).ids
+    frame = [tokenizer.token_to_id(token) for token in (cls, sep)]
+    if tokenizer.encode("a").ids == [frame[0], *inside, frame[1]]:
         return
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",

@@ -24,6 +24,7 @@ from dataset.tokenizer_files import (
     read_tokenizer_json,
     read_vocabulary,
 )
+from dataset.tokenizer_library import habits
 from pipeline.errors import StageError
 from pipeline.text_files import shown
 
@@ -52,7 +53,9 @@ BERT_CLASSES = {
     "LxmertTokenizer",
     "MPNetTokenizer",
     "MobileBertTokenizer",
+    "LayoutLMv2Tokenizer",
     "RetriBertTokenizer",
+    "SplinterTokenizer",
     "SqueezeBertTokenizer",
 }
 # Classes of transformers that are Python code: no tokenizer.json says what they do.
@@ -115,6 +118,7 @@ CONVENTIONS = (
     dict(zip(SPECIAL_TOKENS, ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), strict=True)),
     dict(zip(SPECIAL_TOKENS, ("<pad>", "[UNK]", "<s>", "</s>", "<mask>"), strict=True)),
 )
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 MORE_TOKENS = ("extra_special_tokens", "additional_special_tokens")
 AS_A_FILE = (
     "expected a tokenizer.json, which AutoTokenizer.from_pretrained(...).save_pretrained(folder) "
@@ -155,9 +159,9 @@ def find_source(path: Path) -> TokenizerSource:
     honoured nor read.
     """
     file = vocabulary_file(path)
-    beside = file.parent if path.is_dir() else None  # a file stands for itself
+    beside = folder_of(path)
     settings = read_settings(beside) if beside else {}
-    source = TokenizerSource(file, path.is_dir(), settings, class_of(beside, settings))
+    source = TokenizerSource(file, beside is not None, settings, class_of(beside, settings))
     check_class(source)
     if kind_of(file) == "tokenizer.json":
         source = _with_tokens(_of_tokenizer_json(source), beside)
@@ -169,6 +173,13 @@ def find_source(path: Path) -> TokenizerSource:
     elif file.name == "vocab.json" and not (file.parent / MERGES).is_file():
         raise StageError(f"{NAME_KEY}: {file} has no {MERGES} beside it, expected both")
     return source
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder whose files count; of a file whose name is not a usual one, none does."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name in VOCABULARY_FILES else None
 
 
 def vocabulary_file(path: Path) -> Path:
@@ -195,10 +206,21 @@ def kind_of(file: Path) -> str:
 
 def _of_tokenizer_json(source: TokenizerSource) -> TokenizerSource:
     content = read_tokenizer_json(source.file)
-    if content["model"].get("dropout"):
+    model = content["model"]
+    if model.get("dropout"):
         raise StageError(
-            f"{NAME_KEY}: {source.file}: model.dropout is {content['model']['dropout']}, which "
-            "gives other ids each time, expected null"
+            f"{NAME_KEY}: {source.file}: model.dropout is {model['dropout']}, which gives other "
+            "ids each time, expected null"
+        )
+    knows_bytes = model.get("byte_fallback") or any(
+        step.get("type") == "ByteLevel"
+        for part in ("normalizer", "pre_tokenizer")
+        for step in steps_of(content, part)
+    )
+    if model.get("type") == "BPE" and not (model.get("unk_token") or knows_bytes):
+        raise StageError(
+            f"{NAME_KEY}: {source.file}: model.unk_token is not set, so that text outside of the "
+            "vocabulary would vanish; expected a token, or a model of bytes"
         )
     return _replaced(source, content=content)
 
@@ -231,10 +253,7 @@ def _iter_tokens(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if settings.get(role):
             yield role, settings[role]
     for key in (*MORE_TOKENS, "added_tokens_decoder"):
-        tokens = settings.get(key) or ()
-        is_list = isinstance(tokens, list | tuple)
-        values = tokens.values() if isinstance(tokens, dict) else tokens if is_list else [tokens]
-        yield from ((key, token) for token in values)
+        yield from ((key, token) for token in _listed(settings.get(key)))
 
 
 def class_of(folder: Path | None, settings: Mapping[str, Any]) -> str:
@@ -249,7 +268,10 @@ def check_class(source: TokenizerSource) -> None:
     """Raises StageError for a class that splits text in ways that its files do not hold."""
     name, kind = source.class_name, kind_of(source.file)
     readers = BERT_CLASSES | PLAIN_CLASSES
-    if name in PYTHON_CLASSES or (kind == "vocab.txt" and name not in readers):
+    words = source.settings.get("word_tokenizer_type", "basic")
+    if words != "basic":
+        name = f"a tokenizer with word_tokenizer_type {shown(str(words))}"
+    if words != "basic" or name in PYTHON_CLASSES or (kind == "vocab.txt" and name not in readers):
         raise StageError(
             f"{NAME_KEY}: {source.file.parent} is for {name}, whose way to split text is not in "
             f"{source.file.name}; {AS_A_FILE}"
@@ -259,9 +281,12 @@ def check_class(source: TokenizerSource) -> None:
 def check_bert_settings(source: TokenizerSource) -> None:
     """Raises StageError for settings beside a vocab.txt that BERT's pipeline cannot follow."""
     place, settings = source.file.parent / "tokenizer_config.json", source.settings
-    kept_whole = set(settings.get("never_split") or ()) - {*source.roles.values(), *source.special}
+    never_split = settings.get("never_split") or []
+    if not isinstance(never_split, list):
+        raise StageError(f"{NAME_KEY}: {place}: never_split is no list")
+    kept_whole = {*map(str, never_split)} - {*source.roles.values(), *source.special}
     refused = {
-        "never_split": f"lists {shown(min(map(str, kept_whole)))}" if kept_whole else "",
+        "never_split": f"lists {shown(min(kept_whole))}" if kept_whole else "",
         "do_basic_tokenize": "is false" if settings.get("do_basic_tokenize") is False else "",
         "wordpieces_prefix": (
             "is not ##" if settings.get("wordpieces_prefix", "##") != "##" else ""
@@ -282,7 +307,9 @@ def check_agrees(source: TokenizerSource) -> None:
     Classes of transformers rebuild the tokenizer from the one or the other, by their version.
     """
     place = source.file.parent / "tokenizer_config.json"
-    for name, found in behaviour(source.content).items():
+    lower, strip = habits(source.content, source.file)
+    measured = {"do_lower_case": lower, "strip_accents": strip}
+    for name, found in {**behaviour(source.content), **measured}.items():
         asked = source.settings.get(name)
         if isinstance(asked, bool) and asked != found:
             raise StageError(
@@ -292,16 +319,11 @@ def check_agrees(source: TokenizerSource) -> None:
 
 
 def behaviour(content: Mapping[str, Any]) -> dict[str, bool]:
-    """What a tokenizer.json does, by the name of the setting that stands for it elsewhere."""
+    """What a tokenizer.json does besides casing, by the name of the setting that stands for it."""
     found = {}
     for step in steps_of(content, "normalizer"):
         if step.get("type") == "BertNormalizer":
-            lower, strip = step.get("lowercase", True), step.get("strip_accents")
-            found = {
-                "do_lower_case": lower,
-                "strip_accents": lower if strip is None else strip,
-                "tokenize_chinese_chars": step.get("handle_chinese_chars", True),
-            }
+            found["tokenize_chinese_chars"] = step.get("handle_chinese_chars", True)
     for step in steps_of(content, "pre_tokenizer"):
         if step.get("type") == "ByteLevel":
             found["add_prefix_space"] = step.get("add_prefix_space", True)
@@ -384,8 +406,14 @@ def _special_of_decoder(settings: Mapping[str, Any]) -> Iterator[str]:
 def _named_special_tokens(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yields special tokens besides those of BERT's five roles."""
     for key in MORE_TOKENS:
-        tokens = settings.get(key) or ()
-        yield from map(_text_of, tokens.values() if isinstance(tokens, dict) else tokens)
+        yield from map(_text_of, _listed(settings.get(key)))
+
+
+def _listed(tokens: Any) -> list[Any]:
+    """Tokens that stand there as a list, by name, or as one alone."""
+    if isinstance(tokens, dict) and "content" not in tokens:
+        return list(tokens.values())
+    return list(tokens) if isinstance(tokens, list) else [tokens] if tokens else []
 
 
 def _text_of(token: Any) -> Any:
@@ -408,12 +436,24 @@ def resolve_roles(source: TokenizerSource, ids: Mapping[str, int]) -> dict[str, 
     missing = _missing({**SPECIAL_TOKENS, **roles}, ids)
     for convention in CONVENTIONS:
         if not _missing({**convention, **roles}, ids):
-            return {**convention, **roles}
+            return check_distinct({**convention, **roles}, source.file)
     places = ", ".join(missing)
     raise StageError(
         f"{NAME_KEY}: {source.file} has no {places}, expected BERT's special tokens, RoBERTa's, or "
         "others by name in special_tokens_map.json"
     )
+
+
+def check_distinct(roles: dict[str, str], file: Path) -> dict[str, str]:
+    """Returns the roles. Raises StageError if a token has two of them."""
+    for role, token in roles.items():
+        others = [other for other, same in roles.items() if same == token and other != role]
+        if others:
+            raise StageError(
+                f"{NAME_KEY}: {file}: {shown(token)} is {role} and {', '.join(others)}, expected a "
+                "token for each"
+            )
+    return roles
 
 
 def _missing(roles: Mapping[str, str], ids: Mapping[str, int]) -> list[str]:
@@ -433,12 +473,25 @@ def with_added_tokens(content: dict[str, Any], source: TokenizerSource) -> dict[
     """A tokenizer.json with the added and special tokens that its own list lacks."""
     ids, listed = entries_of(content), {token["content"] for token in content["added_tokens"]}
     wanted = {**source.added, **{token: ids[token] for token in source.special if token in ids}}
-    tokens = [*content["added_tokens"], *_as_added(wanted, listed, source.special)]
+    added = _as_added(wanted, listed, source.special, _flags(source.settings))
+    tokens = [*content["added_tokens"], *added]
     return content | {"added_tokens": sorted(tokens, key=lambda token: token["id"])}
 
 
+def _flags(settings: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """What added_tokens_decoder says of how its tokens are found in a text."""
+    return {
+        token["content"]: {key: value for key, value in token.items() if key in FLAGS}
+        for token in (settings.get("added_tokens_decoder") or {}).values()
+        if isinstance(token, dict)
+    }
+
+
 def _as_added(
-    wanted: Mapping[str, int], listed: set[str], special: Iterable[str]
+    wanted: Mapping[str, int],
+    listed: set[str],
+    special: Iterable[str],
+    flags: Mapping[str, Mapping[str, bool]],
 ) -> Iterator[dict[str, Any]]:
     for token, number in wanted.items():
         if token not in listed:
@@ -451,4 +504,5 @@ def _as_added(
                 "rstrip": False,
                 "normalized": not is_special,
                 "special": is_special,
+                **flags.get(token, {}),
             }

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dataset.tokenizer_library import habits_of
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -17,6 +19,7 @@ LONG_WORD = 100  # characters that WordPiece takes of a word
 CAUSE_SHARE = 0.5  # of what is unknown, that a cause must explain
 NAMED = 5  # characters in a message
 TRIED_WORDS = 2000
+OWN = "a vocab.txt, or TOKENIZER.TRAIN,"  # which take settings, as other tokenizers do not
 
 
 @dataclass(frozen=True)
@@ -44,32 +47,33 @@ TOO_LONG = Cause(
     f"words of more than {LONG_WORD} characters, which WordPiece takes for unknown",
     "a vocab.txt, or TOKENIZER.TRAIN, has them cut",
 )
+CASE_TAKEN = Cause(
+    "casing, as the vocabulary has these words with their capitals",
+    f"{OWN} takes TOKENIZER.DO_LOWER_CASE False",
+)
+MARKS_TAKEN = Cause(
+    "accents and other marks that the tokenizer takes away and the vocabulary has",
+    f"{OWN} takes TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
+)
 # Other forms of unknown words, and the cause if the vocabulary knows that form.
 FORMS: tuple[tuple[Callable[[str], str], Cause], ...] = (
-    (
-        str,
-        Cause(
-            "casing or accents, which the vocabulary has and the tokenizer takes away",
-            "TOKENIZER.DO_LOWER_CASE False or TOKENIZER.ACCENTS keep leaves them",
-        ),
-    ),
     (
         str.lower,
         Cause(
             "casing, as the vocabulary has these words in lower case",
-            "TOKENIZER.DO_LOWER_CASE True",
+            f"{OWN} takes TOKENIZER.DO_LOWER_CASE True",
         ),
     ),
     (str.upper, Cause("casing, as the vocabulary is in capitals")),
     (str.capitalize, Cause("casing, as the vocabulary has these words with a capital letter")),
     (
         without_accents,
-        Cause("accents, as the vocabulary has these words without", "TOKENIZER.ACCENTS strip"),
+        Cause(
+            "accents, as the vocabulary has these words without",
+            f"{OWN} takes TOKENIZER.ACCENTS strip",
+        ),
     ),
-    (
-        lambda word: without_accents(word.lower()),
-        Cause("casing and accents", "TOKENIZER.DO_LOWER_CASE True"),
-    ),
+    (lambda word: without_accents(word.lower()), Cause("casing and accents")),
     (
         lambda word: unicodedata.normalize("NFC", word),
         Cause("accents, as the vocabulary has composed characters (NFC) and the text has not"),
@@ -78,7 +82,7 @@ FORMS: tuple[tuple[Callable[[str], str], Cause], ...] = (
         lambda word: unicodedata.normalize("NFD", word),
         Cause("accents, as the vocabulary has decomposed characters (NFD) and the text has not"),
     ),
-    (" ".join, Cause("Chinese characters in a row, which the vocabulary has one by one")),
+    (" ".join, Cause("characters in a row that the vocabulary has one by one")),
 )
 
 
@@ -90,25 +94,41 @@ def likely_cause(tokenizer: "Tokenizer", unknown_id: int, words: Mapping[str, in
     frequent = dict(sorted(words.items(), key=lambda item: (-item[1], item[0]))[:TRIED_WORDS])
     weights = {word: num_characters(word) * count for word, count in frequent.items()}
     enough = CAUSE_SHARE * sum(weights.values())
-    if sum(weight for word, weight in weights.items() if len(word) > LONG_WORD) > enough:
-        return TOO_LONG
-    for form, cause in FORMS:
+
+    def helps(form: Callable[[str], str]) -> bool:
         known = (
             weight
             for word, weight in weights.items()
             if is_known(tokenizer, unknown_id, form(word))
         )
-        if sum(known) > enough:
+        return sum(known) > enough
+
+    if sum(weight for word, weight in weights.items() if len(word) > LONG_WORD) > enough:
+        return TOO_LONG
+    normalizer = tokenizer.normalizer
+    lowers, _ = habits_of(normalizer)
+    if lowers and helps(str.lower):
+        return MARKS_TAKEN
+    if helps(str):
+        return CASE_TAKEN if lowers else MARKS_TAKEN
+    for form, cause in FORMS:
+        if helps(lambda word, form=form: form(word.lower() if lowers else word)):
             return cause
+    return _lacking(tokenizer, frequent)
+
+
+def _lacking(tokenizer: "Tokenizer", words: Mapping[str, int]) -> Cause:
+    """The characters of the normalised words that are in no entry of the vocabulary."""
+    normalizer = tokenizer.normalizer
     alphabet = set("".join(tokenizer.get_vocab(with_added_tokens=False)))
-    lacking: dict[str, int] = {}
-    for word, count in frequent.items():
-        for letter in word:
-            if letter not in alphabet:
-                lacking[letter] = lacking.get(letter, 0) + count
-    if not lacking:
+    counts: dict[str, int] = {}
+    for word, count in words.items():
+        for letter in normalizer.normalize_str(word) if normalizer else word:
+            if letter not in alphabet and not letter.isspace():
+                counts[letter] = counts.get(letter, 0) + count
+    if not counts:
         return Cause("a vocabulary that was made for other text")
-    most = sorted(lacking, key=lambda letter: (-lacking[letter], letter))
+    most = sorted(counts, key=lambda letter: (-counts[letter], letter))
     return Cause(f"characters that the vocabulary lacks ({', '.join(map(name_of, most[:NAMED]))})")
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Steps of `tokenizers` that treat every word for itself, if words are parted by single spaces.
 NORMALIZERS = {"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
 PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits"}
+# A first step that leaves no space to those behind it, to which it would be part of a word.
+WHITESPACE_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 ISOLATES_PUNCTUATION = {"BertPreTokenizer"}
 MODELS = {"WordPiece", "BPE", "WordLevel"}
 # Words to try it out on: what the list above overlooks should show here.
@@ -142,6 +144,7 @@ def words_are_independent(tokenizer: "CorpusTokenizer") -> bool:
     by_word = (
         all(step["type"] in NORMALIZERS for step in steps["normalizer"])
         and steps["pre_tokenizer"] != []
+        and (_drops_spaces(steps) or _keeps_spaces_apart(tokenizer, steps))
         and all(_splits_at_spaces(step) for step in steps["pre_tokenizer"])
         and model.get("type", "BPE") in MODELS
         and not model.get("dropout")
@@ -152,6 +155,22 @@ def words_are_independent(tokenizer: "CorpusTokenizer") -> bool:
     words = [*PROBE.split(), *(f"({token}," for token in tokenizer.atomic_tokens)]
     together = tokenizer.encode([" ".join(words)])[0]
     return together == [token for ids in tokenizer.encode(words) for token in ids]
+
+
+def _drops_spaces(steps: dict[str, list[dict[str, Any]]]) -> bool:
+    return steps["pre_tokenizer"][0]["type"] in WHITESPACE_SPLITTERS
+
+
+def _keeps_spaces_apart(
+    tokenizer: "CorpusTokenizer", steps: dict[str, list[dict[str, Any]]]
+) -> bool:
+    """True if words alone have the space in front that they have in a text.
+
+    They would have another one behind an added token, or where normalisation makes a space.
+    """
+    makes_spaces = any(step["type"] in ("NFKC", "NFKD") for step in steps["normalizer"])
+    is_byte_level = steps["pre_tokenizer"][0]["type"] == "ByteLevel"
+    return is_byte_level and not makes_spaces and not tokenizer.atomic_tokens
 
 
 def _splits_at_spaces(step: dict[str, Any]) -> bool:

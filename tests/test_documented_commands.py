@@ -42,11 +42,11 @@ TOOLS = (
 )
 COMMAND = re.compile(rf"(?:[A-Z_]+=\S* )*(?:\.venv/bin/\w+|(?:{'|'.join(TOOLS)}))(?= \S)|[A-Z]+=")
 # What else stands in indented lines and in fences without a language.
-LISTINGS = ("CoLA.tsv ", "# hosts\n", "main.py  ")
+LISTINGS = ("CoLA.tsv ", "# hosts\n", "main.py  ", "mine: at most ")
 PLACEHOLDERS = {"<ID>": "mine", "FILE.zip|FOLDER": "FILE.zip"}
 
 # Not started: what takes long, or changes the machine.
-RECORDED = ("deepspeed", "bash", "dask", "pip", "python", "python3")
+RECORDED = ("deepspeed", "bash", "dask", "hf", "pip", "python", "python3")
 RECORDER = """#!/bin/bash -p
 printf '%s\\0' "$(basename "$0")" "$@" >> "$RECORD"
 printf '\\n\\0' >> "$RECORD"
@@ -215,6 +215,18 @@ def check_dask(words: list[str]) -> None:
     command.make_context(words[0], words[1:])
 
 
+def check_hub(words: list[str]) -> None:
+    """The Hub's own program, and its options."""
+    from huggingface_hub.cli.hf import app
+    from typer.main import get_command
+
+    command = get_command(app)
+    while hasattr(command, "commands"):
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(command.name, words)
+
+
 def check_number_of(count: int) -> Callable[[list[str]], None]:
     def check(words: list[str]) -> None:
         assert len(words) == count, words
@@ -236,6 +248,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "bash tests/run.sh": check_tests,
     "bash source install.sh": check_number_of(0),
     "bash install.sh": check_requirements,
+    "hf": check_hub,
     "pip install -r": check_requirements,
     "pip install --no-deps --target minilm": check_number_of(1),
     **{
@@ -305,6 +318,7 @@ def test_the_commands_on_formats(clone):
         (clone / name).write_text(text, encoding="utf-8")
     (clone / "windows.txt").write_text("größe", encoding="utf-16")
     (clone / "old.txt").write_bytes("größe\r".encode("cp1252"))
+    (clone / "older.txt").write_bytes("größe".encode("latin1"))
     for name in ("big.txt.gz", "big.csv.gz"):
         (clone / name).write_bytes(gzip.compress(b"An article.\n\nAnother.\n"))
     write_program(clone / "system" / "pdftotext", '#!/bin/sh\nshift 3; cat "$1"\n')
@@ -313,7 +327,14 @@ def test_the_commands_on_formats(clone):
     assert done.returncode == 0, done.stderr
     made = {str(path.relative_to(clone / "mine")): path for path in (clone / "mine").rglob("*.*")}
     expected = ("short.txt", "sentences.txt", "books/bookcorpus_00000.txt", "a.txt", "rows.jsonl")
-    expected += ("with_header.csv", "both.jsonl", "pages.txt", "windows.txt", "old.txt")
+    expected += (
+        "with_header.csv",
+        "both.jsonl",
+        "pages.txt",
+        "windows.txt",
+        "old.txt",
+        "older.txt",
+    )
     assert [name for name in expected if not made.pop(name).stat().st_size] == []
     assert any(name.startswith("part_") for name in made)
     assert (clone / "mine" / "pages.txt").read_text() == "A page & its text.\n\n"
