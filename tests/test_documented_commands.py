@@ -217,10 +217,8 @@ def check_dask(words: list[str]) -> None:
 
 def check_hub(words: list[str]) -> None:
     """The Hub's own program, and its options."""
-    from huggingface_hub.cli.hf import app
-    from typer.main import get_command
+    from huggingface_hub.cli.hf import app as command
 
-    command = get_command(app)
     while hasattr(command, "commands"):
         name, *words = words
         command = command.commands[name]
