@@ -1,7 +1,9 @@
 """What the dataset stage makes, and out of what: planning, which reads and never writes."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from dataset.tokenizer import (
     NAME_KEY,
     check_building,
     problem_with_tokenizer,
+    tokenizer_bytes,
 )
 from dataset.tokenizer_files import tokenizer_files
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
@@ -112,13 +115,17 @@ def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
 def check_machine(config: "CfgNode") -> None:
     """Raises ConfigError if the stage may not use the memory that it needs, or has no tokenizer."""
     memory, tokenizer = config.SYSTEM.MAX_MEMORY_IN_GB, config.TOKENIZER
-    plan_work(config.SYSTEM.NUM_WORKERS, memory, most_sample_files(config.DATASET))
+    files = replace(
+        most_sample_files(config.DATASET),
+        tokenizer_bytes=0 if tokenizer.TRAIN else tokenizer_bytes(tokenizer.NAME_OR_PATH),
+    )
+    plan_work(config.SYSTEM.NUM_WORKERS, memory, files)
     needed = MAIN_PROCESS_GB + TRAINING_BYTES / 1e9
-    if tokenizer.TRAIN and memory < needed:
+    if tokenizer.TRAIN and memory < needed - 1e-9:
         raise ConfigError(
             [
                 "SYSTEM.MAX_MEMORY_IN_GB: too little for TOKENIZER.TRAIN, got "
-                f"{memory:g}, expected at least {needed:g}"
+                f"{memory:g}, expected at least {math.ceil(needed * 100) / 100:g}"
             ]
         )
     if not tokenizer.TRAIN and os.path.exists(os.path.expanduser(tokenizer.NAME_OR_PATH)):

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.records import read_record, write_record
     from dataset.samples import MASKING_FILE
     from dataset.stage import describe, look_at_tokenizer, make_samples
-    from dataset.tokenizer import build_tokenizer, problem_with_tokenizer
+    from dataset.tokenizer import build_and_forget, problem_with_tokenizer
     from dataset.tokenizer_files import tokenizer_files
     from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
             return
         folder = args.output_dir / "tokenizer"
         if not read_record(folder, artifact.fingerprint):
-            build_tokenizer(name, lower, folder, args.accents)
+            build_and_forget(name, lower, folder, args.accents)
             write_record(folder, artifact.fingerprint)
         found = look_at_tokenizer(shards, folder, "", console)
         # Absolute: the workers of a cluster stand in folders of their own.

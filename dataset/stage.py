@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from dataset.layout import plan_layout
 from dataset.records import read_record, write_record
 from dataset.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.sources import Source, hub_repository, open_sources, pinned, problem_with
-from dataset.tokenizer import build_tokenizer, check_building
+from dataset.tokenizer import build_and_forget, check_building
 from dataset.tokenizer_check import check_tokenizer
 from dataset.tokenizer_files import tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
@@ -99,7 +100,9 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tup
     make_tokenizer(config.TOKENIZER, shards, tokenizer_dir, identity, console)
     found = look_at_tokenizer(shards, tokenizer_dir, dataset.LANGUAGE, console)
     settings = sample_settings(dataset)
-    with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
+    tokenizer_bytes = (tokenizer_dir / "tokenizer.json").stat().st_size
+    files = replace(most_sample_files(dataset), tokenizer_bytes=tokenizer_bytes)
+    with open_workers(config.SYSTEM, files, console) as workers:
         results = make_samples(shards, directory, settings, identity, workers, console) | found
     commits = recorded_commits(text_dir, identity) | tokenizer_commit(config.TOKENIZER)
     names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
@@ -219,7 +222,7 @@ def make_tokenizer(
             )
     else:
         name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
-        build_tokenizer(name, lower, folder, tokenizer.ACCENTS)
+        build_and_forget(name, lower, folder, tokenizer.ACCENTS)
         console.say(f"tokenizer: {name}")
     write_record(folder, identity)
 

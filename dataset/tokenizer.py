@@ -28,12 +28,17 @@ from dataset.tokenizer_source import (
     TokenizerSource,
     entries_of,
     find_source,
+    kind_of,
+    vocabulary_file,
     with_added_tokens,
 )
 from dataset.word_beginnings import continuing_ids
 from pipeline.errors import StageError
+from pipeline.executor import local_pool, run_unordered
 from pipeline.text_files import shown
 
+LARGE_TOKENIZER = 4_000_000  # bytes of tokenizer.json
+GROWTH = 3  # from a vocabulary alone to a tokenizer.json
 UNUSED_TOKEN = "[unused"  # how such entries of BERT's vocabularies begin
 CASE_KEY, ACCENTS_KEY = "TOKENIZER.DO_LOWER_CASE", "TOKENIZER.ACCENTS"
 
@@ -151,7 +156,32 @@ def _max_length(source: TokenizerSource) -> int:
 def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None:
     """Raises StageError if a tokenizer cannot be built, and leaves nothing behind."""
     with TemporaryDirectory() as folder:
-        build_tokenizer(name_or_path, do_lower_case, Path(folder) / "tokenizer", accents)
+        build_and_forget(name_or_path, do_lower_case, Path(folder) / "tokenizer", accents)
+
+
+def build_and_forget(name_or_path: str, do_lower_case: bool, folder: Path, accents: str) -> None:
+    """As build_tokenizer; the memory that a large vocabulary takes is free again afterwards."""
+    job = (name_or_path, do_lower_case, folder, accents)
+    if 0 < tokenizer_bytes(name_or_path) < LARGE_TOKENIZER:
+        build_tokenizer(*job)
+        return
+    with local_pool(1) as pool:
+        for _ in run_unordered(pool, _build, [job]):
+            pass
+
+
+def _build(job: tuple[str, bool, Path, str]) -> None:
+    build_tokenizer(*job)
+
+
+def tokenizer_bytes(name_or_path: str) -> int:
+    """About the size of the tokenizer.json that a local tokenizer becomes; 0 for one of the Hub."""
+    path = Path(os.path.expanduser(name_or_path))
+    if not path.exists():
+        return 0
+    file = vocabulary_file(path)
+    is_whole = kind_of(file) == "tokenizer.json"
+    return file.stat().st_size * (1 if is_whole else GROWTH)
 
 
 def download_tokenizer(name: str) -> Path:

@@ -17,6 +17,8 @@ from pipeline.executor import num_workers as num_workers_of
 MAIN_PROCESS_GB = 0.2
 WORKER_GB = 0.3
 FILE_BYTES = 500  # of the main process, for each file of samples
+# A tokenizer takes some 30 times its file when it is loaded; of a usual one that is counted above.
+USUAL_TOKENIZER, LOADED_TOKENIZER = 2_000_000, 30
 COPY_GB = 0.001  # of a worker, for each file that it writes at the same time
 SMALLEST_BUFFER = 16 << 20
 LARGEST_BUFFER = 256 << 20  # more text at once would not make it faster
@@ -24,10 +26,19 @@ LARGEST_BUFFER = 256 << 20  # more text at once would not make it faster
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """How many files of samples will be made at most; copies: that one worker writes at once."""
+    """How many files of samples will be made at most; copies: that one worker writes at once.
+
+    tokenizer_bytes: of the tokenizer.json that they are made with.
+    """
 
     total: int = 0
     copies: int = 1
+    tokenizer_bytes: int = 0
+
+    @property
+    def tokenizer_gb(self) -> float:
+        """What each process takes for a tokenizer larger than the usual ones."""
+        return max(0, self.tokenizer_bytes - USUAL_TOKENIZER) * LOADED_TOKENIZER / 1e9
 
 
 @dataclass(frozen=True)
@@ -43,16 +54,17 @@ def plan_work(num_workers: int, max_memory_gb: float, files: SampleFiles) -> Wor
 
     Raises ConfigError if the memory does not hold a single worker.
     """
-    worker = WORKER_GB + files.copies * COPY_GB
+    worker = WORKER_GB + files.copies * COPY_GB + files.tokenizer_gb
     smallest_worker = worker + SMALLEST_BUFFER / 1e9
-    main_process = MAIN_PROCESS_GB + files.total * FILE_BYTES / 1e9
+    main_process = MAIN_PROCESS_GB + files.total * FILE_BYTES / 1e9 + files.tokenizer_gb
     least = main_process + smallest_worker
     if max_memory_gb < least:
         raise ConfigError(
             [
                 "SYSTEM.MAX_MEMORY_IN_GB: too little for a single worker, got "
                 f"{max_memory_gb:g}, expected at least {math.ceil(least * 100) / 100:g}, with up "
-                f"to {files.total:,} files of samples and {files.copies} mask copies"
+                f"to {files.total:,} files of samples, {files.copies} mask copies and a tokenizer "
+                f"of {files.tokenizer_bytes / 1e6:.1f} MB"
             ]
         )
     left = max_memory_gb - main_process

@@ -10,7 +10,7 @@ import pytest
 
 from dataset.tokenizer import build_tokenizer, check_building, load_tokenizer
 from dataset.tokenizer_agreement import find_difference
-from dataset.tokenizer_check import as_transformers_reads, check_agreement
+from dataset.tokenizer_check import as_transformers_reads, check_agreement, look_at
 from dataset.word_encoder import WordEncoder
 from pipeline.errors import StageError
 from tests.dataset.tokenizer_folders import (
@@ -114,6 +114,14 @@ def test_the_class_that_is_named_decides_whatever_the_model(model_type, tmp_path
         ("tokenizer.json and added_tokens.json", "pneumothorax", ["pneumothorax"]),
         ("byte-level without a prefix space", ". boat", [".", "Ġboat"]),
         ("byte-level with a prefix space", "boat", ["Ġboat"]),
+        ("an added token that stands alone", "covid cov", ["covid", "c", "##o", "##v"]),
+        ("an added token that stands alone", "covids", ["c", *map("##".__add__, "ovids")]),
+        ("vocab.txt as a path, with files beside it", "covid19", ["covid19"]),
+        (
+            "byte-level with a prefix space and an added token",
+            "a covid19",
+            ["Ġ", "a", "Ġ", "covid19"],
+        ),
         ("word level", "BOAT Boat's", ["boat", "boat's"]),
     ],
 )
@@ -133,6 +141,17 @@ def test_sentencepiece_pieces_are_those_of_the_library(tmp_path):
     text = "Die Größe läuft schön, Müller. A patient has boats."
     found = [token.removeprefix("##") for token in tokens_of(tmp_path / "tokenizer", text)]
     assert found == library.encode(text, out_type=str)
+
+
+def test_what_a_sentencepiece_model_does_not_know_counts_as_unknown(tmp_path):
+    """Its own unknown piece does, whatever its class calls so."""
+    make, lower = HONOURED["spm.model without special tokens"]
+    build_tokenizer(str(make(tmp_path / "source")), lower, tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    unknown = loaded.special_ids["unk_token"]
+    assert loaded.tokenizer.id_to_token(unknown) == "<unk>" and unknown in loaded.banned_ids
+    assert unknown in loaded.encode(["ДЖЩ"])[0]
+    assert look_at(loaded, ["ДЖЩ"]).unknown_share == 1
 
 
 def test_the_space_between_sentences_is_part_of_a_word(tmp_path):

@@ -179,6 +179,27 @@ def with_limits(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def normalized(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.normalizer = normalizers.NFKC()
+    return tokenizer
+
+
+def framed(template: str) -> Tokenizer:
+    tokenizer = wordpiece(frame=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def renumbered(tokenizer: Tokenizer) -> dict:
+    """With a token in the list of added ones that has the id of no place."""
+    content = json.loads(tokenizer.to_str())
+    token = content["added_tokens"][0] | {"content": "<late>", "id": NEXT + 50}
+    content["added_tokens"].append(token)
+    return content
+
+
 def changed(tokenizer: Tokenizer, **model: object) -> str:
     content = json.loads(tokenizer.to_str())
     content["model"] |= model
@@ -355,6 +376,52 @@ HONOURED: dict[str, tuple[Callable[[Path], Path], bool]] = {
         False,
     ),
     "BPE of spaces and bytes": (lambda f: write(f, tokenizer__json=saved(metaspace_bpe())), False),
+    "byte-level with a prefix space and an added token": (
+        lambda f: write(
+            f,
+            tokenizer__json=saved(byte_level(True)),
+            added_tokens__json={"covid19": 5 + 256 + 4},
+        ),
+        False,
+    ),
+    "byte-level with a prefix space and NFKC": (
+        lambda f: write(f, tokenizer__json=saved(normalized(byte_level(True)))),
+        False,
+    ),
+    "spm.model without special tokens": (lambda f: model_file(f, "spm.model"), False),
+    "tokenizer.model, PreTrainedTokenizerFast": (
+        lambda f: write(
+            model_file(f, "tokenizer.model", masked=True),
+            tokenizer_config__json={
+                **{"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"},
+                **{"pad_token": "<pad>", "cls_token": "[CLS]", "sep_token": "[SEP]"},
+                "mask_token": "[MASK]",
+            },
+        ),
+        False,
+    ),
+    "a frame of another shape": (
+        lambda f: write(f, tokenizer__json=saved(framed("[CLS] [CLS] $A [SEP]"))),
+        True,
+    ),
+    "vocab.txt as a path, with files beside it": (
+        lambda f: (
+            write(f, vocab__txt=vocab_txt(), added_tokens__json={"covid19": NEXT}) / "vocab.txt"
+        ),
+        True,
+    ),
+    "an added token that stands alone": (
+        lambda f: write(
+            f,
+            vocab__txt=vocab_txt(),
+            tokenizer_config__json={
+                "added_tokens_decoder": {
+                    str(NEXT): {"content": "covid", "single_word": True, "special": False}
+                }
+            },
+        ),
+        True,
+    ),
     "word level": (lambda f: write(f, tokenizer__json=saved(word_level())), True),
 }
 
@@ -441,6 +508,59 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
         lambda f: write(f, tokenizer__json=changed(byte_level(False), dropout=0.1)),
         False,
         "model.dropout is 0.1",
+    ),
+    "BPE to which unknown text is nothing": (
+        lambda f: write(
+            f, tokenizer__json=changed(metaspace_bpe(), unk_token=None, byte_fallback=False)
+        ),
+        False,
+        "model.unk_token is not set, so that text outside of the vocabulary would vanish",
+    ),
+    "BPE that the library cannot load": (
+        lambda f: write(
+            f, tokenizer__json=changed(byte_level(False), continuing_subword_prefix="##")
+        ),
+        False,
+        "tokenizer.json",
+    ),
+    "a token of two roles": (
+        lambda f: write(
+            f, vocab__txt=vocab_txt(), special_tokens_map__json={"mask_token": "[UNK]"}
+        ),
+        True,
+        r"\[UNK\] is unk_token and mask_token, expected a token for each",
+    ),
+    "never_split that is no list": (
+        lambda f: write(f, vocab__txt=vocab_txt(), tokenizer_config__json={"never_split": 5}),
+        True,
+        "never_split is no list",
+    ),
+    "word_tokenizer_type": (
+        lambda f: write(
+            f, vocab__txt=vocab_txt(), tokenizer_config__json={"word_tokenizer_type": "mecab"}
+        ),
+        True,
+        "is for a tokenizer with word_tokenizer_type mecab",
+    ),
+    "another id in the list of added tokens": (
+        lambda f: write(f, tokenizer__json=renumbered(wordpiece())),
+        True,
+        rf"added token <late> has id {NEXT + 50}, expected {NEXT}, by its place",
+    ),
+    "a SentencePiece model whose class has another unknown piece": (
+        lambda f: write(
+            model_file(f, "sentencepiece.model", masked=True),
+            config__json={"model_type": "rembert"},
+        ),
+        False,
+        r"\[CLS\] is unk_token and cls_token",
+    ),
+    "do_lower_case against steps of another kind": (
+        lambda f: write(
+            f, tokenizer__json=saved(word_level()), tokenizer_config__json={"do_lower_case": False}
+        ),
+        True,
+        "has do_lower_case false, but tokenizer.json does as with true",
     ),
     "vocab.json without merges.txt": (
         lambda f: write(f, vocab__json={"a": 0}),
