@@ -217,8 +217,13 @@ def _bound(request: Any) -> None:
     request.extensions["timeout"] = {kind: min(limits.get(kind) or most, most) for kind in kinds}
 
 
-def patiently(call: Callable[[], Result], waits: Iterable[float]) -> Result:
-    """The result of a call, which is repeated after a while if the Hub is busy or not reached."""
+def patiently(
+    call: Callable[[], Result], waits: Iterable[float], longest_wait: float = LONGEST_WAIT
+) -> Result:
+    """The result of a call, which is repeated after a while if the Hub is busy or not reached.
+
+    longest_wait: seconds that the Hub may ask for.
+    """
     for wait in waits:
         try:
             return call()
@@ -227,7 +232,7 @@ def patiently(call: Callable[[], Result], waits: Iterable[float]) -> Result:
             if not reason:
                 raise
             asked = _asked_wait(error)
-            if asked > LONGEST_WAIT:
+            if asked > longest_wait:
                 raise
             wait = max(wait, asked)
             print_line(f"the Hub: {reason}; another attempt in {wait:g} s")

@@ -23,7 +23,7 @@ from pipeline.processes import die_with_parent
 MOST_AT_ONCE = 8
 # Seconds that the library itself waits for an answer; a question is two requests.
 TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT
-WAITS = (1.0, 3.0)  # seconds before further attempts
+WAITS, LONGEST_WAIT = (1.0, 3.0), 5.0  # seconds before further attempts
 # Small files that nearly every repository has: asked for first.
 LIKELY_FILES = ("config.json", "README.md")
 
@@ -60,7 +60,7 @@ def problem_on_hub(kind: str, name: str) -> str:
     """Returns why the Hub does not give the repository to this user, or an empty text."""
     repository = Repository(name, kind)
     try:
-        patiently(lambda: ask(repository), WAITS)
+        patiently(lambda: ask(repository), WAITS, LONGEST_WAIT)
     except Exception as error:  # of the library, of its HTTP client, of the network
         return problem_in_words(error, repository)
     return ""

@@ -37,7 +37,7 @@ class HubNeed:
 
 def hub_problems(needs: Sequence[HubNeed]) -> list[str]:
     """Returns a line for each need that is neither on the Hub, for this user, nor in the cache."""
-    return list(_problems(needs)) if needs else []
+    return list(_problems(list(dict.fromkeys(needs)))) if needs else []
 
 
 def _problems(needs: Sequence[HubNeed]) -> Iterator[str]:

@@ -39,6 +39,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(501, {"error": "broken"})
         if name.startswith("busy/") and len(self.server.seen) < 2:
             return self.answer(503, {"error": "busy"})
+        if name.startswith("later/"):
+            return self.answer(429, {"error": "later"}, {"Retry-After": "120"})
         if kind not in ("models", "datasets") or name.partition("/")[0] == "missing":
             return self.answer(404, {"error": "no"}, {"X-Error-Code": "RepoNotFound"})
         siblings = [{"rfilename": ".gitattributes"}, {"rfilename": "config.json"}]
@@ -168,6 +170,12 @@ def test_a_slow_server_is_waited_for_as_long_as_the_library_waits(hub, monkeypat
 def test_a_busy_server_is_asked_again(hub):
     assert hub_problems([need("busy/model")]) == []
     assert len([path for path, _ in hub.seen if path.startswith("/api/")]) == 2
+
+
+def test_a_server_that_asks_for_a_long_wait_is_named_at_once(hub):
+    begin = time.monotonic()
+    [problem] = hub_problems([need("later/model")] * 2)
+    assert "it answers 429" in problem and time.monotonic() - begin < 20
 
 
 # --- without it ----------------------------------------------------------------------------------
