@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.finetune_rules import task_names
-from finetune.custom_tasks import row_facts
+from finetune.custom_tasks import FOLDER
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
 from finetune.foreign_models import problem_with_places, problem_with_vocabulary
-from finetune.row_checks import notes_on_rows, warnings_about_labels
+from finetune.row_checks import notes_on_task, problems_of_rows, row_facts
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
 from finetune.slots import Slot, plan_slots
-from finetune.task_data import check_files, configured_tasks, demo_file, task_inputs
+from finetune.task_data import (
+    FOLDER_KEYS,
+    check_files,
+    configured_tasks,
+    demo_file,
+    task_inputs,
+)
 from finetune.tasks import Task
 from pipeline.artifacts import (
     Artifact,
@@ -226,12 +232,39 @@ def _files_of(search: Search, results: Mapping[str, Any]) -> Iterator[str]:
 
 def check_machine(config: "CfgNode") -> None:
     """Raises ConfigError if the search cannot run on the GPUs of this machine, or with the model
-    that is there."""
+    or the data that is there."""
     search = load_search(config)
     if not search.model.artifact and Path(search.model.path).is_dir():
         check_model(Path(search.model.path))
     if not config.SYSTEM.DASK_SCHEDULER:
         slots_for(config, search)
+    problems = [
+        f"{FOLDER_KEYS[task.benchmark]}: {problem}"
+        for task in _tasks_in_folders(search)
+        for _, problem in problems_of_rows(task, search.data_dir(task))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def row_notes(config: "CfgNode") -> Iterator[str]:
+    """For the plan of a search that will run, on the rows of the benchmarks' files.
+
+    Those of the user's own tasks are in the notes of the artifact.
+    """
+    search = load_search(config)
+    for task in _tasks_in_folders(search):
+        yield from notes_on_task(task, search.data_dir(task))
+
+
+def _tasks_in_folders(search: "Search") -> Iterator[Task]:
+    """Those of the benchmarks whose files are here: not on the Hub, and not made by this program.
+
+    Reading all of GLUE takes some seconds, which only a search that will run spends.
+    """
+    for task in search.tasks:
+        if task.benchmark and search.data_dir(task) and not _is_demo(search.with_demo, task):
+            yield task
 
 
 def check_model(folder: Path) -> None:
@@ -280,7 +313,7 @@ def load_search(config: "CfgNode") -> Search:
     data_dirs = {
         "GLUE": str(demo_glue_dir(root)) if with_demo else finetune.GLUE_DIR,
         "SuperGLUE": finetune.SUPERGLUE_DIR,
-        "": ".",  # where the names of a user's own files begin
+        "": FOLDER,
     }
     check_files([task for task in tasks if not _is_demo(with_demo, task)], data_dirs)
     return Search(
@@ -450,22 +483,14 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     yield from _length_notes(search)
     for task in search.tasks:
         if not task.benchmark:
-            yield from notes_on_own_task(task)
+            yield from notes_on_task(task, FOLDER)
     if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
         yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
 
 
-def notes_on_own_task(task: Task) -> Iterator[str]:
-    """Of its files: how many rows they have, what is left out, what makes scores misleading."""
-    facts = row_facts(task)
-    yield from (f"{task.name}: {note}" for note in notes_on_rows(task, facts))
-    for warning in warnings_about_labels(task, facts):
-        yield f"{WARNING_PREFIX}{task.name}: {warning}"
-
-
 def _num_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
-        return row_facts(task)[task.train].num_rows
+        return row_facts(task, FOLDER)[task.train].num_rows
     if _is_demo(search.with_demo, task):  # it may not have been written yet
         lines = demo_files()[demo_file(task.train)].encode().splitlines()
         return num_tsv_rows(lines, task.train)

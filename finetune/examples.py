@@ -147,6 +147,8 @@ def _read_label(task: Task, text: str, place: str) -> int:
     spellings = list(task.labels.values())
     if text not in spellings:
         expected = shown_list(spellings)
+        if not task.benchmark:  # without the key they are those of TRAIN
+            expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
         raise StageError(f"{place}: label {shown(text)!r}, expected one of {expected}")
     return spellings.index(text)
 
