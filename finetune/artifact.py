@@ -11,7 +11,7 @@ from finetune.custom_tasks import FOLDER
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
-from finetune.foreign_models import problem_with_places, problem_with_vocabulary
+from finetune.foreign_models import positions_of, problem_with_places, problem_with_vocabulary
 from finetune.row_checks import notes_on_task, problems_of_rows, row_facts
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
@@ -36,7 +36,6 @@ from pipeline.artifacts import (
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
-from pipeline.folders import read_json
 from pipeline.hub_needs import HubNeed
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
@@ -499,9 +498,7 @@ def _num_rows(search: Search, task: Task) -> int:
 
 def known_positions(search: Search) -> int:
     """Of a model in a folder, as its config says it; 0 if that is not known before it is loaded."""
-    config = read_json(Path(search.model.path) / "config.json")
-    positions = config.get("max_position_embeddings") if isinstance(config, dict) else 0
-    return positions if isinstance(positions, int) and positions > 0 else 0
+    return positions_of(Path(search.model.path))
 
 
 def _length_notes(search: Search) -> Iterator[str]:

@@ -177,7 +177,7 @@ def test_what_is_truncated_is_said_and_the_length_that_was_used_is_recorded(conf
         path.write_text(path.read_text().replace("one", "sentence " * 128))
     config.FINETUNE.TASKS, config.FINETUNE.MAX_SEQ_LENGTH = ["reviews"], 512
     assert (
-        "WARNING: samples are cut to at most 66 tokens, as the model has only 66 positions; "
+        "WARNING: samples are cut to at most 65 tokens, as the model has only 65 positions; "
         "FINETUNE.MAX_SEQ_LENGTH is 512"
     ) in finetune_artifact(config).notes
     finetune(config)
