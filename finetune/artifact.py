@@ -11,7 +11,12 @@ from finetune.custom_tasks import FOLDER
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
-from finetune.foreign_models import positions_of, problem_with_places, problem_with_vocabulary
+from finetune.foreign_models import (
+    can_only_be_a_folder,
+    positions_of,
+    problem_with_places,
+    problem_with_vocabulary,
+)
 from finetune.row_checks import notes_on_task, problems_of_rows, row_facts
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
@@ -404,7 +409,7 @@ def _starting_model(config: "CfgNode") -> StartingModel:
     if Path(name).is_dir():
         inputs = {"model": _model_digests(Path(name))}
         folder_name = _folder_name(Path(name), fingerprint(inputs))
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"):
+    elif can_only_be_a_folder(name):
         raise ConfigError(
             [f"FINETUNE.MODEL_NAME_OR_PATH: no such folder, got {Path(name).absolute()}"]
         )

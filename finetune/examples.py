@@ -235,7 +235,9 @@ def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:  # noqa: F821 (impo
             check_split(f"{HUB_DATASET} {split.hub_config}", split.hub_split, tables.files)
             data = tables.load(split.hub_split)
         except StageError as error:
-            raise StageError(f"FINETUNE.GLUE_DIR is empty, and {error.cause}") from error
+            raise StageError(
+                f"FINETUNE.GLUE_DIR (--glue_dir of run_glue) is empty, and {error.cause}"
+            ) from error
         except Exception as error:  # many readers, each with errors of its own
             raise StageError(f"{HUB_DATASET} cannot be read: {first_line(error)}") from error
         yield data

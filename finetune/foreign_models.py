@@ -34,12 +34,19 @@ def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
     """
     if os.path.exists(name):
         return name, {}
+    if can_only_be_a_folder(name):
+        raise StageError(f"{key}: no such folder, got {os.path.abspath(name)}")
     repository = Repository(name, "model")
     try:
         folder = fetch_model(repository)
     except StageError as error:
-        raise StageError(f"{key}: {error.cause}") from error
+        raise StageError(f"{key}: no such folder, got {name}, and {error.cause}") from error
     return str(folder), {name: cached_commit(repository)}
+
+
+def can_only_be_a_folder(name: str) -> bool:
+    """The Hub has names like `bert-base-uncased` and `google/electra-small`."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")
 
 
 if TYPE_CHECKING:

@@ -149,6 +149,33 @@ def test_run_glue_says_so_in_one_line(model, marker, tmp_path, capsys):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "some/missing/folder",
+            "--model_name_or_path: no such folder, got /.*/some/missing/folder$",
+        ),
+        ("./missing", "--model_name_or_path: no such folder, got /.*/missing$"),
+        (
+            "missing/model",
+            "--model_name_or_path: no such folder, got missing/model, and model miss",
+        ),
+    ],
+)
+def test_run_glue_says_that_a_folder_is_not_there(tmp_path, capsys, name, expected):
+    flags = f"--model_name_or_path {name} --task_name RTE --do_eval --output_dir {tmp_path}/out"
+    assert run_glue.main(flags.split()) == 3
+    assert re.match(f"run_glue: {expected}", capsys.readouterr().err.strip())
+
+
+def test_run_glue_names_the_flag_of_glue(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    flags = f"--model_name_or_path {model} --task_name RTE --do_eval --output_dir {tmp_path}/out"
+    assert run_glue.main(flags.split()) == 3
+    assert "(--glue_dir of run_glue) is empty, and dataset nyu-mll/glue" in capsys.readouterr().err
+
+
 def test_run_glue_deletes_no_model_of_others(model, tmp_path, capsys):
     flags = f"--model_name_or_path {model} --task_name RTE --do_train --overwrite_output_dir"
     with pytest.raises(SystemExit) as stop:
