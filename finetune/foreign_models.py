@@ -40,7 +40,7 @@ def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
     try:
         folder = fetch_model(repository)
     except StageError as error:
-        raise StageError(f"{key}: no such folder, got {name}, and {error.cause}") from error
+        raise StageError(f"{key}: {error.cause}") from error
     return str(folder), {name: cached_commit(repository)}
 
 
