@@ -159,14 +159,19 @@ def test_run_glue_says_so_in_one_line(model, marker, tmp_path, capsys):
         ("./missing", "--model_name_or_path: no such folder, got /.*/missing$"),
         (
             "missing/model",
-            "--model_name_or_path: no such folder, got missing/model, and model miss",
+            "--model_name_or_path: model missing/model is not, or not as a whole, ",
         ),
     ],
 )
 def test_run_glue_says_that_a_folder_is_not_there(tmp_path, capsys, name, expected):
     flags = f"--model_name_or_path {name} --task_name RTE --do_eval --output_dir {tmp_path}/out"
     assert run_glue.main(flags.split()) == 3
-    assert re.match(f"run_glue: {expected}", capsys.readouterr().err.strip())
+    said = capsys.readouterr()
+    assert re.match(f"run_glue: {expected}", said.err.strip())
+    note = (
+        "note: --model_name_or_path: there is no folder missing/model, so it is a name on the Hub"
+    )
+    assert (note in said.out) == (name == "missing/model")
 
 
 def test_run_glue_names_the_flag_of_glue(model, tmp_path, capsys, monkeypatch):
