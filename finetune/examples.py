@@ -84,13 +84,16 @@ def has_split(split: Split, data_dir: str) -> bool:
 def num_train_rows(task: Task, data_dir: str) -> int:
     """Rows of a benchmark's train file, by a quick look; the benchmark's own count for the Hub."""
     path = find_file(task.train, Path(data_dir)) if data_dir else None
-    if path is None:
-        return task.num_train_rows
+    return task.num_train_rows if path is None else num_rows(task, task.train, path)
+
+
+def num_rows(task: Task, split: Split, path: Path) -> int:
+    """Rows of a benchmark's file, by a quick look."""
     if mark := _ROW_MARKS.get(task.layout):
         with open(path, "rb") as file:
             return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
     lines = (line for _, line in numbered_lines(path))
-    return num_tsv_rows(lines, task.train) if task.benchmark == "GLUE" else sum(1 for _ in lines)
+    return num_tsv_rows(lines, split) if task.benchmark == "GLUE" else sum(1 for _ in lines)
 
 
 def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:

@@ -80,7 +80,12 @@ STAGES = (
         "finetune", "finetune_artifact", "finetune", "pretrain", "check_machine", notes="row_notes"
     ),
     Stage(
-        "result_collection", "result_artifact", "collect_test_result", "finetune", "check_machine"
+        "result_collection",
+        "result_artifact",
+        "collect_test_result",
+        "finetune",
+        "check_machine",
+        notes="row_notes",
     ),
 )
 STAGE_NAMES = ("install", *(stage.name for stage in STAGES))
