@@ -70,7 +70,12 @@ def _prepare(config) -> None:
     artifact = dataset_artifact(config)
     results = {
         **{"num_train_samples": 8885, "num_test_samples": 148, "num_tokens": 508916},
-        **{"num_unknown_tokens": 12, "num_padding": 51130, "num_positions": 578112},
+        **{
+            "num_unknown_tokens": 12,
+            "unknown_character_share": 0.0,
+            "num_padding": 51130,
+            "num_positions": 578112,
+        },
         **{"masked_share": 0.146, "masked_lm_prob": 0.15, "max_predictions_per_seq": 20},
         **{"vocab_size": 30522, "max_seq_length": 128, "masking": "static", "packed": False},
         **{"next_sentence": False, "lengths": [29, 100, 117, 115, 107, 133, 99, 7489]},
