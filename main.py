@@ -14,12 +14,12 @@ from pathlib import Path
 
 from pipeline.environment import (
     OLDEST_PYTHON,
-    PROJECT,
     begun_anew,
     continue_inside_environment,
     enter_environment,
     environment_is_ready,
     inside_environment,
+    install_command,
     locked_out,
     missing_packages,
 )
@@ -123,7 +123,7 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
         if is_off:
             raise StageError(
                 f"{missing}; the install stage is not part of this run; "
-                f"run `bash {PROJECT / 'install.sh'}` first"
+                f"run `{install_command()}` first"
             )
         if options.dry_run:
             print_line(f"install: would run, {missing}")

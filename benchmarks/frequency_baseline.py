@@ -5,7 +5,7 @@
 The loss, in nats, that a model must get below to have learnt anything from context.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -35,9 +35,19 @@ def frequency_loss(dataset_dir: Path, vocab_size: int) -> float:
     return float(-(test @ np.log(train / train.sum())) / test.sum())
 
 
-if __name__ == "__main__":
+def main() -> None:
     from pipeline.folders import MANIFEST, read_json
 
-    directory = Path(sys.argv[1])
-    size = read_json(directory / MANIFEST)["results"]["vocab_size"]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.frequency_baseline")
+    parser.description = __doc__.splitlines()[0]
+    parser.add_argument("dataset", type=Path, help="folder of a finished dataset, data/<ID>")
+    directory = parser.parse_args().dataset
+    try:
+        size = (read_json(directory / MANIFEST) or {})["results"]["vocab_size"]
+    except KeyError:
+        parser.error(f"{directory} is no folder of a finished dataset, expected data/<ID>")
     print(f"{directory}: {frequency_loss(directory, size):.4f} nats per masked token")
+
+
+if __name__ == "__main__":
+    main()

@@ -58,11 +58,12 @@ def read_files(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
     """
     contents: dict[str, dict] = {}  # by real path, each before the one that it is built upon
     following: str | None = os.fspath(path)
+    place = ""
     while following is not None:
-        place = _real_path(following)
+        named_by, place = place, _real_path(following)
         if place in contents:
             raise ConfigError([f"{place}: {BASE} leads back to this file"])
-        contents[place] = content = _read_file(place)
+        contents[place] = content = _read_file(place, named_by)
         following = _base_of(content, place)
     for place, content in reversed(contents.items()):
         pairs = list(_pairs(content))
@@ -103,8 +104,9 @@ def _base_of(content: dict, place: str) -> str | None:
     return os.path.join(os.path.dirname(place), name)
 
 
-def _read_file(path: str) -> dict:
-    content = _parse(_text_of(path), path)
+def _read_file(path: str, named_by: str) -> dict:
+    """named_by: the file that builds upon this one, if any."""
+    content = _parse(_text_of(path, named_by), path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -113,14 +115,16 @@ def _read_file(path: str) -> dict:
     return content
 
 
-def _text_of(path: str) -> str:
+def _text_of(path: str, named_by: str) -> str:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe may never end
             raise ConfigError([f"{path}: cannot be read (not a regular file)"])
         with open(path, "rb") as file:
             content = file.read(MAX_SIZE + 1)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
+        hint = f"; {BASE} of {named_by} is a path that starts at the folder of that file"
+        problem = f"{path}: cannot be read ({error.strerror}){hint if named_by else ''}"
+        raise ConfigError([problem]) from error
     if len(content) > MAX_SIZE:
         raise ConfigError([f"{path}: more than {MAX_SIZE:,} bytes, expected a config"])
     try:

@@ -7,16 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.finetune_rules import task_names
-from finetune.custom_tasks import row_facts
+from finetune.custom_tasks import FOLDER
 from finetune.demo_glue import DEMO_NAME, demo_files
 from finetune.effort import by_task
 from finetune.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
-from finetune.foreign_models import problem_with_places, problem_with_vocabulary
-from finetune.row_checks import notes_on_rows, warnings_about_labels
+from finetune.foreign_models import (
+    can_only_be_a_folder,
+    positions_of,
+    problem_with_places,
+    problem_with_vocabulary,
+)
+from finetune.row_checks import notes_on_task, problems_of_rows, row_facts
 from finetune.runs import RESULT, JobRun, Source, TrainingSettings, model_path
 from finetune.search import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
 from finetune.slots import Slot, plan_slots
-from finetune.task_data import check_files, configured_tasks, demo_file, task_inputs
+from finetune.task_data import (
+    FOLDER_KEYS,
+    check_files,
+    configured_tasks,
+    demo_file,
+    task_inputs,
+)
 from finetune.tasks import Task
 from pipeline.artifacts import (
     Artifact,
@@ -30,7 +41,6 @@ from pipeline.artifacts import (
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
-from pipeline.folders import read_json
 from pipeline.hub_needs import HubNeed
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
@@ -226,12 +236,39 @@ def _files_of(search: Search, results: Mapping[str, Any]) -> Iterator[str]:
 
 def check_machine(config: "CfgNode") -> None:
     """Raises ConfigError if the search cannot run on the GPUs of this machine, or with the model
-    that is there."""
+    or the data that is there."""
     search = load_search(config)
     if not search.model.artifact and Path(search.model.path).is_dir():
         check_model(Path(search.model.path))
     if not config.SYSTEM.DASK_SCHEDULER:
         slots_for(config, search)
+    problems = [
+        f"{FOLDER_KEYS[task.benchmark]}: {problem}"
+        for task in _tasks_in_folders(search)
+        for _, problem in problems_of_rows(task, search.data_dir(task))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def row_notes(config: "CfgNode") -> Iterator[str]:
+    """For the plan of a search that will run, on the rows of the benchmarks' files.
+
+    Those of the user's own tasks are in the notes of the artifact.
+    """
+    search = load_search(config)
+    for task in _tasks_in_folders(search):
+        yield from notes_on_task(task, search.data_dir(task))
+
+
+def _tasks_in_folders(search: "Search") -> Iterator[Task]:
+    """Those of the benchmarks whose files are here: not on the Hub, and not made by this program.
+
+    Reading all of GLUE takes some seconds, which only a search that will run spends.
+    """
+    for task in search.tasks:
+        if task.benchmark and search.data_dir(task) and not _is_demo(search.with_demo, task):
+            yield task
 
 
 def check_model(folder: Path) -> None:
@@ -280,7 +317,7 @@ def load_search(config: "CfgNode") -> Search:
     data_dirs = {
         "GLUE": str(demo_glue_dir(root)) if with_demo else finetune.GLUE_DIR,
         "SuperGLUE": finetune.SUPERGLUE_DIR,
-        "": ".",  # where the names of a user's own files begin
+        "": FOLDER,
     }
     check_files([task for task in tasks if not _is_demo(with_demo, task)], data_dirs)
     return Search(
@@ -372,7 +409,7 @@ def _starting_model(config: "CfgNode") -> StartingModel:
     if Path(name).is_dir():
         inputs = {"model": _model_digests(Path(name))}
         folder_name = _folder_name(Path(name), fingerprint(inputs))
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"):
+    elif can_only_be_a_folder(name):
         raise ConfigError(
             [f"FINETUNE.MODEL_NAME_OR_PATH: no such folder, got {Path(name).absolute()}"]
         )
@@ -450,22 +487,14 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     yield from _length_notes(search)
     for task in search.tasks:
         if not task.benchmark:
-            yield from notes_on_own_task(task)
+            yield from notes_on_task(task, FOLDER)
     if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
         yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
 
 
-def notes_on_own_task(task: Task) -> Iterator[str]:
-    """Of its files: how many rows they have, what is left out, what makes scores misleading."""
-    facts = row_facts(task)
-    yield from (f"{task.name}: {note}" for note in notes_on_rows(task, facts))
-    for warning in warnings_about_labels(task, facts):
-        yield f"{WARNING_PREFIX}{task.name}: {warning}"
-
-
 def _num_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
-        return row_facts(task)[task.train].num_rows
+        return row_facts(task, FOLDER)[task.train].num_rows
     if _is_demo(search.with_demo, task):  # it may not have been written yet
         lines = demo_files()[demo_file(task.train)].encode().splitlines()
         return num_tsv_rows(lines, task.train)
@@ -474,9 +503,7 @@ def _num_rows(search: Search, task: Task) -> int:
 
 def known_positions(search: Search) -> int:
     """Of a model in a folder, as its config says it; 0 if that is not known before it is loaded."""
-    config = read_json(Path(search.model.path) / "config.json")
-    positions = config.get("max_position_embeddings") if isinstance(config, dict) else 0
-    return positions if isinstance(positions, int) and positions > 0 else 0
+    return positions_of(Path(search.model.path))
 
 
 def _length_notes(search: Search) -> Iterator[str]:

@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from finetune.examples import load_examples
-from finetune.row_checks import RowFacts, facts_of, problem_with_labels
+from finetune.row_checks import problems_of_rows
 from finetune.tables import read_table, table_columns
 from finetune.tasks import Split, Task
 from finetune.tsv import column_positions
 from pipeline.errors import ConfigError, StageError
 from pipeline.text_files import shown, shown_list
 
+FOLDER = "."  # where the names of a user's own files begin
 MAX_CLASSES = 1000  # that a train file may bring; a column with more is hardly one of labels
 
 
@@ -75,7 +75,7 @@ def _metrics(name: str, metrics: Sequence[str], words: Sequence[str]) -> tuple[s
 def _check_columns(name: str, files: dict[str, str], columns: Sequence[str]) -> None:
     for key, file in files.items():
         try:
-            column_positions(Path(file), table_columns(Path(file)), columns)
+            column_positions(Path(file), table_columns(Path(file), columns), columns)
         except StageError as error:
             raise ConfigError([f"{_key(name, key)}: {error.cause}"]) from error
 
@@ -132,34 +132,15 @@ def _is_number(word: str) -> bool:
 # --- rows --------------------------------------------------------------------------------------
 
 
-def row_facts(task: Task) -> dict[Split, RowFacts]:
-    """Of each file of a task that `custom_task` has made."""
-    found = {split: _facts(task, split, *_state(split.files[0])) for split in task.splits}
-    return {split: facts for split, facts in found.items() if isinstance(facts, RowFacts)}
-
-
 def _problems_of_rows(task: Task) -> Iterator[str]:
-    for key, split in zip(("TRAIN", "DEV", "TEST"), task.splits, strict=False):
-        facts = _facts(task, split, *_state(split.files[0]))
-        problem = facts if isinstance(facts, str) else problem_with_labels(task, split, facts)
-        if problem:
-            file = "" if isinstance(facts, str) else f"{split.files[0]}: "
-            yield f"{_key(task.name, key)}: {file}{problem}"
+    for split, problem in problems_of_rows(task, FOLDER):
+        yield f"{_key(task.name, split.name.upper())}: {problem}"
 
 
 def _state(file: str) -> tuple[int, int]:
     """A process reads a file again only when this has changed."""
     state = Path(file).stat()
     return state.st_size, state.st_mtime_ns
-
-
-@functools.cache
-def _facts(task: Task, split: Split, size: int, mtime_ns: int) -> RowFacts | str:
-    """Or what is wrong with a file that cannot be used."""
-    try:
-        return facts_of(task, load_examples(task, split, "."))
-    except StageError as error:
-        return error.cause
 
 
 @functools.cache

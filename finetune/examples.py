@@ -84,13 +84,16 @@ def has_split(split: Split, data_dir: str) -> bool:
 def num_train_rows(task: Task, data_dir: str) -> int:
     """Rows of a benchmark's train file, by a quick look; the benchmark's own count for the Hub."""
     path = find_file(task.train, Path(data_dir)) if data_dir else None
-    if path is None:
-        return task.num_train_rows
+    return task.num_train_rows if path is None else num_rows(task, task.train, path)
+
+
+def num_rows(task: Task, split: Split, path: Path) -> int:
+    """Rows of a benchmark's file, by a quick look."""
     if mark := _ROW_MARKS.get(task.layout):
         with open(path, "rb") as file:
             return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
     lines = (line for _, line in numbered_lines(path))
-    return num_tsv_rows(lines, task.train) if task.benchmark == "GLUE" else sum(1 for _ in lines)
+    return num_tsv_rows(lines, split) if task.benchmark == "GLUE" else sum(1 for _ in lines)
 
 
 def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:
@@ -147,6 +150,8 @@ def _read_label(task: Task, text: str, place: str) -> int:
     spellings = list(task.labels.values())
     if text not in spellings:
         expected = shown_list(spellings)
+        if not task.benchmark:  # without the key they are those of TRAIN
+            expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
         raise StageError(f"{place}: label {shown(text)!r}, expected one of {expected}")
     return spellings.index(text)
 
@@ -233,7 +238,9 @@ def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:  # noqa: F821 (impo
             check_split(f"{HUB_DATASET} {split.hub_config}", split.hub_split, tables.files)
             data = tables.load(split.hub_split)
         except StageError as error:
-            raise StageError(f"FINETUNE.GLUE_DIR is empty, and {error.cause}") from error
+            raise StageError(
+                f"FINETUNE.GLUE_DIR (--glue_dir of run_glue) is empty, and {error.cause}"
+            ) from error
         except Exception as error:  # many readers, each with errors of its own
             raise StageError(f"{HUB_DATASET} cannot be read: {first_line(error)}") from error
         yield data

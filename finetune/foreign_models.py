@@ -15,6 +15,16 @@ from pipeline.errors import StageError
 from pipeline.folders import read_json
 from pipeline.hub import Repository, cached_commit, fetch_model
 
+# Types of models that number their tokens from the padding's id + 1, so that no token has the
+# positions before -> that id where config.json says nothing.
+PADDING_ROWS = {
+    **dict.fromkeys(("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"), 1),
+    **dict.fromkeys(("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet"), 1),
+    **dict.fromkeys(("layoutlmv3", "xmod"), 1),
+    **dict.fromkeys(("lilt", "markuplm"), 0),
+    "esm": None,
+}
+
 
 def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
     """(folder of a model, its commit by its name if it is one of the Hub).
@@ -24,12 +34,19 @@ def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
     """
     if os.path.exists(name):
         return name, {}
+    if can_only_be_a_folder(name):
+        raise StageError(f"{key}: no such folder, got {os.path.abspath(name)}")
     repository = Repository(name, "model")
     try:
         folder = fetch_model(repository)
     except StageError as error:
         raise StageError(f"{key}: {error.cause}") from error
     return str(folder), {name: cached_commit(repository)}
+
+
+def can_only_be_a_folder(name: str) -> bool:
+    """The Hub has names like `bert-base-uncased` and `google/electra-small`."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")
 
 
 if TYPE_CHECKING:
@@ -69,26 +86,52 @@ def problem_with_places(folder: Path) -> str:
     return ""
 
 
+def positions_of(folder: Path) -> int:
+    """Tokens that a model can take, as its config.json says it; 0 if it does not."""
+    config = read_json(folder / "config.json") or {}
+    positions, padding = config.get("max_position_embeddings"), None
+    if config.get("model_type") in PADDING_ROWS:
+        padding = config.get("pad_token_id", PADDING_ROWS[config["model_type"]])
+    reserved = padding + 1 if isinstance(padding, int) else 0
+    return max(positions - reserved, 0) if isinstance(positions, int) else 0
+
+
 def problem_with_vocabulary(folder: Path) -> str:
     """A tokenizer with ids that its model has no embeddings for, or an empty string.
 
-    Reads JSON alone; what only transformers can read is looked at when the model is loaded.
+    What only transformers can read is looked at when the model is loaded.
     """
     size = (read_json(folder / "config.json") or {}).get("vocab_size")
-    highest = max(_token_ids(folder / "tokenizer.json"), default=-1)
+    highest = max(_token_ids(folder), default=-1)
     if isinstance(size, int) and highest >= size:
         return too_many_entries(str(folder), highest + 1, size)
     return ""
 
 
-def _token_ids(file: Path) -> Iterator[int]:
-    """The ids that a tokenizer.json gives; none if it is not there or not as expected."""
-    tokenizer = read_json(file) or {}
-    with suppress(AttributeError, KeyError, TypeError):
-        vocab = tokenizer["model"]["vocab"]
-        # Unigram models have a list of pieces, the others a number for each.
-        yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-        yield from (token["id"] for token in tokenizer.get("added_tokens") or ())
+def _token_ids(folder: Path) -> Iterator[int]:
+    """The ids that the files of a tokenizer give; none of a file that is not as expected.
+
+    vocab.txt and vocab.json count where there is no tokenizer.json, as for transformers.
+    """
+    if (folder / "tokenizer.json").exists():
+        tokenizer = read_json(folder / "tokenizer.json") or {}
+        with suppress(AttributeError, KeyError, TypeError):
+            vocab = tokenizer["model"]["vocab"]
+            # Unigram models have a list of pieces, the others a number for each.
+            yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+            yield from (token["id"] for token in tokenizer.get("added_tokens") or ())
+    else:
+        yield from _ids_in(folder / "vocab.json")
+        with suppress(OSError), open(folder / "vocab.txt", "rb") as lines:
+            tokens = {line.rstrip(b"\r\n"): number for number, line in enumerate(lines)}
+            yield from tokens.values()
+    yield from _ids_in(folder / "added_tokens.json")
+
+
+def _ids_in(file: Path) -> Iterator[int]:
+    """The ids of a file that gives each token one."""
+    numbers = (read_json(file) or {}).values()
+    yield from (number for number in numbers if isinstance(number, int))
 
 
 def too_many_entries(model: str, entries: int, embeddings: int) -> str:

@@ -1,6 +1,7 @@
 """Reads files with a JSON object per line."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,25 @@ def read_objects(path: Path) -> Objects:
     return objects
 
 
-def first_keys(path: Path) -> list[str]:
-    """Keys of the first object that can be read; none for an empty file.
+def first_keys(path: Path, wanted: Iterable[str]) -> list[str]:
+    """Keys of the first objects, as many as have all `wanted` ones; none for an empty file.
 
     Raises StageError if there are lines but none can be read.
     """
-    problem = ""
+    keys: dict[str, None] = {}
+    problem, missing = "", set(wanted)
     for number, line in numbered_lines(path):
         try:
-            return list(_parsed(line))
+            found = _parsed(line)
         except ValueError as error:
             problem = problem or f"{path}:{number}: {error}, expected an object per line"
-    if problem:
+            continue
+        keys |= dict.fromkeys(found)
+        if not (missing := missing - found.keys()):
+            break
+    if problem and not keys:
         raise StageError(problem)
-    return []
+    return list(keys)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

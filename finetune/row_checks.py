@@ -1,19 +1,27 @@
 """What the rows of a task's files are, and what is wrong or odd about their labels."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from finetune.examples import Examples
+from finetune.examples import Examples, find_file, load_examples
 from finetune.tasks import Split, Task
+from pipeline.errors import StageError
 from pipeline.text_files import shown, shown_list
+from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     import numpy as np
 
 # Rows of a dev set below which a single one moves its scores by more than a point.
 FEW_ROWS = 100
+# Shares of a file's rows from which on it is a warning that they are left out, or of a dev set's
+# that they are those of training.
+MANY_LEFT_OUT = 0.1
+MANY_SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,55 @@ def facts_of(task: Task, examples: Examples) -> RowFacts:
 
 def _number_and_one(rows: list[str]) -> tuple[int, str]:
     return len(rows), rows[0] if rows else ""
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def row_facts(task: Task, folder: str) -> dict[Split, RowFacts]:
+    """Of each file that is there and can be used. folder: as `load_examples` takes it."""
+    found = _all_facts(task, folder)
+    return {split: facts for split, facts in found.items() if isinstance(facts, RowFacts)}
+
+
+def problems_of_rows(task: Task, folder: str) -> Iterator[tuple[Split, str]]:
+    """Of each file that is there and cannot be used, what is wrong with it. All rows are read."""
+    for split, facts in _all_facts(task, folder).items():
+        if isinstance(facts, str):
+            yield split, facts
+        elif problem := problem_with_labels(task, split, facts):
+            yield split, f"{find_file(split, Path(folder))}: {problem}"
+
+
+def notes_on_task(task: Task, folder: str) -> Iterator[str]:
+    """Lines for the plan: what is left out, what makes scores misleading; of a task of the user's
+    own also how many rows each file has."""
+    facts = row_facts(task, folder)
+    notes = list(rows_left_out(facts) if task.benchmark else _notes_on_own_rows(task, facts))
+    notes += [Note(warning, True) for warning in warnings_about_labels(task, facts)]
+    yield from (f"{WARNING_PREFIX * note.warns}{task.name}: {note.text}" for note in notes)
+
+
+def _all_facts(task: Task, folder: str) -> dict[Split, RowFacts | str]:
+    found = {split: find_file(split, Path(folder)) for split in task.splits}
+    return {
+        split: _facts(task, split, folder, *_state(path)) for split, path in found.items() if path
+    }
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """A process reads a file again only when this has changed."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@functools.cache
+def _facts(task: Task, split: Split, folder: str, size: int, mtime_ns: int) -> RowFacts | str:
+    """Or what is wrong with a file that cannot be used."""
+    try:
+        return facts_of(task, load_examples(task, split, folder))
+    except StageError as error:
+        return error.cause
 
 
 # --- labels -----------------------------------------------------------------------------------
@@ -107,48 +164,61 @@ def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterat
         )
 
 
-# --- own files --------------------------------------------------------------------------------
+# --- notes ------------------------------------------------------------------------------------
 
 
-def notes_on_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+class Note(NamedTuple):
+    """warns: whether it is more than the user may pass over."""
+
+    text: str
+    warns: bool = False
+
+
+def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
     """How many rows each file has, what is left out, and how far a score can be trusted."""
-    yield ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
+    counts = ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
+    yield Note(counts)
+    if not task.is_regression:
+        yield Note(f"classes: {shown_list(task.labels)}")
     yield from rows_left_out(facts)
     for split, found in facts.items():
         if found.num_blank:
-            yield f"{split.files[0]}: {_rows(found.num_blank)} without any text"
+            yield Note(f"{split.files[0]}: {_rows(found.num_blank)} without any text")
     for split in task.dev:
         yield from _notes_on_dev(task, split, facts)
 
 
-def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
     for found in facts.values():
+        left_out = found.unlabelled[0] + found.malformed[0]
+        are_many = left_out > MANY_LEFT_OUT * (left_out + found.num_rows)
         for (number, one), what in (
             (found.unlabelled, "without a label"),
             (found.malformed, "that cannot be read"),
         ):
             if number:
                 verb = "is" if number == 1 else "are"
-                yield f"{_rows(number)} {what} {verb} left out, e.g. {one}"
+                yield Note(f"{_rows(number)} {what} {verb} left out, e.g. {one}", are_many)
 
 
-def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
     import numpy as np
 
     found, file = facts[split], split.files[0]
     num_shared = int(np.isin(found.texts, facts[task.train].texts).sum())
     if num_shared:
-        yield (
+        yield Note(
             f"{file}: {num_shared:,} of {_rows(found.num_rows)} have the same text as a row of "
-            f"{task.train.files[0]}, which makes scores too high"
+            f"{task.train.files[0]}, which makes scores too high",
+            num_shared >= MANY_SHARED * found.num_rows,
         )
     if found.num_rows < FEW_ROWS and not task.is_regression:
-        yield (
+        yield Note(
             f"{file}: {_rows(found.num_rows)} only, so accuracy moves in steps of "
             f"{100 / found.num_rows:.1f} points"
         )
     if "f1" in task.metrics:
-        yield f"f1 is that of the label {shown(list(task.labels)[1])}, the second of LABELS"
+        yield Note(f"f1 is that of the label {shown(list(task.labels)[1])}, the second of LABELS")
 
 
 def _rows(number: int) -> str:

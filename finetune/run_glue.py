@@ -21,6 +21,7 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
     enter_environment()
 
 from configs.checks import SEED, Rule, at_least, between, from_to, inside
+from finetune.foreign_models import can_only_be_a_folder, local_model
 from finetune.runs import (
     Source,
     TrainingSettings,
@@ -215,19 +216,23 @@ def _problem(flags: argparse.Namespace) -> str:
 
 
 def _notes(arguments: list[str], flags: argparse.Namespace) -> list[str]:
-    """About flags that have no effect here, or that transformers has renamed."""
+    """About flags that have no effect here, or that transformers has renamed, and models that
+    come from the Hub."""
     given = {argument.split("=")[0].removeprefix("--") for argument in arguments}
     notes = [f"--{name} has no effect: {note}" for name, note in NOTED.items() if name in given]
     notes += [f"--{old} is now called --{new}" for old, new in RENAMED.items() if old in given]
     if flags.warmup_ratio and flags.warmup_steps:
         notes.append("--warmup_ratio has no effect: --warmup_steps is given")
+    for name in ("model_name_or_path", "tokenizer_name"):
+        model = getattr(flags, name)
+        if model and not os.path.exists(model) and not can_only_be_a_folder(model):
+            notes.append(f"--{name}: there is no folder {model}, so it is a name on the Hub")
     return notes
 
 
 def run(flags: argparse.Namespace) -> dict:
     """Does what the flags say and returns what results.json holds."""
     from finetune.encoding import load_tokenizer
-    from finetune.foreign_models import local_model
     from finetune.training import MaxSamples, finetune_task
 
     task, folder = flags.task_name, flags.output_dir

@@ -16,7 +16,6 @@ from finetune.artifact import (
     finetune_artifact,
     known_positions,
     load_search,
-    notes_on_own_task,
     slots_for,
 )
 from finetune.cluster_jobs import absolute_source, cluster_workers, with_absolute_paths
@@ -27,12 +26,7 @@ from finetune.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
 from finetune.foreign_models import local_model
 from finetune.jobs import SpeedTest, TextCheck, do
 from finetune.progress import SearchProgress
-from finetune.row_checks import (
-    facts_of,
-    problem_with_labels,
-    rows_left_out,
-    warnings_about_labels,
-)
+from finetune.row_checks import notes_on_task
 from finetune.runs import ASKED_LENGTH, SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
 from finetune.search import Job, best_job, run_order
 from finetune.slots import slot_workers
@@ -69,7 +63,10 @@ def finetune(config: "CfgNode") -> None:
             demo = demo_glue_dir(search.root)
             with owned(demo, console.say, wait=True):  # other searches need it, too
                 write_demo_glue(demo)
-        _check_rows(search, console)
+        for task in search.tasks:
+            if folder := search.data_dir(task):
+                for note in notes_on_task(task, folder):
+                    console.say(note)
         local, commits = _fetched(search)
         results = _run_search(config, local, artifact.directory, console)
         summary = _summary(search, results)
@@ -85,32 +82,6 @@ def _check_pretrained(search: Search) -> None:
             f"({pretrained.status().reason}); run the pretrain stage first (PRETRAIN.ENABLED: "
             "True, or --stages pretrain)"
         )
-
-
-def _check_rows(search: Search, console: Console) -> None:
-    """StageError that names all files that cannot be used, now and not hours into the search."""
-    problems, said = [], []
-    for task in search.tasks:
-        if not task.benchmark:  # its files were read while planning
-            said += notes_on_own_task(task)
-            continue
-        folder, facts = search.data_dir(task), {}
-        for split in task.splits if folder else ():
-            path = find_file(split, Path(folder))
-            try:
-                if path:
-                    facts[split] = facts_of(task, load_examples(task, split, folder))
-                    if problem := problem_with_labels(task, split, facts[split]):
-                        problems.append(f"{path}: {problem}")
-            except StageError as error:
-                problems.append(error.cause)
-        warnings = warnings_about_labels(task, facts)
-        said += [f"{task.name}: {line}" for line in rows_left_out(facts)]
-        said += [f"{WARNING_PREFIX}{task.name}: {line}" for line in warnings]
-    if problems:
-        raise StageError("; ".join(problems))
-    for line in said:
-        console.say(line)
 
 
 def _fetched(search: Search) -> tuple[Search, dict[str, str]]:

@@ -21,11 +21,14 @@ HEAD_BYTES = 1 << 20  # that tell how quotes are escaped
 _UNCLOSED = ("end of data", "field limit")
 
 
-def table_columns(path: Path) -> list[str]:
-    """Names of the columns; for .jsonl those of the first object."""
+def table_columns(path: Path, wanted: Sequence[str]) -> list[str]:
+    """Names of the columns; for .jsonl those of the first objects, until all wanted ones are found.
+
+    An object may lack what others have: it is a row without a label, or one that is left out.
+    """
     kind = path.suffix.lower()
     if kind == ".jsonl":
-        return first_keys(path)
+        return first_keys(path, wanted)
     if kind == ".csv":
         return _csv_header(path, _csv_reader(path))
     return tsv_columns(path)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 # Benchmark -> the key that names its folder. The files of a user's own tasks are named one by one.
-_FOLDER_KEYS = {"GLUE": "FINETUNE.GLUE_DIR", "SuperGLUE": "FINETUNE.SUPERGLUE_DIR"}
+FOLDER_KEYS = {"GLUE": "FINETUNE.GLUE_DIR", "SuperGLUE": "FINETUNE.SUPERGLUE_DIR"}
 
 
 def configured_tasks(finetune: "CfgNode") -> tuple[Task, ...]:
@@ -51,7 +51,7 @@ def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:
     data_dirs: folder by benchmark; without one, GLUE is taken from the Hub.
     """
     tasks, problems = list(tasks), []
-    for benchmark, key in _FOLDER_KEYS.items():
+    for benchmark, key in FOLDER_KEYS.items():
         of_benchmark = [task for task in tasks if task.benchmark == benchmark]
         folder = data_dirs[benchmark]
         if not of_benchmark or (benchmark == "GLUE" and not folder):

@@ -41,6 +41,7 @@ from pipeline.hub_needs import HubNeed
 from pipeline.integrity import FILES, damage_to, fingerprint, sealed, states_of
 
 MAX_CHANGES_SHOWN = 5
+NAMED = "+"  # between the two names of a search's folder; no ID has one in it
 GENERATED_NAME = re.compile(r"(.+)-[0-9a-f]{8,}")
 
 
@@ -60,8 +61,8 @@ def pretrain_dir(root: Path, dataset_id: str, pretrain_id: str) -> Path:
 
 
 def search_name(pretrain_id: str, finetune_id: str) -> str:
-    """Returns the name of a search's folders; no ID has a `+` in it."""
-    return f"{pretrain_id}+{finetune_id}" if finetune_id else pretrain_id
+    """Returns the name of a search's folders."""
+    return f"{pretrain_id}{NAMED}{finetune_id}" if finetune_id else pretrain_id
 
 
 def finetune_search_dir(root: Path, dataset_id: str, search: str) -> Path:
@@ -294,7 +295,12 @@ class Artifact:
         return describe_changes(made[max(found, key=similarity)], self.inputs)
 
     def _is_kin(self, name: str, inputs: Mapping[str, Any]) -> bool:
-        """True if a run beside this one, of that name, is made from the same."""
+        """True if a run beside this one, of that name, is made from the same.
+
+        A search with a FINETUNE.ID stays as it is, whatever the others do.
+        """
+        if NAMED in name or NAMED in self.directory.name:
+            return False
         names = GENERATED_NAME.fullmatch(name), GENERATED_NAME.fullmatch(self.directory.name)
         if all(names) and names[0][1] == names[1][1]:
             return True

@@ -129,17 +129,33 @@ def _why_not(is_old: bool) -> str:
         version, oldest = sys.version.split()[0], ".".join(map(str, OLDEST_PYTHON))
         return f"ExtremeBERT needs Python {oldest} or newer, this is {version} ({sys.executable})"
     missing = "missing packages: " + ", ".join(missing_packages())
-    install = f"bash {PROJECT / 'install.sh'}"
     if environment_is_ready():  # and this is what is in it
-        return f"{missing}; `EXTREMEBERT_REINSTALL=1 {install}` puts them into {ENVIRONMENT} again"
+        return f"{missing}; `{install_command()}` puts them into {ENVIRONMENT} again"
     main = f"python3 {PROJECT / 'main.py'} --config YAML"
-    return f"{missing}; `{install}` or `{main}` puts them into {ENVIRONMENT}"
+    return f"{missing}; `{install_command()}` or `{main}` puts them into {ENVIRONMENT}"
+
+
+def install_command() -> str:
+    """What puts missing packages into .venv; one whose record is complete is up to date without."""
+    again = "EXTREMEBERT_REINSTALL=1 " if environment_is_ready() else ""
+    return f"{again}bash {PROJECT / 'install.sh'}"
 
 
 def continue_inside_environment(arguments: "list[str]") -> None:
-    """Replaces this process by the same program in .venv; does not return."""
+    """Replaces this process by the same program in .venv; does not return.
+
+    Exits with 3, and a line, if the system cannot run what is there.
+    """
     sys.stdout.flush()
     os.environ[ANEW_VARIABLE] = "1"
     spec = sys.modules["__main__"].__spec__  # of `python -m`, which hides the name from sys.argv
     program = ["-m", spec.name] if spec else [sys.argv[0]]
-    os.execv(str(PYTHON), [str(PYTHON), *program, *arguments])
+    try:
+        os.execv(str(PYTHON), [str(PYTHON), *program, *arguments])
+    except OSError as error:  # it was made for another machine, say
+        install = f"bash {PROJECT / 'install.sh'}"
+        print(
+            f"{PYTHON} cannot be run ({error.strerror}); `{install}` makes {ENVIRONMENT} again",
+            file=sys.stderr,
+        )
+        sys.exit(3)

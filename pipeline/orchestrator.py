@@ -29,6 +29,7 @@ class Stage:
 
     check: a function of `<name>.artifact` that raises ConfigError if this machine cannot run it.
     found: one that yields lines on what there is of an artifact that is not finished.
+    notes: one that yields lines for the plan, besides those of the artifact, if the stage will run.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     needs: str = ""
     check: str = ""
     found: str = ""
+    notes: str = ""
 
     def artifact(self, config: "CfgNode") -> Artifact:
         return self._planning(self.plan)(config)
@@ -48,6 +50,10 @@ class Stage:
     def found_in(self, artifact: Artifact) -> Iterator[str]:
         if self.found:
             yield from self._planning(self.found)(artifact)
+
+    def notes_on(self, config: "CfgNode") -> Iterator[str]:
+        if self.notes:
+            yield from self._planning(self.notes)(config)
 
     def _planning(self, function: str) -> Callable:
         return getattr(importlib.import_module(f"{self.name}.artifact"), function)
@@ -70,9 +76,16 @@ STAGES = (
     Stage(
         "pretrain", "pretrain_artifact", "pretrain", "dataset", "check_machine", "last_checkpoint"
     ),
-    Stage("finetune", "finetune_artifact", "finetune", "pretrain", "check_machine"),
     Stage(
-        "result_collection", "result_artifact", "collect_test_result", "finetune", "check_machine"
+        "finetune", "finetune_artifact", "finetune", "pretrain", "check_machine", notes="row_notes"
+    ),
+    Stage(
+        "result_collection",
+        "result_artifact",
+        "collect_test_result",
+        "finetune",
+        "check_machine",
+        notes="row_notes",
     ),
 )
 STAGE_NAMES = ("install", *(stage.name for stage in STAGES))
@@ -126,7 +139,7 @@ def run_pipeline(
             continue
         print_line(step.in_words(planned=dry_run))
         if dry_run:
-            for note in step.artifact.notes:
+            for note in (*step.artifact.notes, *(stage.notes_on(config) if step.runs else ())):
                 print_line(f"  {note}")
             for need in step.artifact.hub if step.runs else ():
                 print_line(f"  from the Hub, where it can be loaded: {need}")

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.artifact import Search, finetune_artifact, load_search
-from finetune.examples import has_split
+from finetune.demo_glue import DEMO_NAME
+from finetune.examples import find_file, has_split, num_rows
 from finetune.tasks import Split, Task, submission_splits
 from pipeline.artifacts import Artifact, submission_dir
 from pipeline.errors import ConfigError
@@ -86,11 +87,39 @@ def _notes(search: Search, allow_partial: bool) -> Iterator[str]:
             if task not in search.tasks or not _will_be_there(search, task, split)
         ]
         if lacks:
-            made = "a zip that cannot be submitted" if allow_partial else "no zip, and an error"
-            yield (
-                f"{benchmark}: {made}, as {', '.join(lacks)} will be missing "
-                f"(RESULT_COLLECTION.ALLOW_PARTIAL is {allow_partial})"
-            )
+            why = f"{', '.join(lacks)} will be missing"
+            yield f"{benchmark}: {_refused(why, allow_partial)}"
+        elif search.with_demo and benchmark == "GLUE":
+            why = f"{DEMO_NAME} (FINETUNE.GLUE_DIR) has fewer rows than GLUE"
+            yield f"GLUE: {_refused(why, allow_partial)}"
+
+
+def _refused(why: str, allow_partial: bool) -> str:
+    made = "a zip that cannot be submitted" if allow_partial else "no zip, and an error at the end"
+    way_out = "" if allow_partial else "; True makes one for trying out"
+    return f"{made}, as {why} (RESULT_COLLECTION.ALLOW_PARTIAL is {allow_partial}{way_out})"
+
+
+def row_notes(config: "CfgNode") -> Iterator[str]:
+    """For the plan: test files that have other rows than the server expects."""
+    search, allow_partial = load_search(config), config.RESULT_COLLECTION.ALLOW_PARTIAL
+    for benchmark in ENDINGS:
+        wrong = list(_wrong_counts(search, benchmark))
+        if wrong and (allow_partial or not tasks_not_searched(search, benchmark)):
+            more = f" (and {len(wrong) - 1} more such files)" if wrong[1:] else ""
+            yield f"{benchmark}: {_refused(wrong[0] + more, allow_partial)}"
+
+
+def _wrong_counts(search: Search, benchmark: str) -> Iterator[str]:
+    for task, split in submission_splits(benchmark).values():
+        folder = search.data_dir(task)
+        is_demo = search.with_demo and benchmark == "GLUE"  # of which the artifact's notes tell
+        # MultiRC's test answers are not counted by a quick look, as they have no labels.
+        if task not in search.tasks or not folder or is_demo or task.layout == "answers":
+            continue
+        path = find_file(split, Path(folder))
+        if path and (found := num_rows(task, split, path)) != split.num_rows:
+            yield f"{path} has {found:,} rows, expected {split.num_rows:,}"
 
 
 def _will_be_there(search: Search, task: Task, split: Split) -> bool:

@@ -1,5 +1,6 @@
 """Two runs on one page: scores with their differences, the keys that differ, the curves over
-each other. Run A is the one to compare with: a difference is B minus A.
+each other. Run A is the one to compare with: a difference is B minus A. Scores on
+other dev data, or by other metrics, have none.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("A", "B")
+NOT_COMPARABLE = "other dev data or metrics"
 
 
 def score_rows(first: Report, second: Report) -> list[list[str]]:
@@ -25,14 +27,25 @@ def score_rows(first: Report, second: Report) -> list[list[str]]:
         {row["task"]: row["score"] for row in report["summary"]["tasks"]}
         for report in (first, second)
     ]
-    rows += [_score_row(name, *(found.get(name) for found in scores)) for name in _names(*scores)]
+    others = _scored_by_others(first, second)
+    rows += [
+        _score_row(name, *(found.get(name) for found in scores), name not in others)
+        for name in _names(*scores)
+    ]
     averages = [_averages(report) for report in (first, second)]
     for name in _names(*averages):
         found = [average.get(name) for average in averages]
         benchmark, tasks = name
         listed = f" ({', '.join(tasks)})" if None in found else ""
-        rows.append(_score_row(f"{benchmark}: {average_of(tasks)}{listed}", *found))
+        name = f"{benchmark}: {average_of(tasks)}{listed}"
+        rows.append(_score_row(name, *found, others.isdisjoint(tasks)))
     return rows
+
+
+def _scored_by_others(first: Report, second: Report) -> set[str]:
+    """Tasks of both whose dev data or metrics differ; older reports do not tell what they are."""
+    left, right = (report.get("scored_by", {}) for report in (first, second))
+    return {task for task in left.keys() & right.keys() if left[task] != right[task]}
 
 
 def _averages(report: Report) -> dict[tuple, float]:
@@ -45,10 +58,11 @@ def _names(first: Mapping, second: Mapping) -> list:
     return list(dict.fromkeys((*first, *second)))
 
 
-def _score_row(name: str, first: float | None, second: float | None) -> list[str]:
+def _score_row(name: str, first: float | None, second: float | None, comparable: bool) -> list[str]:
     cells = ["" if score is None else points(score) for score in (first, second)]
-    both = first is not None and second is not None
-    return [name, *cells, difference(second - first) if both else ""]
+    if first is None or second is None:
+        return [name, *cells, ""]
+    return [name, *cells, difference(second - first) if comparable else NOT_COMPARABLE]
 
 
 def comparison_page(first: Report, second: Report) -> str:

@@ -16,6 +16,7 @@ from configs.defaults import get_default_config
 from configs.loading import flatten
 from finetune.artifact import Search, finetune_artifact
 from finetune.runs import RESULT
+from finetune.tasks import Task
 from pipeline.artifacts import dataset_dir, log_path
 from pipeline.errors import StageError
 from pipeline.folders import MANIFEST, read_json, read_record, read_sealed
@@ -60,6 +61,7 @@ def collect(
         "written_at": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "summary": dict(summary),
         "submission": dict(submission),
+        "scored_by": {task.name: _scored_by(search, task) for task in search.tasks},
         "finetuning": {row["task"]: _best_run(search, row) for row in summary["tasks"]},
         "pretraining": _pretraining(model.artifact.directory) if model.artifact else None,
         "dataset": _dataset(dataset_dir(search.root, model.dataset_id)) if model.artifact else None,
@@ -68,6 +70,15 @@ def collect(
         "stages": _stages(config, search, summary),
         "links": _links(search, folder, summary),
     }
+
+
+def _scored_by(search: Search, task: Task) -> dict[str, Any]:
+    """What two scores of a task have in common if they can be compared: the dev data, as digests,
+    and the metrics."""
+    files = search.task_inputs[task.name]["task_files"]
+    if not isinstance(files, str):  # the name of a dataset on the Hub
+        files = {split.name: files[split.name] for split in task.dev}
+    return {"dev": files, "metrics": list(task.metrics)}
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -331,6 +331,17 @@ def test_a_base_is_another_config(base, expected):
     assert expected in line
 
 
+def test_a_base_that_is_not_there_tells_where_its_path_starts():
+    Path("mine").mkdir()
+    Path("mine/a.yaml").write_text("_BASE_: recipes/fast.yaml")
+    [line] = problems("_BASE_: mine/a.yaml")
+    here = os.path.realpath("mine")
+    assert line == (
+        f"{here}/recipes/fast.yaml: cannot be read (No such file or directory); _BASE_ of "
+        f"{here}/a.yaml is a path that starts at the folder of that file"
+    )
+
+
 def test_a_long_chain_of_bases_is_followed():
     Path("0.yaml").write_text(OFF + "PRETRAIN: {NUM_STEPS: 3, SEED: 4}")
     for number in range(1, 1500):

@@ -160,10 +160,12 @@ def test_files_that_cannot_be_read_are_named_before_anything_runs(config, tmp_pa
     (glue / "CoLA" / "dev.tsv").write_text("demo\tperhaps\t\tA sentence .\n")
     (glue / "MNLI" / "test_matched.tsv").write_text("index\tsentence1\tsentence2\n0\tcut\n")
     config.FINETUNE.GLUE_DIR, config.FINETUNE.TASKS = str(glue), ["CoLA", "MNLI"]
-    with pytest.raises(StageError) as error:
+    with pytest.raises(ConfigError) as error:
         finetune(config)
-    assert f"{glue}/CoLA/dev.tsv:1: label 'perhaps', expected" in error.value.cause
-    assert f"{glue}/MNLI/test_matched.tsv:2: 2 fields, expected 3" in error.value.cause
+    first, second = error.value.problems
+    key = "FINETUNE.GLUE_DIR"
+    assert first.startswith(f"{key}: {glue}/CoLA/dev.tsv:1: label 'perhaps', expected")
+    assert second.startswith(f"{key}: {glue}/MNLI/test_matched.tsv:2: 2 fields, expected 3")
     assert not list(tmp_path.glob("log/finetune/*/CoLA"))
 
 
@@ -175,7 +177,7 @@ def test_what_is_truncated_is_said_and_the_length_that_was_used_is_recorded(conf
         path.write_text(path.read_text().replace("one", "sentence " * 128))
     config.FINETUNE.TASKS, config.FINETUNE.MAX_SEQ_LENGTH = ["reviews"], 512
     assert (
-        "WARNING: samples are cut to at most 66 tokens, as the model has only 66 positions; "
+        "WARNING: samples are cut to at most 65 tokens, as the model has only 65 positions; "
         "FINETUNE.MAX_SEQ_LENGTH is 512"
     ) in finetune_artifact(config).notes
     finetune(config)

@@ -12,9 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import run_glue
-from finetune.classifiers import build_classifier
+from finetune.classifiers import build_classifier, usable_length
 from finetune.encoding import load_tokenizer
-from finetune.foreign_models import problem_with_places, problem_with_vocabulary
+from finetune.foreign_models import (
+    PADDING_ROWS,
+    positions_of,
+    problem_with_places,
+    problem_with_vocabulary,
+)
 from finetune.jobs import SpeedTest, do
 from finetune.runs import Source
 from finetune.tasks import find_task
@@ -144,6 +149,38 @@ def test_run_glue_says_so_in_one_line(model, marker, tmp_path, capsys):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "some/missing/folder",
+            "--model_name_or_path: no such folder, got /.*/some/missing/folder$",
+        ),
+        ("./missing", "--model_name_or_path: no such folder, got /.*/missing$"),
+        (
+            "missing/model",
+            "--model_name_or_path: model missing/model is not, or not as a whole, ",
+        ),
+    ],
+)
+def test_run_glue_says_that_a_folder_is_not_there(tmp_path, capsys, name, expected):
+    flags = f"--model_name_or_path {name} --task_name RTE --do_eval --output_dir {tmp_path}/out"
+    assert run_glue.main(flags.split()) == 3
+    said = capsys.readouterr()
+    assert re.match(f"run_glue: {expected}", said.err.strip())
+    note = (
+        "note: --model_name_or_path: there is no folder missing/model, so it is a name on the Hub"
+    )
+    assert (note in said.out) == (name == "missing/model")
+
+
+def test_run_glue_names_the_flag_of_glue(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    flags = f"--model_name_or_path {model} --task_name RTE --do_eval --output_dir {tmp_path}/out"
+    assert run_glue.main(flags.split()) == 3
+    assert "(--glue_dir of run_glue) is empty, and dataset nyu-mll/glue" in capsys.readouterr().err
+
+
 def test_run_glue_deletes_no_model_of_others(model, tmp_path, capsys):
     flags = f"--model_name_or_path {model} --task_name RTE --do_train --overwrite_output_dir"
     with pytest.raises(SystemExit) as stop:
@@ -192,6 +229,55 @@ def test_entries_are_counted_by_their_ids(tmp_path, vocab, added, highest):
     for size in (highest - 1, highest, highest + 8):
         (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
         assert bool(problem_with_vocabulary(tmp_path)) == (size < highest)
+
+
+@pytest.mark.parametrize(
+    ("files", "highest"),
+    [
+        ({"vocab.txt": "[PAD]\n[UNK]\na\nb\nc\n"}, 5),
+        ({"vocab.txt": "[PAD]\n[UNK]\na\nb\nc"}, 5),
+        ({"vocab.json": '{"<pad>": 0, "a": 6}', "merges.txt": ""}, 7),
+        ({"vocab.txt": "a\nb\n", "added_tokens.json": '{"<mine>": 8}'}, 9),
+        ({"tokenizer.json": '{"model": {"vocab": {"a": 0, "b": 1}}}', "vocab.txt": "a\n" * 9}, 2),
+        ({"tokenizer.json": '{"model": {"vocab": {"a": 0}}}', "added_tokens.json": '{"b": 1}'}, 2),
+    ],
+)
+def test_entries_are_counted_in_the_files_that_transformers_reads(tmp_path, files, highest):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    for size in (highest - 1, highest):
+        (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
+        assert bool(problem_with_vocabulary(tmp_path)) == (size < highest)
+
+
+# --- positions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*PADDING_ROWS, "bert", "distilbert", "electra", "albert"])
+def test_positions_are_counted_as_the_model_has_them(tmp_path, name):
+    """By default and with another padding."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"vocab_size": 50, "num_hidden_layers": 1, "max_position_embeddings": 70}
+    if name == "xmod":
+        sizes["languages"] = ("en_XX",)
+    for padding in ({}, {} if name == "mpnet" else {"pad_token_id": 3}):  # which has 1 always
+        config = AutoConfig.for_model(name, **sizes, **padding)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        config.save_pretrained(tmp_path)
+        assert positions_of(tmp_path) == usable_length(model, 512)
+        written = json.loads((tmp_path / "config.json").read_text())
+        if not padding:  # as if it were left out
+            written.pop("pad_token_id", None)
+            (tmp_path / "config.json").write_text(json.dumps(written))
+            assert positions_of(tmp_path) == usable_length(model, 512)
+
+
+@pytest.mark.parametrize("config", ["", "{}", '{"max_position_embeddings": null}'])
+def test_positions_that_are_not_told_are_not_known(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    assert positions_of(tmp_path) == 0
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"model": []}', '{"model": {"vocab": 3}}'])

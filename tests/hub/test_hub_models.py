@@ -66,7 +66,8 @@ def test_glue_offline_and_from_another_hub(hub, online, offline):
     assert online.ask(glue, "qqp", "train").result == read
     assert hub.requests == []  # all runs of a search read the same
     lacking = offline.ask(glue, "wnli", "train").problem
-    assert lacking.startswith("FINETUNE.GLUE_DIR is empty, and dataset nyu-mll/glue is not, or not")
+    begin = "FINETUNE.GLUE_DIR (--glue_dir of run_glue) is empty, and dataset nyu-mll/glue is not, "
+    assert lacking.startswith(f"{begin}or not")
 
 
 def test_labels_are_mapped_by_name(hub, tmp_path):

@@ -84,6 +84,15 @@ def test_a_new_folder_is_compared_with_what_has_its_sources_or_its_name(
     assert new.status().reason == reason
 
 
+@pytest.mark.parametrize("name, other", [("p", "p+mine"), ("p+mine", "p"), ("p+b", "p+a")])
+def test_searches_with_names_are_compared_with_none(tmp_path, name, other):
+    made = make(tmp_path / other, {"pretrain": "aa", "EPOCHS": [1]}, made_from="pretrain")
+    made.begin()
+    made.finish({})
+    new = make(tmp_path / name, {"pretrain": "aa", "EPOCHS": [2]}, made_from="pretrain")
+    assert new.status().reason == "not made yet"
+
+
 def test_a_users_name_is_never_reused_for_something_else(tmp_path):
     make(tmp_path / "mine", {"PRETRAIN.SEED": 1}, user_named="PRETRAIN.ID").begin()
     (tmp_path / "mine" / "metrics.jsonl").write_text("{}")

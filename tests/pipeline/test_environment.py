@@ -106,6 +106,17 @@ def test_every_program_of_the_packages_is_tried_here():
     assert found - {"benchmarks.usual_finetuning"} == set(MODULES)
 
 
+def test_the_baseline_of_frequencies_says_what_it_expects(tmp_path):
+    program = [sys.executable, "-m", "benchmarks.frequency_baseline"]
+    done = run([*program, "--help"], PROJECT)
+    assert done.returncode == 0 and "usage: python -m benchmarks.frequency_baseline" in done.stdout
+    done = run([*program, str(tmp_path)], PROJECT)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        f"{tmp_path} is no folder of a finished dataset, expected data/<ID>\n"
+    )
+
+
 def test_imported_as_a_library_nothing_happens(clone):
     command = [*BARE, "-c", "import dataset.process_data, finetune.runs; print('here')"]
     assert "here" in run(command, clone).stdout
@@ -134,6 +145,32 @@ def test_an_environment_that_has_lost_its_packages_is_not_entered_for_ever(tmp_p
     done = run([*BARE, "-m", "result_collection.report", "A"], copy)
     assert done.returncode == 3
     assert f"EXTREMEBERT_REINSTALL=1 bash {copy}/install.sh" in done.stderr
+
+
+@pytest.mark.parametrize("off", [("INSTALL.ENABLED", "False"), ("--stages", "dataset")])
+def test_packages_lost_are_put_back_by_a_command_that_does_so(tmp_path, off):
+    """`bash install.sh` alone would say "up to date"."""
+    copy = bare_copy(tmp_path)
+    make_environment(copy, f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    done = run([*BARE, "main.py", *CONFIG, *off], copy)
+    assert done.returncode == 3
+    assert f"run `EXTREMEBERT_REINSTALL=1 bash {copy}/install.sh` first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    [["main.py", *CONFIG], ["-m", "result_collection.report", "A"]],
+    ids=["main", "other"],
+)
+def test_a_python_that_the_system_cannot_run_is_named_in_a_line(tmp_path, program):
+    copy = bare_copy(tmp_path)
+    python = make_environment(copy, "of another machine")
+    done = run([*BARE, *program], copy)
+    assert done.returncode == 3 and done.stdout == ""
+    assert done.stderr == (
+        f"{python} cannot be run (Exec format error); `bash {copy}/install.sh` makes "
+        f"{copy}/.venv again\n"
+    )
 
 
 # --- a Python that is too old ------------------------------------------------------------------

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
 
+from finetune.demo_glue import demo_digests
 from pipeline.artifacts import write_json
 from pipeline.folders import read_json
 from result_collection.artifact import result_artifact
@@ -186,6 +187,36 @@ def test_averages_over_other_tasks_are_not_compared_and_name_theirs():
     *_, first, second = score_rows(both, report("CoLA", "MRPC"))
     assert first == ["GLUE: average of 2 tasks (CoLA, RTE)", "50.0", "", ""]
     assert second == ["GLUE: average of 2 tasks (CoLA, MRPC)", "", "50.0", ""]
+
+
+@pytest.mark.parametrize(
+    "other", [{"dev": {"dev": "bb.tsv"}, "metrics": ["f1"]}, {"dev": "nyu-mll/glue", "metrics": []}]
+)
+def test_scores_on_other_dev_data_have_no_difference(other):
+    def report(score: float, **scored_by) -> dict:
+        rows = [{"task": task, "score": score} for task in ("CoLA", "RTE")]
+        averages = [
+            {"name": name, "over": tasks, "value": score}
+            for name, tasks in (("GLUE", ["CoLA", "RTE"]), ("GLUE without CoLA", ["RTE"]))
+        ]
+        return {"summary": {"tasks": rows, "averages": averages}, "scored_by": scored_by}
+
+    same = {"dev": {"dev": "aa.tsv"}, "metrics": ["f1"]}
+    first, second = report(0.5, CoLA=same, RTE=same), report(0.75, CoLA=other, RTE=same)
+    _, cola, rte, average, without = score_rows(first, second)
+    assert cola == ["CoLA", "50.0", "75.0", "other dev data or metrics"]
+    assert rte == ["RTE", "50.0", "75.0", "+25.0"]
+    assert average[1:] == ["50.0", "75.0", "other dev data or metrics"]
+    assert without[-1] == "+25.0"
+
+
+def test_a_report_tells_what_its_scores_are_of(reported):
+    _, folder = reported
+    found = read_json(folder / "report.json")["scored_by"]
+    assert set(found) == {"CoLA", "STS-B", "MNLI", "CB", OWN_TASK}
+    assert set(found["MNLI"]["dev"]) == {"dev_matched", "dev_mismatched"}
+    assert found["CoLA"]["dev"] == {"dev": demo_digests()["CoLA/dev.tsv"] + ".tsv"}
+    assert found["STS-B"]["metrics"] == ["pearson", "spearman"]
 
 
 def test_long_logs_are_thinned_out_and_keep_their_ends():

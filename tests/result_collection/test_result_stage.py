@@ -8,12 +8,13 @@ from finished_search import OWN_TASK, finish_search, make_finished_search
 
 from configs.defaults import GLUE_TASKS
 from finetune.artifact import finetune_artifact, load_search
+from finetune.demo_glue import write_demo_glue
 from finetune.runs import predictions_path
 from finetune.tasks import find_task
 from pipeline.artifacts import write_json, write_text
 from pipeline.errors import ConfigError, StageError
 from pipeline.folders import read_json
-from result_collection.artifact import result_artifact
+from result_collection.artifact import result_artifact, row_notes
 from result_collection.stage import collect_test_result
 from tests.damage import flip_byte
 
@@ -94,6 +95,39 @@ def test_the_plan_says_what_a_submission_will_lack(config, make_search):
     own.RESULT_COLLECTION.ALLOW_PARTIAL = True
     [note] = result_artifact(own).notes  # CB's test file is not there
     assert note.startswith("SuperGLUE: a zip") and "CB.jsonl" in note
+
+
+def test_the_plan_says_that_a_full_search_of_the_demo_cannot_be_submitted(full_search):
+    config = full_search.clone()
+    [note] = result_artifact(config).notes
+    assert note == (
+        "GLUE: no zip, and an error at the end, as builtin:demo (FINETUNE.GLUE_DIR) has fewer "
+        "rows than GLUE (RESULT_COLLECTION.ALLOW_PARTIAL is False; True "
+        "makes one for trying out)"
+    )
+    config.RESULT_COLLECTION.ALLOW_PARTIAL = True
+    [note] = result_artifact(config).notes
+    assert note.startswith(
+        "GLUE: a zip that cannot be submitted, as builtin:demo (FINETUNE.GLUE_DIR) has"
+    )
+    assert list(row_notes(config)) == []
+
+
+def test_the_plan_says_which_test_files_have_other_rows_than_the_server_expects(
+    full_search, tmp_path
+):
+    config = full_search.clone()
+    write_demo_glue(tmp_path)
+    header = "index\tsentence1\tsentence2\n"
+    rows = "".join(f"{i}\tA.\tB.\n" for i in range(146))
+    (tmp_path / "WNLI" / "test.tsv").write_text(header + rows)  # as many as there should be
+    config.FINETUNE.GLUE_DIR = str(tmp_path)
+    assert result_artifact(config).notes == ()
+    [note] = row_notes(config)
+    assert note.startswith("GLUE: no zip, and an error at the end, as ")
+    assert f"{tmp_path}/CoLA/test.tsv has 90 rows, expected 1,063 (and 9 more such files)" in note
+    config.FINETUNE.TASKS = ["CoLA"]  # no zip without an error, whatever CoLA's rows are
+    assert list(row_notes(config)) == []
 
 
 def test_a_partial_zip_says_so(config, capsys):
