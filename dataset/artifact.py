@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 SCRATCH = ("runs", "records", "sources")  # in the folder of the text shards
-FORMAT = 3  # raised whenever the same inputs would give other files
+FORMAT = 4  # raised whenever the same inputs would give other files
 SHAPING_KEYS = (
     "NUM_TRAIN_SHARDS",
     "NUM_TEST_SHARDS",

@@ -62,6 +62,15 @@ def test_rows_of_which_some_are_no_use_are_no_problem_of_the_plan(tmp_path):
     assert problems_of(tmp_path) == []
 
 
+def test_quotes_behind_spaces_are_told_if_not_all_are(tmp_path):
+    rows = '1, "Hello, world"\n' * 12 + '2,"Hello"\n'
+    (tmp_path / "a.csv").write_text(f"id,text\n{rows}")
+    assert problems_of(tmp_path) == [
+        "key: a.csv: line 2 has 3 columns, the header 2, and so on in each of its first 10 rows "
+        "(quotes have to follow ',' without a space between, in all rows)"
+    ]
+
+
 def test_backslashes_are_not_left_to_the_reader_of_datasets(tmp_path):
     """It would drop quotes without a word."""
     (tmp_path / "a.csv").write_text('id,text\n1,"say \\"hello\\" twice"\n2,"and ""again"""\n')
