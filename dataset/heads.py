@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from dataset.blanks import is_blank
 from dataset.corpus_files import HEAD_BYTES, format_of, read_head
 from dataset.pieces import RECODE_HINT
 from dataset.sources import Source, check_file
@@ -17,7 +18,13 @@ FilesOf = Callable[[Source], list[Path]]
 
 
 def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
-    """A line for each file that cannot be used; of many of a source, for the first ones."""
+    """A line for each file that cannot be used; of many of a source, for the first ones. If there
+    is nothing but blanks in all files of all sources, a line for each of these."""
+    sources = list(sources)
+    if sources and all(_is_blank_source(source, files_of) for source in sources):
+        return [
+            f"{source.key}: {source.name} holds only blanks, expected text" for source in sources
+        ]
     problems = []
     for source in sources:
         files = _looked_at(source, files_of)
@@ -40,6 +47,23 @@ def notes_on_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
                 f"{found[0]}{_more(found)}: undecodable characters would be lost, {RECODE_HINT}"
             )
     return notes
+
+
+def _is_blank_source(source: Source, files_of: FilesOf) -> bool:
+    """Whether all of its files are known to be empty or of blanks."""
+    return source.kind == "folder" and all(map(_is_blank_file, files_of(source)))
+
+
+def _is_blank_file(path: Path) -> bool:
+    if path.stat().st_size == 0:
+        return True
+    if format_of(str(path)) in ("parquet", "arrow"):
+        return False
+    try:
+        head = read_head(str(path), HEAD_BYTES)
+    except StageError:
+        return False
+    return len(head) < HEAD_BYTES and is_blank(head.decode(errors="replace"))
 
 
 def _more(found: Sequence[object]) -> str:

@@ -26,6 +26,7 @@ SUSPECT_BYTES = b"\0\x1c\x1d\x1e\x1f\xef"  # 0xef begins byte order marks and re
 DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
 RECODE_HINT = "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
 UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
+NULL_ROWS = "null_rows"  # those of tables and of JSON without a text, which are empty articles
 CLEANING = (
     (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
     (re.compile("\ufeff"), "", BYTE_ORDER_MARKS),

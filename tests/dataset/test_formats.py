@@ -155,11 +155,13 @@ def test_missing_column_names_the_file_and_what_is_there(tmp_path, write):
         ("text", ""),
         ("category", ""),
         ("last", ""),
-        ("content", "has no column `content`, it has id, text, category, tags, of, last"),
+        ("content", "has no column `content`, it has id, text, category, tags, of, raw, nothing"),
         ("element", "has no column `element`, it has "),
         ("id", "column `id` holds int64, expected text"),
         ("tags", "column `tags` holds lists or groups, expected text"),
         ("of", "column `of` holds lists or groups, expected text"),
+        ("raw", "column `raw` holds binary, expected text"),
+        ("nothing", "column `nothing` holds null, expected text"),
     ],
 )
 def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, column, problem):
@@ -169,6 +171,8 @@ def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, colu
         "category": pyarrow.array(["a", "b"]).dictionary_encode(),
         "tags": [["a"], []],
         "of": [{"a": {"b": [1.5]}, "c": True}, None],
+        "raw": [b"a", b"b"],
+        "nothing": [None, None],
         "last": ["a", "b"],
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", row_group_size=1)
@@ -179,6 +183,24 @@ def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, colu
         found = error.cause
     assert found.startswith(f"{tmp_path}/a.parquet: {problem}" if problem else "")
     assert bool(found) == bool(problem)
+
+
+def test_nulls_alone_in_a_parquet_file_are_told_without_its_library(tmp_path):
+    path = tmp_path / "a.parquet"
+    for texts, group, problem in (
+        ([None] * 30, 1000, "column `text` holds null in all 30 rows"),
+        ([None] * 30, 7, "column `text` holds null in all 30 rows"),
+        ([None] * 29 + ["a"], 1000, ""),
+        ([None] * 29 + ["a"], 7, ""),
+        ([None] * 3, 1000, ""),
+    ):
+        table = pyarrow.table({"id": range(len(texts)), "text": pyarrow.array(texts, "string")})
+        pyarrow.parquet.write_table(table, path, row_group_size=group)
+        if problem:
+            with pytest.raises(StageError, match=problem):
+                check_file(path, "text")
+        else:
+            check_file(path, "text")
 
 
 def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
@@ -217,7 +239,7 @@ def test_rows_without_text_are_empty_articles(tmp_path):
     table = pyarrow.table({"text": pyarrow.array(["One.", None, "", " ", "Two."])})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     summary = shard(customized_source(str(tmp_path), "key"), tmp_path / "out")
-    assert summary["counts"] == {"empty_articles": 3}
+    assert summary["counts"] == {"empty_articles": 3, "null_rows": 1}
 
 
 def test_large_row_groups_are_read_in_batches(tmp_path):

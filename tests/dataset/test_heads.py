@@ -71,6 +71,14 @@ def test_quotes_behind_spaces_are_told_if_not_all_are(tmp_path):
     ]
 
 
+def test_blanks_in_all_files_are_a_problem(tmp_path):
+    (tmp_path / "a.txt").write_text(" \n\u3000\n\n\ufeff")
+    (tmp_path / "b.jsonl").write_text("")
+    assert problems_of(tmp_path) == [f"key: {tmp_path} holds only blanks, expected text"]
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"\n" * 100_000 + b"One."))
+    assert problems_of(tmp_path) == []
+
+
 def test_backslashes_are_not_left_to_the_reader_of_datasets(tmp_path):
     """It would drop quotes without a word."""
     (tmp_path / "a.csv").write_text('id,text\n1,"say \\"hello\\" twice"\n2,"and ""again"""\n')

@@ -102,7 +102,12 @@ def test_a_wrong_split_or_column_is_told_in_the_plan(by_split, split, column, pr
 
 
 @pytest.mark.parametrize(
-    ("columns", "kind"), [({"body": [1]}, "int64"), ({"body": [["a"]]}, r"List|Sequence|a list")]
+    ("columns", "kind"),
+    [
+        ({"body": [1]}, "int64"),
+        ({"body": [["a"]]}, r"List|Sequence|a list"),
+        ({"body": [{"a": 1, "dtype": "b"}]}, "an object of a, dtype"),
+    ],
 )
 def test_a_column_of_something_else_is_told_in_the_plan(tmp_path, columns, kind):
     dataset_of(["a"], **columns).save_to_disk(tmp_path / "saved")
