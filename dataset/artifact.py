@@ -11,6 +11,7 @@ from dataset.digests import FileDigests, digest_of_files, digest_store, identity
 from dataset.heads import notes_on_heads, problems_with_heads
 from dataset.hub import present_name
 from dataset.overlaps import problems_with_output, problems_with_overlaps
+from dataset.pieces import counted
 from dataset.samples import MASKING_FILE
 from dataset.saved_datasets import split_in_words
 from dataset.sharding import read_summary
@@ -269,7 +270,7 @@ def size_notes(
     if num_bytes:
         disk = num_bytes * (1 + sample_bytes_per_text_byte(config))
         notes.append(
-            f"text: {size_in_words(num_bytes)} in {num_files:,} files; disk: about "
+            f"text: {size_in_words(num_bytes)} in {counted(num_files, 'files')}; disk: about "
             f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
         )
     notes += [split for source in sources if (split := split_in_words(Path(source.name)))]

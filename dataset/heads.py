@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset.blanks import is_blank
 from dataset.corpus_files import HEAD_BYTES, format_of, read_head
-from dataset.pieces import RECODE_HINT
+from dataset.pieces import RECODE_HINT, counted
 from dataset.sources import Source, check_file
 from pipeline.csv_escapes import escapes_by_backslash
 from pipeline.errors import StageError
@@ -32,7 +32,9 @@ def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[st
         told = list(dict.fromkeys(found))  # what is wrong with a folder is told once
         problems += [f"{source.key}: {problem}" for problem in told[:MAX_TOLD]]
         if told[MAX_TOLD:]:
-            problems.append(f"{source.key}: {len(told) - MAX_TOLD} more files like that")
+            problems.append(
+                f"{source.key}: {counted(len(told) - MAX_TOLD, 'more files')} like that"
+            )
     return problems
 
 
@@ -67,7 +69,7 @@ def _is_blank_file(path: Path) -> bool:
 
 
 def _more(found: Sequence[object]) -> str:
-    return f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
+    return f" (and {counted(len(found) - 1, 'more files')})" if len(found) > 1 else ""
 
 
 def _looked_at(source: Source, files_of: FilesOf) -> list[Path]:

@@ -35,8 +35,15 @@ CLEANING = (
     (re.compile("[\x1c-\x1f]"), " ", ""),
 )
 
+_PLURAL_END = re.compile(r"s\b")
+
 Piece = tuple[int, str, bool]
 RawPiece = tuple[int, bytes, bool]
+
+
+def counted(number: int, names: str) -> str:
+    """`1 malformed row` or `1,200 malformed rows`, of `malformed rows`."""
+    return f"{number:,} {names if number != 1 else _PLURAL_END.sub('', names, count=1)}"
 
 
 @dataclass
@@ -53,7 +60,7 @@ class Tally:
 
     def __str__(self) -> str:
         """In a line: `12 malformed rows, the first: a.jsonl: ...`; nothing if nothing was."""
-        counts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.counts.items())
+        counts = ", ".join(counted(n, name.replace("_", " ")) for name, n in self.counts.items())
         return f"{counts}, the first: {self.notes[0]}" if self.notes else counts
 
     @contextmanager
@@ -63,7 +70,7 @@ class Tally:
         yield
         number = self.counts[UNDECODABLE] - before
         if number and len(self.notes) < MAX_NOTES:
-            self.notes.append(f"{path}: {number:,} undecodable characters, {RECODE_HINT}")
+            self.notes.append(f"{path}: {counted(number, 'undecodable characters')}, {RECODE_HINT}")
 
 
 # --- characters ------------------------------------------------------------------------------

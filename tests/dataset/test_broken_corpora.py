@@ -223,7 +223,7 @@ def json_row(text: object) -> bytes:
 
 
 JSON_ROWS = {
-    "no_objects": (b'"a"\n1\nnull\n[]\n', REPORTED),
+    "no_objects": (b'"a"\n1\nnull\n[]\n', REFUSED),
     "a_row_without_text": (json_lines() + b'{"id": 1}\n', REPORTED),
     "first_row_without_text": (b'{"id": 1}\n' + json_lines(), REFUSED),
     "text_is_a_number": (json_lines() + json_row(1.5), REPORTED),
@@ -233,7 +233,7 @@ JSON_ROWS = {
     "half_a_pair": (json_lines() + b'{"text": "\\ud83d"}\n', REPORTED),
     "trailing_comma": (json_lines() + b'{"text": "a",}\n', REPORTED),
     "two_objects_in_a_line": (json_lines() + b'{"text": "a"} {"text": "b"}\n', REPORTED),
-    "over_several_lines": (b'{\n"text": "a"\n}\n', REPORTED),
+    "over_several_lines": (b'{\n"text": "a"\n}\n', REFUSED),
     "an_array": (b'[{"text": "a"}]', REFUSED),
     "nested_deeply": (json_lines() + b"[" * 200_000 + b"\n", REPORTED),
     "nested_in_the_text": (b'{"text": ' + b"[" * 200_000 + b"\n" + json_lines(), REPORTED),

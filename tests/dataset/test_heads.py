@@ -92,7 +92,7 @@ def test_text_that_is_no_utf8_is_told(tmp_path):
     (tmp_path / "a.txt").write_text("größer " * 20_000)  # cut within a character, somewhere
     (tmp_path / "b.txt").write_bytes(LATIN1)
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"text\n" + LATIN1))
-    assert notes_of(tmp_path) == [f"b.txt (and 1 more files): {HINT}"]
+    assert notes_of(tmp_path) == [f"b.txt (and 1 more file): {HINT}"]
     (tmp_path / "b.txt").unlink()
     (tmp_path / "c.csv.gz").unlink()
     assert notes_of(tmp_path) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dataset import blanks, pieces
 from dataset.blanks import is_blank, with_plain_blank_lines
-from dataset.pieces import Tally, clean_text, iter_raw_pieces, row_pieces, split_off
+from dataset.pieces import Tally, clean_text, counted, iter_raw_pieces, row_pieces, split_off
 from dataset.text_files import SEPARATORS
 
 BLOCKS = SEPARATORS["blocks"]
@@ -197,6 +197,26 @@ def test_dirt_is_removed_and_counted():
         "nul_characters": 1,
         "undecodable_characters": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [
+        ("unclosed quotes", "1 unclosed quote"),
+        ("articles over several shards", "1 article over several shards"),
+        ("files with backslash escapes", "1 file with backslash escapes"),
+    ],
+)
+def test_counts_in_words(name, one):
+    assert counted(1, name) == one
+    assert [counted(number, name) for number in (0, 1200)] == [f"0 {name}", f"1,200 {name}"]
+
+
+def test_a_tally_in_a_line():
+    tally = Tally()
+    tally.note("malformed_rows", "a.csv: line 2")
+    tally.counts["null_rows"] += 2
+    assert str(tally) == "1 malformed row, 2 null rows, the first: a.csv: line 2"
 
 
 def test_rows_are_cleaned_and_cut():
