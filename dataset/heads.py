@@ -23,7 +23,9 @@ def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[st
     sources = list(sources)
     if sources and all(_is_blank_source(source, files_of) for source in sources):
         return [
-            f"{source.key}: {source.name} holds only blanks, expected text" for source in sources
+            f"{source.key}: {files[0]}{_more(files)}: only blanks, expected text"
+            for source in sources
+            if (files := files_of(source))
         ]
     problems = []
     for source in sources:

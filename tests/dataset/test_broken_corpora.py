@@ -228,7 +228,7 @@ JSON_ROWS = {
     "first_row_without_text": (b'{"id": 1}\n' + json_lines(), REFUSED),
     "text_is_a_number": (json_lines() + json_row(1.5), REPORTED),
     "text_is_a_list": (json_lines() + json_row(["a"]), REPORTED),
-    "text_is_null": (json_lines() + json_row(None), COMPLETE),
+    "text_is_null": (json_lines() + json_row(None), REPORTED),
     "text_is_empty": (json_lines() + json_row(""), COMPLETE),
     "half_a_pair": (json_lines() + b'{"text": "\\ud83d"}\n', REPORTED),
     "trailing_comma": (json_lines() + b'{"text": "a",}\n', REPORTED),
@@ -239,7 +239,7 @@ JSON_ROWS = {
     "nested_in_the_text": (b'{"text": ' + b"[" * 200_000 + b"\n" + json_lines(), REPORTED),
     "a_huge_number": (json_lines() + b'{"text": ' + b"9" * 5000 + b"}\n", REPORTED),
     "not_a_number": (json_lines() + b'{"text": NaN}\n', REPORTED),
-    "a_text_file": (plain(), REPORTED),
+    "a_text_file": (plain(), REFUSED),
 }
 CSV_ROWS = {
     "just_a_header": (b"id,text\n", CHANGED),

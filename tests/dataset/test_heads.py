@@ -74,7 +74,7 @@ def test_quotes_behind_spaces_are_told_if_not_all_are(tmp_path):
 def test_blanks_in_all_files_are_a_problem(tmp_path):
     (tmp_path / "a.txt").write_text(" \n\u3000\n\n\ufeff")
     (tmp_path / "b.jsonl").write_text("")
-    assert problems_of(tmp_path) == [f"key: {tmp_path} holds only blanks, expected text"]
+    assert problems_of(tmp_path) == ["key: a.txt (and 1 more file): only blanks, expected text"]
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"\n" * 100_000 + b"One."))
     assert problems_of(tmp_path) == []
 
