@@ -39,6 +39,7 @@ MARKS, MARKS_AND_ESCAPES = re.compile('""?'), re.compile(r'\\["\\]|""?')
 MAX_ROW_LINES = 250_000  # a line takes about 60 bytes of memory beside its text
 # Read on in search of the end of a row with quotes in wrong places; each line of quotes is a try.
 MAX_MORE_LINES, MAX_TRIES = 1000, 16
+MAX_SUSPECT_ROWS = 100  # behind an unclosed quote
 SEPARATOR_LINE = re.compile(r'"?sep=([^"\\\w])"?', re.IGNORECASE)  # Excel's, before the header
 QUOTED = re.compile(r'"[^"]*"')
 
@@ -58,7 +59,7 @@ class CsvSlice:
         """Yields (number of the row's last line, text, whether the article ends).
 
         A row that ends before the text's column, or has text behind the header's last column, is
-        dropped and counted; so is what follows an unclosed quote and has too few columns. In a
+        dropped and counted; so is what follows an unclosed quote and is no row by itself. In a
         table of one column a line with delimiters is text as it is.
         """
         table = CsvTable(self.path, tally)
@@ -71,17 +72,10 @@ class CsvSlice:
             if width == 1:
                 text = row[0] if len(row) == 1 else table.lines.text
                 yield from row_pieces(number, text, limit, tally)
-            elif problem := problem_of_row(number, row, table.least_width(place), width):
+            elif problem := table.problem_of_row(row, place):
                 tally.note("malformed_rows", f"{self.path}: {problem}, the row is dropped")
             else:
                 yield from row_pieces(number, row[place], limit, tally)
-
-
-def problem_of_row(number: int, row: list[str], least: int, width: int) -> str:
-    """Why a row of a table of several columns cannot be used, or an empty string."""
-    if len(row) >= least and not any(row[width:]):
-        return ""
-    return f"line {number} has {len(row)} columns, the header {width}"
 
 
 def open_csv(path: Path, name: str, column: str) -> CsvSlice:
@@ -99,11 +93,8 @@ def check_csv_file(path: str, column: str) -> None:
     if header.count(column) > 1:
         raise StageError(f"{path}: column `{column}` stands twice in {shown_list(header)}")
     if len(header) > 1:
-        place, width = header.index(column), len(header)
-        rows = islice(table.rows(), FIRST_ROWS)
-        problems = [
-            problem_of_row(number, row, table.least_width(place), width) for number, row in rows
-        ]
+        place, rows = header.index(column), islice(table.rows(), FIRST_ROWS)
+        problems = [table.problem_of_row(row, place) for _, row in rows]
         if len(problems) == FIRST_ROWS and all(problems):
             raise StageError(
                 f"{path}: {problems[0]}, and so on in each of its first {FIRST_ROWS} rows "
@@ -180,11 +171,23 @@ class CsvTable:
             tally.counts["files_with_backslash_escapes"] += 1
         self.lines = RowLines(lines, self.dialect.escapes)
         self.header = [name.strip() for name in next(self._reader([first]), [])]
-        self.is_broken = False  # behind an unclosed quote, up to the next whole row
+        self.num_suspect = 0  # rows behind an unclosed quote that may be parts of its row
 
-    def least_width(self, place: int) -> int:
-        """Columns that the present row must have if the text is in column `place`."""
-        return len(self.header) if self.is_broken else place + 1
+    def problem_of_row(self, row: list[str], place: int) -> str:
+        """Why the present row of a table of several columns cannot be used for the text in column
+        `place`, or an empty string."""
+        number, width = self.lines.number, len(self.header)
+        if len(row) <= place or any(row[width:]):
+            return f"line {number} has {len(row)} columns, the header {width}"
+        if self.num_suspect and not self._is_whole(row):
+            return f"line {number} is no row by itself, and follows an unclosed quote"
+        return ""
+
+    def _is_whole(self, row: list[str]) -> bool:
+        text, dialect = self.lines.text, self.dialect
+        looks_whole = len(self.lines.row) > 1 or dialect.opens_field(text)
+        looks_whole = looks_whole or dialect.looks_like_row(text, len(self.header))
+        return looks_whole and len(row) >= len(self.header)
 
     def advice(self) -> str:
         """What may be wrong with rows of too many columns."""
@@ -204,10 +207,13 @@ class CsvTable:
                 return
             except csv.Error:
                 row, is_unclosed = self._broken_row()
-                self.is_broken = self.is_broken and not is_unclosed
+                self.num_suspect = 0 if is_unclosed else self.num_suspect
             if row and (len(row) > 1 or not is_blank(row[0])):
                 yield self.lines.number, row
-            self.is_broken = is_unclosed or (self.is_broken and len(row) < len(self.header))
+            if is_unclosed:
+                self.num_suspect = MAX_SUSPECT_ROWS
+            elif self.num_suspect:
+                self.num_suspect = 0 if self._is_whole(row) else self.num_suspect - 1
 
     def _broken_row(self) -> tuple[list[str], bool]:
         """(a row that has quotes in wrong places, whether one is not closed); then it is the first
