@@ -13,6 +13,7 @@ from dataset.digests import FileDigests, digest_of_files, digest_store, identity
 from dataset.heads import notes_on_heads, problems_with_heads
 from dataset.hub import present_name
 from dataset.overlaps import problems_with_output, problems_with_overlaps
+from dataset.pieces import counted
 from dataset.samples import MASKING_FILE
 from dataset.saved_datasets import split_in_words
 from dataset.sharding import read_summary
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 SCRATCH = ("runs", "records", "sources")  # in the folder of the text shards
-FORMAT = 3  # raised whenever the same inputs would give other files
+FORMAT = 4  # raised whenever the same inputs would give other files
 SHAPING_KEYS = (
     "NUM_TRAIN_SHARDS",
     "NUM_TEST_SHARDS",
@@ -276,7 +277,7 @@ def size_notes(
     if num_bytes:
         disk = num_bytes * (1 + sample_bytes_per_text_byte(config))
         notes.append(
-            f"text: {size_in_words(num_bytes)} in {num_files:,} files; disk: about "
+            f"text: {size_in_words(num_bytes)} in {counted(num_files, 'files')}; disk: about "
             f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
         )
     notes += [split for source in sources if (split := split_in_words(Path(source.name)))]

@@ -7,12 +7,18 @@ from collections.abc import Iterable, Iterator
 BLANKS = b" \t\r\v\f\0"  # of one byte; all that the readers of bytes have to know
 BYTE_ORDER_MARKS = "byte_order_marks"  # in counts
 MAX_HELD_BYTES = 1 << 20  # of a line in which just blanks have been seen
+# White space, and what Unicode calls Default_Ignorable_Code_Point up to U+FFFF; there are more of
+# these above, like tags, but none that text editors or web pages leave in blank lines.
 OTHER_BLANKS = (
     "\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
     "\u200a\u2028\u2029\u202f\u205f\u3000"  # white space
-    "\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"  # no width
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # marks of direction
-    "\u2800\u3164"  # letters of Braille and of Hangul without ink
+    "\xad\u034f\u17b4\u17b5\u180e\u200b\u200c\u200d\ufeff"  # no width, unless a line ends there
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # marks of direction
+    "\u2060\u2061\u2062\u2063\u2064\u2065\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e"
+    "\u206f\ufff0\ufff1\ufff2\ufff3\ufff4\ufff5\ufff6\ufff7\ufff8"  # more of both, or unused
+    "\u180b\u180c\u180d\u180f\ufe00\ufe01\ufe02\ufe03\ufe04\ufe05\ufe06\ufe07\ufe08\ufe09\ufe0a"
+    "\ufe0b\ufe0c\ufe0d\ufe0e\ufe0f"  # variants of the letter before
+    "\u115f\u1160\u2800\u3164\uffa0"  # letters of Braille and of Hangul without ink
 )
 _ALL_BLANKS = BLANKS.decode() + "\n" + OTHER_BLANKS
 _PLAIN, _OTHER = (re.escape(bytes(sorted(set(chars)))) for chars in (BLANKS, OTHER_BLANKS.encode()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.packing import HISTOGRAM_BINS
+from dataset.pieces import counted
 from dataset.samples import iter_sample_blocks
 from dataset.tokenizer import load_tokenizer
 from pipeline.artifacts import write_text
@@ -98,11 +99,12 @@ def text_lines(text: Mapping[str, Any]) -> list[str]:
     held_out = sum(
         shard["articles"] for name, shard in text["shards"].items() if name.startswith("test")
     )
-    dropped = [f"{count:,} {name.replace('_', ' ')}" for name, count in text["counts"].items()]
+    dropped = [counted(count, name.replace("_", " ")) for name, count in text["counts"].items()]
+    articles, is_cut = counted(total["articles"], "articles"), text.get("is_one_article", False)
     return [
-        f"text: {total['bytes'] / 1e6:,.1f} MB, {total['articles']:,} articles "
-        f"({held_out:,} held out), {total['sentences']:,} sentences, "
-        f"{len(text['shards']):,} shards",
+        f"text: {total['bytes'] / 1e6:,.1f} MB, "
+        f"{'1 article (its end held out)' if is_cut else f'{articles} ({held_out:,} held out)'}, "
+        f"{counted(total['sentences'], 'sentences')}, {counted(len(text['shards']), 'shards')}",
         f"dropped, cut or cleaned: {', '.join(dropped) or 'nothing'}",
         *text["notes"],
         *(f"WARNING: {line}" for line in held_out_warnings(text)),
@@ -118,9 +120,14 @@ def held_out_warnings(text: Mapping[str, Any]) -> list[str]:
     share, asked = num_bytes / total, text.get("frac_test", 0)
     warnings = []
     if articles < FEW_ARTICLES or num_bytes < FEW_BYTES:
+        size = f"{num_bytes / 1e3:,.1f} KB"
+        what = f"{articles:,} articles of {size} in all are held out: the loss on them"
+        if text.get("is_one_article", False):
+            what = f"the end of one article, {size}, is held out: the loss on it"
+        elif articles == 1:
+            what = f"1 article of {size} is held out: the loss on it"
         warnings.append(
-            f"only {articles:,} articles of {num_bytes / 1e3:,.1f} KB in all are held out: the "
-            "loss on them says little; more text would help, or a larger DATASET.FRAC_TEST"
+            f"only {what} says little; more text would help, or a larger DATASET.FRAC_TEST"
         )
     if asked and not asked / MOST_TIMES <= share <= asked * MOST_TIMES:
         warnings.append(f"{share:.2%} of the text are held out, DATASET.FRAC_TEST is {asked:.2%}")
@@ -128,7 +135,8 @@ def held_out_warnings(text: Mapping[str, Any]) -> list[str]:
     few, size = next(((k, size) for k, size in enumerate(sums, 1) if 2 * size > num_bytes), (0, 0))
     if few and few <= articles / 5:
         warnings.append(
-            f"{few:,} of the {articles:,} held-out articles make {size / num_bytes:.0%} of the "
+            f"{few:,} of the {articles:,} held-out articles {'make' if few > 1 else 'makes'} "
+            f"{size / num_bytes:.0%} of the "
             "held-out text: the loss on it is mostly theirs; shorter articles, like chapters, "
             "would be drawn more evenly"
         )

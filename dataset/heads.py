@@ -4,8 +4,9 @@ import codecs
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from dataset.blanks import is_blank
 from dataset.corpus_files import HEAD_BYTES, format_of, read_head
-from dataset.pieces import RECODE_HINT
+from dataset.pieces import RECODE_HINT, counted
 from dataset.sources import Source, check_file
 from pipeline.csv_escapes import escapes_by_backslash
 from pipeline.errors import StageError
@@ -17,7 +18,15 @@ FilesOf = Callable[[Source], list[Path]]
 
 
 def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
-    """A line for each file that cannot be used; of many of a source, for the first ones."""
+    """A line for each file that cannot be used; of many of a source, for the first ones. If there
+    is nothing but blanks in all files of all sources, a line for each of these."""
+    sources = list(sources)
+    if sources and all(_is_blank_source(source, files_of) for source in sources):
+        return [
+            f"{source.key}: {files[0]}{_more(files)}: only blanks, expected text"
+            for source in sources
+            if (files := files_of(source))
+        ]
     problems = []
     for source in sources:
         files = _looked_at(source, files_of)
@@ -25,7 +34,9 @@ def problems_with_heads(sources: Iterable[Source], files_of: FilesOf) -> list[st
         told = list(dict.fromkeys(found))  # what is wrong with a folder is told once
         problems += [f"{source.key}: {problem}" for problem in told[:MAX_TOLD]]
         if told[MAX_TOLD:]:
-            problems.append(f"{source.key}: {len(told) - MAX_TOLD} more files like that")
+            problems.append(
+                f"{source.key}: {counted(len(told) - MAX_TOLD, 'more files')} like that"
+            )
     return problems
 
 
@@ -42,8 +53,25 @@ def notes_on_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
     return notes
 
 
+def _is_blank_source(source: Source, files_of: FilesOf) -> bool:
+    """Whether all of its files are known to be empty or of blanks."""
+    return source.kind == "folder" and all(map(_is_blank_file, files_of(source)))
+
+
+def _is_blank_file(path: Path) -> bool:
+    if path.stat().st_size == 0:
+        return True
+    if format_of(str(path)) in ("parquet", "arrow"):
+        return False
+    try:
+        head = read_head(str(path), HEAD_BYTES)
+    except StageError:
+        return False
+    return len(head) < HEAD_BYTES and is_blank(head.decode(errors="replace"))
+
+
 def _more(found: Sequence[object]) -> str:
-    return f" (and {len(found) - 1} more files)" if len(found) > 1 else ""
+    return f" (and {counted(len(found) - 1, 'more files')})" if len(found) > 1 else ""
 
 
 def _looked_at(source: Source, files_of: FilesOf) -> list[Path]:

@@ -41,6 +41,7 @@ def positive(text: str) -> int:
 def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import claim, run_command
     from dataset.digests import FileDigests, digest_of_files
+    from dataset.pieces import counted
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         merged = plan_merge(shards, args.ratio)
         for name, group in merged.items():
             concatenate(group, args.output_dir / name)
-        console.say(f"{len(shards):,} shards merged into {len(merged):,}")
+        console.say(f"{counted(len(shards), 'shards')} merged into {len(merged):,}")
         artifact.finish({"shards": len(merged)})
 
     run_command("merge_shards", args, run)

@@ -26,6 +26,7 @@ SUSPECT_BYTES = b"\0\x1c\x1d\x1e\x1f\xef"  # 0xef begins byte order marks and re
 DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
 RECODE_HINT = "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
 UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
+NULL_ROWS = "null_rows"  # those of tables and of JSON without a text, which are empty articles
 CLEANING = (
     (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
     (re.compile("\ufeff"), "", BYTE_ORDER_MARKS),
@@ -34,8 +35,15 @@ CLEANING = (
     (re.compile("[\x1c-\x1f]"), " ", ""),
 )
 
+_PLURAL_END = re.compile(r"s\b")
+
 Piece = tuple[int, str, bool]
 RawPiece = tuple[int, bytes, bool]
+
+
+def counted(number: int, names: str) -> str:
+    """`1 malformed row` or `1,200 malformed rows`, of `malformed rows`."""
+    return f"{number:,} {names if number != 1 else _PLURAL_END.sub('', names, count=1)}"
 
 
 @dataclass
@@ -52,7 +60,7 @@ class Tally:
 
     def __str__(self) -> str:
         """In a line: `12 malformed rows, the first: a.jsonl: ...`; nothing if nothing was."""
-        counts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.counts.items())
+        counts = ", ".join(counted(n, name.replace("_", " ")) for name, n in self.counts.items())
         return f"{counts}, the first: {self.notes[0]}" if self.notes else counts
 
     @contextmanager
@@ -62,7 +70,7 @@ class Tally:
         yield
         number = self.counts[UNDECODABLE] - before
         if number and len(self.notes) < MAX_NOTES:
-            self.notes.append(f"{path}: {number:,} undecodable characters, {RECODE_HINT}")
+            self.notes.append(f"{path}: {counted(number, 'undecodable characters')}, {RECODE_HINT}")
 
 
 # --- characters ------------------------------------------------------------------------------

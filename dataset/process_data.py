@@ -76,6 +76,7 @@ def write_all(files: list[Path], args: argparse.Namespace, console) -> dict[str,
     from collections import Counter
 
     from dataset.articles import plan_articles, write_articles
+    from dataset.pieces import counted
     from pipeline.executor import local_pool, num_cores, run_unordered
 
     jobs = plan_articles(files, args.type, args.output_dir)
@@ -89,8 +90,10 @@ def write_all(files: list[Path], args: argparse.Namespace, console) -> dict[str,
             for note in notes:
                 console.note(f"dropped: {note}")
     size, articles = counts.pop("bytes"), counts.pop("articles")
-    dropped = [f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(counts.items())]
-    console.say(f"{articles:,} articles, {size / 1e6:,.1f} MB, in {len(jobs):,} files")
+    dropped = [counted(count, name.replace("_", " ")) for name, count in sorted(counts.items())]
+    console.say(
+        f"{counted(articles, 'articles')}, {size / 1e6:,.1f} MB, in {counted(len(jobs), 'files')}"
+    )
     console.say(f"dropped: {', '.join(dropped) or 'nothing'}")
     return {"articles": articles, "bytes": size, **counts}
 

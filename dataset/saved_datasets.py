@@ -99,5 +99,6 @@ def check_arrow_file(path: str, column: str) -> None:
         )
     feature = features[column]
     kind = feature.get("dtype") or feature.get("_type") if isinstance(feature, dict) else "a list"
+    kind = kind if isinstance(kind, str) else f"an object of {shown_list(feature)}"
     if kind not in TEXT_TYPES:
         raise StageError(f"{folder}: column `{column}` holds {kind}, expected text")

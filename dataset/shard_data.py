@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.digests import FileDigests, identity_of
     from dataset.heads import problems_with_heads
     from dataset.overlaps import problems_with_output, problems_with_overlaps
+    from dataset.saved_datasets import split_in_words
     from dataset.sources import problem_with
     from dataset.stage import make_text_shards
     from dataset.workers import SampleFiles, open_executor
@@ -83,6 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
         problems += [] if problems else problems_with_heads(sources, digests.files_of)
         if problems:
             raise ConfigError(problems)
+        for source in sources:
+            if split := split_in_words(Path(source.name)):
+                console.say(split)
         check_memory(args, SampleFiles())
         shaping = ("num_train_shards", "num_test_shards", "frac_test", "seed", "language")
         inputs = {key: getattr(args, key) for key in shaping}

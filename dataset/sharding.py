@@ -119,9 +119,10 @@ def write_text_shards(
 
     advance: told the bytes of text that are done. buffer_bytes: of text that a worker keeps.
     Returns and writes to shards.json `{"fingerprint", "shards": {file name: {"bytes", "articles",
-    "sentences"}}, "counts", "notes", "frac_test", "largest_held_out"}`: what was dropped, the share
-    that was to be held out, and sizes of articles that are. Raises StageError if there are neither
-    two articles nor one of two sentences.
+    "sentences"}}, "counts", "notes", "frac_test", "largest_held_out",
+    "is_one_article"}`: what was dropped, the share that was to be held out, sizes of articles that
+    are, and whether all is one article, of which the end is held out. Raises StageError if there
+    are neither two articles nor one of two sentences.
     """
     parts = group_slices(slices)
 
@@ -151,6 +152,7 @@ def write_text_shards(
         "notes": tally.notes,
         "frac_test": asked,
         "largest_held_out": list(largest),
+        "is_one_article": layout.first_test_sentence > 0,
     }
     write_sealed(directory / SUMMARY, summary)
     shutil.rmtree(directory / "runs")

@@ -28,7 +28,6 @@ from dataset.saved_datasets import (
     data_files,
     folder_of_split,
     problem_with_split,
-    split_in_words,
     splits_in,
 )
 from dataset.tables import ParquetSlice, cut_parquet_file
@@ -267,8 +266,6 @@ def open_folder(
     folder = Path(source.name).absolute()
     files, others = list_files(folder)
     empty = [file for file in files if file.stat().st_size == 0]
-    if split := split_in_words(folder):
-        say(split)
     for what, found in (("other files are passed over", others), ("empty files", empty)):
         if found:
             names = ", ".join(relative_name(file, folder) for file in found[:NAMED_FILES])

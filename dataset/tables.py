@@ -6,7 +6,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dataset.pieces import BLOCK_BYTES, Piece, Tally, clean_text, in_blocks, raw_row_pieces
+from dataset.pieces import (
+    BLOCK_BYTES,
+    NULL_ROWS,
+    Piece,
+    Tally,
+    clean_text,
+    in_blocks,
+    raw_row_pieces,
+)
 from dataset.text_files import missing_column
 from pipeline.errors import StageError
 from pipeline.hub import Repository, hub_session
@@ -165,6 +173,8 @@ def arrow_pieces(
         column = column.dictionary_decode()
     for row in rows:
         text = column[row].as_buffer()
+        if text is None:
+            tally.counts[NULL_ROWS] += 1
         if text is None or text.size <= limit:
             raw = text.to_pybytes() if text else b""
             yield first_row + row, clean_text(raw, tally), True

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from dataset.blanks import BLANKS, with_plain_blank_lines
+from dataset.blanks import BLANKS, is_blank, with_plain_blank_lines
 from dataset.corpus_files import (
     DOC_TAG,
     checked_head,
@@ -34,6 +34,7 @@ from dataset.corpus_files import (
 from dataset.pieces import (
     BLOCK_BYTES,
     MAX_ROW_BYTES,
+    NULL_ROWS,
     Piece,
     RawPiece,
     Tally,
@@ -128,7 +129,7 @@ def holds_one_article_per_line(head: bytes) -> bool:
 
 def check_text_file(path: str, column: str) -> None:
     """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
-    first row lacks the column or none of the first rows has text in it."""
+    first row lacks the column, none of the first lines is an object or none has text in it."""
     head = checked_head(path)
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
@@ -144,10 +145,14 @@ def check_text_file(path: str, column: str) -> None:
     others = head.split(b"\n", FIRST_ROWS)[1:-1]
     lines = [first_line, *(clean_text(line, Tally()) for line in others)]
     rows = [row for line in lines if (row := parsed_row(line)) is not None]
+    if not rows and sum(not is_blank(line) for line in lines) > 1:
+        raise StageError(f"{path}: none of its first lines is a JSON object, expected one per line")
     problems = [problem_of_row(row, column) for row in rows]
     if rows and all(problems):
         these = f"each of its first {len(rows):,} rows" if len(rows) > 1 else "its first row"
         raise StageError(f"{path}: {these} {problems[0]}")
+    if len(rows) == FIRST_ROWS and all(row.get(column) is None for row in rows):
+        raise StageError(f"{path}: each of its first {FIRST_ROWS} rows has null in `{column}`")
 
 
 def missing_column(path: str, column: str, there: Iterable[str]) -> str:
@@ -203,6 +208,8 @@ def json_pieces(
             else:
                 if has_twice(line, piece.column):
                     tally.note("repeated_keys", f"{place} has `{piece.column}` twice: one is lost")
+                if row[piece.column] is None:
+                    tally.counts[NULL_ROWS] += 1
                 yield from row_pieces(position, row[piece.column] or "", limit, tally)
         is_rest = not ends
 

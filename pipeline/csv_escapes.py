@@ -17,10 +17,24 @@ def escapes_by_backslash(head: bytes, delimiter: str = ",") -> bool:
     """Whether the rows that a file begins with are better read so than with doubled quotes."""
     if b'\\"' not in head:
         return False
-    lines = head.decode(errors="replace").replace("\r\n", "\n").replace("\r", " ").split("\n")
-    lines = [f"{line}\n" for line in lines]
+    lines = _lines(head)
     doubled = _num_good_rows(lines, delimiter, None)
     return _num_good_rows(map(with_backslashes_kept, lines), delimiter, BACKSLASH) > doubled
+
+
+def has_spaced_quotes(head: bytes, delimiter: str = ",") -> bool:
+    """Whether the quotes in the rows that a file begins with stand behind a space, as in
+    `1, "a, b"`, which is then no part of a cell."""
+    if f'{delimiter} "'.encode() not in head or f'{delimiter}"'.encode() in head:
+        return False
+    lines = _lines(head)
+    spaced = _num_good_rows(lines, delimiter, None, skips_spaces=True)
+    return spaced >= _num_good_rows(lines, delimiter, None)
+
+
+def _lines(head: bytes) -> list[str]:
+    lines = head.decode(errors="replace").replace("\r\n", "\n").replace("\r", " ").split("\n")
+    return [f"{line}\n" for line in lines]
 
 
 def with_backslashes_kept(line: str) -> str:
@@ -30,10 +44,12 @@ def with_backslashes_kept(line: str) -> str:
     return _PAIR_OR_SINGLE.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", line)
 
 
-def _num_good_rows(lines: Iterable[str], delimiter: str, escape: str | None) -> int:
+def _num_good_rows(
+    lines: Iterable[str], delimiter: str, escape: str | None, skips_spaces: bool = False
+) -> int:
     """Rows with as many cells as the first one, less those that are broken."""
     width = good = bad = 0
-    for row in _rows(iter(lines), delimiter, escape):
+    for row in _rows(iter(lines), delimiter, escape, skips_spaces):
         width = width or len(row or [])
         if row and (width == 1 or len(row) == width):
             good += 1
@@ -42,11 +58,19 @@ def _num_good_rows(lines: Iterable[str], delimiter: str, escape: str | None) -> 
     return good - bad
 
 
-def _rows(lines: Iterator[str], delimiter: str, escape: str | None) -> Iterator[list[str] | None]:
+def _rows(
+    lines: Iterator[str], delimiter: str, escape: str | None, skips_spaces: bool
+) -> Iterator[list[str] | None]:
     """None for a row with quotes in wrong places; reading goes on with the next line."""
     while True:
         try:
-            yield from csv.reader(lines, delimiter=delimiter, escapechar=escape, strict=True)
+            yield from csv.reader(
+                lines,
+                delimiter=delimiter,
+                escapechar=escape,
+                skipinitialspace=skips_spaces,
+                strict=True,
+            )
             return
         except csv.Error:
             yield None

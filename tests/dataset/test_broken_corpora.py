@@ -223,23 +223,23 @@ def json_row(text: object) -> bytes:
 
 
 JSON_ROWS = {
-    "no_objects": (b'"a"\n1\nnull\n[]\n', REPORTED),
+    "no_objects": (b'"a"\n1\nnull\n[]\n', REFUSED),
     "a_row_without_text": (json_lines() + b'{"id": 1}\n', REPORTED),
     "first_row_without_text": (b'{"id": 1}\n' + json_lines(), REFUSED),
     "text_is_a_number": (json_lines() + json_row(1.5), REPORTED),
     "text_is_a_list": (json_lines() + json_row(["a"]), REPORTED),
-    "text_is_null": (json_lines() + json_row(None), COMPLETE),
+    "text_is_null": (json_lines() + json_row(None), REPORTED),
     "text_is_empty": (json_lines() + json_row(""), COMPLETE),
     "half_a_pair": (json_lines() + b'{"text": "\\ud83d"}\n', REPORTED),
     "trailing_comma": (json_lines() + b'{"text": "a",}\n', REPORTED),
     "two_objects_in_a_line": (json_lines() + b'{"text": "a"} {"text": "b"}\n', REPORTED),
-    "over_several_lines": (b'{\n"text": "a"\n}\n', REPORTED),
+    "over_several_lines": (b'{\n"text": "a"\n}\n', REFUSED),
     "an_array": (b'[{"text": "a"}]', REFUSED),
     "nested_deeply": (json_lines() + b"[" * 200_000 + b"\n", REPORTED),
     "nested_in_the_text": (b'{"text": ' + b"[" * 200_000 + b"\n" + json_lines(), REPORTED),
     "a_huge_number": (json_lines() + b'{"text": ' + b"9" * 5000 + b"}\n", REPORTED),
     "not_a_number": (json_lines() + b'{"text": NaN}\n', REPORTED),
-    "a_text_file": (plain(), REPORTED),
+    "a_text_file": (plain(), REFUSED),
 }
 CSV_ROWS = {
     "just_a_header": (b"id,text\n", CHANGED),

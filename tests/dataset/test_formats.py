@@ -155,11 +155,13 @@ def test_missing_column_names_the_file_and_what_is_there(tmp_path, write):
         ("text", ""),
         ("category", ""),
         ("last", ""),
-        ("content", "has no column `content`, it has id, text, category, tags, of, last"),
+        ("content", "has no column `content`, it has id, text, category, tags, of, raw, nothing"),
         ("element", "has no column `element`, it has "),
         ("id", "column `id` holds int64, expected text"),
         ("tags", "column `tags` holds lists or groups, expected text"),
         ("of", "column `of` holds lists or groups, expected text"),
+        ("raw", "column `raw` holds binary, expected text"),
+        ("nothing", "column `nothing` holds null, expected text"),
     ],
 )
 def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, column, problem):
@@ -169,6 +171,8 @@ def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, colu
         "category": pyarrow.array(["a", "b"]).dictionary_encode(),
         "tags": [["a"], []],
         "of": [{"a": {"b": [1.5]}, "c": True}, None],
+        "raw": [b"a", b"b"],
+        "nothing": [None, None],
         "last": ["a", "b"],
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", row_group_size=1)
@@ -179,6 +183,24 @@ def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, colu
         found = error.cause
     assert found.startswith(f"{tmp_path}/a.parquet: {problem}" if problem else "")
     assert bool(found) == bool(problem)
+
+
+def test_nulls_alone_in_a_parquet_file_are_told_without_its_library(tmp_path):
+    path = tmp_path / "a.parquet"
+    for texts, group, problem in (
+        ([None] * 30, 1000, "column `text` holds null in all 30 rows"),
+        ([None] * 30, 7, "column `text` holds null in all 30 rows"),
+        ([None] * 29 + ["a"], 1000, ""),
+        ([None] * 29 + ["a"], 7, ""),
+        ([None] * 3, 1000, ""),
+    ):
+        table = pyarrow.table({"id": range(len(texts)), "text": pyarrow.array(texts, "string")})
+        pyarrow.parquet.write_table(table, path, row_group_size=group)
+        if problem:
+            with pytest.raises(StageError, match=problem):
+                check_file(path, "text")
+        else:
+            check_file(path, "text")
 
 
 def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
@@ -217,7 +239,7 @@ def test_rows_without_text_are_empty_articles(tmp_path):
     table = pyarrow.table({"text": pyarrow.array(["One.", None, "", " ", "Two."])})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     summary = shard(customized_source(str(tmp_path), "key"), tmp_path / "out")
-    assert summary["counts"] == {"empty_articles": 3}
+    assert summary["counts"] == {"empty_articles": 3, "null_rows": 1}
 
 
 def test_large_row_groups_are_read_in_batches(tmp_path):
@@ -339,10 +361,106 @@ def test_text_behind_a_quote_with_a_delimiter(tmp_path):
     assert articles == ['He said "go", then left.', "Fine, too."]
     assert counts == {"stray_quotes": 1}
     content = f'id,text,more\n1,{row},x\n2,"Fine, too.",y\n'
+    articles, counts, _ = read_csv(tmp_path, content.encode())
+    assert articles == ['He said "go", then left.', "Fine, too."]
+    assert counts == {"stray_quotes": 1}
+    content = f'id,text,more\n1,{row[:-1]},x\n2,"Fine, too.",y\n'
     articles, counts, notes = read_csv(tmp_path, content.encode())
     assert articles == ["Fine, too."]
     assert counts == {"stray_quotes": 1, "malformed_rows": 1}
     assert notes[1] == "a.csv: line 2 has 4 columns, the header 3, the row is dropped"
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ('"ok first\nsecond line" tail text', '"ok first\nsecond line" tail text'),
+        ('"ok, first\n\nsecond, line" tail', '"ok, first\n\nsecond, line" tail'),
+        ('"he said "go" to\n\nthe end"', 'he said "go" to\n\nthe end'),
+        ('"one\nhe said "go", then\nleft "now" ok"', 'one\nhe said "go", then\nleft "now" ok'),
+        ('"one\ntwo" tail,"z1\nz2"', '"one\ntwo" tail'),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_cell_of_several_lines_with_quotes_in_a_wrong_place_is_one_row(tmp_path, cell, text, end):
+    more = "" if cell.endswith('"z1\nz2"') else ",z"
+    content = f'id,text,z\n1,first,z\n2,{cell}{more}\n3,"last, and\nlast",z\n4,end,z\n'
+    articles, counts, notes = read_csv(tmp_path, content.replace("\n", end).encode())
+    assert articles == ["first", text, "last, and\nlast", "end"]
+    assert counts == {"stray_quotes": 1} and notes[0].startswith("a.csv: line 3: a quote within")
+
+
+def test_what_follows_an_unclosed_quote_is_no_article_of_a_wrong_cell(tmp_path):
+    rows = [
+        '2,"never closed',
+        "second line, z",
+        "",
+        "third line,z",
+        "3,whole,z",
+        "4,short",
+        "5,e,z",
+    ]
+    articles, counts, notes = read_csv(tmp_path, "\n".join(["id,text,z", *rows]).encode())
+    assert articles == ["never closed", "whole", "short", "e"]
+    assert counts == {"unclosed_quotes": 1, "malformed_rows": 2}
+    assert notes[1] == (
+        "a.csv: line 3 is no row by itself, and follows an unclosed quote, the row is dropped"
+    )
+
+
+def test_a_tail_with_a_comma_is_no_article_of_a_wrong_cell(tmp_path):
+    """It cannot be told from a column."""
+    rows = ['2,"ok first', 'second line" tail, with a comma,z', "3,whole,z", "4,d,z"]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text,z", *rows]).encode())
+    assert articles == ["ok first", "whole", "d"]
+    assert counts == {"unclosed_quotes": 1, "malformed_rows": 1}
+
+
+def test_few_rows_are_suspect(tmp_path):
+    rows = ['1,"open', *(f"{n}, text {n}" for n in range(300))]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text", *rows]).encode())
+    assert articles == ["open", *(f"text {n}" for n in range(100, 300))]
+    assert counts == {"unclosed_quotes": 1, "malformed_rows": 100}
+
+
+def test_lines_that_look_like_rows_are_rows(tmp_path):
+    rows = ['1,"open', "2,a", '3,5" wide', '4,say "x" there', "5,last"]
+    articles, counts, _ = read_csv(tmp_path, "\n".join(["id,text", *rows]).encode())
+    assert articles == ["open", "a", '5" wide', 'say "x" there', "last"]
+    assert counts == {"unclosed_quotes": 1}
+
+
+def test_many_rows_of_several_lines_with_stray_quotes_take_linear_time(tmp_path):
+    rows = "".join(f'{n},"one\ntwo" tail,z\n' for n in range(20_000))
+    articles, counts, _ = read_csv(tmp_path, f"id,text,z\n{rows}".encode())
+    assert articles == ['"one\ntwo" tail'] * 20_000 and counts == {"stray_quotes": 20_000}
+    rows = "".join(f'{n},"he said "go" to\n' for n in range(20_000))
+    articles, counts, _ = read_csv(tmp_path, f"id,text\n{rows}".encode())
+    assert articles == ['he said "go" to'] * 20_000 and counts == {"unclosed_quotes": 20_000}
+    rows = "".join(f"{n},plain\n" for n in range(40_000))
+    articles, counts, _ = read_csv(tmp_path, f'id,text\n0,"say "go" to\n{rows}'.encode())
+    assert len(articles) == 40_001 and counts == {"unclosed_quotes": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'sep=;\nid;text\n1;"a, b; c"\n2;d\n',
+        '"SEP=|"\r\nid|text\r\n1|"a, b; c"\r\n2|d\r\n',
+        '"the id, a number";text\n1;"a, b; c"\n2;d\n',
+        'id, text\n1, "a, b; c"\n2, "d"\n',
+        'id,text\n1, "a, b; c"\n2, d\n',
+    ],
+)
+def test_delimiters_and_spaces_behind_them(tmp_path, content):
+    articles, counts, _ = read_csv(tmp_path, content.encode())
+    assert articles == ["a, b; c", "d"] and counts == {}
+
+
+def test_quotes_behind_spaces_in_some_rows_are_text(tmp_path):
+    content = 'id,text\n1,"a, b"\n2, "c"\n3,"say, ""d"""\n'
+    articles, counts, _ = read_csv(tmp_path, content.encode())
+    assert articles == ["a, b", '"c"', 'say, "d"'] and counts == {}
 
 
 def test_quotes_in_a_wrong_place_leave_the_other_columns_alone(tmp_path):

@@ -62,6 +62,23 @@ def test_rows_of_which_some_are_no_use_are_no_problem_of_the_plan(tmp_path):
     assert problems_of(tmp_path) == []
 
 
+def test_quotes_behind_spaces_are_told_if_not_all_are(tmp_path):
+    rows = '1, "Hello, world"\n' * 12 + '2,"Hello"\n'
+    (tmp_path / "a.csv").write_text(f"id,text\n{rows}")
+    assert problems_of(tmp_path) == [
+        "key: a.csv: line 2 has 3 columns, the header 2, and so on in each of its first 10 rows "
+        "(quotes have to follow ',' without a space between, in all rows)"
+    ]
+
+
+def test_blanks_in_all_files_are_a_problem(tmp_path):
+    (tmp_path / "a.txt").write_text(" \n\u3000\n\n\ufeff")
+    (tmp_path / "b.jsonl").write_text("")
+    assert problems_of(tmp_path) == ["key: a.txt (and 1 more file): only blanks, expected text"]
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"\n" * 100_000 + b"One."))
+    assert problems_of(tmp_path) == []
+
+
 def test_backslashes_are_not_left_to_the_reader_of_datasets(tmp_path):
     """It would drop quotes without a word."""
     (tmp_path / "a.csv").write_text('id,text\n1,"say \\"hello\\" twice"\n2,"and ""again"""\n')
@@ -75,7 +92,7 @@ def test_text_that_is_no_utf8_is_told(tmp_path):
     (tmp_path / "a.txt").write_text("größer " * 20_000)  # cut within a character, somewhere
     (tmp_path / "b.txt").write_bytes(LATIN1)
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"text\n" + LATIN1))
-    assert notes_of(tmp_path) == [f"b.txt (and 1 more files): {HINT}"]
+    assert notes_of(tmp_path) == [f"b.txt (and 1 more file): {HINT}"]
     (tmp_path / "b.txt").unlink()
     (tmp_path / "c.csv.gz").unlink()
     assert notes_of(tmp_path) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dataset import blanks, pieces
 from dataset.blanks import is_blank, with_plain_blank_lines
-from dataset.pieces import Tally, clean_text, iter_raw_pieces, row_pieces, split_off
+from dataset.pieces import Tally, clean_text, counted, iter_raw_pieces, row_pieces, split_off
 from dataset.text_files import SEPARATORS
 
 BLOCKS = SEPARATORS["blocks"]
@@ -85,6 +85,15 @@ BLANK_LINES = {
     "braille": "\u2800",
     "hangul": "\u3164",
     "unit separator": "\x1f",
+    "soft hyphen": "\xad",
+    "grapheme joiner": "\u034f",
+    "arabic mark of direction": "\u061c",
+    "hangul fillers": "\u115f\u1160\uffa0",
+    "vowels of khmer": "\u17b4\u17b5",
+    "mongolian": "\u180b\u180c\u180d\u180e\u180f",
+    "invisible operators": "".join(map(chr, range(0x2060, 0x2070))),
+    "variation selectors": "".join(map(chr, range(0xFE00, 0xFE10))),
+    "unused": "".join(map(chr, range(0xFFF0, 0xFFF9))),
     "mixture": "\u3000 \t\xa0\u200b\ufeff\x85\0\f",
 }
 
@@ -102,7 +111,30 @@ def test_a_line_of_any_blanks_parts_articles(blank, end):
         ]
 
 
-@pytest.mark.parametrize("blank", [" ", *"\u3000\u200b\ufeff\x85"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Größe",
+        "ﾀﾟ",
+        "各",
+        "\u3164한",
+        "ا",
+        "❤\ufe0f",
+        "\u0301",
+        "ក",
+        "\u1161",
+        "\uffe0",
+        "\xad-",
+        "㌀",
+    ],
+)
+def test_a_line_of_anything_else_parts_nothing(text):
+    content = f"One.\n{text}\nTwo.".encode()
+    for block in (1, 2, 3, 1000):
+        assert [raw for _, raw, _ in read(content, block, 1 << 20)] == [content]
+
+
+@pytest.mark.parametrize("blank", [" ", *"\u3000\u200b\ufeff\x85\xad\ufe0f"])
 def test_blanks_within_a_line_of_text_stay(blank):
     content = f"{blank}one{blank}two{blank}\nthree".encode()
     [(position, raw, _)] = read(content, 3, 1 << 20)
@@ -165,6 +197,26 @@ def test_dirt_is_removed_and_counted():
         "nul_characters": 1,
         "undecodable_characters": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [
+        ("unclosed quotes", "1 unclosed quote"),
+        ("articles over several shards", "1 article over several shards"),
+        ("files with backslash escapes", "1 file with backslash escapes"),
+    ],
+)
+def test_counts_in_words(name, one):
+    assert counted(1, name) == one
+    assert [counted(number, name) for number in (0, 1200)] == [f"0 {name}", f"1,200 {name}"]
+
+
+def test_a_tally_in_a_line():
+    tally = Tally()
+    tally.note("malformed_rows", "a.csv: line 2")
+    tally.counts["null_rows"] += 2
+    assert str(tally) == "1 malformed row, 2 null rows, the first: a.csv: line 2"
 
 
 def test_rows_are_cleaned_and_cut():

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -9,12 +11,14 @@ import pyarrow
 import pytest
 from dataset_helpers import articles_of, read_source, shard
 
+from dataset.artifact import dataset_artifact
 from dataset.corpus_files import list_files
 from dataset.digests import FileDigests, identity_of
 from dataset.heads import problems_with_heads
 from dataset.sources import customized_source, hub_source, local_files, problem_with
 from pipeline.errors import StageError
 
+ROOT = Path(__file__).parents[2]
 TEXTS = [f"Row {number} of it.\nIts second line: 中文." for number in range(40)]
 
 
@@ -78,7 +82,18 @@ def test_a_split_is_read_train_by_default(by_split, tmp_path):
         assert read_source(source, tmp_path / "work")[0] == expected
     articles, _, said = read_source(customized_source(str(by_split), "key"), tmp_path / "work")
     assert articles == TEXTS
-    assert said == [f"{by_split}: split train is read, not validation"]
+    assert said == []
+
+
+def test_a_split_is_told_once(by_split, config, tmp_path):
+    told = f"{by_split}: split train is read, not validation"
+    config.DATASET.CUSTOMIZED_DATASETS = [str(by_split)]
+    assert dataset_artifact(config).notes.count(told) == 1
+    command = [sys.executable, "-m", "dataset.shard_data", "--frac_test=0.1"]
+    command += ["--output_dir", str(tmp_path / "out"), "--dataset", "custom", str(by_split)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(told) == 1
 
 
 def test_datasets_within_a_folder_of_text(by_split, tmp_path):
@@ -102,7 +117,12 @@ def test_a_wrong_split_or_column_is_told_in_the_plan(by_split, split, column, pr
 
 
 @pytest.mark.parametrize(
-    ("columns", "kind"), [({"body": [1]}, "int64"), ({"body": [["a"]]}, r"List|Sequence|a list")]
+    ("columns", "kind"),
+    [
+        ({"body": [1]}, "int64"),
+        ({"body": [["a"]]}, r"List|Sequence|a list"),
+        ({"body": [{"a": 1, "dtype": "b"}]}, "an object of a, dtype"),
+    ],
 )
 def test_a_column_of_something_else_is_told_in_the_plan(tmp_path, columns, kind):
     dataset_of(["a"], **columns).save_to_disk(tmp_path / "saved")

@@ -162,6 +162,12 @@ def test_a_single_article_has_its_end_held_out(tmp_path, size):
     assert test == text.split()[-len(test) :]
     assert 0.1 < len(test) / len(text.split()) < 0.3
     again = shard(source_of(tmp_path / "in"), tmp_path / "one", frac_test=1e-9, num=(1, 1))
+    sentences = sum(shard["sentences"] for shard in again["shards"].values())
+    assert text_lines(again)[0] == (
+        f"text: {len(text) / 1e6:,.1f} MB, 1 article (its end held out), "
+        f"{sentences:,} sentences, 2 shards"
+    )
+    assert held_out_warnings(again)[0].startswith("only the end of one article, 0.")
     assert again["shards"]["test_00000.txt"]["sentences"] == 1
 
 
@@ -183,7 +189,7 @@ def test_empty_articles_are_counted(tmp_path):
     texts = ["One.", "", " ", "\xa0", "\u200b", "\u3000\u200d", "Two.", None, "\ufeff"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     found = shard(source_of(tmp_path), tmp_path / "out")
-    assert found["counts"] == {"empty_articles": 7, "byte_order_marks": 1}
+    assert found["counts"] == {"empty_articles": 7, "byte_order_marks": 1, "null_rows": 1}
     assert articles_of(tmp_path / "out") == ["One.", "Two."]
 
 
@@ -226,6 +232,18 @@ def test_little_held_out_text_is_told(tmp_path):
     assert text_lines(text)[-1] == f"WARNING: {little}"
 
 
+def test_one_is_told_as_one(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text('id,text\n1,"One.\n2,Two.\n')
+    text = shard(source_of(tmp_path / "in"), tmp_path / "out", num=(1, 1))
+    lines = text_lines(text)
+    assert lines[0] == "text: 0.0 MB, 2 articles (1 held out), 2 sentences, 2 shards"
+    assert lines[1] == "dropped, cut or cleaned: 1 unclosed quote"
+    assert (
+        lines[-1].startswith("WARNING: 50.00%") and " only 1 article of 0.0 KB is held" in lines[3]
+    )
+
+
 def test_no_article_is_told_with_what_was_dropped(tmp_path):
     rows = '{"text": ["a"]}\n' * 3 + '{"body": "a"}\n'
     (tmp_path / "a.jsonl").write_text(rows)
@@ -235,7 +253,7 @@ def test_no_article_is_told_with_what_was_dropped(tmp_path):
     with pytest.raises(StageError) as caught:
         shard(source_of(tmp_path), tmp_path / "out")
     assert caught.value.cause == (
-        f"the sources hold no article (1 empty articles, 4 malformed rows, the first: {tmp_path}/"
+        f"the sources hold no article (1 empty article, 4 malformed rows, the first: {tmp_path}/"
         "a.jsonl: the row at byte 13 has a list in `text`, expected text), expected at least two "
         "sentences: one to train on and one held out"
     )

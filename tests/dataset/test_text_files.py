@@ -149,6 +149,7 @@ def test_json_lines(tmp_path, monkeypatch):
         "nul_characters": 1,
         "malformed_rows": 4,
         "oversized_rows": 1,
+        "null_rows": 1,
     }
     assert tally.notes[0].endswith("a.jsonl: the row at byte 57 is no JSON object")
     assert "longer than" in tally.notes[-1]
@@ -190,6 +191,9 @@ def test_a_text_that_a_row_has_twice_is_counted(tmp_path):
         (b'{"text": 1}\n\n{"text": "a"', "its first row has a number in `text`, expected text"),
         (b'\n\xe3\x80\x80\n[{"text": "a"}]', "is a JSON array"),
         (b'{"content": "x", "id": 1}\n', "has no column `text`, it has content, id"),
+        (b'{"text": null}\n' * 11, "each of its first 10 rows has null in `text`"),
+        (b'{\n  "text": "a"\n}\n', "none of its first lines is a JSON object, expected one per"),
+        (b'{\n  "id": 1,\n  "text": "a"\n}\n' * 20, "none of its first lines is a JSON object"),
         (b' [{"text": "x"}]', "is a JSON array, expected JSON lines"),
     ],
 )
@@ -197,6 +201,14 @@ def test_unusable_json(tmp_path, content, message):
     path = write(tmp_path / "a.jsonl", content)
     with pytest.raises(StageError, match=rf"a\.jsonl: .*{message}"):
         check_text_file(str(path), "text")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"text": null}\n' * 9, b'{"text": null}\n' * 9 + b'{"text": "a"}\n' * 2, b'{"text": "a'],
+)
+def test_rows_that_may_be_followed_by_better_ones_are_no_problem(tmp_path, content):
+    check_text_file(str(write(tmp_path / "a.jsonl", content)), "text")
 
 
 def test_wikiextractor_elements(tmp_path):
