@@ -11,7 +11,7 @@ from dataset.pieces import counted
 from dataset.samples import iter_sample_blocks
 from dataset.tokenizer import load_tokenizer
 from pipeline.artifacts import write_text
-from pipeline.console import table
+from pipeline.console import WARNING_PREFIX, table
 
 LINE_WIDTH = 96
 BAR_WIDTH = 40
@@ -107,7 +107,7 @@ def text_lines(text: Mapping[str, Any]) -> list[str]:
         f"{counted(total['sentences'], 'sentences')}, {counted(len(text['shards']), 'shards')}",
         f"dropped, cut or cleaned: {', '.join(dropped) or 'nothing'}",
         *text["notes"],
-        *(f"WARNING: {line}" for line in held_out_warnings(text)),
+        *(f"{WARNING_PREFIX}{line}" for line in held_out_warnings(text)),
     ]
 
 

@@ -24,7 +24,7 @@ from dataset.tokenizer_files import tokenizer_files
 from dataset.tokenizer_training import train_tokenizer
 from dataset.workers import SampleFiles, Workers, open_executor
 from pipeline.artifacts import Artifact, log_path, write_sealed
-from pipeline.console import Console, stage_console
+from pipeline.console import WARNING_PREFIX, Console, stage_console
 from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
 from pipeline.folders import read_sealed
@@ -217,7 +217,7 @@ def make_tokenizer(
         console.say(f"tokenizer: {size:,} entries, trained on the corpus")
         if size < FILLED_VOCABULARY * tokenizer.VOCAB_SIZE:
             console.say(
-                f"warning: TOKENIZER.VOCAB_SIZE: the text gives {size:,} of the "
+                f"{WARNING_PREFIX}TOKENIZER.VOCAB_SIZE: the text gives {size:,} of the "
                 f"{tokenizer.VOCAB_SIZE:,} entries that were asked for"
             )
     else:

@@ -24,6 +24,7 @@ from dataset.unknown_text import (
     num_characters,
 )
 from dataset.word_encoder import WordEncoder
+from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
 from pipeline.executor import local_pool, run_unordered
 from pipeline.text_files import shown_list
@@ -86,7 +87,7 @@ class Findings:
             )
             if max(self.unknown_share, self.unknown_tokens / max(1, self.tokens)) > ERROR_SHARE:
                 raise StageError(f"{NAME_KEY}: {line}")
-            found.append(f"warning: {line}")
+            found.append(f"{WARNING_PREFIX}{line}")
         return [*found, *self._altered_lines(language)]
 
     def _examples(self) -> str:
@@ -111,7 +112,7 @@ class Findings:
             way_out = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe keeps them"
         likely = f", which words of DATASET.LANGUAGE {language} need" if is_marked else ""
         yield (
-            f"warning: the tokenizer takes away or alters {share:.1%} of the characters "
+            f"{WARNING_PREFIX}the tokenizer takes away or alters {share:.1%} of the characters "
             f"({names}){likely}; {way_out}"
         )
 

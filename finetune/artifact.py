@@ -38,13 +38,13 @@ from pipeline.artifacts import (
     log_path,
     search_name,
 )
+from pipeline.console import WARNING_PREFIX
 from pipeline.devices import num_gpus
 from pipeline.disk import DiskNeed, size_of
 from pipeline.errors import ConfigError
 from pipeline.hub_needs import HubNeed
 from pipeline.integrity import file_digest
 from pretrain.artifact import CARD, CURVE, model_bytes, pretrain_artifact
-from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

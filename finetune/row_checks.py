@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from finetune.examples import Examples, find_file, load_examples
 from finetune.tasks import Split, Task
+from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
 from pipeline.text_files import shown, shown_list
-from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     import numpy as np

@@ -32,10 +32,9 @@ from finetune.runs import (
 )
 from finetune.tasks import TASKS, Task, find_task
 from pipeline.artifacts import write_json
-from pipeline.console import print_line
+from pipeline.console import WARNING_PREFIX, print_line
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
-from pretrain.metrics import WARNING_PREFIX
 
 RESULTS = "results.json"  # tells the folder of an earlier run
 # Flags of transformers' script that nothing here depends on, and what happens instead.

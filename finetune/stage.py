@@ -32,12 +32,11 @@ from finetune.search import Job, best_job, run_order
 from finetune.slots import slot_workers
 from finetune.tasks import Task
 from pipeline.artifacts import demo_glue_dir, write_json
-from pipeline.console import Console, duration, stage_console
+from pipeline.console import WARNING_PREFIX, Console, duration, stage_console
 from pipeline.errors import ConfigError, StageError
 from pipeline.executor import local_pool, run_unordered
 from pipeline.hub import cached_commit
 from pipeline.ownership import owned
-from pretrain.metrics import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

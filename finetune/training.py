@@ -22,7 +22,7 @@ from finetune.row_checks import facts_of, problem_with_labels, warnings_about_la
 from finetune.runs import Source, TrainingSettings
 from finetune.tasks import Split, Task, find_task
 from finetune.token_counts import TokenCounts, Tokenization, cause_in_words
-from pretrain.metrics import WARNING_PREFIX
+from pipeline.console import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

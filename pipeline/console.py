@@ -16,6 +16,7 @@ from pipeline.heartbeat import Heart, Position
 from pipeline.privacy import hidden
 
 PLAIN_LINE_SECONDS = 10.0
+WARNING_PREFIX = "WARNING: "  # of a line that the user may ignore
 
 
 def print_line(text: str, stream: TextIO | None = None) -> None:

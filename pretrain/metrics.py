@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import fingerprint, flush_to_disk, write_text
-from pipeline.console import Console, print_line
+from pipeline.console import WARNING_PREFIX, Console, print_line
 from pipeline.disk import is_full
 
 PROGRESS_PREFIX = "@progress "
-WARNING_PREFIX = "WARNING: "
 PROGRESS_SECONDS = 1.0
 TEXT_KEYS = ("kind", "step")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, log_path
-from pipeline.console import Console, print_line, stage_console
+from pipeline.console import WARNING_PREFIX, Console, print_line, stage_console
 from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.folders import delete_tree
@@ -19,7 +19,7 @@ from pretrain.budget import progress_unit
 from pretrain.flags import flag_keys
 from pretrain.hostfile import read_hostfile
 from pretrain.memory_limits import lower_limit, shortage_in
-from pretrain.metrics import WARNING_PREFIX, parse_progress, parse_warning, read_metrics
+from pretrain.metrics import parse_progress, parse_warning, read_metrics
 from pretrain.ports import free_port
 from pretrain.stall import Patience, SilenceReport
 
