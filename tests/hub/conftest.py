@@ -18,7 +18,7 @@ from tests.hub.repositories import (
 from tests.hub_server import HubServer, serve
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hub")
     subsets = {"20231101.en": 30, "20231101.frr": 10}
@@ -29,14 +29,14 @@ def hub_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def tiny_model(hub_folder) -> str:
     """The name of a checkpoint."""
     write_model(hub_folder / "models" / "org" / "tiny")
     return "org/tiny"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def hub_of_all(hub_folder) -> HubServer:
     with serve(hub_folder) as server:
         yield server
@@ -49,20 +49,20 @@ def hub(hub_of_all) -> HubServer:
     hub_of_all.forget()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def hub_home(tmp_path_factory) -> Path:
     """The Hub's cache, which fills from test to test."""
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def online(hub_of_all, hub_home) -> Child:
     child = Child(hub_of_all.address, hub_home)
     yield child
     child.end()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def offline(hub_of_all, hub_home) -> Child:
     child = Child(hub_of_all.address, hub_home, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     yield child

@@ -92,7 +92,7 @@ def test_all_charts_and_tables_are_there_and_fit(reported, tmp_path, width):
     }
     assert all(chart["alt"] for chart in seen["charts"])
     assert seen["tables"][0]["rows"] == 1 + 5 + 3  # tasks and averages
-    assert len(seen["tables"]) == 3 and len(seen["links"]) == 7 and all(seen["links"])
+    assert len(seen["tables"]) == 4 and len(seen["links"]) == 7 and all(seen["links"])
     assert min(seen["letters"]) > 7  # the smallest text of a chart, in CSS pixels
 
 
