@@ -78,17 +78,16 @@ class Findings:
 
         language: of the text, as DATASET.LANGUAGE.
         """
-        found = []
-        if self.unknown_share > WARNING_SHARE:
-            line = (
-                f"{self.unknown_tokens / max(1, self.tokens):.1%} of the tokens are unknown, which "
-                f"stand for {self.unknown_share:.1%} of the characters ({self._examples()}); "
-                f"likely cause: {self.cause}"
-            )
-            if max(self.unknown_share, self.unknown_tokens / max(1, self.tokens)) > ERROR_SHARE:
-                raise StageError(f"{NAME_KEY}: {line}")
-            found.append(f"{WARNING_PREFIX}{line}")
-        return [*found, *self._altered_lines(language)]
+        token_share = self.unknown_tokens / max(1, self.tokens)
+        line = (
+            f"{token_share:.1%} of the tokens are unknown, which stand for "
+            f"{self.unknown_share:.1%} of the characters ({self._examples()}); "
+            f"likely cause: {self.cause}"
+        )
+        if max(self.unknown_share, token_share) > ERROR_SHARE:
+            raise StageError(f"{NAME_KEY}: {line}")
+        warned = [f"{WARNING_PREFIX}{line}"] if self.unknown_share > WARNING_SHARE else []
+        return [*warned, *self._altered_lines(language)]
 
     def _examples(self) -> str:
         frequent = sorted(self.unknown_words, key=lambda word: (-self.unknown_words[word], word))

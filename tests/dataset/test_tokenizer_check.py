@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from dataset.tokenizer import build_tokenizer, load_tokenizer
-from dataset.tokenizer_check import look_at, sample_articles
+from dataset.tokenizer_check import Findings, look_at, sample_articles
 from dataset.tokenizer_training import train_tokenizer
 from pipeline.errors import StageError
 from tests.dataset.tokenizer_folders import BERT
@@ -42,6 +42,12 @@ def test_a_text_that_is_all_unknown_is_an_error(tmp_path):
     found = findings(tmp_path, AMINO_ACIDS, ["M K T A Y I A K Q R"] * 50)
     with pytest.raises(StageError, match=r"100\.0% of the tokens are unknown.* cause: casing"):
         found.lines("en")
+
+
+def test_unknown_tokens_that_stand_for_few_characters_are_an_error_too():
+    """As where normalisation has taken most of the characters away."""
+    with pytest.raises(StageError, match=r"95\.0% of the tokens are unknown"):
+        Findings(1000, 100, 20, 95, {"x": 95}, "something").lines("en")
 
 
 @pytest.mark.parametrize(
