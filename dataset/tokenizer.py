@@ -47,7 +47,7 @@ CASE_KEY, ACCENTS_KEY = "TOKENIZER.DO_LOWER_CASE", "TOKENIZER.ACCENTS"
 
 
 def problem_with_tokenizer(name_or_path: str, do_lower_case: bool, accents: str = "auto") -> str:
-    """What is wrong with TOKENIZER.NAME_OR_PATH, DO_LOWER_CASE or ACCENTS, or an empty string.
+    """Returns a problem with TOKENIZER.NAME_OR_PATH, DO_LOWER_CASE or ACCENTS, or "".
 
     Local files are read as far as can be done without converting them.
     """
@@ -80,7 +80,7 @@ def _problem_with_source(path: Path, do_lower_case: bool, accents: str) -> str:
 def problem_with_habits(
     found: tuple[bool | None, bool | None], path: Path, do_lower_case: bool, accents: str
 ) -> str:
-    """Whether a ready-made tokenizer treats case and accents in another way than asked for.
+    """Returns how a tokenizer treats case or accents in another way than asked for, or "".
 
     found: whether it lower-cases, and strips accents; None if that is left to the config.
     """
@@ -95,7 +95,7 @@ def problem_with_habits(
 
 
 def _habits_of_settings(source: TokenizerSource) -> tuple[bool | None, bool | None]:
-    """Whether the settings beside a vocab.txt say to lower-case, and to strip accents."""
+    """Returns do_lower_case and strip_accents of the settings beside a vocab.txt; None if unset."""
     lower, strip = (source.settings.get(name) for name in ("do_lower_case", "strip_accents"))
     return lower, lower if strip is None else strip
 
@@ -139,7 +139,7 @@ def build_tokenizer(
 
 
 def _bert_content(source: TokenizerSource, do_lower_case: bool, accents: str) -> dict[str, Any]:
-    """What a vocab.txt and its settings amount to as a tokenizer.json."""
+    """Returns the tokenizer.json that a vocab.txt and its settings amount to."""
     strip = _habits_of_settings(source)[1]
     accents = accents if strip is None else "strip" if strip else "keep"
     ids = {entry: number for number, entry in enumerate(source.entries)}
@@ -160,7 +160,7 @@ def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None
 
 
 def build_and_forget(name_or_path: str, do_lower_case: bool, folder: Path, accents: str) -> None:
-    """As build_tokenizer; the memory that a large vocabulary takes is free again afterwards."""
+    """Builds a large tokenizer in a process of its own, whose memory is free again afterwards."""
     job = (name_or_path, do_lower_case, folder, accents)
     if 0 < tokenizer_bytes(name_or_path) < LARGE_TOKENIZER:
         build_tokenizer(*job)
@@ -175,7 +175,7 @@ def _build(job: tuple[str, bool, Path, str]) -> None:
 
 
 def tokenizer_bytes(name_or_path: str) -> int:
-    """About the size of the tokenizer.json that a local tokenizer becomes; 0 for one of the Hub."""
+    """Estimates the size of a local tokenizer as a tokenizer.json; 0 for one of the Hub."""
     path = Path(os.path.expanduser(name_or_path))
     if not path.exists():
         return 0

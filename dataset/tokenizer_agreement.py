@@ -1,4 +1,4 @@
-"""Two readers of one tokenizer, compared on text: a difference is an error that shows both results.
+"""Compares two readers of one tokenizer on text; a difference is an error that shows both results.
 
 What pretraining read as a word must not be [UNK] in finetuning, or for the user of the export.
 """
@@ -21,7 +21,7 @@ class Difference:
     theirs: list[int]
 
     def described(self, names: tuple[str, str], token_of: Callable[[int], str | None]) -> str:
-        """One line. names: of both readers. token_of: an id's token."""
+        """Returns one line. names: of both readers. token_of: returns an id's token."""
 
         def words(ids: list[int]) -> str:
             tokens = " ".join(shown(token_of(i) or "?") for i in ids[:MAX_TOKENS])
@@ -36,7 +36,7 @@ class Difference:
 
 
 def find_difference(ours: Encode, theirs: Encode, texts: Sequence[str]) -> Difference | None:
-    """The first text that both encode differently, cut down to the words that matter."""
+    """Finds the first text that both encode differently, cut down to the words that matter."""
     for text, mine, other in zip(texts, ours(texts), theirs(texts), strict=True):
         if list(mine) != list(other):
             return _cut_down(ours, theirs, text)
@@ -60,7 +60,7 @@ def _cut_down(ours: Encode, theirs: Encode, text: str) -> Difference:
 
 
 def _first(holds: Callable[[int], bool], most: int) -> int:
-    """The least number from 1 to `most` for which `holds`, if it holds for all above it too."""
+    """Finds the least number up to `most` for which `holds`, by bisection."""
     low, high = 1, most
     while low < high:
         middle = (low + high) // 2

@@ -64,7 +64,7 @@ class Findings:
 
     @property
     def results(self) -> dict[str, float]:
-        """What a manifest keeps: shares of the characters."""
+        """Returns the manifest's part: shares of the characters."""
         altered = sum(self.altered.values()) / max(1, self.characters)
         return {"unknown_character_share": self.unknown_share, "altered_character_share": altered}
 
@@ -74,7 +74,7 @@ class Findings:
         return min(1.0, self.unknown_characters / max(1, self.characters))
 
     def lines(self, language: str) -> list[str]:
-        """What is to be said. Raises StageError if nearly all of the text is unknown.
+        """Returns warnings. Raises StageError if nearly all of the text is unknown.
 
         language: of the text, as DATASET.LANGUAGE.
         """
@@ -135,7 +135,7 @@ def _check(job: tuple[Sequence[Path], Path]) -> Findings:
 
 
 def as_transformers_reads(folder: Path) -> Any:
-    """The tokenizer as AutoTokenizer loads it, which would import torch to come to the same."""
+    """Loads the tokenizer as AutoTokenizer does, without its import of torch."""
     import transformers
 
     name = read_object(folder / "tokenizer_config.json")["tokenizer_class"]
@@ -143,7 +143,7 @@ def as_transformers_reads(folder: Path) -> Any:
 
 
 def sample_articles(text_shards: Sequence[Path]) -> list[str]:
-    """About SAMPLE_BYTES of articles, a sentence per line, spread over all shards."""
+    """Returns about SAMPLE_BYTES of articles, a sentence per line, spread over all shards."""
     step = -(-len(text_shards) // MAX_SHARDS)
     chosen = text_shards[::step]
     articles: list[str] = []
@@ -211,7 +211,7 @@ def look_at(tokenizer: "CorpusTokenizer", lines: Sequence[str]) -> Findings:
 
 
 def unknown_parts(tokenizer: "CorpusTokenizer", line: str, unknown_id: int) -> Iterable[str]:
-    """The parts of a line that an unknown token stands for."""
+    """Yields the parts of a line that unknown tokens stand for."""
     encoding = tokenizer.tokenizer.encode(line, add_special_tokens=False)
     for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         if number == unknown_id:
@@ -222,7 +222,7 @@ def unknown_parts(tokenizer: "CorpusTokenizer", line: str, unknown_id: int) -> I
 
 
 def altered_letters(normalizer: Any, letters: Counter) -> dict[str, int]:
-    """Letters, vowel signs and joiners that a normalizer takes away, or makes others of."""
+    """Counts letters, vowel signs and joiners that a normalizer takes away or alters."""
     if normalizer is None or BYTES in str(normalizer.__getstate__()):
         return {}
     return {letter: count for letter, count in letters.items() if _is_altered(normalizer, letter)}

@@ -11,10 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from dataset.tokenizer_classes import CONVERTED_CLASSES, PLAIN_CLASSES
 from dataset.tokenizer_files import MERGES, NAME_KEY, SPECIAL_TOKENS
 from dataset.tokenizer_source import (
-    CONVERTED_CLASSES,
-    PLAIN_CLASSES,
     TokenizerSource,
     check_distinct,
     kind_of,

@@ -28,13 +28,14 @@ def tokenizer_of(content: Mapping[str, Any], path: Path) -> "tokenizers.Tokenize
 
 
 def habits(content: Mapping[str, Any], path: Path) -> tuple[bool, bool]:
-    """Whether a tokenizer.json lower-cases, and strips accents: what it makes of two letters."""
+    """Returns whether a tokenizer.json lower-cases and strips accents, tried on two letters."""
     parts = {name: content.get(name) for name in ("normalizer", "pre_tokenizer")}
     small = {**parts, "model": SMALLEST_MODEL, "added_tokens": []}
     return habits_of(tokenizer_of(small, path).normalizer)
 
 
 def habits_of(normalizer: Any) -> tuple[bool, bool]:
+    """Returns the same for a normalizer, which may be None."""
     if normalizer is None:
         return False, False
     upper, accented = (normalizer.normalize_str(letter) for letter in ("A", "\u00e9"))

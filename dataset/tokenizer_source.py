@@ -16,6 +16,13 @@ from os.path import lexists
 from pathlib import Path
 from typing import Any
 
+from dataset.tokenizer_classes import (
+    BERT_CLASSES,
+    CONVERTED_CLASSES,
+    MODEL_CLASSES,
+    PLAIN_CLASSES,
+    PYTHON_CLASSES,
+)
 from dataset.tokenizer_files import (
     MERGES,
     NAME_KEY,
@@ -28,89 +35,7 @@ from dataset.tokenizer_library import habits
 from pipeline.errors import StageError
 from pipeline.text_files import shown
 
-# Who reads a file of this name where neither tokenizer_config.json nor config.json says it.
-CONVERTED_CLASSES = {
-    "sentencepiece.bpe.model": "XLMRobertaTokenizer",
-    "spm.model": "DebertaV2Tokenizer",
-    "spiece.model": "AlbertTokenizer",
-    "sentencepiece.model": "RemBertTokenizer",
-    "tokenizer.model": "TokenizersBackend",
-    "vocab.json": "RobertaTokenizer",
-}
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", *CONVERTED_CLASSES)
-# Classes that read tokenizer.json as it is.
-PLAIN_CLASSES = {"", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"}
-# Classes that split text as BERT's.
-BERT_CLASSES = {
-    "BertTokenizer",
-    "ConvBertTokenizer",
-    "DPRContextEncoderTokenizer",
-    "DPRQuestionEncoderTokenizer",
-    "DPRReaderTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "LayoutLMTokenizer",
-    "LxmertTokenizer",
-    "MPNetTokenizer",
-    "MobileBertTokenizer",
-    "LayoutLMv2Tokenizer",
-    "RetriBertTokenizer",
-    "SplinterTokenizer",
-    "SqueezeBertTokenizer",
-}
-# Classes of transformers that are Python code: no tokenizer.json says what they do.
-PYTHON_CLASSES = {
-    "BartphoTokenizer",
-    "BertGenerationTokenizer",
-    "BertJapaneseTokenizer",
-    "BertweetTokenizer",
-    "BioGptTokenizer",
-    "BlenderbotSmallTokenizer",
-    "ByT5Tokenizer",
-    "CTRLTokenizer",
-    "CanineTokenizer",
-    "CpmAntTokenizer",
-    "CpmTokenizer",
-    "EsmTokenizer",
-    "FSMTTokenizer",
-    "FlaubertTokenizer",
-    "GPTNeoXJapaneseTokenizer",
-    "GPTSw3Tokenizer",
-    "M2M100Tokenizer",
-    "MarianTokenizer",
-    "MyT5Tokenizer",
-    "PLBartTokenizer",
-    "PerceiverTokenizer",
-    "PhobertTokenizer",
-    "ProphetNetTokenizer",
-    "RoCBertTokenizer",
-    "SiglipTokenizer",
-    "TapasTokenizer",
-    "XLMTokenizer",
-}
-# Classes by the architecture in config.json, of those that are not BERT's or cannot be told by the
-# name of the vocabulary's file.
-MODEL_CLASSES = {
-    "camembert": "CamembertTokenizer",
-    "deberta": "DebertaTokenizer",
-    "deberta-v2": "DebertaV2Tokenizer",
-    "albert": "AlbertTokenizer",
-    "big_bird": "BigBirdTokenizer",
-    "fnet": "FNetTokenizer",
-    "rembert": "RemBertTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
-    "xlm-roberta-xl": "XLMRobertaTokenizer",
-    "mbart": "MBartTokenizer",
-    "xlnet": "XLNetTokenizer",
-    "t5": "T5Tokenizer",
-    "mt5": "T5Tokenizer",
-    "roberta": "RobertaTokenizer",
-    "longformer": "RobertaTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "esm": "EsmTokenizer",
-    "roformer": "RoFormerTokenizer",
-    "roc_bert": "RoCBertTokenizer",
-}
 # Special tokens by role, as families of models name them. The first that a vocabulary has whole.
 CONVENTIONS = (
     SPECIAL_TOKENS,
@@ -176,14 +101,14 @@ def find_source(path: Path) -> TokenizerSource:
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder whose files count; of a file whose name is not a usual one, none does."""
+    """Returns the folder whose files count; None beside a file with an unusual name."""
     if path.is_dir():
         return path
     return path.parent if path.name in VOCABULARY_FILES else None
 
 
 def vocabulary_file(path: Path) -> Path:
-    """The file of a folder that holds the vocabulary, or the file that was named."""
+    """Finds the file of a folder that holds the vocabulary, or returns the file that was named."""
     if not path.is_dir():
         return path
     found = next((path / name for name in VOCABULARY_FILES if lexists(path / name)), None)
@@ -257,7 +182,7 @@ def _iter_tokens(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def class_of(folder: Path | None, settings: Mapping[str, Any]) -> str:
-    """The class of transformers that a folder is meant for, or an empty string."""
+    """Returns the class of transformers that a folder is meant for, or an empty string."""
     model = read_object(folder / "config.json") if folder else {}
     name = settings.get("tokenizer_class") or model.get("tokenizer_class")
     name = name or MODEL_CLASSES.get(str(model.get("model_type")), "")
@@ -319,7 +244,7 @@ def check_agrees(source: TokenizerSource) -> None:
 
 
 def behaviour(content: Mapping[str, Any]) -> dict[str, bool]:
-    """What a tokenizer.json does besides casing, by the name of the setting that stands for it."""
+    """Returns settings that a tokenizer.json implies, besides those of casing and accents."""
     found = {}
     for step in steps_of(content, "normalizer"):
         if step.get("type") == "BertNormalizer":
@@ -417,7 +342,7 @@ def _listed(tokens: Any) -> list[Any]:
 
 
 def _text_of(token: Any) -> Any:
-    """A token's text; newer files hold an object with its flags."""
+    """Returns a token's text; newer files hold an object with its flags."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -461,7 +386,7 @@ def _missing(roles: Mapping[str, str], ids: Mapping[str, int]) -> list[str]:
 
 
 def unknown_token(content: Mapping[str, Any] | None) -> str | None:
-    """What the model of a tokenizer.json makes of unknown text; None if it knows all text."""
+    """Returns the token that a model makes of unknown text; None if it names none."""
     model = content["model"] if content else {}
     number, entries, token = model.get("unk_id"), model.get("vocab"), model.get("unk_token")
     if isinstance(entries, list) and isinstance(number, int) and 0 <= number < len(entries):
@@ -470,7 +395,7 @@ def unknown_token(content: Mapping[str, Any] | None) -> str | None:
 
 
 def with_added_tokens(content: dict[str, Any], source: TokenizerSource) -> dict[str, Any]:
-    """A tokenizer.json with the added and special tokens that its own list lacks."""
+    """Adds the added and special tokens that the list of a tokenizer.json lacks."""
     ids, listed = entries_of(content), {token["content"] for token in content["added_tokens"]}
     wanted = {**source.added, **{token: ids[token] for token in source.special if token in ids}}
     added = _as_added(wanted, listed, source.special, _flags(source.settings))
@@ -479,7 +404,7 @@ def with_added_tokens(content: dict[str, Any], source: TokenizerSource) -> dict[
 
 
 def _flags(settings: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
-    """What added_tokens_decoder says of how its tokens are found in a text."""
+    """Returns the flags by token of added_tokens_decoder."""
     return {
         token["content"]: {key: value for key, value in token.items() if key in FLAGS}
         for token in (settings.get("added_tokens_decoder") or {}).values()

@@ -1,4 +1,4 @@
-"""How much unknown text is too much for a tokenizer, and why it may be unknown.
+"""Thresholds for unknown text, and likely causes of it.
 
 One unknown token hides a word of any length, so shares are those of characters.
 """
@@ -34,7 +34,7 @@ class Cause:
 
 
 def num_characters(text: str) -> int:
-    """Without white space."""
+    """Counts characters, without white space."""
     return len("".join(text.split()))
 
 
@@ -87,7 +87,7 @@ FORMS: tuple[tuple[Callable[[str], str], Cause], ...] = (
 
 
 def likely_cause(tokenizer: "Tokenizer", unknown_id: int, words: Mapping[str, int]) -> Cause:
-    """The first form that makes most of the unknown text known, or else what the vocabulary lacks.
+    """Names the first form that makes most of the unknown text known, or what the vocabulary lacks.
 
     words: how often each occurs.
     """
@@ -118,7 +118,7 @@ def likely_cause(tokenizer: "Tokenizer", unknown_id: int, words: Mapping[str, in
 
 
 def _lacking(tokenizer: "Tokenizer", words: Mapping[str, int]) -> Cause:
-    """The characters of the normalised words that are in no entry of the vocabulary."""
+    """Names characters of the normalised words that no entry of the vocabulary has."""
     normalizer = tokenizer.normalizer
     alphabet = set("".join(tokenizer.get_vocab(with_added_tokens=False)))
     counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Whether transformers reads a checkpoint's tokenizer.json as it is, on texts of a task."""
+"""Compares a checkpoint's tokenizer.json with what transformers makes of it, on a task's texts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ def check_agreement(
 
 
 def _read_as_it_is(model: str) -> "Tokenizer | None":
-    """The tokenizer in a checkpoint's tokenizer.json; None if it has none."""
+    """Loads a checkpoint's tokenizer.json as it is; None if there is none."""
     from tokenizers import Tokenizer
     from transformers.utils import cached_file
 

@@ -217,7 +217,7 @@ def test_every_python_class_of_transformers_is_known():
         tokenizer_class_from_name,
     )
 
-    from dataset.tokenizer_source import BERT_CLASSES, PYTHON_CLASSES
+    from dataset.tokenizer_classes import BERT_CLASSES, PYTHON_CLASSES
 
     names = {name for name in TOKENIZER_MAPPING_NAMES.values() if name}
     found = {name: tokenizer_class_from_name(name) for name in names}
