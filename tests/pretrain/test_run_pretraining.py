@@ -115,7 +115,7 @@ def test_weights_on_another_device_than_the_ranks_are_an_error():
     elsewhere = torch.nn.Linear(2, 2, device="meta")
     with pytest.raises(ValueError, match=r"weights on meta, not on cpu"):
         check_device(SimpleNamespace(module=elsewhere), torch.device("cpu"))
-    partitioned = torch.nn.Linear(0, 2, bias=False, device="meta")
+    partitioned = torch.nn.ParameterList([torch.empty(0, device="meta")])
     check_device(SimpleNamespace(module=partitioned), torch.device("cpu"))
 
 
