@@ -1,14 +1,26 @@
 """The build of torch that fits this machine's driver and cards.
 
-Standard library only.
+Standard library only. As a program (`python -m pipeline.torch_build`, which install.sh runs in
+.venv) it installs that build, or what TORCH_INDEX_URL and TORCH_VERSION ask for, without what torch
+depends on.
 """
 
+import importlib.metadata
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pipeline.environment import PROJECT
-from pipeline.nvidia import FIRST_DRIVER, Card, System, has_kernels
+from pipeline.environment import (
+    PROJECT,
+    TORCH_VARIABLES,
+    asked_torch,
+    installation,
+    without_secrets,
+)
+from pipeline.nvidia import FIRST_DRIVER, Card, System, has_kernels, read_system
 
 DOWNLOADS = "https://download.pytorch.org/whl"
 
@@ -145,6 +157,8 @@ def way_out(system: System) -> str:
     build = fitting_build(system)
     if not build:
         return _no_build_fits(system)
+    if misfit(system, build.cuda, build.architectures):
+        return "no build of torch can use all of them, choose with CUDA_VISIBLE_DEVICES"
     if build.index:
         version = f"TORCH_VERSION={build.version} " if build.version != BUILDS[0].version else ""
         settings = f"TORCH_INDEX_URL={build.index} {version}"
@@ -161,5 +175,84 @@ def _no_build_fits(system: System) -> str:
         if len(_without_kernels(system.cards, build.architectures)) < len(system.cards)
     ]
     if drivers:
-        return f"update the driver to {min(drivers, key=_numbers)} or newer"
-    return "no build of torch from 2.11 on has kernels for them"
+        return f"update driver {system.driver} to {min(drivers, key=_numbers)} or newer"
+    return f"no build of torch from 2.11 on has kernels for {_in_words(system.cards)}"
+
+
+# --- installing it -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A torch for pip. version: e.g. `2.13.0+cu126`. index: where pip finds it, empty for where
+    pip looks anyway. reason: why it is not the usual one, or what that one cannot do."""
+
+    version: str
+    index: str = ""
+    reason: str = ""
+
+    def in_words(self) -> str:
+        source = f" from {without_secrets(self.index)}" if self.index else ""
+        return f"torch {self.version}{source}{self.reason and f', {self.reason}'}"
+
+
+def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
+    """The wheel that fits, or the one that TORCH_VERSION (version) and TORCH_INDEX_URL (index) ask
+    for."""
+    usual = BUILDS[0]
+    if index:
+        return Wheel(version or usual.version, index, "as TORCH_INDEX_URL asks")
+    if "+" in version:
+        return Wheel(version, f"{DOWNLOADS}/{version.partition('+')[2]}", "as TORCH_VERSION asks")
+    build = fitting_build(system, version)
+    if build:
+        problem = misfit(system, usual.cuda, usual.architectures)
+        return Wheel(build.version + build.label, build.index, problem and f"because {problem}")
+    if version:
+        return Wheel(version, "", "as TORCH_VERSION asks")
+    return Wheel(usual.version, "", f"which will use the CPU: {_no_build_fits(system)}")
+
+
+def install_torch() -> int:
+    """Installs the wheel that is chosen; returns pip's exit code.
+
+    If one that nobody has asked for cannot be had, installs the usual one: all that this project
+    does can be done without the GPUs.
+    """
+    system = read_system()
+    asked = {name: os.environ.get(name, "") for name in TORCH_VARIABLES}
+    wheel = chosen_wheel(system, asked["TORCH_VERSION"], asked["TORCH_INDEX_URL"])
+    code = _pip_install(wheel, system)
+    if not code or not wheel.index or any(asked.values()):
+        return code
+    print("it cannot be loaded, so training will use the CPU; TORCH_INDEX_URL can name a mirror")
+    return _pip_install(Wheel(BUILDS[0].version), system)
+
+
+def _pip_install(wheel: Wheel, system: System) -> int:
+    """The index is passed in the environment: command lines can be read by everybody."""
+    print(f"installing {wheel.in_words()}", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--progress-bar", "off", "--no-input", "--no-deps", f"torch=={wheel.version}"]
+    if _is_another(wheel, system):
+        command.append("--force-reinstall")
+    index = {"PIP_INDEX_URL": wheel.index} if wheel.index else {}
+    return subprocess.run(command, env={**os.environ, **index}).returncode
+
+
+def _is_another(wheel: Wheel, system: System) -> bool:
+    """True if .venv has a build that pip would take for this one: `torch==2.13.0` is any of them.
+
+    One that has a label, and so is not PyPI's, is replaced by that only where there are cards.
+    """
+    try:
+        installed = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    if wheel.index:
+        return "+" not in wheel.version and installation().get("asked") != asked_torch()
+    return bool(system.cards) and "+" in installed
+
+
+if __name__ == "__main__":
+    sys.exit(install_torch())
