@@ -12,6 +12,7 @@ from finetune.acceleration import accelerate
 from finetune.batches import sorted_batches
 from finetune.encoding import Padding, Tokens, padding_of
 from finetune.foreign_models import check_vocabulary
+from pipeline.devices import device_type
 from pipeline.oom import is_out_of_memory
 from pretrain.cpu_settings import keep_freed_memory
 
@@ -25,14 +26,15 @@ class Runner:
     """A classifier on all visible GPUs, in half precision, or on the CPU, made fast.
 
     On several GPUs each batch is shared out among them. Raises StageError, as `check_vocabulary`
-    does, for a tokenizer that is not the model's.
+    does, for a tokenizer that is not the model's, and as `device_type` does where torch cannot use
+    the GPU.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         check_vocabulary(model, tokenizer)
         self.model = model
         num_gpus = torch.cuda.device_count()
-        self.device = torch.device("cuda" if num_gpus else "cpu")
+        self.device = torch.device(device_type())
         self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if num_gpus else 1)
         if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
             model.config.pad_token_id = tokenizer.pad_token_id

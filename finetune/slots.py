@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from finetune.dispatch import WorkerDied, attempt
-from pipeline.devices import visible_gpu_names
+from pipeline.devices import take_device, visible_gpu_names
 from pipeline.errors import ConfigError, StageError
 from pipeline.executor import LocalPool, local_pool, num_cores
 from pipeline.oom import OomKills, cause_of_death
@@ -132,7 +132,7 @@ def _prepare_worker(gpus: tuple[int, ...], num_threads: int) -> None:
     """Runs in the new process, before torch is imported there: it takes its threads from here."""
     visible = visible_gpu_names()
     chosen = [str(gpu) if visible is None else visible[gpu] for gpu in gpus]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+    take_device(f"cuda:{','.join(chosen)}" if chosen else "cpu")
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(num_threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would slow the other slots
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -64,8 +64,8 @@ class Card:
 
 @dataclass(frozen=True)
 class System:
-    """driver: its version, e.g. `535.129.03`, empty if there is none. problem: why nvidia-smi could
-    not tell, empty if it could or is not there."""
+    """driver: its version, e.g. `535.129.03`, empty if there is none. problem: what keeps
+    the cards from being used, as nvidia-smi or /dev tell; empty if they tell of none."""
 
     driver: str = ""
     cards: tuple[Card, ...] = ()
@@ -86,7 +86,16 @@ def read_system(root: Path = Path("/")) -> System:
     a device in /dev belongs to another container. root: the folder in place of `/`, for tests.
     """
     driver, cards, problem = _ask_smi(root)
-    return System(_loaded_driver(root) or driver, cards or _listed_cards(root), problem)
+    if not cards:
+        cards = _listed_cards(root)
+        if cards and not (problem or _devices(root) or _is_wsl(root)):
+            problem = "/dev has no device of it; was the container started without its GPUs?"
+    return System(_loaded_driver(root) or driver, cards, problem)
+
+
+def lists_cards(root: Path = Path("/")) -> bool:
+    """True if /proc or /dev tell of a card; cheap, as nvidia-smi is not asked."""
+    return bool(_listed_cards(root))
 
 
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
@@ -170,11 +179,7 @@ def _listed_cards(root: Path) -> tuple[Card, ...]:
     /proc lists those of the host; /dev has the ones of this container. Without any device, those of
     /proc count: one is made when CUDA starts, or the container was started without its GPUs.
     """
-    nodes = {
-        int(found[1])
-        for node in (root / "dev").glob("nvidia*")
-        if (found := re.fullmatch(r"nvidia(\d+)", node.name))
-    }
+    nodes = _devices(root)
     cards, minors = [], set()
     for folder in sorted((root / "proc/driver/nvidia/gpus").glob("*")):
         lines = _text(folder / "information").splitlines()
@@ -188,9 +193,20 @@ def _listed_cards(root: Path) -> tuple[Card, ...]:
         cards.append(Card(len(cards), name, uuid if "?" not in uuid else ""))
     for _ in nodes - minors:
         cards.append(Card(len(cards), "unnamed GPU"))
-    if not cards and (root / "dev/dxg").exists() and (root / WSL / "libcuda.so.1").exists():
+    if not cards and _is_wsl(root):
         cards.append(Card(0, "GPU of Windows"))
     return tuple(cards)
+
+
+def _devices(root: Path) -> set[int]:
+    """The numbers of /dev/nvidia0 and so on, the "minor" ones."""
+    names = [node.name for node in (root / "dev").glob("nvidia*")]
+    return {int(found[1]) for name in names if (found := re.fullmatch(r"nvidia(\d+)", name))}
+
+
+def _is_wsl(root: Path) -> bool:
+    """True on WSL2 with an NVIDIA driver in Windows."""
+    return (root / "dev/dxg").exists() and (root / WSL / "libcuda.so.1").exists()
 
 
 def _text(path: Path) -> str:

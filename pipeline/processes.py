@@ -177,16 +177,20 @@ def _group_is_alive(group: int) -> bool:
 
 
 def answer(
-    command: Sequence[str], seconds: float, environment: Mapping[str, str] = {}
+    command: Sequence[str],
+    seconds: float,
+    environment: Mapping[str, str] = {},
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess:
     """What a short program writes to stdout and stderr, as text, and its exit code.
 
     Raises subprocess.TimeoutExpired after `seconds`. The program is killed then and not waited for,
     as `subprocess.run` would: one that hangs in a driver does not end by that. Raises OSError if it
-    cannot be run.
+    cannot be run. folder: where it runs, here by default.
     """
     child = subprocess.Popen(
         command,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -103,6 +103,7 @@ def device(request, monkeypatch):
     """The CPU, also where there are GPUs, but for the test that needs one."""
     if "gpu" not in request.node.name:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
 
 # --- faster layers ------------------------------------------------------------------------------
