@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.artifacts import write_json
 from pipeline.console import print_line
+from pipeline.devices import usable_gpus
 from pipeline.environment import (
     ENVIRONMENT,
     IMPORT_NAMES,
@@ -28,11 +29,10 @@ from pipeline.environment import (
     pinned_requirements,
     requirements_digest,
 )
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
 from pipeline.nvidia import Card, read_system
 from pipeline.ownership import owned
 from pipeline.processes import run_logged
-from pipeline.torch_build import misfit, way_out
 
 # Set once this command has run install.sh, for the processes that it goes on in.
 INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"
@@ -132,8 +132,7 @@ def _texts_from(config: Path) -> Iterator[str]:
 def _report() -> None:
     """Imports everything, prints what was found and records that the environment is complete.
 
-    GPUs that this torch cannot use are named and do not make the environment incomplete. CUDA is
-    not started: it would fail there.
+    It is complete without the GPUs too; those that torch cannot use are named.
     """
     for name in pinned_requirements():
         importlib.import_module(IMPORT_NAMES.get(name, name))
@@ -141,20 +140,21 @@ def _report() -> None:
     import torch
 
     system = read_system()
-    architectures = torch.cuda.get_arch_list()
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
-        "kernels": " ".join(architectures) or "none",
+        "kernels": " ".join(torch.cuda.get_arch_list()) or "none",
         "driver": system.driver or system.problem or "none",
         "gpus": _in_words(system.cards) or "none (training will use the CPU)",
         "deepspeed": deepspeed.__version__,
         "c++ compiler": compiler or "none (not needed)",
     }
-    if problem := misfit(system, torch.version.cuda, architectures):
-        found["gpus cannot be used"] = f"{problem}; {way_out(system)}"
+    try:
+        usable_gpus(-1)
+    except ConfigError as error:
+        found["not usable"] = error.problems[0].removeprefix("SYSTEM.NUM_GPUS: ")
     for name, value in found.items():
         print(f"{name}: {value}")
     write_json(RECORD, {**found, "asked": asked_torch(), "requirements": requirements_digest()})

@@ -150,21 +150,22 @@ def fitting_build(system: System, version: str = "") -> "Build | None":
 
 
 def way_out(system: System) -> str:
-    """What makes a torch that cannot use this machine's cards one that can: a command if possible.
+    """What to do about a torch that cannot use these cards, as a clause of an error message.
 
-    A clause for error messages, without a full stop.
+    The command that installs one that can, or why there is none.
     """
     build = fitting_build(system)
     if not build:
         return _no_build_fits(system)
     if misfit(system, build.cuda, build.architectures):
-        return "no build of torch can use all of them, choose with CUDA_VISIBLE_DEVICES"
+        return "no build of torch can use all of them"
     if build.index:
         version = f"TORCH_VERSION={build.version} " if build.version != BUILDS[0].version else ""
         settings = f"TORCH_INDEX_URL={build.index} {version}"
     else:
         settings = "EXTREMEBERT_REINSTALL=1 "
-    return f"`{settings}bash {PROJECT / 'install.sh'}` installs a torch that can use them"
+    command = f"{settings}bash {PROJECT / 'install.sh'}"
+    return f"run `{command}` for a torch that can use all of them"
 
 
 def _no_build_fits(system: System) -> str:

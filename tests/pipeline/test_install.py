@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,9 @@ import pytest
 from pipeline import environment, install
 from pipeline.artifacts import write_json
 from pipeline.errors import StageError
-from pipeline.nvidia import Card, System
+from pipeline.nvidia import read_system
 from tests.other_run import other_run
-from tests.pipeline.machines import A100, add_smi
+from tests.pipeline.machines import A100, OLD_DRIVER, Machine, add_smi, gpu
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -307,57 +308,67 @@ def test_a_label_names_the_index(clone):
 # --- what is recorded --------------------------------------------------------------------------
 
 
-def record_with(monkeypatch, tmp_path, system: System) -> dict:
-    """What the report of an installation records on a machine."""
+@pytest.fixture
+def machine(tmp_path, monkeypatch) -> Machine:
+    """A faked machine, and a record of its own."""
+    faked = Machine(tmp_path, monkeypatch)
+    monkeypatch.setattr(install, "read_system", partial(read_system, tmp_path))
     for module in (install, environment):
         monkeypatch.setattr(module, "RECORD", tmp_path / "installed.json")
-    monkeypatch.setattr(install, "read_system", lambda: system)
+    for name in environment.TORCH_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(install, "pinned_requirements", lambda: {"torch": "2.13.0"})
     monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(__version__="0.19.8"))
+    return faked
+
+
+def recorded() -> dict:
+    """What install.sh records at its end."""
     install._report()
-    return json.loads((tmp_path / "installed.json").read_text())
+    return json.loads(install.RECORD.read_text())
 
 
-def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(tmp_path, monkeypatch, capsys):
+def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monkeypatch, capsys):
     """torch counts them, and raises when it is asked for more."""
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: pytest.fail("CUDA is started"))
-    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
-    cards = (Card(0, "Tesla V100", "", (7, 0)), Card(1, "NVIDIA A100", "", (8, 0)))
-    found = record_with(monkeypatch, tmp_path, System("470.82.01", cards))
+    cards = (gpu(0, "Tesla V100", (7, 0)), gpu(1), gpu(2))
+    machine.has(*cards, driver="470.82.01", driver_error=OLD_DRIVER)
+    found = recorded()
     problem = (
-        "driver 470.82.01 is too old for CUDA 13.0, which needs 580.65.06 or newer; "
-        "update driver 470.82.01 to 525.60.13 or newer"
+        "torch 2.13.0 for CUDA 13.0 cannot use Tesla V100 and NVIDIA A100-SXM4-80GB (driver 470.82.01 for CUDA 11.4): The NVIDIA driver on your system is too old (found "
+        "version 12020); update driver 470.82.01 to 525.60.13 or newer, or train on the CPU "
+        "(SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)"
     )
     assert found == found | {
         "cuda": "13.0",
         "kernels": "sm_75 sm_80",
         "driver": "470.82.01",
         "gpus": "Tesla V100 (compute capability 7.0, bf16: emulated), "
-        "NVIDIA A100 (compute capability 8.0, bf16: native)",
-        "gpus cannot be used": problem,
+        "2 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)",
+        "not usable": problem,
     }
-    assert capsys.readouterr().out.endswith(f"\ngpus cannot be used: {problem}\n")
+    assert capsys.readouterr().out.endswith(f"\nnot usable: {problem}\n")
     assert environment.environment_is_ready()
-    found = record_with(monkeypatch, tmp_path, System("580.65.06", cards[1:] * 8))
-    assert found["gpus"] == "8 x NVIDIA A100 (compute capability 8.0, bf16: native)"
-    assert "gpus cannot be used" not in found
 
 
-def test_an_environment_is_ready_for_the_torch_that_it_was_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
-    for name in environment.TORCH_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    record_with(monkeypatch, tmp_path, System())
+def test_gpus_that_can_be_used_are_named(machine):
+    machine.has(gpu(0))
+    found = recorded()
+    assert found["gpus"] == "NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)"
+    assert "not usable" not in found
+
+
+def test_an_environment_is_ready_for_the_torch_that_it_was_asked_for(machine, monkeypatch):
+    recorded()
     assert environment.environment_is_ready() and not install.has_changed()
     monkeypatch.setenv("TORCH_INDEX_URL", f"https://me:{PASSWORD}@wheels.example/cu126")
     assert not environment.environment_is_ready() and install.has_changed()
-    assert record_with(monkeypatch, tmp_path, System())["asked"] == {
-        "TORCH_INDEX_URL": "https://wheels.example/cu126"
-    }
+    assert recorded()["asked"] == {"TORCH_INDEX_URL": "https://wheels.example/cu126"}
     assert environment.environment_is_ready() and not install.has_changed()
     monkeypatch.setenv("TORCH_VERSION", "2.11.0")
     assert not environment.environment_is_ready()

@@ -32,7 +32,7 @@ INDEX_126 = f"TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126 bash {PROJE
 INDEX_128 = INDEX_126.replace("cu126 ", "cu128 TORCH_VERSION=2.11.0 ")
 AGAIN = f"EXTREMEBERT_REINSTALL=1 bash {PROJECT}/install.sh"
 NEWER_525 = "update driver 470.82.01 to 525.60.13 or newer"
-CHOOSE = "no build of torch can use all of them, choose with CUDA_VISIBLE_DEVICES"
+CHOOSE = "no build of torch can use all of them"
 NO_KERNELS = "no build of torch from 2.11 on has kernels for {} (compute capability {})"
 
 # The machine, its build, and the way out of a torch that cannot use its cards.
@@ -68,7 +68,7 @@ def usual_machine(monkeypatch):
 def test_each_machine_gets_a_build_that_runs_there(name):
     system, build, out = MACHINES[name]
     assert fitting_build(system) == build
-    command = f"`{out}` installs a torch that can use them" if "bash" in out else out
+    command = f"run `{out}` for a torch that can use all of them" if "bash" in out else out
     assert way_out(system) == command
     if build and not name.startswith("two"):
         assert misfit(system, build.cuda, build.architectures) == ""
