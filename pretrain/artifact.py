@@ -105,7 +105,7 @@ def _precision_problems(config, place: Placement) -> Iterator[str]:
     if config.PRETRAIN.PRECISION == "bf16" and emulating:
         yield (
             f"PRETRAIN.PRECISION: {emulating[0]} only emulates bf16, got bf16, expected fp16 "
-            "(which auto takes)"
+            "(as auto takes)"
         )
 
 
