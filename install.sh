@@ -45,7 +45,7 @@ extremebert_install() (
             fail "pip is too old and could not be updated: run '$venv_python -m pip install --upgrade pip' where there is a network."
     fi
 
-    offline="without a network, run 'pip download -r requirements.txt -d wheels' elsewhere, copy the folder here and run 'PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels bash install.sh'"
+    offline="without a network, run 'pip download -r requirements.txt -d wheels' elsewhere, copy the folder here and run 'PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels bash install.sh' (README.md says more)"
     $venv_python -m pipeline.torch_build ||
         fail "torch could not be installed; $offline; else see the message above."
     echo "installing requirements.txt (torch's libraries are large: this takes minutes)"

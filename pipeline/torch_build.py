@@ -200,18 +200,26 @@ class Wheel:
 def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
     """The wheel that fits, or the one that TORCH_VERSION (version) and TORCH_INDEX_URL (index) ask
     for."""
-    usual = BUILDS[0]
     if index:
-        return Wheel(version or usual.version, index, "as TORCH_INDEX_URL asks")
+        return Wheel(version or BUILDS[0].version, index, "as TORCH_INDEX_URL asks")
     if "+" in version:
         return Wheel(version, f"{DOWNLOADS}/{version.partition('+')[2]}", "as TORCH_VERSION asks")
     build = fitting_build(system, version)
-    if build:
-        problem = misfit(system, usual.cuda, usual.architectures)
-        return Wheel(build.version + build.label, build.index, problem and f"because {problem}")
+    if build and build.index:
+        reason = f"because {_problem_of_the_usual(system)}"
+        return Wheel(build.version + build.label, build.index, reason)
     if version:
         return Wheel(version, "", "as TORCH_VERSION asks")
-    return Wheel(usual.version, "", f"which will use the CPU: {_no_build_fits(system)}")
+    return _usual_wheel(system, "" if build else f", so the CPU is used: {_no_build_fits(system)}")
+
+
+def _usual_wheel(system: System, consequence: str = "") -> Wheel:
+    problem = _problem_of_the_usual(system)
+    return Wheel(BUILDS[0].version, "", problem and f"although {problem}{consequence}")
+
+
+def _problem_of_the_usual(system: System) -> str:
+    return misfit(system, BUILDS[0].cuda, BUILDS[0].architectures)
 
 
 def install_torch() -> int:
@@ -226,8 +234,8 @@ def install_torch() -> int:
     code = _pip_install(wheel, system)
     if not code or not wheel.index or any(asked.values()):
         return code
-    print("it cannot be loaded, so training will use the CPU; TORCH_INDEX_URL can name a mirror")
-    return _pip_install(Wheel(BUILDS[0].version), system)
+    print("it cannot be loaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken")
+    return _pip_install(_usual_wheel(system), system)
 
 
 def _pip_install(wheel: Wheel, system: System) -> int:

@@ -266,7 +266,11 @@ def test_a_torch_that_cannot_be_loaded_leaves_the_usual_one(clone):
     add_smi(clone.parent / "bin", "535.129.03", [A100])
     done, (fitting, usual, _) = install_in(clone, FAKE_PIP="unreachable")
     assert done.returncode == 0
-    assert "it cannot be loaded, so training will use the CPU" in done.stdout
+    assert done.stdout.splitlines()[1:3] == [
+        "it cannot be loaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken",
+        "installing torch 2.13.0, although driver 535.129.03 is too old for CUDA 13.0, which needs "
+        "580.65.06 or newer",
+    ]
     assert fitting["words"][-1] == "torch==2.13.0+cu126"
     assert (usual["words"][-1], usual["index"]) == ("torch==2.13.0", None)
 
@@ -276,8 +280,8 @@ def test_a_driver_that_is_too_old_for_all_still_trains_on_the_cpu(clone):
     done, (torch, _) = install_in(clone)
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == (
-        "installing torch 2.13.0, which will use the CPU: update driver 470.82.01 to 525.60.13 or "
-        "newer"
+        "installing torch 2.13.0, although driver 470.82.01 is too old for CUDA 13.0, which needs "
+        "580.65.06 or newer, so the CPU is used: update driver 470.82.01 to 525.60.13 or newer"
     )
     assert (torch["words"][-1], torch["index"]) == ("torch==2.13.0", None)
 

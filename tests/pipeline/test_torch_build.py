@@ -13,7 +13,7 @@ import pytest
 from pipeline import environment, torch_build
 from pipeline.environment import PROJECT, pinned_requirements
 from pipeline.nvidia import Card, System
-from pipeline.torch_build import BUILDS, Wheel, fitting_build, misfit, way_out
+from pipeline.torch_build import BUILDS, Wheel, chosen_wheel, fitting_build, misfit, way_out
 
 
 def machine(driver: str, *capabilities: tuple[int, int] | None) -> System:
@@ -132,6 +132,19 @@ def test_the_table_is_that_of_the_pinned_torch():
             codes = torch.cuda.PYTORCH_RELEASES_CODE_CC[build.cuda]["x86_64"]
             runs = any(torch.cuda._code_compatible_with_device(number, code) for code in codes)
             assert (misfit(system, build.cuda, build.architectures) == "") is runs, number
+
+
+def test_what_one_build_alone_cannot_do_is_said():
+    mixed = machine("580.65.06", (7, 0), (12, 0), (12, 0))
+    assert chosen_wheel(mixed).in_words() == (
+        "torch 2.13.0, although torch for CUDA 13.0 has no kernels for Tesla V100-SXM2-16GB "
+        "(compute capability 7.0)"
+    )
+    assert chosen_wheel(machine("580.65.06", (8, 0))).in_words() == "torch 2.13.0"
+    blackwell = machine("570.133.07", (12, 0))
+    assert chosen_wheel(blackwell, "2.12.1") == Wheel("2.12.1", "", "as TORCH_VERSION asks")
+    assert chosen_wheel(blackwell).version == "2.11.0+cu128"
+    assert chosen_wheel(machine("535.129.03", (8, 0)), "2.12.1").version == "2.12.1+cu126"
 
 
 def test_the_labels_are_those_of_the_indexes():
