@@ -94,13 +94,13 @@ def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
         if asked > 0:
             raise ConfigError([_too_few(key, asked, 0)])
         return ()
-    found, system = ask_torch(), read_system()
+    found = ask_torch()
     gpus = found.gpus if asked == -1 else found.gpus[:asked]
     if not gpus or any(gpu.problem for gpu in gpus):
-        raise ConfigError([f"{key}: {_why_unusable(found, gpus, system)}"])
+        raise ConfigError([f"{key}: {_why_unusable(found, gpus)}"])
     if asked > len(gpus):
         raise ConfigError([_too_few(key, asked, len(gpus))])
-    if asked == -1 and (missing := _missing(len(gpus), system)):
+    if asked == -1 and (missing := _missing(len(gpus))):
         raise ConfigError([f"{key}: {missing}"])
     return gpus
 
@@ -177,7 +177,7 @@ def device_type(number: int = 0) -> str:
     found = _as_torch(look([number]))
     gpus = found.gpus[number : number + 1]
     if not gpus or gpus[0].problem:
-        raise StageError(_why_unusable(found, gpus, read_system()))
+        raise StageError(_why_unusable(found, gpus))
     return "cuda"
 
 
@@ -191,10 +191,10 @@ def _too_few(key: str, asked: int, present: int) -> str:
     )
 
 
-def _missing(count: int, system: System) -> str:
+def _missing(count: int) -> str:
     """What to do if torch has fewer GPUs than there should be; empty if it has them all."""
     names = visible_gpu_names()
-    listed = len(system.cards if names is None else names)
+    listed = len(read_system().cards if names is None else names)
     if count >= listed:
         return ""
     if names is None:
@@ -209,8 +209,9 @@ def _missing(count: int, system: System) -> str:
     )
 
 
-def _why_unusable(found: Torch, gpus: Iterable[Gpu], system: System) -> str:
+def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
     """One sentence: what cannot be used, why, and the ways out."""
+    system = read_system()
     bad = [gpu for gpu in gpus if gpu.problem]
     if bad:
         what, problem = _together(gpu.name for gpu in bad), _problem_with(found, bad[0])

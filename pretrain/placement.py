@@ -62,6 +62,10 @@ def expects_gpus(config) -> bool:
 def _here(gpus: tuple[Gpu, ...], ranks_on_cpu: int) -> Placement:
     if not gpus:
         return Placement(ranks_on_cpu, "cpu")
+    return Placement(len(gpus), device_flag(len(gpus)), gpus)
+
+
+def device_flag(num_gpus: int) -> str:
+    """run_pretraining's --device for ranks on the first visible GPUs of this machine."""
     names = visible_gpu_names()
-    device = "cuda" if names is None else f"cuda:{','.join(names[: len(gpus)])}"
-    return Placement(len(gpus), device, gpus)
+    return "cuda" if names is None else f"cuda:{','.join(names[:num_gpus])}"

@@ -130,7 +130,7 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
     try:
         vocabulary, provider, held_out = _read_data(args, device, log)
         engine, schedule = _build(args, device, provider, log)
-        _check_device(engine, device)
+        check_device(engine, device)
     except (ValueError, OSError, KeyError, StageError) as error:
         raise InputError(str(error)) from error
 
@@ -266,7 +266,7 @@ def _build(args: Namespace, device, provider, log):
     return engine, LearningRateSchedule(engine.optimizer, args.lr, args.curve, curve_shape(args))
 
 
-def _check_device(engine, device) -> None:
+def check_device(engine, device) -> None:
     """ValueError if weights of the engine are elsewhere; partitioned ones are of no size."""
     elsewhere = {str(p.device) for p in engine.module.parameters() if p.numel()} - {str(device)}
     if elsewhere:
