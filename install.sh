@@ -5,7 +5,8 @@
 #     source install.sh      makes it and activates it in this shell
 #
 # Safe to run again; quick when nothing is to do. Extra requirement files may be named behind it.
-# PYTHON chooses the interpreter (default: python3).
+# PYTHON chooses the interpreter (default: python3). The torch is the one that fits the GPUs and
+# their driver (pipeline/torch_build.py), unless TORCH_INDEX_URL or TORCH_VERSION name another.
 
 extremebert_install() (
     set -eu
@@ -44,12 +45,16 @@ extremebert_install() (
             fail "pip is too old and could not be updated: run '$venv_python -m pip install --upgrade pip' where there is a network."
     fi
 
-    echo "installing requirements.txt (torch and its libraries are large: this takes minutes)"
-    files="-r requirements.txt"
-    for extra in "$@"; do files="$files -r $extra"; done
+    offline="without a network, run 'pip download -r requirements.txt -d wheels' elsewhere, copy the folder here and run 'PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels bash install.sh' (README.md says more)"
+    $venv_python -m pipeline.torch_build ||
+        fail "torch could not be installed; $offline; else see the message above."
+    echo "installing requirements.txt (torch's libraries are large: this takes minutes)"
+    extras=""
+    for extra in "$@"; do extras="$extras -r $extra"; done
     # shellcheck disable=SC2086
-    $venv_python -m pip install --quiet --disable-pip-version-check --progress-bar off $files ||
-        fail "The packages could not be installed; without a network, run 'pip download -r requirements.txt -d wheels' elsewhere, copy the folder here and run 'PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels bash install.sh'; else see the message above."
+    $venv_python -m pip install --quiet --disable-pip-version-check --progress-bar off --no-input \
+        -r <(grep -v '^torch==' requirements.txt) $extras ||
+        fail "The packages could not be installed; $offline; else see the message above."
 
     $venv_python -m pipeline.install ||
         fail "The packages are there but do not import: see the message above; 'rm -r $PWD/.venv' and another run of this script begins anew."

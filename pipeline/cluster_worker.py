@@ -87,11 +87,14 @@ def host_name() -> str:
 
 
 def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """By package, and of Python; nothing is imported to find out. "(none)" if not installed."""
+    """By package, and of Python; nothing is imported to find out. "(none)" if not installed.
+
+    Without local labels: servers with other drivers have the same torch for another CUDA.
+    """
     versions = {"python": ".".join(map(str, sys.version_info[:2]))}
     for package in packages:
         try:
-            versions[package] = metadata.version(package)
+            versions[package] = metadata.version(package).partition("+")[0]
         except metadata.PackageNotFoundError:
             versions[package] = "(none)"
     return versions

@@ -10,14 +10,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from pipeline.environment import PROJECT, install_command
+from pipeline.environment import PROJECT
 from pipeline.errors import ConfigError, StageError
-from pipeline.nvidia import FIRST_DRIVER, System, has_kernels, lists_cards, read_system
+from pipeline.nvidia import Card, System, has_kernels, lists_cards, read_system
 from pipeline.processes import answer
+from pipeline.torch_build import way_out
 
 # torch from a cold network disk, and each GPU waking up.
 PROBE_SECONDS = 300.0
@@ -236,11 +237,10 @@ def _ways_out(found: Torch, bad: list[Gpu], system: System) -> Iterator[str]:
     """Besides the CPU."""
     major = int(found.cuda.partition(".")[0] or 0)
     is_old = bool(system.newest_cuda) and system.newest_cuda[0] < major
-    if is_old and major in FIRST_DRIVER:
-        yield f"update the driver to {FIRST_DRIVER[major]} or newer"
     has_none = any(not has_kernels(gpu.capability, found.architectures) for gpu in bad)
     if is_old or has_none or (system.cards and not found.cuda):
-        yield f"install a torch that fits (`{install_command()}`; TORCH_INDEX_URL chooses one)"
+        seen = tuple(Card(i, gpu.name, "", gpu.capability) for i, gpu in enumerate(found.gpus))
+        yield way_out(replace(system, cards=seen or system.cards))
     if len(bad) < len(found.gpus):
         yield "leave it out of CUDA_VISIBLE_DEVICES"
 

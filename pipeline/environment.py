@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,9 @@ RECORD = ENVIRONMENT / "installed.json"
 
 # Set for the process that a command goes on in.
 ANEW_VARIABLE = "EXTREMEBERT_BEGUN_ANEW"
+
+# What a user asks for instead of the torch that fits: an index of pip's, a release.
+TORCH_VARIABLES = ("TORCH_INDEX_URL", "TORCH_VERSION")
 
 # Names under which distributions are imported, where the two differ.
 IMPORT_NAMES = {
@@ -73,12 +77,35 @@ def environment_is_ready() -> bool:
 
     It is a link to the system's, which an update may have taken away.
     """
+    complete = installation().get("requirements") == requirements_digest()
+    return complete and has_asked_torch() and os.access(str(PYTHON), os.X_OK)
+
+
+def installation() -> "dict[str, object]":
+    """What install.sh has recorded of .venv; empty without a readable record."""
     try:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    complete = isinstance(record, dict) and record.get("requirements") == requirements_digest()
-    return complete and os.access(str(PYTHON), os.X_OK)
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def has_asked_torch() -> bool:
+    """True if .venv has the torch that TORCH_VARIABLES ask for now; any, if they ask for none."""
+    recorded = installation().get("asked", {})
+    return all(recorded.get(name) == value for name, value in asked_torch().items())
+
+
+def asked_torch() -> "dict[str, str]":
+    """Those of TORCH_VARIABLES that are set, as they may be shown."""
+    return {
+        name: without_secrets(os.environ[name]) for name in TORCH_VARIABLES if os.environ.get(name)
+    }
+
+
+def without_secrets(url: str) -> str:
+    """A URL without its user, password, query and fragment; what is no URL stays as it is."""
+    return re.split("[?#]", re.sub("//.*@", "//", url))[0]
 
 
 def requirements_digest() -> str:

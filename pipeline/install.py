@@ -10,21 +10,27 @@ import platform
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artifacts import write_json
 from pipeline.console import print_line
+from pipeline.devices import usable_gpus
 from pipeline.environment import (
     ENVIRONMENT,
     IMPORT_NAMES,
     PROJECT,
     RECORD,
+    asked_torch,
     environment_is_ready,
+    has_asked_torch,
+    installation,
     pinned_requirements,
     requirements_digest,
 )
-from pipeline.errors import StageError
+from pipeline.errors import ConfigError, StageError
+from pipeline.nvidia import Card, read_system
 from pipeline.ownership import owned
 from pipeline.processes import run_logged
 
@@ -32,13 +38,32 @@ from pipeline.processes import run_logged
 INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"
 
 
-def other_versions() -> list[str]:
-    """`numpy 2.3.0 (tested with 2.4.6)` for each package that is not at its pinned version."""
-    return [
-        f"{name} {installed} (tested with {pinned})"
+def other_versions() -> dict[str, str]:
+    """`numpy 2.3.0 (tested with 2.4.6)` for each package that is not at its pinned version.
+
+    Local version labels do not count: `2.13.0+cu126` is 2.13.0.
+    """
+    return {
+        name: f"{name} {installed} (tested with {pinned})"
         for name, pinned in pinned_requirements().items()
-        if (installed := importlib.metadata.version(name).partition("+")[0]) != pinned
-    ]
+        if (installed := _release(name)) != pinned
+    }
+
+
+def has_changed() -> bool:
+    """Whether .venv is not as install.sh would leave it now.
+
+    It has other versions, except for a torch of another release that install.sh has put there, or
+    not the torch that TORCH_INDEX_URL and TORCH_VERSION ask for.
+    """
+    others = set(other_versions())
+    if str(installation().get("torch", "")).partition("+")[0] == _release("torch"):
+        others.discard("torch")
+    return bool(others) or not has_asked_torch()
+
+
+def _release(name: str) -> str:
+    return importlib.metadata.version(name).partition("+")[0]
 
 
 def has_run() -> bool:
@@ -105,24 +130,53 @@ def _texts_from(config: Path) -> Iterator[str]:
 
 
 def _report() -> None:
-    """Imports everything, prints what was found and records that the environment is complete."""
+    """Imports everything, prints what was found and records that the environment is complete.
+
+    It is complete without the GPUs too; those that torch cannot use are named.
+    """
     for name in pinned_requirements():
         importlib.import_module(IMPORT_NAMES.get(name, name))
     import deepspeed
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    system = read_system()
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "gpus": ", ".join(gpus) or "none (training will use the CPU)",
+        "cuda": torch.version.cuda or "none",
+        "kernels": " ".join(torch.cuda.get_arch_list()) or "none",
+        "driver": system.driver or system.problem or "none",
+        "gpus": _in_words(system.cards) or "none (training will use the CPU)",
         "deepspeed": deepspeed.__version__,
         "c++ compiler": compiler or "none (not needed)",
     }
+    try:
+        usable_gpus(-1)
+    except ConfigError as error:
+        found["not usable"] = error.problems[0].removeprefix("SYSTEM.NUM_GPUS: ")
     for name, value in found.items():
         print(f"{name}: {value}")
-    write_json(RECORD, {**found, "requirements": requirements_digest()})
+    write_json(RECORD, {**found, "asked": asked_torch(), "requirements": requirements_digest()})
+
+
+def _in_words(cards: Sequence[Card]) -> str:
+    """`8 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)`, each kind of card once.
+
+    bf16 is emulated before compute capability 8.0, as `torch.cuda.is_bf16_supported` has it.
+    """
+    kinds = Counter((card.name, card.capability) for card in cards)
+    return ", ".join(
+        f"{f'{count} x ' if count > 1 else ''}{name} ({_facts(capability)})"
+        for (name, capability), count in kinds.items()
+    )
+
+
+def _facts(capability: tuple[int, int] | None) -> str:
+    if not capability:
+        return "compute capability unknown"
+    bf16 = "native" if capability >= (8, 0) else "emulated"
+    return f"compute capability {capability[0]}.{capability[1]}, bf16: {bf16}"
 
 
 if __name__ == "__main__":

@@ -259,9 +259,8 @@ def _install(
     if not config.INSTALL.ENABLED:
         print_line("install: switched off")
         return
-    others = install.other_versions()
-    found = "".join(f", {other}" for other in others)
-    if "install" not in force and not (others and inside_environment()):
+    found = "".join(f", {other}" for other in install.other_versions().values())
+    if "install" not in force and not (inside_environment() and install.has_changed()):
         print_line(f"install: up to date ({sys.prefix}{found})")
         return
     print_line(f"install: {'would run' if dry_run else 'running'}{found or ', as asked'}")

@@ -210,6 +210,14 @@ def check_requirements(words: list[str]) -> None:
     assert all(Path(word).is_file() for word in words if word != "-r"), words
 
 
+def check_download(words: list[str]) -> None:
+    """pip's own parser says whether it knows the options."""
+    from pip._internal.commands import create_command
+
+    options, packages = create_command("download").parse_args(words)
+    assert not packages and all(Path(name).is_file() for name in options.requirements), words
+
+
 def check_dask(words: list[str]) -> None:
     command = import_module(f"distributed.cli.dask_{words[0]}").main
     command.make_context(words[0], words[1:])
@@ -245,6 +253,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     "bash install.sh": check_requirements,
     "hf": check_hub,
     "pip install -r": check_requirements,
+    "python3 -m pip download": check_download,
     "pip install --no-deps --target minilm": check_number_of(1),
     **{
         f"dask {name}": lambda words, name=name: check_dask([name, *words])

@@ -87,6 +87,7 @@ class Machine:
         self.root, self._monkeypatch = root, monkeypatch
         monkeypatch.setattr(devices, "lists_cards", partial(lists_cards, root))
         monkeypatch.setattr(devices, "read_system", partial(read_system, root))
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
         monkeypatch.setenv("PATH", f"{root / 'bin'}:/bin:/usr/bin")
         monkeypatch.setenv("PYTHONPATH", str(FAKE_TORCH))
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -17,6 +17,7 @@ import dask_cluster
 from configs.defaults import get_default_config
 from dataset.stage import prepare_dataset
 from pipeline import cluster as cluster_module
+from pipeline import cluster_worker
 from pipeline.cluster import cluster
 from pipeline.console import duration
 from pipeline.errors import StageError
@@ -135,6 +136,14 @@ def test_versions_must_agree(address, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda package: "1.0")
     with pytest.raises(StageError, match=r"has distributed 20\d\d\S+, this machine 1\.0; install"):
         open_cluster(address, tmp_path)
+
+
+def test_builds_of_a_release_agree(monkeypatch):
+    """Servers with other drivers have a torch for another CUDA."""
+    builds = {"torch": "2.13.0+cu126", "numpy": "2.4.6"}
+    monkeypatch.setattr(cluster_worker.metadata, "version", builds.get)
+    found = cluster_worker.installed_versions(("torch", "numpy"))
+    assert {"torch": "2.13.0", "numpy": "2.4.6"}.items() <= found.items()
 
 
 def test_a_killed_worker_is_replaced(tmp_path, monkeypatch):

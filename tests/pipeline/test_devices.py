@@ -132,9 +132,9 @@ def test_an_old_driver_is_named_with_the_ways_out(machine):
     assert problem.startswith(
         "SYSTEM.NUM_GPUS: torch 2.13.0 for CUDA 13.0 cannot use NVIDIA A100-SXM4-80GB (driver "
         "535.129.03 for CUDA 12.2): The NVIDIA driver on your system is too old (found version "
-        "12020); update the driver to 580.65.06 or newer, or install a torch that fits (`"
+        "12020); run `TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126 bash "
     )
-    assert "install.sh`; TORCH_INDEX_URL chooses one), or train on the CPU" in problem
+    assert "install.sh` for a torch that can use all of them, or train on the CPU" in problem
     assert problem.endswith("(SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)")
     assert num_gpus(0) == 0
 
@@ -146,7 +146,7 @@ def test_a_card_without_kernels_is_named(machine, monkeypatch):
     assert problem.startswith(
         "SYSTEM.NUM_GPUS: torch 2.13.0 for CUDA 13.0 cannot use Tesla V100-SXM2-16GB (driver "
         "580.95.05 for CUDA 13.0): it has no kernels for compute capability 7.0, only for sm_75 "
-        "sm_80 sm_86 sm_90; install a torch that fits"
+        "sm_80 sm_86 sm_90; run `TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126 bash "
     )
     assert "leave it out of CUDA_VISIBLE_DEVICES" in problem and "update" not in problem
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -168,7 +168,7 @@ def test_a_torch_for_the_cpu_beside_a_card(machine):
     assert (
         "torch 2.13.0 cannot use NVIDIA A100-SXM4-80GB (driver 580.95.05 for CUDA 13.0)" in problem
     )
-    assert ": it is built without CUDA; install a torch that fits" in problem
+    assert ": it is built without CUDA; run `EXTREMEBERT_REINSTALL=1 bash " in problem
 
 
 def test_fewer_gpus_than_the_system_lists_are_not_taken_for_all(machine):
@@ -311,7 +311,7 @@ def test_a_process_never_falls_back_to_the_cpu(machine, monkeypatch, is_promised
         expected = r"cannot use a GPU \(no NVIDIA driver\): it is built without CUDA; train on the"
     else:
         add_proc_card(machine.root, 0, "NVIDIA L4")
-        expected = r"cannot use NVIDIA L4 \(.*\): it is built without CUDA .*; install a torch"
+        expected = r"cannot use NVIDIA L4 \(.*\): it is built without CUDA .*; run `EXTREMEBERT"
     with pytest.raises(StageError, match=expected):
         device_type()
 

@@ -176,7 +176,7 @@ def test_bf16_that_the_gpu_only_emulates_is_refused(machine, config):
 
 def test_a_card_that_torch_cannot_use_stops_the_plan(machine, config):
     machine.has(gpu(0), driver="535.129.03", driver_error=OLD_DRIVER)
-    with pytest.raises(ConfigError, match=r"^SYSTEM\.NUM_GPUS: torch .* update the driver to 580"):
+    with pytest.raises(ConfigError, match=r"^SYSTEM\.NUM_GPUS: torch .*; run `TORCH_INDEX_URL="):
         check_machine(config)
     assert Gpu("NVIDIA A100-SXM4-80GB", (8, 0)).computes_in_bf16
 
