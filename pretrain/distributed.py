@@ -59,10 +59,10 @@ def _join() -> None:
     import deepspeed
 
     global _host_group, _peers
-    if os.environ.get("LOCAL_SIZE", "1") != os.environ["WORLD_SIZE"]:
-        # On several servers. gloo would take the address of this one's name, perhaps 127.0.1.1.
-        if interface := interface_to(os.environ["MASTER_ADDR"]):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    on_several_servers = os.environ.get("LOCAL_SIZE", "1") != os.environ["WORLD_SIZE"]
+    if on_several_servers and (interface := interface_to(os.environ["MASTER_ADDR"])):
+        # gloo would take the address of this server's name, which may be 127.0.1.1.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     patience = timedelta(seconds=FOR_OTHER_RANKS)
     # NCCL's own watchdog would end a rank that hangs before it has written its stacks.
     os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(FOR_OTHER_RANKS))

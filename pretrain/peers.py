@@ -1,9 +1,9 @@
 """Ranks that end as soon as another one has died.
 
 In a collective, a rank would wait for a dead one up to torch's time limit, and DeepSpeed's launcher
-gives each rank that waits 30 s of its own. So each rank has a connection to rank 0, on which nothing
-is said but goodbye: however a process ends, the kernel closes its connections, on other servers too.
-A thread waits for that, as the main thread may be deep in a collective.
+gives each rank that waits 30 s of its own. So each rank has a connection to rank 0, on which
+nothing is said but goodbye: however a process ends, on whatever server, the kernel closes its
+connections. A thread waits for that, as the main thread may be deep in a collective.
 """
 
 import hmac
