@@ -75,6 +75,9 @@ def test_patience_is_twice_the_longest_wait(monkeypatch):
         wait(seconds)
         patience.sign_of_life()
         assert patience.seconds == expected
+    wait(2000)
+    patience.sign_of_life()
+    assert patience.seconds == stall.SILENT_AT_MOST  # torch would not wait for twice as long
 
 
 def test_the_stage_tells_of_silence_once_and_of_its_end(tmp_path, monkeypatch):
