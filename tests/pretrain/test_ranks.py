@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -108,7 +109,8 @@ step = loop.TrainingRun._train_step
 
 def get_stuck(self, interrupts):
     if self.budget.step == 2 and os.environ["RANK"] != "{well}":
-        print("stuck: " + os.environ["RANK"] + " " + str(os.getpid()), flush=True)
+        # In one piece, as the other rank prints, too.
+        print("stuck: " + os.environ["RANK"] + " " + str(os.getpid()) + "\\n", end="", flush=True)
         threading.Event().wait()
     step(self, interrupts)
 
@@ -132,17 +134,18 @@ def test_when_a_rank_is_killed_the_other_ends_and_the_kill_is_the_cause(
     dataset, tmp_path, monkeypatch
 ):
     """The launcher alone would take 30 s for each of the others."""
-    launcher = subprocess.Popen(
-        launch(tmp_path, dataset, monkeypatch),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    command = launch(tmp_path, dataset, monkeypatch)
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    launcher = subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
     stuck = (line.split()[1:] for line in launcher.stdout if line.startswith("stuck: "))
     ranks = dict(islice(stuck, 2))
-    os.kill(int(ranks["1"]), signal.SIGKILL)
-    _, errors = launcher.communicate(timeout=20)
+    try:
+        os.kill(int(ranks["1"]), signal.SIGKILL)
+        _, errors = launcher.communicate(timeout=20)
+    finally:
+        for process in ranks.values():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
     assert "rank 1 has ended; so does rank 0\n" in errors
     said = "a training process was killed by SIGKILL from outside"
     assert stage._cause(errors.splitlines(), launcher.returncode, OomKills()).startswith(said)
