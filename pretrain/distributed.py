@@ -28,7 +28,8 @@ def start_ranks() -> torch.device:
     """Joins the ranks that the `deepspeed` launcher started; without it, there is one rank.
 
     Returns the device of this rank. On the CPU the ranks share out the cores, unless
-    OMP_NUM_THREADS says how many each of them gets.
+    OMP_NUM_THREADS says how many each of them gets. Of several ranks, one that ends before
+    `leave_ranks` takes the others with it.
     """
     import deepspeed
     from deepspeed.accelerator import get_accelerator
