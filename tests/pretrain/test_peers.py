@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain import stage
 from pretrain.peers import EXIT_CODE
 from pretrain.ports import interface_to
 
@@ -110,6 +111,10 @@ def test_the_first_to_end_is_seen_first(start):
     assert ranks[2].wait(60) == -signal.SIGKILL
     with pytest.raises(subprocess.TimeoutExpired):
         ranks[0].wait(2)
+
+
+def test_a_rank_that_lost_another_may_have_lost_it_to_the_kernel():
+    assert EXIT_CODE in stage.CODES_OF_KILL
 
 
 def test_a_rank_that_fails_by_itself_ends_with_its_own_code(start):
