@@ -87,10 +87,13 @@ def test_before_there_is_anything_to_save_a_signal_ends_a_rank_at_once(dataset, 
         first.settimeout(100)
         words = flags(dataset, f"--output_dir={tmp_path / 'out'}")
         rank = start(1, 2, first.getsockname()[1], script, *words)
-        with first.accept()[0]:
-            rank.terminate()
-            assert rank.wait(20) == -signal.SIGTERM
-    rank.communicate()
+        try:
+            with first.accept()[0]:
+                rank.terminate()
+                assert rank.wait(20) == -signal.SIGTERM
+        finally:
+            rank.kill()
+            rank.communicate()
 
 
 # run_pretraining whose ranks stop in step 3, as in a collective with one that has died, and answer
