@@ -304,8 +304,8 @@ def _pretrain() -> CfgNode:
     pretrain.TENSORBOARD = False
     # Steps between two checkpoints. 0: other keys decide.
     pretrain.CHECKPOINT_STEPS = 500
-    # Minutes between two checkpoints. 0: other keys decide.
-    pretrain.CHECKPOINT_MINUTES = 0.0
+    # Minutes between two checkpoints: what a kill costs at most. 0: other keys decide.
+    pretrain.CHECKPOINT_MINUTES = 30.0
     # Visits of a shard between two checkpoints. 0: other keys decide.
     pretrain.NUM_EPOCHS_BETWEEN_CHECKPOINTS = 0
     # Checkpoints that are kept; older ones are deleted. On a full disk the oldest go sooner, down

@@ -91,13 +91,16 @@ def run_logged(
     patience_seconds: float = 20.0,
     on_idle: Callable[[], None] = lambda: None,
     inherited: Sequence[IO] = (),
+    workers: Callable[[int], Sequence[int]] = lambda child: (),
 ) -> int:
     """Runs a command and returns its exit code.
 
     Output goes to `log` (appended) and, line by line, to `on_line`; errors go to the same name
     with `.err`. `on_idle` is called whenever nothing has come for IDLE_SECONDS. When this process
-    is interrupted, the child and its children are terminated first, and have `patience_seconds`
-    to end by themselves. inherited: files that stay open in them, even if this process is killed.
+    is interrupted, the child and its children are terminated first; what is left when no output has
+    come for `patience_seconds` is killed. inherited: files that stay open in them, even if this
+    process is killed. workers: names the processes, given the child, that are asked to end where
+    the child would not wait for them; none: all are asked.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     prctl = _prctl()
@@ -120,9 +123,8 @@ def run_logged(
             return child.wait()
         finally:
             if child.poll() is None:
-                _terminate(child, patience_seconds)
                 os.set_blocking(child.stdout.fileno(), False)  # another may hold the other end
-                _log(out, child.stdout.read() or b"")
+                _terminate(child, workers(child.pid), patience_seconds, out)
 
 
 def _log(out: BinaryIO, block: bytes) -> None:
@@ -155,19 +157,37 @@ def _lines(blocks: Iterator[bytes], out: BinaryIO) -> Iterator[bytes]:
         yield begun
 
 
-def _terminate(child: subprocess.Popen, patience_seconds: float) -> None:
-    """SIGTERM to the child's process group, SIGKILL to what is left after a while."""
-    for number, patience in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 20.0)):
-        try:
-            os.killpg(child.pid, number)
-        except ProcessLookupError:
-            return
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            child.poll()
-            if not _group_is_alive(child.pid):
-                return
-            time.sleep(0.05)
+def _terminate(
+    child: subprocess.Popen, workers: Sequence[int], patience_seconds: float, out: BinaryIO
+) -> None:
+    """SIGTERM to the workers, or else to the child's process group; SIGKILL to what is left of the
+    group after a while of silence. What they say goes to `out`."""
+    asked = [(os.kill, worker) for worker in workers] or [(os.killpg, child.pid)]
+    _send(signal.SIGTERM, asked)
+    if not _ends(child, patience_seconds, out):
+        _send(signal.SIGKILL, [(os.killpg, child.pid)])
+        _ends(child, 20.0, out)
+
+
+def _send(number: signal.Signals, targets: list[tuple[Callable[[int, int], None], int]]) -> None:
+    for send, target in targets:
+        with suppress(ProcessLookupError):
+            send(target, number)
+
+
+def _ends(child: subprocess.Popen, patience_seconds: float, out: BinaryIO) -> bool:
+    """Whether the child's process group ends; False when it has said nothing for so long."""
+    end = time.monotonic() + patience_seconds
+    while time.monotonic() < end:
+        child.poll()
+        alive = _group_is_alive(child.pid)
+        if said := child.stdout.read():
+            _log(out, said)
+            end = time.monotonic() + patience_seconds
+        if not alive:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _group_is_alive(group: int) -> bool:

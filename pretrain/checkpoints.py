@@ -8,7 +8,7 @@ where the run stood. It says nothing of ranks, so that any number of them can go
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline.folders import delete_tree, read_sealed
 from pipeline.integrity import file_digest
 from pretrain.distributed import barrier, from_first_rank, rank
 from pretrain.engine_state import gather_state, restore_state
+from pretrain.time_limits import BETWEEN_WORDS_ON_SAVING
 
 TENSORS, RECORD = "state.safetensors", "checkpoint.json"
 
@@ -47,11 +48,17 @@ class CheckpointWriter:
     that ending now would cost, and the disk may have room by the next one.
     """
 
-    def __init__(self, directory: Path, keep: int, warn: Callable[[str], None]):
-        self.directory, self.keep, self.warn = directory, keep, warn
+    def __init__(
+        self,
+        directory: Path,
+        keep: int,
+        warn: Callable[[str], None],
+        say: Callable[[str], None] = lambda text: None,
+    ):
+        self.directory, self.keep, self.warn, self.say = directory, keep, warn, say
         self.saved_step = self.good_step = -1
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future | None = None
+        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: futures.Future | None = None
 
     def save(self, engine, step: int, state: dict[str, Any]) -> None:
         """Saves the engine and `state` (JSON-able). Every rank must call it.
@@ -70,10 +77,17 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Returns when the last checkpoint is in place, or has found no room; raises what else
-        went wrong with it."""
-        pending, self._pending = self._pending, None
-        if pending:
+        went wrong with it. On a slow disk, says now and then that it is not done yet."""
+        if pending := self._pending:
+            while futures.wait([pending], BETWEEN_WORDS_ON_SAVING).not_done:
+                self.say("waiting for the disk: the checkpoint is still being written")
+            self._pending = None
             pending.result()
+
+    def settle(self) -> None:
+        """Returns when nothing is being written, whatever came of it. For another thread."""
+        if pending := self._pending:
+            futures.wait([pending])
 
     def check(self) -> None:
         """Raises what went wrong with the last checkpoint, if that is known by now."""

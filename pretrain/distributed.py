@@ -1,6 +1,13 @@
-"""The ranks of a run: starting them up and what little they say to each other."""
+"""The ranks of a run: starting them up and what little they say to each other.
+
+Numbers that the host has go over gloo, also where gradients go over NCCL: the host would have to
+wait for the GPU twice to send them that way.
+"""
 
 import os
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +17,21 @@ from pipeline.devices import device_type
 from pipeline.errors import StageError
 from pipeline.executor import num_cores
 from pretrain.cpu_settings import keep_freed_memory
-from pretrain.ports import free_port
+from pretrain.peers import Peers, connect_ranks
+from pretrain.ports import free_port, interface_to
+from pretrain.time_limits import FOR_OTHER_RANKS
+
+# This process' part in what torch.distributed keeps for it, until `leave_ranks`.
+_host_group: torch.distributed.ProcessGroup | None = None  # None: torch's default group
+_peers: Peers | None = None  # None: there is one rank
 
 
 def start_ranks() -> torch.device:
     """Joins the ranks that the `deepspeed` launcher started; without it, there is one rank.
 
     Returns the device of this rank. On the CPU the ranks share out the cores, unless
-    OMP_NUM_THREADS says how many each of them gets. Raises StageError where it should be a GPU that
+    OMP_NUM_THREADS says how many each of them gets. Of several ranks, one that ends before
+    `leave_ranks` takes the others with it. Raises StageError where the device should be a GPU that
     torch cannot use: DeepSpeed would take the CPU and say nothing.
     """
     for name, value in _single_rank_environment().items():
@@ -43,13 +57,55 @@ def start_ranks() -> torch.device:
     else:
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
-    deepspeed.init_distributed(verbose=False)
+    _join()
     return device
 
 
+def _join() -> None:
+    """Meets the other ranks."""
+    import deepspeed
+
+    global _host_group, _peers
+    on_several_servers = os.environ.get("LOCAL_SIZE", "1") != os.environ["WORLD_SIZE"]
+    if on_several_servers and (interface := interface_to(os.environ["MASTER_ADDR"])):
+        # gloo would take the address of this server's name, which may be 127.0.1.1.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    patience = timedelta(seconds=FOR_OTHER_RANKS)
+    # NCCL's own watchdog would end a rank that hangs before it has written its stacks.
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(FOR_OTHER_RANKS))
+    deepspeed.init_distributed(verbose=False, timeout=patience)
+    # DeepSpeed reduces gradients in groups of its own, and would leave torch's time limit to them.
+    deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=patience)
+    if world_size() == 1:
+        return
+    if torch.distributed.get_backend() != "gloo":
+        _host_group = torch.distributed.new_group(timeout=patience, backend="gloo")
+    _peers = connect_ranks(rank(), world_size(), from_first_rank)
+
+
 def leave_ranks() -> None:
-    """Ends what `start_ranks` began; every rank must have come to its end."""
+    """Ends what `start_ranks` began, when every rank has come to its end.
+
+    When one has left after a signal, the launcher soon kills those that still save something.
+    """
+    global _host_group, _peers
+    barrier()
+    if _peers:
+        _peers.leave()
+    _host_group = _peers = None
     torch.distributed.destroy_process_group()
+
+
+def finish_before_ending(finish: Callable[[], None]) -> None:
+    """Has `finish` called, in a thread, if this rank ends because another has died."""
+    if _peers:
+        _peers.finish = finish
+
+
+def let_the_first_to_end_be_seen() -> None:
+    """For a rank that has failed. Does not return if it failed because another has died."""
+    if _peers:
+        _peers.let_the_first_to_end_be_seen()
 
 
 def _single_rank_environment() -> dict[str, str]:
@@ -71,8 +127,8 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    if world_size() > 1:
-        torch.distributed.barrier()
+    """Waits for the other ranks; not for their GPUs."""
+    sum_numbers(0.0)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,11 +139,12 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def sum_numbers(*values: float) -> list[float]:
-    """The sum over the ranks of each of a few numbers, on the host."""
+    """The sum over the ranks of each of a few numbers that the host has; no GPU is waited for."""
     if world_size() == 1:
         return list(values)
-    device = "cpu" if torch.distributed.get_backend() == "gloo" else "cuda"
-    return sum_over_ranks(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+    sums = torch.tensor(values, dtype=torch.float64)
+    torch.distributed.all_reduce(sums, group=_host_group)
+    return sums.tolist()
 
 
 def from_first_rank(value: Any) -> Any:
@@ -95,5 +152,7 @@ def from_first_rank(value: Any) -> Any:
     if world_size() == 1:
         return value
     values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
+    torch.distributed.broadcast_object_list(
+        values, src=0, group=_host_group, device=torch.device("cpu")
+    )
     return values[0]

@@ -1,7 +1,6 @@
 """The training loop: steps, metrics, validation, checkpoints, and when to stop."""
 
 import math
-import signal
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -83,7 +82,10 @@ class TrainingRun:
         self.provider, self.validation = provider, validation
         self.log, self.export = log, export
         self.directory = Path(args.output_dir) / CHECKPOINTS
-        self.writer = checkpoints.CheckpointWriter(self.directory, args.keep_checkpoints, log.warn)
+        self.writer = checkpoints.CheckpointWriter(
+            self.directory, args.keep_checkpoints, log.warn, log.say
+        )
+        distributed.finish_before_ending(self.writer.settle)
         self.budget = Budget(args)
         self.window = LossWindow(args.divergence_limit)
         self.throughput = Throughput(args, engine.device)
@@ -92,7 +94,6 @@ class TrainingRun:
         self.grad_norm: float | None = None
         self.scale_counter = 0
         self.num_predictions = 0  # since this process began
-        self.signum = 0  # that some rank was sent
         self.validation_due = self.closed = False  # closed: what comes at the end is done
         self.watch: Callable[[TrainingRun], None] | None = None
         self.alive: Callable[[], None] = lambda: None
@@ -192,8 +193,8 @@ class TrainingRun:
     def _train_step(self, interrupts: Interrupts) -> None:
         """Forward, backward and update, over the micro batches of this rank.
 
-        A signal ends a single rank between two micro batches, with Interrupted and without the
-        update; several ranks finish the step, after which all of them know.
+        A signal ends all ranks between the same two micro batches, with Interrupted and without the
+        update.
         """
         # Dropout is a function of seed, step and rank, so that a restart draws the same.
         torch.manual_seed(_step_seed(self.args.seed, self.budget.step, distributed.rank()))
@@ -209,7 +210,7 @@ class TrainingRun:
         self._update()
         self.window.add(step_loss)
         self.num_predictions += round(num_predictions)
-        self._count_step(round(num_tokens), interrupts)
+        self.budget.count_step(round(num_tokens), self._clock())
 
     def _accumulate(
         self, batches: list[MicroBatch], num_predictions: float, interrupts: Interrupts
@@ -217,8 +218,7 @@ class TrainingRun:
         """Leaves the gradient of a step in the engine; returns this rank's part of the loss, []."""
         step_loss = torch.zeros((), device=self.engine.device)
         for number, batch in enumerate(batches):
-            if interrupts.signum and distributed.world_size() == 1:
-                raise Interrupted(interrupts.signum)
+            interrupts.check()
             self.engine.set_gradient_accumulation_boundary(number == len(batches) - 1)
             # Weighted by its predictions, a micro batch adds to the mean over the whole batch.
             weight = batch.num_predictions / max(1.0, num_predictions)
@@ -239,16 +239,6 @@ class TrainingRun:
         self.engine.step()
         self.grad_norm = norm_of_last_step(self.engine) if norm is None else norm
 
-    def _count_step(self, num_tokens: int, interrupts: Interrupts) -> None:
-        """Rank 0's clock counts for all, and one rank's signal is everyone's."""
-        first = distributed.rank() == 0
-        elapsed, signals = distributed.sum_numbers(
-            self.budget.clock() if first else 0.0, interrupts.signum
-        )
-        self.budget.count_step(num_tokens, elapsed)
-        if signals:
-            self.signum = interrupts.signum or signal.SIGTERM
-
     def _after_step(self, interrupts: Interrupts) -> None:
         """Metrics, validation and checkpoint, where they are due; all of them at the end.
 
@@ -266,8 +256,8 @@ class TrainingRun:
             self.validation_due = last or is_validation_due(
                 self.args, budget.step, budget.progress, visits
             )
-        if self.signum and not last:
-            raise Interrupted(self.signum)
+        if not last:
+            interrupts.check()
         begin, slow = time.perf_counter(), self.validation_due
         if self.validation_due:
             self._validate(interrupts)

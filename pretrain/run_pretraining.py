@@ -14,7 +14,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 if __name__ == "__main__":  # imports are those of the repository, not of this folder
@@ -58,18 +58,18 @@ def main(argv: Sequence[str]) -> int:
 def _train(args: Namespace, number: int) -> int:
     """As rank `number`, in a folder that is ours. Returns the exit code."""
     from pretrain.distributed import leave_ranks, rank, start_ranks
-    from pretrain.interrupts import Interrupted, caught
+    from pretrain.interrupts import Interrupted
     from pretrain.memory_limits import OutOfMemory
     from pretrain.stall import Patience, stacks_when_silent
 
     code = 0
     # Torch is to be watched, too, while it starts.
-    with stacks_when_silent(number, Patience()) as alive, caught() as interrupts:
+    with stacks_when_silent(number, Patience()) as alive:
         try:
             device = start_ranks()
             log = _open_log(args) if rank() == 0 else _silent_log()
             try:
-                run(args, device, log, interrupts, alive=alive)
+                run(args, device, log, alive=alive)
             finally:
                 log.close()
         except Interrupted as interrupted:
@@ -78,6 +78,19 @@ def _train(args: Namespace, number: int) -> int:
             return _leave_short_of_memory(args, shortage)
         leave_ranks()
     return code
+
+
+def _fail(error: Exception) -> int:
+    """Prints what Python would print. Returns the exit code."""
+    from pipeline.privacy import print_crash
+
+    print_crash(type(error), error, error.__traceback__)
+    sys.stderr.flush()
+    if "pretrain.distributed" in sys.modules:
+        from pretrain.distributed import let_the_first_to_end_be_seen
+
+        let_the_first_to_end_be_seen()
+    return 1
 
 
 def _leave_short_of_memory(args: Namespace, shortage) -> int:
@@ -121,10 +134,12 @@ def _claim_output(args: Namespace, number: int, held: ExitStack) -> None:
 def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda: None) -> None:
     """Pretrains with these flags on a device; `log` is rank 0's or a silent one.
 
-    interrupts, watch and alive are `train`'s. Raises InputError if there is nothing to train, or
-    not with these flags, and what `train` does.
+    interrupts, watch and alive are `train`'s. A signal that comes before there is anything to save
+    ends this process at once, even in a collective. Raises InputError if there is nothing to train,
+    or not with these flags, and what `train` does.
     """
     from pipeline.errors import StageError
+    from pretrain.interrupts import caught
     from pretrain.loop import train
 
     try:
@@ -137,12 +152,12 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
     def export(folder: Path) -> None:
         _export(args, engine, vocabulary, log, folder)
 
-    with provider:
+    with provider, nullcontext(interrupts) if interrupts else caught() as noted:
         train(
             *(args, 0, engine, engine.optimizer, schedule, provider, held_out),
-            *(log, export, interrupts, watch, alive),
+            *(log, export, noted, watch, alive),
         )
-    _export(args, engine, vocabulary, log, Path(args.output_dir) / "model", is_last=True)
+        _export(args, engine, vocabulary, log, Path(args.output_dir) / "model", is_last=True)
 
 
 def _read_data(args: Namespace, device, log):
@@ -369,9 +384,13 @@ if __name__ == "__main__":
 
     sys.excepthook = print_crash
     with private_files():
-        exit_code = main(sys.argv[1:])
+        try:
+            exit_code = main(sys.argv[1:])
+        except Exception as error:
+            exit_code = _fail(error)
     # A thread of gloo's may hold the tensor of the last exchange, and need Python to let go of it.
-    # If that were being taken down then, the rank would die of SIGABRT after all its work.
+    # If that were being taken down then, the rank would die of SIGABRT after all its work. One that
+    # failed would wait for NCCL, and the other ranks for it.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

@@ -3,8 +3,11 @@
 import re
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, log_path
@@ -22,10 +25,10 @@ from pretrain.metrics import parse_progress, parse_warning, read_metrics
 from pretrain.placement import Placement, place_ranks
 from pretrain.ports import free_port
 from pretrain.stall import Patience, SilenceReport
+from pretrain.time_limits import SILENT_WHILE_ENDING
 
 SCRIPT = Path(__file__).resolve().with_name("run_pretraining.py")
-# After SIGTERM: DeepSpeed's launcher kills its ranks after 30 s.
-SECONDS_TO_SAVE = 35.0
+LAUNCHER = "deepspeed.launcher.launch"  # what the runner starts on each server, for its ranks
 # The last line of a traceback, with or without the rank that torch puts in front of it, and the
 # server that the launcher does.
 EXCEPTION = re.compile(
@@ -210,9 +213,14 @@ def _train(
             if warning := parse_warning(line):
                 print_line(f"pretrain: {WARNING_PREFIX}{warning}")  # the log has the line
 
+        def interrupted(runner: int) -> list[int]:
+            console.say("interrupted: training saves a checkpoint; a second Ctrl-C ends it at once")
+            return ranks_here(runner)
+
         code = run_logged(
             *(command, console.log, _environment(config, place)),
-            *(on_line, SECONDS_TO_SAVE, silence.look),
+            *(on_line, SILENT_WHILE_ENDING, silence.look),
+            workers=interrupted,
         )
     # The launcher answers 0 when a signal killed it, so the model itself is looked for.
     if not code and (artifact.directory / MODEL / "config.json").is_file():
@@ -222,6 +230,19 @@ def _train(
     if not shortage:
         raise StageError(_cause(errors, code, kills), console.log)
     return shortage
+
+
+def ranks_here(runner: int) -> list[int]:
+    """The ranks that DeepSpeed's runner has had started, none where they are on several servers.
+
+    Asked to end by themselves, they may take their time to save: the launcher, when it is asked,
+    kills each after 30 s.
+    """
+    with suppress(psutil.Error):
+        children = psutil.Process(runner).children()
+        launchers = [child for child in children if LAUNCHER in child.cmdline()]
+        return [rank.pid for launcher in launchers for rank in launcher.children()]
+    return []
 
 
 def _size(path: Path) -> int:

@@ -15,27 +15,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.console import duration
+from pretrain.time_limits import SILENT_AT_FIRST, SILENT_AT_MOST, SILENT_LATER, TO_WRITE_STACKS
 
-# A file system or a busy server may hold up a batch or a checkpoint for minutes.
-LEAST_SECONDS = 600
-# Reading, word vectors and compilation come before the first step. torch gives a rank up that has
-# not answered for 30 minutes; the stacks are to be there before.
-FIRST_SECONDS = 1200
 TIMES_SLOWEST = 2
 REARM_SECONDS = 1.0
-# The stage gives all ranks time to write their stacks, a second after each other.
-SECONDS_TO_WRITE = 60.0
 MARK = b"Timeout ("  # how faulthandler begins
 
 
 class Patience:
     """How long nothing may come: twice as long as ever before, rounded up to multiples of `least`.
 
-    first: seconds up to the first sign of life; least: seconds afterwards.
+    first: seconds up to the first sign of life; least and most: seconds afterwards.
     """
 
-    def __init__(self, first: float = FIRST_SECONDS, least: float = LEAST_SECONDS):
-        self.seconds, self.least = first, least
+    def __init__(
+        self,
+        first: float = SILENT_AT_FIRST,
+        least: float = SILENT_LATER,
+        most: float = SILENT_AT_MOST,
+    ):
+        self.seconds, self.least, self.most = first, least, most
         self.last = time.monotonic()
         self._slowest: float | None = None
 
@@ -44,7 +43,7 @@ class Patience:
         # What comes before the first sign is no step, and tells nothing of steps.
         self._slowest = 0.0 if self._slowest is None else max(self._slowest, silent)
         periods = math.ceil(TIMES_SLOWEST * self._slowest / self.least)
-        self.seconds = self.least * max(1, periods)
+        self.seconds = min(self.least * max(1, periods), self.most)
 
     @property
     def silent_seconds(self) -> float:
@@ -95,7 +94,7 @@ class SilenceReport:
     def look(self) -> None:
         """To be called now and then."""
         silent = self.patience.silent_seconds
-        if not self.reported and silent > self.patience.seconds + SECONDS_TO_WRITE:
+        if not self.reported and silent > self.patience.seconds + TO_WRITE_STACKS:
             self.reported = True
             self.tell(f"no sign of life from training for {duration(silent)}; {self._stacks()}")
 

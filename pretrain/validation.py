@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from pretrain.data import MicroBatch
-from pretrain.distributed import sum_over_ranks, world_size
-from pretrain.interrupts import Interrupted, Interrupts
+from pretrain.distributed import sum_over_ranks
+from pretrain.interrupts import Interrupts
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ def validate(
 ) -> Validation:
     """Loss and accuracy over the micro batches of all ranks, which are the same in number.
 
-    alive: called after each of them. Raises Interrupted if a signal comes to the one rank that
-    there is; several ranks go on, as none knows of the others'.
+    alive: called after each of them. Raises Interrupted between two of them, on all ranks, if one
+    was sent a signal.
     """
     engine.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, right, predictions
-    for batch in batches:
-        if interrupts.signum and world_size() == 1:
-            engine.train()
-            raise Interrupted(interrupts.signum)
-        *inputs, labels, position_ids = batch.inputs(engine.device)
-        logits = engine(*inputs, None, position_ids).float()
-        sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
-        sums[1] += (logits.argmax(-1) == labels).sum()
-        sums[2] += len(labels)
-        alive()
-    engine.train()
+    try:
+        for batch in batches:
+            interrupts.check()
+            *inputs, labels, position_ids = batch.inputs(engine.device)
+            logits = engine(*inputs, None, position_ids).float()
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
+            sums[1] += (logits.argmax(-1) == labels).sum()
+            sums[2] += len(labels)
+            alive()
+    finally:
+        engine.train()
     loss, right, predictions = sum_over_ranks(sums).tolist()
     return Validation(loss / max(1, predictions), right / max(1, predictions))
 

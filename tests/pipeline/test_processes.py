@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+import pytest
+
 from pipeline.executor import local_pool, run_unordered
 from pipeline.processes import python_command, run_logged
 
@@ -118,6 +121,48 @@ def test_an_interrupted_parent_lets_its_grandchild_save(tmp_path):
     assert wait_until_gone(grandchild, 0.1)
     assert (tmp_path / "saved").read_text() == "all"
     assert (tmp_path / "child.log").read_text().endswith("saved\n")
+
+
+IMPATIENT_LAUNCHER = """
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+def kill(*_):
+    child.kill()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, kill)
+child.wait()
+"""
+SLOW_SAVER = """
+import os, signal, time
+def save(*_):
+    for number in range(6):
+        print("saving", flush=True)
+        time.sleep(0.2)
+    print("saved", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("of_the_child", [True, False])
+def test_workers_save_as_long_as_they_say_so(tmp_path, of_the_child):
+    """Longer than the patience, where they are asked and the launcher that kills them is not."""
+
+    def on_line(line):
+        if line == "ready":
+            raise InterruptedError
+
+    def workers(launcher):
+        return [child.pid for child in psutil.Process(launcher).children() if of_the_child]
+
+    command = python_command("-c", IMPATIENT_LAUNCHER, SLOW_SAVER)
+    log = tmp_path / "x.log"
+    with pytest.raises(InterruptedError):
+        run_logged(command, log, on_line=on_line, patience_seconds=0.8, workers=workers)
+    assert ("saved" in log.read_text().splitlines()) == of_the_child
 
 
 def test_pool_runs_all_jobs():

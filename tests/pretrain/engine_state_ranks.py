@@ -10,7 +10,14 @@ from argparse import Namespace
 
 import torch
 
-from pretrain.distributed import from_first_rank, rank, start_ranks, sum_numbers, world_size
+from pretrain.distributed import (
+    from_first_rank,
+    leave_ranks,
+    rank,
+    start_ranks,
+    sum_numbers,
+    world_size,
+)
 from pretrain.engine import build_engine
 from pretrain.engine_state import gather_state, restore_state
 from pretrain.optimizers import build_optimizer
@@ -73,6 +80,7 @@ def main(precision, stages):
             results[f"{source} to {target}"] = train(engine, BEFORE, AFTER)
     if rank() == 0:
         print(json.dumps(results), flush=True)
+    leave_ranks()
 
 
 if __name__ == "__main__":

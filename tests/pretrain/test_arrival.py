@@ -233,10 +233,10 @@ ARRIVALS = [
         lambda b: _after(b.run)._is_checkpoint_due(range(0, 0)),
     ),
     (
-        *("PRETRAIN.CHECKPOINT_MINUTES", 30.0, {}),
+        *("PRETRAIN.CHECKPOINT_MINUTES", 15.0, {}),
         lambda b: (
-            _after(b.run, 1.5, 1.0)._is_checkpoint_due(range(0, 0))
-            and not _after(b.run, 1.4, 1.0)._is_checkpoint_due(range(0, 0))
+            _after(b.run, 1.25, 1.0)._is_checkpoint_due(range(0, 0))
+            and not _after(b.run, 1.2, 1.0)._is_checkpoint_due(range(0, 0))
         ),
     ),
     (

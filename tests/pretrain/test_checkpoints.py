@@ -117,6 +117,37 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, state, monkeyp
     assert saved["weight/a"].eq(0).all()
 
 
+def test_a_slow_disk_is_waited_for_and_spoken_of(tmp_path, state, monkeypatch):
+    """So that whoever has asked training to end knows that it is at work."""
+    monkeypatch.setattr(checkpoints, "BETWEEN_WORDS_ON_SAVING", 0.01)
+    may_write, said = threading.Event(), []
+    write = CheckpointWriter._write
+
+    def late(*args):
+        may_write.wait(60)
+        write(*args)
+
+    def say(text):
+        said.append(text)
+        if len(said) == 3:
+            settling.start()  # as when another rank has died meanwhile
+            may_write.set()
+
+    monkeypatch.setattr(CheckpointWriter, "_write", late)
+    writer = CheckpointWriter(tmp_path, 2, pytest.fail, say)
+    settled = []
+    settling = threading.Thread(
+        target=lambda: (writer.settle(), settled.append(list_checkpoints(tmp_path)))
+    )
+    writer.save(_Engine(), 1, {})
+    writer.wait()
+    settling.join()
+    assert len(said) >= 3 and set(said) == {
+        "waiting for the disk: the checkpoint is still being written"
+    }
+    assert settled == [[checkpoint_dir(tmp_path, 1)]]
+
+
 def test_a_failed_write_is_not_forgotten_and_names_the_checkpoint(tmp_path, state):
     (tmp_path / "file").write_text("in the way")
     writer = CheckpointWriter(tmp_path / "file", 2, pytest.fail)

@@ -52,7 +52,7 @@ def test_the_first_line_has_the_rank():
 
 def test_the_start_has_a_patience_of_its_own():
     assert "Timeout (" in stacks_of(0, 0.2, 0.6)
-    assert Patience().seconds > Patience(first=0).least == stall.LEAST_SECONDS
+    assert Patience().seconds > Patience(first=0).least == stall.SILENT_LATER
 
 
 def clock(monkeypatch):
@@ -75,6 +75,9 @@ def test_patience_is_twice_the_longest_wait(monkeypatch):
         wait(seconds)
         patience.sign_of_life()
         assert patience.seconds == expected
+    wait(2000)
+    patience.sign_of_life()
+    assert patience.seconds == stall.SILENT_AT_MOST  # torch would not wait for twice as long
 
 
 def test_the_stage_tells_of_silence_once_and_of_its_end(tmp_path, monkeypatch):
@@ -120,7 +123,7 @@ def test_a_stall_is_heard_of_while_the_ranks_say_nothing(tmp_path, monkeypatch):
 
     The process stands still until it is told of, so that it does not matter how long that takes.
     """
-    monkeypatch.setattr(stall, "SECONDS_TO_WRITE", 0.0)
+    monkeypatch.setattr(stall, "TO_WRITE_STACKS", 0.0)
     monkeypatch.setattr("pipeline.processes.IDLE_SECONDS", 0.05)
     log, end, said = tmp_path / "x.log", tmp_path / "end", []
     errors = log.with_suffix(".err")

@@ -1,0 +1,185 @@
+"""Several real ranks on the CPU: a signal, a rank that dies, one that does not answer."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.oom import OomKills
+from pipeline.processes import run_logged
+from pretrain import stage
+from pretrain.checkpoints import TENSORS, list_checkpoints
+from pretrain.ports import free_port
+from tests.pretrain.shards import write_dataset
+
+PROJECT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+CHECKS = 5  # of a step: before each of its 4 micro batches, and after it
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def flags(dataset, *more):
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small |= {"intermediate_size": 64, "train_batch_size": 16, "train_micro_batch_size_per_gpu": 2}
+    small |= {"max_steps": 6, "print_steps": 2, "checkpoint_steps": 0, "validation_steps": 4}
+    small |= {"validation_micro_batch": 2}
+    words = [f"--{name}={value}" for name, value in small.items()]
+    return [f"--dataset_path={dataset}", *words, *more]
+
+
+def start(rank, number, port, *words):
+    """One of so many ranks, without the launcher, which only costs time."""
+    ours = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_SIZE": number}
+    ours |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {name: str(value) for name, value in ours.items()},
+    )
+
+
+def metrics(output):
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    kept = {"kind", "step", "samples", "tokens", "loss", "accuracy", "lr", "grad_norm"}
+    return [{key: line[key] for key in line.keys() & kept} for line in lines]
+
+
+def test_a_signal_to_one_rank_ends_both_before_the_same_micro_batch(dataset, tmp_path):
+    """And what comes of it is the same, bit by bit, as if there had been none."""
+    in_a_step = 2 * CHECKS + 3
+    in_a_validation = 2 * CHECKS + 2  # after steps 3 and 4, before its second batch
+    script = PROJECT / "tests" / "pretrain" / "interrupted_ranks.py"
+    calls = json.dumps([in_a_step, in_a_validation])
+    words, port = (str(script), str(tmp_path), calls, *flags(dataset)), free_port()
+    ranks = [start(rank, 2, port, *words) for rank in range(2)]
+    for rank in ranks:
+        out, errors = rank.communicate(timeout=100)
+        assert rank.returncode == 0, errors[-2000:]
+        assert json.loads(out.splitlines()[-1]) == [[in_a_step, 143], [in_a_validation, 143]]
+        if rank is ranks[0]:
+            steps = [f"interrupted; the checkpoint of step {step} is saved" for step in (2, 4)]
+            assert [line for line in out.splitlines() if "interrupted" in line] == steps
+    ours, expected = (tmp_path / name for name in ("interrupted", "undisturbed"))
+    assert metrics(ours) == metrics(expected)
+    for end in (Path("model") / "model.safetensors", Path("checkpoints/step_0000006") / TENSORS):
+        assert (ours / end).read_bytes() == (expected / end).read_bytes()
+    assert list_checkpoints(ours / "checkpoints")[-1].name == "step_0000006"
+
+
+def test_before_there_is_anything_to_save_a_signal_ends_a_rank_at_once(dataset, tmp_path):
+    """Here in C code of torch's, which waits for a first rank that never answers."""
+    script = str(PROJECT / "pretrain" / "run_pretraining.py")
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        first.settimeout(100)
+        words = flags(dataset, f"--output_dir={tmp_path / 'out'}")
+        rank = start(1, 2, first.getsockname()[1], script, *words)
+        try:
+            with first.accept()[0]:
+                rank.terminate()
+                assert rank.wait(20) == -signal.SIGTERM
+        finally:
+            rank.kill()
+            rank.communicate()
+
+
+# run_pretraining whose ranks stop in step 3, as in a collective with one that has died, and answer
+# no signal, but for one that is well.
+STUCK = """
+import os
+import sys
+import threading
+
+sys.path.insert(0, {project!r})
+
+from pretrain import loop, run_pretraining
+
+step = loop.TrainingRun._train_step
+
+
+def get_stuck(self, interrupts):
+    if self.budget.step == 2 and os.environ["RANK"] != "{well}":
+        # In one piece, as the other rank prints, too.
+        print("stuck: " + os.environ["RANK"] + " " + str(os.getpid()) + "\\n", end="", flush=True)
+        threading.Event().wait()
+    step(self, interrupts)
+
+
+loop.TrainingRun._train_step = get_stuck
+if __name__ == "__main__":
+    sys.exit(run_pretraining.main(sys.argv[1:]))
+"""
+
+
+def launch(folder, dataset, monkeypatch, well=""):
+    """The command of two such ranks."""
+    script = folder / "stuck.py"
+    script.write_text(STUCK.format(project=str(PROJECT), well=well))
+    monkeypatch.setattr(stage, "SCRIPT", script)
+    out = {"output_dir": folder / "out"}
+    return [*stage.launch_command(out, ("--num_gpus", "2"), free_port()), *flags(dataset)]
+
+
+def test_when_a_rank_is_killed_the_other_ends_and_the_kill_is_the_cause(
+    dataset, tmp_path, monkeypatch
+):
+    """The launcher alone would take 30 s for each of the others."""
+    command = launch(tmp_path, dataset, monkeypatch)
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    launcher = subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
+    stuck = (line.split()[1:] for line in launcher.stdout if line.startswith("stuck: "))
+    ranks = dict(islice(stuck, 2))
+    try:
+        os.kill(int(ranks["1"]), signal.SIGKILL)
+        _, errors = launcher.communicate(timeout=20)
+    finally:
+        for process in ranks.values():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+    assert "rank 1 has ended; so does rank 0\n" in errors
+    said = "a training process was killed by SIGKILL from outside"
+    assert stage._cause(errors.splitlines(), launcher.returncode, OomKills()).startswith(said)
+
+
+class Interruption(Exception):
+    """As Ctrl-C, which would end pytest."""
+
+
+def test_a_rank_that_answers_no_signal_does_not_keep_the_others_from_ending(
+    dataset, tmp_path, monkeypatch
+):
+    """Rank 0 cannot agree on the signal with one that is stuck."""
+    asked = []
+
+    def on_line(line):
+        if line.startswith("stuck: 1 "):
+            raise Interruption
+
+    def workers(runner):
+        asked.extend(stage.ranks_here(runner))
+        return asked
+
+    command = launch(tmp_path, dataset, monkeypatch, well="0")
+    with pytest.raises(Interruption):
+        run_logged(command, tmp_path / "x.log", ENVIRONMENT, on_line, 2.0, workers=workers)
+    assert len(asked) == 2 and not any(map(is_running, asked))
+
+
+def is_running(process):
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
