@@ -39,9 +39,12 @@ def wait_once(engine) -> None:
     elif isinstance(optimizer, bf16_optimizer.BF16_Optimizer):
         # Its step calls this by its name in that module. What it does with a float needs no device.
         bf16_optimizer.get_global_norm_of_tensors = _norm_on_host
-    elif isinstance(optimizer, DeepSpeedZeroOptimizer):
-        if optimizer.compute_grad_norm and not optimizer.cpu_offload:
-            _ZeroSteps(optimizer)
+    elif (
+        isinstance(optimizer, DeepSpeedZeroOptimizer)
+        and optimizer.compute_grad_norm
+        and not optimizer.cpu_offload
+    ):
+        _ZeroSteps(optimizer)
 
 
 def norm(tensors: Iterable[Tensor]) -> Tensor:

@@ -30,13 +30,15 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def device():
-    """This process as the one rank of its own runs."""
+    """This process as the one rank of its own runs; its variables are not for its children."""
     before = set(os.environ)
     device = start_ranks()
+    torch.set_num_threads(1)
+    for name in os.environ.keys() - before - {"LOCAL_RANK"}:  # DeepSpeed asks for this one
+        del os.environ[name]
     yield device
     leave_ranks()
-    for name in os.environ.keys() - before:
-        del os.environ[name]
+    os.environ.pop("LOCAL_RANK", None)
 
 
 def spoil(steps, spoilt):
@@ -98,6 +100,7 @@ def test_nor_does_it_with_torchs_scaler(dataset, tmp_path):
     )
     words = flags(dataset, tmp_path, "--fp16", "--optimizer_type=muon")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("LOCAL_RANK", None)
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
         **{"cwd": PROJECT, "env": environment, "capture_output": True, "text": True},
