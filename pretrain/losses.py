@@ -1,4 +1,4 @@
-"""Losses between two lines of metrics, kept on the device until then, and signs of a failing run."""
+"""Losses between two lines of metrics, kept on the device until then; signs of a failing run."""
 
 import math
 from collections.abc import Sequence

@@ -33,6 +33,7 @@ SMALL = {
 ROTARY = {"MODEL.POSITION_EMBEDDING_TYPE": "rotary"}
 BY_TIME, BY_TOKENS = {"PRETRAIN.LR_SCHEDULE": "time"}, {"PRETRAIN.LR_SCHEDULE": "tokens"}
 RAMP = {"PRETRAIN.BATCH_SIZE_RAMP_START": 2, "PRETRAIN.BATCH_SIZE_RAMP_STEPS": 6}
+FP32 = {"PRETRAIN.PRECISION": "fp32"}
 MUON = {"PRETRAIN.OPTIMIZER": "muon"}
 BY_EPOCHS = {"PRETRAIN.VALIDATION_STEPS": 0}
 EARLY = {"PRETRAIN.USE_EARLY_STOPPING": True, "PRETRAIN.EARLY_STOP_TIME": 0.0}
@@ -192,6 +193,7 @@ ARRIVALS = [
         *("PRETRAIN.MICRO_BATCH_SIZE", 2, {}),
         lambda b: b.deepspeed["train_micro_batch_size_per_gpu"] == 2,
     ),
+    ("PRETRAIN.ALLOW_TF32", True, FP32, lambda b: b.args.allow_tf32),
     ("PRETRAIN.LEARNING_RATE", 0.5, {}, lambda b: b.group()["lr"] == 0.5),
     ("PRETRAIN.WARMUP_PROPORTION", 0.25, {}, lambda b: b.shape.warmup == 0.25),
     (
