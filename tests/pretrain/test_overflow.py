@@ -123,14 +123,17 @@ def test_a_loss_that_is_not_finite_in_any_other_step_ends_it(
 
 
 def test_a_run_whose_steps_are_all_skipped_ends(device, dataset, tmp_path, monkeypatch, capsys):
-    """After an overflow that DeepSpeed forgives and 16 halvings, the scale is 1."""
-    monkeypatch.setattr(BasePretrainModel, "forward", spoil(range(1, 99), overflows))
+    """After an overflow that DeepSpeed forgives and 16 halvings, the scale is 1.
+
+    No finite loss has shown that the weights of the checkpoints, of steps 5, 10, ..., are good.
+    """
+    monkeypatch.setattr(BasePretrainModel, "forward", spoil(range(6, 99), overflows))
     words = flags(dataset, tmp_path, "--fp16", "--max_steps=40", "--scale_cnt_limit=4")
-    said = "the fp16 loss scale was 1 or less for 4 steps, up to step 20; there is no checkpoint"
-    with pytest.raises(FloatingPointError, match=said):
-        run_here(device, *words)
-    assert "step 15: the last 15 steps were skipped in fp16\n" in capsys.readouterr().out
-    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    said = "the fp16 loss scale was 1 or less for 4 steps, up to step 25; there is no checkpoint "
+    with pytest.raises(FloatingPointError, match=f"{said}that trained well"):
+        run_here(device, *words, "--checkpoint_steps=5")
+    assert "step 15: the last 10 steps were skipped in fp16\n" in capsys.readouterr().out
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5]
 
 
 # --- the look at the gradient -----------------------------------------------------------------
