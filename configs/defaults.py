@@ -231,10 +231,11 @@ def _pretrain() -> CfgNode:
     pretrain.BATCH_SIZE_RAMP_START = 0
     # Steps that the ramp of the batch size takes, the same number for each size.
     pretrain.BATCH_SIZE_RAMP_STEPS = 0
-    # Most samples that one GPU takes at once; the rest of the batch is accumulated. Where memory
-    # runs out, a run goes on with half of them, and remembers it in micro_batch.json beside its
-    # checkpoints.
-    pretrain.MICRO_BATCH_SIZE = 32
+    # Most samples that one GPU takes at once; the rest of the batch is accumulated. 0: on a GPU as
+    # many as are faster than half of them and fit, up to 512, found by trial before the training;
+    # 32 on the CPU. Where memory runs out, a run goes on with half of them. What was found is
+    # remembered in micro_batch.json beside its checkpoints.
+    pretrain.MICRO_BATCH_SIZE = 0
     # Peak learning rate, reached at the end of the warmup.
     pretrain.LEARNING_RATE = 1e-3
     # Share of the run in which the learning rate rises linearly from 0 to its peak.
@@ -279,7 +280,11 @@ def _pretrain() -> CfgNode:
     # processor is built for it, else fp32. On the CPU bf16 is that of the matrix products alone;
     # weights, and what layers add up, are fp32.
     pretrain.PRECISION = "auto"
-    # Stop after this many steps in a row with the fp16 loss scale at 1 or below. 0: never.
+    # In fp32, GPUs from Ampere on multiply matrices in TF32: several times as fast, with three
+    # digits instead of seven. Needs PRECISION fp32.
+    pretrain.ALLOW_TF32 = False
+    # Stop after this many steps in a row with the fp16 loss scale at 1 or below, or in bf16 without
+    # a finite gradient. 0: never.
     pretrain.SCALE_CNT_LIMIT = 100
     # Stop when the loss, averaged over about 50 steps, is this many nats above its lowest average.
     # 0: never.

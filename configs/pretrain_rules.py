@@ -71,7 +71,7 @@ PRETRAIN_RULES: dict[str, Rule] = {
     "PRETRAIN.BATCH_SIZE": at_least(1),
     "PRETRAIN.BATCH_SIZE_RAMP_START": at_least(0),
     "PRETRAIN.BATCH_SIZE_RAMP_STEPS": at_least(0),
-    "PRETRAIN.MICRO_BATCH_SIZE": at_least(1),
+    "PRETRAIN.MICRO_BATCH_SIZE": at_least(0),
     "PRETRAIN.LEARNING_RATE": above(0),
     "PRETRAIN.WARMUP_PROPORTION": between(0, 1),
     "PRETRAIN.LR_CURVE": one_of(*CURVES),
@@ -217,6 +217,11 @@ def _engine_problems(pretrain: CfgNode) -> Iterator[str]:
         yield (
             "PRETRAIN.COMPILE: ZeRO-3 gathers its weights in ways that no compiler sees, got True "
             "with PRETRAIN.ZERO_STAGE 3, expected one of them"
+        )
+    if pretrain.ALLOW_TF32 and pretrain.PRECISION != "fp32":
+        yield (
+            f"PRETRAIN.ALLOW_TF32: is about products in fp32, got True with PRETRAIN.PRECISION "
+            f"{pretrain.PRECISION}, expected fp32, or PRETRAIN.ALLOW_TF32 False"
         )
     if pretrain.USE_EARLY_STOPPING and not pretrain.DO_VALIDATION:
         yield (

@@ -188,6 +188,8 @@ def pretrain_artifact(config) -> Artifact:
     inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL}
     settings = config.PRETRAIN
     ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[settings.LR_SCHEDULE]}
+    if not settings.ALLOW_TF32:  # a run of before this key is one without
+        ignored |= {"ALLOW_TF32"}
     if settings.USE_EARLY_STOPPING:
         ignored -= VALIDATION
     else:
@@ -279,6 +281,8 @@ def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     precision = precision_in_words(config, expects_gpus(config))
     batch = config.PRETRAIN.BATCH_SIZE
     effort = f"{length_of_run(config.PRETRAIN)}, {batch} samples a step, in {precision}"
+    if gpus and not config.PRETRAIN.MICRO_BATCH_SIZE:
+        effort += ", micro batches found by trial"
     manifest = dataset.manifest if dataset.status().done else None
     if manifest and config.PRETRAIN.LR_SCHEDULE == "step":
         results = manifest["results"]

@@ -9,6 +9,7 @@ from typing import Any
 from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
 
 HALF_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+MOST_IN_BUCKET = 500_000_000  # DeepSpeed's default, in elements
 
 # What a user's JSON cannot change -> the flag that does.
 DECIDED_BY_FLAGS = {
@@ -33,14 +34,17 @@ def zero_stage(asked: int, precision: str, optimizer: str) -> int:
     return int(precision != "fp32" and optimizer in ELEMENTWISE_OPTIMIZERS)
 
 
-def deepspeed_config(args: Namespace, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's config for run_pretraining's flags.
+def deepspeed_config(args: Namespace, world_size: int, num_parameters: int) -> dict[str, Any]:
+    """DeepSpeed's config for run_pretraining's flags and a model of so many parameters.
 
     Reads train_batch_size, train_micro_batch_size_per_gpu (which must divide each rank's share),
     gradient_clipping, precision (fp16, bf16 or fp32), multiplies_in_bf16 (whether the model sees to
     bf16 by itself), zero_stage, optimizer_type and deepspeed_config. Raises ValueError naming what
     the user's JSON must not hold.
     """
+    # ZeRO allocates its bucket in full: of fp32 gradients, 2 GB by default for any model. It wants
+    # an even number.
+    bucket = min(MOST_IN_BUCKET, num_parameters + num_parameters % 2)
     precision = "fp32" if args.multiplies_in_bf16 else args.precision
     stage = zero_stage(args.zero_stage, precision, args.optimizer_type)
     micro = args.train_micro_batch_size_per_gpu
@@ -50,10 +54,16 @@ def deepspeed_config(args: Namespace, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": args.train_batch_size // (micro * world_size),
         "gradient_clipping": args.gradient_clipping,
         **_precision(precision, stage),
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {
+            "stage": stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,  # the loop writes its own lines
         "wall_clock_breakdown": False,
+        # It would wait for the device before each forward pass and after each step.
+        "timers": {"throughput": {"enabled": False}},
     }
     if not args.deepspeed_config:
         return config

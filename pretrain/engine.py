@@ -1,10 +1,13 @@
 """The DeepSpeed engine around the model, and the batch that it is fed."""
 
 from argparse import Namespace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from pretrain.deepspeed_config import deepspeed_config
+from pretrain.overflow import norm, read, wait_once
 
 
 def largest_micro_batch(
@@ -26,17 +29,37 @@ def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size:
     """The engine around the model; rank 0's weights become everyone's."""
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=deepspeed_config(args, world_size)
-    )
+    config = deepspeed_config(args, world_size, sum(p.numel() for p in model.parameters()))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if hasattr(scaler, "raise_error_at_min_scale"):
         scaler.raise_error_at_min_scale = False  # how often that may happen is the loop's business
+    wait_once(engine)
     return engine
 
 
+class Update(NamedTuple):
+    """What a step did: whether it was skipped as its gradient was not finite, and the loss scale
+    after it, 1 where the loss is not scaled. Tensors are [], on the device."""
+
+    skipped: Tensor | bool
+    scale: Tensor | float
+
+
+def update_weights(engine) -> Update:
+    """Takes the optimizer's step; does not wait for the device beyond what `wait_once` says."""
+    scaler = engine.torch_autocast_z0_gradscaler
+    if not scaler:
+        engine.step()
+        return Update(not engine.was_step_applied(), loss_scale(engine))
+    before = scaler._get_scale_async().clone()
+    engine.step()
+    after = scaler._get_scale_async().clone()  # the next step changes it in place
+    return Update(after < before, after)
+
+
 def loss_scale(engine) -> float:
-    """The present scale of the loss in fp16, 1 otherwise."""
+    """The present scale of the loss in fp16, 1 otherwise; may wait for the device."""
     if engine.torch_autocast_z0_gradscaler:
         return engine.torch_autocast_z0_gradscaler.get_scale()
     return float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
@@ -60,7 +83,7 @@ def gradient_norm(engine) -> float | None:
     if engine.zero_optimization():
         return None
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) / loss_scale(engine)
+    return read(norm(gradients)) / loss_scale(engine)
 
 
 def norm_of_last_step(engine) -> float | None:

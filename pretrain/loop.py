@@ -14,7 +14,14 @@ from pipeline.disk import is_full
 from pretrain import checkpoints, distributed
 from pretrain.budget import Budget
 from pretrain.data import MicroBatch, PretrainDatasetProvider
-from pretrain.engine import gradient_norm, loss_scale, norm_of_last_step, scales_loss
+from pretrain.engine import (
+    Update,
+    gradient_norm,
+    loss_scale,
+    norm_of_last_step,
+    scales_loss,
+    update_weights,
+)
 from pretrain.interrupts import Interrupted, Interrupts, caught
 from pretrain.losses import LossWindow
 from pretrain.lr_curves import LearningRateSchedule
@@ -71,7 +78,7 @@ def train(
             run.run(noted)
         finally:
             run.writer.close()
-    return run.eval_loss, run.scale_counter
+    return run.eval_loss, run.window.stuck_steps
 
 
 class TrainingRun:
@@ -87,12 +94,11 @@ class TrainingRun:
         )
         distributed.finish_before_ending(self.writer.settle)
         self.budget = Budget(args)
-        self.window = LossWindow(args.divergence_limit)
+        self.window = LossWindow(args.divergence_limit, args.scale_cnt_limit, scales_loss(engine))
         self.throughput = Throughput(args, engine.device)
         self.eval_loss = math.nan
         self.lr = 0.0  # of the last step
         self.grad_norm: float | None = None
-        self.scale_counter = 0
         self.num_predictions = 0  # since this process began
         self.validation_due = self.closed = False  # closed: what comes at the end is done
         self.watch: Callable[[TrainingRun], None] | None = None
@@ -116,10 +122,10 @@ class TrainingRun:
         self.throughput.restart(self._work_done())
 
     def _restore_state(self, state: dict[str, Any]) -> None:
-        self.eval_loss, self.scale_counter = state["eval_loss"], state["scale_counter"]
+        self.eval_loss = state["eval_loss"]
         still_hopeless = state["stopped_early"] and self._is_hopeless(state["elapsed"])
         self.budget.restore(state["step"], state["num_tokens"], state["elapsed"], still_hopeless)
-        self.window.restore(state["window"])
+        self.window.restore(state["window"], state["scale_counter"])
         self.validation_due, self.closed = state["validation_due"], state["closed"]
         self.exported_until = state["exported_until"]
         self.writer.saved_step, self.saved_at = state["step"], state["elapsed"]
@@ -149,7 +155,7 @@ class TrainingRun:
             "stopped_early": budget.stopped_early,
             "window": self.window.state(),
             "eval_loss": self.eval_loss,
-            "scale_counter": self.scale_counter,
+            "scale_counter": self.window.stuck_steps,
         }
         self.writer.save(self.engine, budget.step, state)
         self.saved_at = budget.elapsed
@@ -207,8 +213,7 @@ class TrainingRun:
         step_loss = within_memory(
             lambda: self._accumulate(batches, num_predictions, interrupts), "training", size
         )
-        self._update()
-        self.window.add(step_loss)
+        self.window.add(step_loss, self._update())
         self.num_predictions += round(num_predictions)
         self.budget.count_step(round(num_tokens), self._clock())
 
@@ -229,15 +234,15 @@ class TrainingRun:
             self._show_life()
         return step_loss
 
-    def _update(self) -> None:
-        """The step, and the gradient's norm where a line of metrics is to come."""
+    def _update(self) -> Update:
+        """Updates the weights; notes the gradient's norm where a line of metrics is to come."""
         if not self._is_line_due(self.budget.step + 1):
-            self.engine.step()
             self.grad_norm = None
-            return
+            return update_weights(self.engine)
         norm = gradient_norm(self.engine)
-        self.engine.step()
+        update = update_weights(self.engine)
         self.grad_norm = norm_of_last_step(self.engine) if norm is None else norm
+        return update
 
     def _after_step(self, interrupts: Interrupts) -> None:
         """Metrics, validation and checkpoint, where they are due; all of them at the end.
@@ -245,7 +250,6 @@ class TrainingRun:
         Raises Interrupted where some rank was sent a signal, before what takes long.
         """
         budget, last = self.budget, self.budget.finished
-        self._count_scale_at_1()
         self.writer.check()
         if last or self._is_line_due(budget.step):
             self._write_metrics()
@@ -354,7 +358,7 @@ class TrainingRun:
             raise FloatingPointError(f"{error}; {self._last_good()}") from None
         # A step's loss is that of the weights before it: a checkpoint proves good afterwards.
         saved_step = self.writer.saved_step
-        if saved_step < self.budget.step and self.window.is_sound:
+        if saved_step < self.window.measured_step and self.window.is_sound:
             self.writer.good_step = saved_step
 
     def _last_good(self) -> str:
@@ -367,9 +371,12 @@ class TrainingRun:
 
     def _write_metrics(self) -> None:
         self._collect_losses()
+        budget, skipped = self.budget, self.window.num_skipped
         if not self.window.losses:
+            if skipped:
+                self.log.say(f"step {budget.step}: the last {skipped} steps were skipped in fp16")
             return
-        budget, loss = self.budget, self.window.mean()
+        loss = self.window.mean()
         speed = self.throughput.line(self._work_done())
         self.log.write(
             {
@@ -378,6 +385,7 @@ class TrainingRun:
                 "samples": self.num_samples,
                 "tokens": budget.num_tokens,
                 "loss": loss,
+                "skipped_steps": skipped,
                 "lr": self.lr,
                 "loss_scale": loss_scale(self.engine),
                 "grad_norm": self.grad_norm,
@@ -430,16 +438,6 @@ class TrainingRun:
         args = self.args
         late = elapsed / 60 >= args.early_stop_time
         return args.use_early_stopping and late and self.eval_loss > args.early_stop_eval_loss
-
-    def _count_scale_at_1(self) -> None:
-        stuck = scales_loss(self.engine) and loss_scale(self.engine) <= 1.0
-        self.scale_counter = self.scale_counter + 1 if stuck else 0
-        if 0 < self.args.scale_cnt_limit <= self.scale_counter:
-            self.writer.close()
-            raise FloatingPointError(
-                f"the fp16 loss scale was 1 for {self.scale_counter} steps, "
-                f"up to step {self.budget.step}; {self._last_good()}"
-            )
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -33,6 +33,15 @@ def _only_emulates_bf16(device: torch.device) -> bool:
     return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def set_tf32(allowed: bool) -> None:
+    """Says whether GPUs may multiply fp32 matrices in TF32, whatever was set before.
+
+    NVIDIA_TF32_OVERRIDE=0 in the environment, which the libraries read, still forbids it.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def multiplies_in_bf16(args: Namespace, device: torch.device) -> bool:
     """Whether bf16 is our model's own: on the CPU, where autocast would be slower.
 

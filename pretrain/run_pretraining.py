@@ -183,7 +183,8 @@ def _complete_args(args: Namespace, shards, device, log):
     """Adds what the dataset and the machine decide to the flags; says what it did."""
     from pretrain.data import check_ids, sequence_length
     from pretrain.distributed import from_first_rank, rank
-    from pretrain.precision import multiplies_in_bf16, resolve_precision
+    from pretrain.micro_batches import fit_micro_batches
+    from pretrain.precision import multiplies_in_bf16, resolve_precision, set_tf32
     from pretrain.vocabulary import find_tokenizer, read_vocabulary
 
     output_dir, dataset_path = Path(args.output_dir), Path(args.dataset_path)
@@ -193,54 +194,14 @@ def _complete_args(args: Namespace, shards, device, log):
     args.vocab_size, args.special_ids = vocabulary.size, vocabulary.special_ids
     check_ids(shards[0], vocabulary.size)
     args.max_seq_length = sequence_length(shards[0].path)
-    _fit_micro_batches(args, device, log)
-    args.precision = resolve_precision(args.precision, device, args.model_type, args.zero_stage)
+    set_tf32(args.allow_tf32)
+    precision = resolve_precision(args.precision, device, args.model_type, args.zero_stage)
+    fit_micro_batches(args, precision, device, shards, log)
+    args.precision = precision
     args.multiplies_in_bf16 = multiplies_in_bf16(args, device)
     if args.tokenizer_name and dataset_path in vocabulary.directory.parents:
         log.say(f"the dataset's own tokenizer is used: {vocabulary.directory}")
     return vocabulary
-
-
-def _fit_micro_batches(args: Namespace, device, log) -> None:
-    """Cuts them to what memory is known to hold, and to what makes up the batch without rest."""
-    from pretrain.distributed import from_first_rank, rank, world_size
-    from pretrain.engine import largest_micro_batch
-    from pretrain.memory_limits import FILE, circumstances, known_limit, remember
-
-    output_dir, asked = Path(args.output_dir), args.train_micro_batch_size_per_gpu
-    now = circumstances(args, _in_words(device), world_size())
-    limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
-    limit = limit or max(asked, args.validation_micro_batch)
-    smallest = args.batch_size_ramp_start
-    name = "batch_size_ramp_start" if smallest else "train_batch_size"
-    batch = smallest or args.train_batch_size
-    fitted = largest_micro_batch(batch, min(asked, limit), world_size(), name)
-    if asked > limit:
-        log.say(
-            f"micro batch {asked} -> {fitted}: memory ran out with more; "
-            f"without {output_dir / FILE}, {asked} is tried again"
-        )
-    elif fitted != asked:
-        log.say(
-            f"micro batch {asked} -> {fitted}, so that {world_size()} rank(s) "
-            f"make up the batch of {batch}"
-        )
-    args.train_micro_batch_size_per_gpu = fitted
-    args.validation_micro_batch = min(args.validation_micro_batch, limit)
-    if rank() == 0:
-        remember(output_dir, now, fitted, limit)
-
-
-def _in_words(device) -> str:
-    """e.g. `cpu with 24102 MiB`."""
-    import torch
-
-    if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        return f"{found.name} with {found.total_memory >> 20} MiB"
-    return (
-        f"{device.type} with {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 20} MiB"
-    )
 
 
 def _held_out(args: Namespace):

@@ -12,6 +12,7 @@ from configs.loading import flatten
 from pretrain.batch_sizes import BatchSizes
 from pretrain.budget import Budget
 from pretrain.deepspeed_config import deepspeed_config
+from pretrain.engine import Update
 from pretrain.flags import KEYS_WITHOUT_FLAG, parse_flags
 from pretrain.loop import TrainingRun
 from pretrain.lr_curves import curve_shape, lr_multiplier
@@ -32,6 +33,7 @@ SMALL = {
 ROTARY = {"MODEL.POSITION_EMBEDDING_TYPE": "rotary"}
 BY_TIME, BY_TOKENS = {"PRETRAIN.LR_SCHEDULE": "time"}, {"PRETRAIN.LR_SCHEDULE": "tokens"}
 RAMP = {"PRETRAIN.BATCH_SIZE_RAMP_START": 2, "PRETRAIN.BATCH_SIZE_RAMP_STEPS": 6}
+FP32 = {"PRETRAIN.PRECISION": "fp32"}
 MUON = {"PRETRAIN.OPTIMIZER": "muon"}
 BY_EPOCHS = {"PRETRAIN.VALIDATION_STEPS": 0}
 EARLY = {"PRETRAIN.USE_EARLY_STOPPING": True, "PRETRAIN.EARLY_STOP_TIME": 0.0}
@@ -71,7 +73,7 @@ class Built:
     @property
     def deepspeed(self):
         self.args.multiplies_in_bf16 = False
-        return deepspeed_config(self.args, 1)
+        return deepspeed_config(self.args, 1, 1000)
 
     @property
     def shape(self):
@@ -86,6 +88,7 @@ class Built:
     @cached_property
     def run(self):
         engine = Namespace(device=torch.device("cpu"), torch_autocast_z0_gradscaler=None)
+        engine.fp16_enabled = lambda: True
         return TrainingRun(self.args, engine, None, None, [], SilentLog(), None)
 
     def steps_due(self, progress):
@@ -110,11 +113,10 @@ def _stopped_early(built, minutes, loss):
 
 
 def _steps_at_scale_1(built):
-    built.run.engine.fp16_enabled = lambda: True
-    built.run.engine.optimizer = Namespace(loss_scale=1.0)
     for step in range(1, 10):
+        built.run.window.add(torch.tensor(5.0), Update(skipped=False, scale=1.0))
         try:
-            built.run._count_scale_at_1()
+            built.run.window.collect(step)
         except FloatingPointError:
             return step
     return None
@@ -191,6 +193,7 @@ ARRIVALS = [
         *("PRETRAIN.MICRO_BATCH_SIZE", 2, {}),
         lambda b: b.deepspeed["train_micro_batch_size_per_gpu"] == 2,
     ),
+    ("PRETRAIN.ALLOW_TF32", True, FP32, lambda b: b.args.allow_tf32),
     ("PRETRAIN.LEARNING_RATE", 0.5, {}, lambda b: b.group()["lr"] == 0.5),
     ("PRETRAIN.WARMUP_PROPORTION", 0.25, {}, lambda b: b.shape.warmup == 0.25),
     (

@@ -8,12 +8,12 @@ from pretrain.deepspeed_config import conflicts, deepspeed_config, read_user_con
 from pretrain.flags import parse_flags
 
 
-def _config(*flags, ranks=1):
+def _config(*flags, ranks=1, num_parameters=1001):
     batch = ("--train_batch_size=8", "--train_micro_batch_size_per_gpu=2")
     args = parse_flags(["--dataset_path=d", "--output_dir=o", *batch, *flags])
     args.precision = args.precision.replace("auto", "fp32")
     args.multiplies_in_bf16 = False
-    return deepspeed_config(args, ranks)
+    return deepspeed_config(args, ranks, num_parameters)
 
 
 def test_the_batch_is_shared_out():
@@ -42,6 +42,17 @@ def test_half_precision_is_deepspeeds_with_zero_and_autocast_without(flags, stag
     assert on == ([engine] if engine else [])
 
 
+@pytest.mark.parametrize(("num_parameters", "expected"), [(1001, 1002), (10**9, 500_000_000)])
+def test_zeros_bucket_is_no_larger_than_the_model(num_parameters, expected):
+    config = _config("--fp16", num_parameters=num_parameters)["zero_optimization"]
+    assert config["reduce_bucket_size"] == config["allgather_bucket_size"] == expected
+
+
+def test_deepspeed_does_not_time_steps():
+    assert _config()["timers"] == {"throughput": {"enabled": False}}
+    assert not _config()["wall_clock_breakdown"]
+
+
 def test_the_stage_that_is_asked_for():
     assert zero_stage(-1, "fp32", "adamw") == 0 and zero_stage(2, "fp32", "adamw") == 2
 
@@ -58,7 +69,8 @@ def test_a_users_json_is_merged(tmp_path):
     config = _config(f"--deepspeed_config={path}")
     assert config["train_batch_size"] == 8
     assert config["fp16"]["loss_scale_window"] == 50 and config["fp16"]["hysteresis"] == 2
-    assert config["zero_optimization"] == {"stage": 0, "reduce_bucket_size": 1000}
+    buckets = {"reduce_bucket_size": 1000, "allgather_bucket_size": 1002}
+    assert config["zero_optimization"] == {"stage": 0, **buckets}
     assert config["comms_logger"] == {"enabled": True}
 
 

@@ -62,6 +62,10 @@ def test_the_names_that_are_spelled_out_are_those_of_the_tables():
         (["--curve=exp", "--lr=0"], "--lr: got 0.0, expected more than 0; --curve: got 'exp'"),
         (["--curve=exponential"], "--lr_end_ratio: exponential never reaches 0"),
         (["--optimizer_type=muon", "--zero_stage=1"], "--zero_stage: muon needs whole matrices"),
+        (
+            ["--allow_tf32"],
+            "--allow_tf32: is about products in fp32, got True with --precision auto",
+        ),
         (["--hidden_size=30", "--num_attention_heads=4"], "--hidden_size: not divisible"),
         (["--batch_size_ramp_start=7", "--batch_size_ramp_steps=2"], "expected a divisor"),
         (["--finetune_time_markers=1,0"], "--finetune_time_markers: "),

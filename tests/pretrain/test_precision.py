@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pretrain import precision
-from pretrain.precision import multiplies_in_bf16, resolve_precision
+from pretrain.precision import multiplies_in_bf16, resolve_precision, set_tf32
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -48,3 +48,17 @@ def test_bf16_that_a_gpu_emulates_is_refused(monkeypatch, is_native):
 def test_whose_bf16_is(changes, device, expected):
     args = {"precision": "bf16", "model_type": "bert-mlm", "zero_stage": -1, **changes}
     assert multiplies_in_bf16(Namespace(**args), device) is expected
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_what_the_key_says(allowed):
+    """Whatever an environment or a library has set before."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = not allowed
+        set_tf32(allowed)
+        assert matmul.allow_tf32 is allowed and cudnn.allow_tf32 is allowed
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

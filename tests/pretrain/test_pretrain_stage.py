@@ -135,6 +135,12 @@ def test_keys_that_shape_the_weights_are_the_identity(config, node, key):
     assert changed == (key not in HARMLESS)
 
 
+def test_a_run_of_before_tf32_was_a_key_is_one_without(config):
+    assert "PRETRAIN.ALLOW_TF32" not in pretrain_artifact(config).inputs
+    config.PRETRAIN.ALLOW_TF32 = True
+    assert pretrain_artifact(config).inputs["PRETRAIN.ALLOW_TF32"] is True
+
+
 def test_where_a_validation_may_stop_the_run_it_counts(config):
     config.PRETRAIN.USE_EARLY_STOPPING = True
     seen = {pretrain_artifact(config).fingerprint}
