@@ -15,7 +15,13 @@ from pipeline.disk import is_full
 from pretrain import checkpoints, distributed
 from pretrain.budget import Budget
 from pretrain.data import MicroBatch, PretrainDatasetProvider
-from pretrain.engine import gradient_norm, loss_scale, norm_of_last_step, scales_loss
+from pretrain.engine import (
+    gradient_norm,
+    loss_scale,
+    norm_of_last_step,
+    scales_loss,
+    weights_cast_once,
+)
 from pretrain.interrupts import Interrupted, Interrupts, caught
 from pretrain.losses import LossWindow
 from pretrain.lr_curves import LearningRateSchedule
@@ -203,9 +209,10 @@ class TrainingRun:
             sum(batch.num_tokens for batch in batches),
         )
         size = self.args.train_micro_batch_size_per_gpu
-        step_loss = within_memory(
-            lambda: self._accumulate(batches, num_predictions, interrupts), "training", size
-        )
+        with weights_cast_once(self.engine):
+            step_loss = within_memory(
+                lambda: self._accumulate(batches, num_predictions, interrupts), "training", size
+            )
         self._update()
         self.window.add(step_loss)
         self.num_predictions += round(num_predictions)
