@@ -40,17 +40,6 @@ def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size:
     return engine
 
 
-def weights_cast_once(engine) -> AbstractContextManager:
-    """Within it, torch's autocast, if the engine uses it, casts no weight twice.
-
-    For all passes of a step, while the weights do not change. Autocast keeps what it has cast until
-    the outermost of its contexts ends; the engine's own ends with each forward pass.
-    """
-    if not engine.torch_autocast_enabled():
-        return nullcontext()
-    return torch.autocast(engine.device.type, enabled=False)
-
-
 def loss_scale(engine) -> float:
     """The present scale of the loss in fp16, 1 otherwise."""
     if engine.torch_autocast_z0_gradscaler:
@@ -85,3 +74,14 @@ def norm_of_last_step(engine) -> float | None:
         return None
     norm = engine.get_global_grad_norm()
     return None if norm is None else float(norm)
+
+
+def weights_cast_once(engine) -> AbstractContextManager:
+    """Within it, torch's autocast, if the engine uses it, casts no weight twice.
+
+    For all passes of a step, while the weights do not change. Autocast keeps what it has cast until
+    the outermost of its contexts ends; the engine's own ends with each forward pass.
+    """
+    if not engine.torch_autocast_enabled():
+        return nullcontext()
+    return torch.autocast(engine.device.type, enabled=False)
