@@ -278,10 +278,11 @@ def _generated_id(config, inputs: dict[str, Any]) -> str:
 def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     """Steps, epochs where the dataset is there to tell, and the model's size."""
     # Without a look at torch: this may be just a look at what another machine has made.
-    precision = precision_in_words(config, expects_gpus(config))
+    on_gpus = expects_gpus(config)
+    precision = precision_in_words(config, on_gpus)
     batch = config.PRETRAIN.BATCH_SIZE
     effort = f"{length_of_run(config.PRETRAIN)}, {batch} samples a step, in {precision}"
-    if gpus and not config.PRETRAIN.MICRO_BATCH_SIZE:
+    if on_gpus and not config.PRETRAIN.MICRO_BATCH_SIZE:
         effort += ", micro batches found by trial"
     manifest = dataset.manifest if dataset.status().done else None
     if manifest and config.PRETRAIN.LR_SCHEDULE == "step":

@@ -138,6 +138,13 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def gather(tensor: torch.Tensor) -> torch.Tensor:
+    """The ranks' tensors, of one shape, behind each other along the first dimension."""
+    gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
+    torch.distributed.all_gather_into_tensor(gathered, tensor)
+    return gathered
+
+
 def sum_numbers(*values: float) -> list[float]:
     """The sum over the ranks of each of a few numbers that the host has; no GPU is waited for."""
     if world_size() == 1:

@@ -1,6 +1,7 @@
 """The DeepSpeed engine around the model, and the batch that it is fed."""
 
 from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,10 @@ def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size:
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if hasattr(scaler, "raise_error_at_min_scale"):
         scaler.raise_error_at_min_scale = False  # how often that may happen is the loop's business
+    # DeepSpeed's takes two kernels per weight, and waits for the device twice.
+    engine.clip_fp32_gradients = lambda: torch.nn.utils.clip_grad_norm_(
+        engine.module.parameters(), engine.gradient_clipping()
+    )
     wait_once(engine)
     return engine
 
@@ -92,3 +97,14 @@ def norm_of_last_step(engine) -> float | None:
         return None
     norm = engine.get_global_grad_norm()
     return None if norm is None else float(norm)
+
+
+def weights_cast_once(engine) -> AbstractContextManager:
+    """Within it, torch's autocast, if the engine uses it, casts no weight twice.
+
+    For all passes of a step, while the weights do not change. Autocast keeps what it has cast until
+    the outermost of its contexts ends; the engine's own ends with each forward pass.
+    """
+    if not engine.torch_autocast_enabled():
+        return nullcontext()
+    return torch.autocast(engine.device.type, enabled=False)

@@ -21,6 +21,7 @@ from pretrain.engine import (
     norm_of_last_step,
     scales_loss,
     update_weights,
+    weights_cast_once,
 )
 from pretrain.interrupts import Interrupted, Interrupts, caught
 from pretrain.losses import LossWindow
@@ -210,9 +211,10 @@ class TrainingRun:
             sum(batch.num_tokens for batch in batches),
         )
         size = self.args.train_micro_batch_size_per_gpu
-        step_loss = within_memory(
-            lambda: self._accumulate(batches, num_predictions, interrupts), "training", size
-        )
+        with weights_cast_once(self.engine):
+            step_loss = within_memory(
+                lambda: self._accumulate(batches, num_predictions, interrupts), "training", size
+            )
         self.window.add(step_loss, self._update())
         self.num_predictions += round(num_predictions)
         self.budget.count_step(round(num_tokens), self._clock())

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pretrain.muon import MuonWithAdamW
+
 # Names of modules between the vocabulary and the layers, in our model and in transformers'.
 EMBEDDINGS = r"\w*embeddings?"
 HEADS = r"cls|decoder|\w*head|\w*predictions|vocab_\w+"
@@ -72,92 +74,6 @@ def _split_by_decay(parameters, weight_decay: float) -> list[dict]:
 def _num_parts(name: str, matrix: Tensor) -> int:
     """3 for the weight that makes queries, keys and values in one product, else 1."""
     return 3 if "qkv" in name.lower() and matrix.shape[0] == 3 * matrix.shape[1] else 1
-
-
-# --- Muon ------------------------------------------------------------------------------------
-
-
-def orthogonalize(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Roughly U V^T of a matrix U S V^T: all but the smallest singular values become 0.7 to 1.2.
-
-    Five Newton-Schulz iterations X <- aX + (bA + cA^2)X, A = X X^T, computed in `dtype`, with the
-    coefficients of Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    is_tall = matrix.shape[0] > matrix.shape[1]  # X X^T is the smaller product of a wide one
-    x = (matrix.T if is_tall else matrix).to(dtype)
-    x = x / x.norm().clamp(min=1e-7)  # the iteration needs singular values of at most 1
-    for _ in range(5):
-        gram = x @ x.T
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.addmm(x, polynomial, x, beta=a)
-    return x.T if is_tall else x
-
-
-def newton_schulz_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the device multiplies in it, else fp32.
-
-    Measured on one core for hidden sizes 256 and 768: with AVX512-BF16, bf16 takes a quarter of the
-    time of fp32; without, 1.3 times as long. Its error of 1 % is far below the 30 % by which the
-    iteration misses orthogonality in any precision.
-    """
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bf16 = device.type == "cpu" and (
-            capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        )
-    return torch.bfloat16 if has_bf16 else torch.float32
-
-
-class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al., 2024) for the groups with `num_parts`, AdamW for the others.
-
-    It steps as torch.optim.Muon does, with Nesterov momentum and decoupled weight decay, but a
-    weight of several stacked matrices is orthogonalised matrix by matrix, and in the precision that
-    suits the device. Groups with `num_parts` need lr, momentum and weight_decay.
-    """
-
-    def __init__(self, groups: list[dict], **adamw_settings):
-        others = [group for group in groups if "num_parts" not in group]
-        self._adamw = torch.optim.AdamW(others, **adamw_settings)
-        super().__init__(groups, {})
-
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        # AdamW works on our groups and our state, which load_state_dict replaces.
-        self._adamw.state = self.state
-        self._adamw.param_groups = [g for g in self.param_groups if "num_parts" not in g]
-        self._adamw.step()
-        for group in self.param_groups:
-            if "num_parts" in group:
-                self._step_matrices(group)
-        return loss
-
-    def _step_matrices(self, group: dict) -> None:
-        for matrix in group["params"]:
-            if matrix.grad is None:
-                continue
-            parts = self._with_momentum(matrix, group["momentum"]).chunk(group["num_parts"])
-            dtype = newton_schulz_dtype(matrix.device)
-            update = torch.cat([orthogonalize(part, dtype) for part in parts])
-            rows, columns = parts[0].shape
-            matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            # The same size of step, per row, for tall matrices as for square ones.
-            matrix.add_(update, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
-
-    def _with_momentum(self, matrix: Tensor, momentum: float) -> Tensor:
-        """Nesterov's: the gradient, mixed with its moving average after this step."""
-        state = self.state[matrix]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-        average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(average, momentum)
 
 
 # --- the table -------------------------------------------------------------------------------

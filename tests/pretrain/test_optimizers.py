@@ -14,17 +14,9 @@ from torch import nn
 
 from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
 from configs.pretrain_rules import OPTIMIZERS as OPTIMIZER_NAMES
-from pretrain import optimizers
 from pretrain.lr_curves import CurveShape, LearningRateSchedule
 from pretrain.model import build_model
-from pretrain.optimizers import (
-    OPTIMIZERS,
-    build_optimizer,
-    decay_groups,
-    layer_matrices,
-    newton_schulz_dtype,
-    orthogonalize,
-)
+from pretrain.optimizers import OPTIMIZERS, build_optimizer, decay_groups, layer_matrices
 from tests.pretrain.test_model import model_args
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -177,46 +169,6 @@ def test_steps_equal_torchs_own(name, reference):
     assert_same(ours, theirs)
 
 
-def test_muon_equals_torchs_muon_and_adamw(monkeypatch):
-    monkeypatch.setattr(optimizers, "newton_schulz_dtype", lambda device: torch.bfloat16)
-    monkeypatch.setattr(optimizers, "_num_parts", lambda name, matrix: 1)
-    ours, theirs = Tiny(), Tiny()
-    ours_optimizer = build_optimizer(ours, settings("muon"))
-    matrices = list(layer_matrices(theirs).values())
-    rest = [p for p in theirs.parameters() if all(p is not matrix for matrix in matrices)]
-    groups = [
-        {"params": [p for p in rest if p.ndim == 2], "weight_decay": 0.01},
-        {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    muon = torch.optim.Muon(matrices, lr=0.05, weight_decay=0.01, momentum=0.95)
-    adamw = torch.optim.AdamW(groups, lr=0.02, betas=(0.9, 0.98), eps=1e-6)
-    for _ in range(3):
-        train(ours, ours_optimizer, 1)
-        theirs.zero_grad()
-        theirs(IDS, TARGETS).backward()
-        muon.step()
-        adamw.step()
-    assert_same(ours, theirs)
-
-
-def test_stacked_matrices_step_as_they_would_alone(monkeypatch):
-    monkeypatch.setattr(optimizers, "newton_schulz_dtype", lambda device: torch.float32)
-    whole = parameter(24, 8)
-    parts = [nn.Parameter(part.clone()) for part in whole.detach().chunk(3)]
-    alone = {f"layers.0.{name}.weight": p for name, p in zip("qkv", parts, strict=True)}
-    steppers = [
-        build_optimizer(model_of({**matrices, "bias": parameter(3)}), settings("muon"))
-        for matrices in ({"layers.0.qkv.weight": whole}, alone)
-    ]
-    for seed in (1, 2):
-        for p, scale in zip(parts, (1.0, 30.0, 0.01), strict=True):
-            p.grad = gradient(p, seed, scale)
-        whole.grad = torch.cat([p.grad for p in parts])
-        for optimizer in steppers:
-            optimizer.step()
-    torch.testing.assert_close(whole.detach(), torch.cat([p.detach() for p in parts]))
-
-
 # --- against the papers' formulas ------------------------------------------------------------
 
 
@@ -273,60 +225,6 @@ def test_stable_adamw_follows_its_paper():
     torch.testing.assert_close(p.detach(), theta)
 
 
-def newton_schulz_by_svd(matrix):
-    """What the iteration does to a matrix: five times a polynomial of its singular values."""
-    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    s = s / s.norm()
-    for _ in range(5):
-        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    return (u * s) @ v
-
-
-@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
-@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_newton_schulz_is_a_polynomial_of_the_singular_values(shape, dtype, error):
-    matrix = parameter(*shape).detach() * 1000
-    expected = newton_schulz_by_svd(matrix)
-    difference = orthogonalize(matrix, dtype).double() - expected
-    assert difference.norm() < error * expected.norm()
-    assert torch.linalg.svdvals(expected).max() < 1.21
-
-
-def test_muon_steps_by_formula(monkeypatch):
-    """Nesterov momentum as a moving average, decoupled decay, a longer step for tall matrices."""
-    monkeypatch.setattr(optimizers, "newton_schulz_dtype", lambda device: torch.float32)
-    model = Tiny()
-    matrix = model.layers[0]["output"].weight  # 8 x 24: a wide one
-    tall = model.layers[0]["qkv"].weight = nn.Parameter(torch.ones(20, 8))  # no queries and keys
-    optimizer = build_optimizer(model, settings("muon", weight_decay=0.1))
-    for p, factor in ((matrix, 1.0), (tall, math.sqrt(20 / 8))):
-        x, average = p.detach().double(), 0.0
-        for seed in (1, 2):
-            p.grad = gradient(p, seed)
-            average = 0.95 * average + 0.05 * p.grad.double()
-            mixed = 0.05 * p.grad.double() + 0.95 * average
-            x = x * (1 - 0.05 * 0.1) - 0.05 * factor * newton_schulz_by_svd(mixed)
-            optimizer.step()
-        p.grad = None
-        torch.testing.assert_close(p.detach().double(), x, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "dtype"),
-    [
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
-        ({"avx2": True}, torch.float32),
-    ],
-)
-def test_newton_schulz_takes_bf16_where_the_cpu_has_it(monkeypatch, capabilities, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert newton_schulz_dtype(torch.device("cpu")) == dtype
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert newton_schulz_dtype(torch.device("cuda")) == torch.float32
-    assert newton_schulz_dtype(torch.device("mps")) == torch.float32
-
-
 # --- all of them -----------------------------------------------------------------------------
 
 RATES = {"sgd": 0.5, "adafactor": 0.1, "lamb": 0.05}  # of a tiny problem; else 0.02
@@ -364,19 +262,6 @@ def test_a_restored_optimizer_goes_on_as_if_nothing_had_happened(name, restore):
     restore(*steppers)
     losses = [train(m, o, 3) for m, o in zip((old, new), steppers, strict=True)]
     assert losses[0] == losses[1]
-
-
-def test_muons_state_is_one_mapping_before_and_after_loading():
-    model = Tiny()
-    optimizer = build_optimizer(model, settings("muon"))
-    for _ in range(2):
-        train(model, optimizer, 1)
-        kinds = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
-        matrices = layer_matrices(model)
-        for name, found in kinds.items():
-            adamws = {"step", "exp_avg", "exp_avg_sq"}
-            assert found == ({"momentum_buffer"} if name in matrices else adamws)
-        optimizer.load_state_dict(optimizer.state_dict())
 
 
 @every_optimizer

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pretrain.compiling import repeated_layers
 from pretrain.model import build_model, check_model_args
 from tests.pretrain.test_model import LABELS, example_batch, gradients, model_args
 
@@ -65,11 +66,14 @@ def test_gradient_checkpointing_changes_no_gradient(model_type):
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
-def test_compiled_it_computes_the_same():
-    model = seeded_model("modernbert", num_hidden_layers=1).eval()
+def test_compiled_its_layers_compute_the_same():
+    model = seeded_model("modernbert").eval()
     torch._dynamo.reset()
     expected = model(*example_batch())
-    model.compile(backend="aot_eager")
+    layers = repeated_layers(model)
+    for layer in layers:
+        layer.compile(backend="aot_eager")
+    assert len(layers) == model.model.config.num_hidden_layers
     torch.testing.assert_close(model(*example_batch()), expected)
     torch.testing.assert_close(model(*example_batch()), expected)
 
