@@ -9,7 +9,7 @@ unmasked are masked by their number, anew in each epoch.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +24,13 @@ from dataset.samples import iter_sample_blocks, read_attributes, read_masking, r
 from pipeline.artifacts import MANIFEST
 from pipeline.errors import StageError
 from pipeline.folders import read_record
+from pretrain.attention import LONG_ROW, Documents
 from pretrain.batch_sizes import BatchSizes
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
 TOKEN_ARRAYS = {"input_ids", "masked_lm_ids"}
+PADDING_PIECE = 64  # tokens of the padding of long rows that attend to each other
 MOST_COUNTED = 2_000_000  # predictions, for the frequencies of the tokens
 
 
@@ -53,44 +55,43 @@ class MicroBatch:
 
     input_ids: torch.Tensor
     segment_ids: torch.Tensor
-    attention_mask: torch.Tensor | None
+    attention_mask: torch.Tensor | Documents | None
     prediction_index: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor | None
     num_tokens: int  # without padding
-    is_packed: bool  # then attention_mask holds each token's number of its sample, [batch, length]
 
     @property
     def num_predictions(self) -> int:
         return len(self.labels)
 
-    def inputs(self, device: torch.device) -> list[torch.Tensor | None]:
-        """The tensors on a device; the copy of a pinned batch does not wait for the device."""
-        tensors = [
-            tensor if tensor is None else tensor.to(device, non_blocking=True)
-            for tensor in self._tensors()
-        ]
-        if self.is_packed:  # made there, as it is [batch, length, length]
-            sample = tensors[2]
-            tensors[2] = sample[:, :, None] == sample[:, None, :]
-        return tensors
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of tokens whose attention is computed, in a layer without a window."""
+        num_rows, length = self.input_ids.shape
+        if isinstance(self.attention_mask, Documents):
+            return sum(length**2 for length in self.attention_mask.lengths)
+        return num_rows * length**2
+
+    def inputs(self, device: torch.device) -> list[torch.Tensor | Documents | None]:
+        """On a device; the copy of a pinned batch does not wait for the device."""
+        return list(self._changed(lambda tensor: tensor.to(device, non_blocking=True)).values())
 
     def pinned(self) -> "MicroBatch":
         """The same in memory that a GPU copies from by itself."""
+        return replace(self, **self._changed(torch.Tensor.pin_memory))
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+        """The arguments, in order, after a change of each tensor."""
         names = ("input_ids", "segment_ids", "attention_mask")
         names += ("prediction_index", "labels", "position_ids")
-        tensors = zip(names, self._tensors(), strict=True)
-        return replace(self, **{name: t if t is None else t.pin_memory() for name, t in tensors})
+        return {name: _changed(getattr(self, name), change) for name in names}
 
-    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
-        return (
-            self.input_ids,
-            self.segment_ids,
-            self.attention_mask,
-            self.prediction_index,
-            self.labels,
-            self.position_ids,
-        )
+
+def _changed(part: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(part, Documents):
+        return part.changed(change)
+    return None if part is None else change(part)
 
 
 def list_shards(dataset_path: Path, split: str) -> list[Shard]:
@@ -191,19 +192,28 @@ def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
     input_ids = torch.from_numpy(rows["input_ids"].astype(np.int64))
     sample = rows["input_mask"]
     real, packed = sample.astype(bool), sample.max(initial=0) > 1
-    attends = sample if packed else real
     row, column = np.nonzero(rows["masked_lm_positions"])
     positions = rows["masked_lm_positions"][row, column].astype(np.int64)
     return MicroBatch(
         input_ids=input_ids,
         segment_ids=torch.from_numpy(rows["segment_ids"].astype(np.int64)),
-        attention_mask=None if real.all() and not packed else torch.from_numpy(attends),
+        attention_mask=_attention_mask(sample.astype(np.int32) if packed else real),
         prediction_index=torch.from_numpy(row * input_ids.shape[1] + positions),
         labels=torch.from_numpy(rows["masked_lm_ids"][row, column].astype(np.int64)),
         position_ids=torch.from_numpy(positions_within(sample)) if packed else None,
         num_tokens=int(real.sum()),
-        is_packed=bool(packed),
     )
+
+
+def _attention_mask(sample: np.ndarray) -> torch.Tensor | Documents | None:
+    """As BasePretrainModel.forward takes it; sample: int or bool, its number in the row [n, L]."""
+    numbers = None if sample.all() and sample.dtype == bool else torch.from_numpy(sample)
+    if sample.shape[1] < LONG_ROW:
+        return numbers
+    # Padding is cut into pieces, which cost little; it has to attend to something.
+    positions = positions_within(sample)
+    begins = (positions == 0) | ((sample == 0) & (positions % PADDING_PIECE == 0))
+    return Documents.of(np.diff(np.flatnonzero(begins), append=begins.size).tolist(), numbers)
 
 
 def positions_within(sample: np.ndarray) -> np.ndarray:
@@ -312,6 +322,7 @@ class PretrainDatasetProvider:
         self.batch_sizes, self.micro_batch = batch_sizes, micro_batch
         self.rank, self.world_size = rank, world_size
         self.seconds_waited = 0.0  # for batches that were not ready
+        self.num_pairs = 0  # of tokens that attend to each other, in the batches that were read
         self._ahead: ReadAhead | None = None
         self._next_step = -1
 
@@ -332,6 +343,7 @@ class PretrainDatasetProvider:
         begin = time.perf_counter()
         batch = self._ahead.get()
         self.seconds_waited += time.perf_counter() - begin
+        self.num_pairs += sum(micro_batch.num_pairs for micro_batch in batch)
         return batch
 
     def _batches(self, step: int) -> Iterator[list[MicroBatch]]:

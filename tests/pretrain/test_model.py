@@ -32,6 +32,8 @@ SIZES = Namespace(
     glu=False,
     position_embedding_type="absolute",
     rope_theta=10000.0,
+    attention_window=0,
+    global_attention_every=3,
     use_bias=True,
     norm_type="layernorm",
     embedding_norm=True,
@@ -115,9 +117,8 @@ def test_packed_rows_give_each_sample_what_it_gives_alone(changes):
     input_ids, segment_ids, _, _ = example_batch()
     number = torch.tensor([1] * 5 + [2] * 8 + [0] * 3)
     positions = torch.tensor([*range(5), *range(8), *range(3)])[None]
-    attends = (number[:, None] == number)[None]
     row = input_ids[:1], segment_ids[:1]
-    packed = model(*row, attends, torch.tensor([1, 4, 5, 12]), None, positions)
+    packed = model(*row, number[None], torch.tensor([1, 4, 5, 12]), None, positions)
     first = model(row[0][:, :5], row[1][:, :5], None, torch.tensor([1, 4]))
     second = model(row[0][:, 5:13], row[1][:, 5:13], None, torch.tensor([0, 7]))
     torch.testing.assert_close(packed, torch.cat([first, second]), atol=1e-5, rtol=1e-5)
