@@ -109,13 +109,21 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turned(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    # A GPU reads and writes half precision in the same kernels, which compute in fp32.
-    source = vectors.float() if vectors.device.type == "cpu" else vectors
-    turned = torch.empty(source.shape, dtype=source.dtype, device=source.device)
-    (first, second), (left, right) = source.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    if vectors.device.type == "cpu":  # which is faster in fp32
+        return turned_pairs(vectors.float(), cos, sin, direction).to(vectors.dtype)
+    return turned_pairs(vectors, cos, sin, direction)
+
+
+def turned_pairs(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    """Four kernels, which compute in fp32 and round to the vectors' dtype.
+
+    cos, sin: fp32, as rotation makes them. direction: 1 or -1.
+    """
+    result = torch.empty(vectors.shape, dtype=vectors.dtype, device=vectors.device)
+    (first, second), (left, right) = vectors.chunk(2, dim=-1), result.chunk(2, dim=-1)
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-direction)
     torch.mul(second, cos, out=right).addcmul_(first, sin, value=direction)
-    return turned.to(vectors.dtype)
+    return result
 
 
 class SelfAttention(nn.Module):

@@ -10,7 +10,7 @@ import torch
 
 from configs import pretrain_rules
 from pretrain.artifact import num_parameters
-from pretrain.encoder import ACTIVATIONS
+from pretrain.encoder import ACTIVATIONS, rotate, rotation, turned_pairs
 from pretrain.linear import multiply_in_bf16
 from pretrain.model import (
     BasePretrainModel,
@@ -223,8 +223,23 @@ def test_positions_keep_their_precision_in_fp16():
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0.0)
 
 
-def test_compiled_it_computes_the_same():
-    model = seeded_model(**MODERN, num_hidden_layers=1).eval()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_rotation_of_a_gpu_is_that_of_the_cpu(dtype):
+    """But for a rounding more of what lies below fp32."""
+    vectors = torch.randn(2, 16, 2, 4, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    cos, sin = rotation(torch.arange(4080, 4096), 8, 10000.0)
+    expected = rotate(vectors, (cos, sin))
+    found = turned_pairs(vectors, cos, sin, 1)
+    assert found.dtype == dtype
+    error = (found.double() - expected.double()).abs().max()
+    assert error <= 4 * torch.finfo(dtype).eps and (error == 0) == (dtype == torch.float32)
+    back = turned_pairs(found, cos, sin, -1)
+    assert (back.double() - vectors.double()).abs().max() <= 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_window": 6, "global_attention_every": 2}])
+def test_compiled_it_computes_the_same(changes):
+    model = seeded_model(**MODERN, **changes, num_hidden_layers=2).eval()
     expected = gradients(model)
     model.zero_grad()
     torch._dynamo.reset()
