@@ -54,6 +54,8 @@ VARIANTS = {
     "swiglu rmsnorm": {**MODERN, "norm_type": "rmsnorm", "use_bias": False, "hidden_act": "silu"},
     "rotary post-ln": {**MODERN, "encoder_ln_mode": "post-ln", "hidden_act": "silu"},
     "no embedding norm": {"position_embedding_type": "rotary", "embedding_norm": False},
+    "windows": {**MODERN, "attention_window": 6, "global_attention_every": 2},
+    "absolute windows": {"attention_window": 6, "global_attention_every": 2},
     "absolute glu": {"glu": True, "norm_type": "rmsnorm"},
 }
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
