@@ -1,9 +1,9 @@
 """Which tokens attend to which, and the attention that computes just that.
 
-Each forward pass makes one or two patterns, for all layers: `Dense` adds a bias to the scores of
-all pairs; `Flash` and `ByDocument` leave out the pairs of different documents, `Flash` and `Windows`
-those that are too far apart. All but `Dense` take memory linear in the length of a row, and are for
-rows of LONG_ROW tokens and more.
+Each forward pass makes one or two patterns, for all layers. `Dense` adds a bias to the scores of
+all pairs of tokens. The others are for rows of LONG_ROW tokens and more, and take memory linear in
+their length: `Flash` and `ByDocument` leave out the pairs of different documents, `Flash` and
+`Windows` those that are too far apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -109,7 +109,8 @@ class ByDocument(NamedTuple):
         self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, dropout: float
     ) -> Tensor:
         parts = (part.flatten(0, 1).split(self.lengths) for part in (query, key, value))
-        outputs = [_attend_alone(*document, attend, dropout) for document in zip(*parts)]
+        documents = zip(*parts, strict=True)
+        outputs = [_attend_alone(*document, attend, dropout) for document in documents]
         return torch.cat(outputs).view(query.shape)
 
 

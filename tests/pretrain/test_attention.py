@@ -1,6 +1,7 @@
 """Each pattern computes what a mask over all pairs would, in memory linear in the row's length."""
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,10 +22,10 @@ from pretrain.attention import (
     local_pattern,
     takes_flash,
 )
-from pretrain.data import collate
 from pretrain.dropout import attention as attend
 from pretrain.half_attention import half_attention
 from pretrain.linear import multiply_in_bf16
+from pretrain.micro_batch import collate
 from pretrain.model import BasePretrainModel
 from tests.pretrain.test_model import MODERN, every_variant, model_args, seeded_model
 
@@ -72,7 +73,7 @@ def micro_batch(*rows, num_predictions=20):
 def documents_alone(batch):
     """The forward arguments of each document in a batch of its own, with its predictions."""
     bounds = batch.attention_mask.bounds.tolist()
-    for begin, end in zip(bounds, bounds[1:]):
+    for begin, end in pairwise(bounds):
         inside = (batch.prediction_index >= begin) & (batch.prediction_index < end)
         if inside.any():
             ids, segments = (
@@ -220,7 +221,8 @@ def test_what_is_dropped_is_dropped_in_the_backward_pass_too(work, monkeypatch):
         (grad,) = torch.autograd.grad(output.float().sum(), product)
     assert recorded.calls["random_"] == 1 + 2 * 4
     by_values = (grad[:, :, 2].float() * heads[2].float()).sum().item()
-    assert by_values == pytest.approx(output.float().sum().item(), rel=1e-4 if work is attend else 0.1)
+    close = 1e-4 if work is attend else 0.1
+    assert by_values == pytest.approx(output.float().sum().item(), rel=close)
 
 
 @pytest.mark.parametrize("work", [attend, half_attention])

@@ -123,6 +123,7 @@ HARMLESS = [
     "NUM_TOKENS",
     "EARLY_STOP_TIME",
     "EARLY_STOP_EVAL_LOSS",
+    "GLOBAL_ATTENTION_EVERY",  # without a window
 ]
 
 
@@ -132,6 +133,15 @@ def test_keys_that_shape_the_weights_are_the_identity(config, node, key):
     _change(config, node, key)
     changed = pretrain_artifact(config).fingerprint != before
     assert changed == (key not in HARMLESS)
+
+
+def test_a_run_of_before_there_were_windows_is_the_same_run(config):
+    artifact = pretrain_artifact(config)
+    assert not {"MODEL.ATTENTION_WINDOW", "MODEL.GLOBAL_ATTENTION_EVERY"} & artifact.inputs.keys()
+    config.MODEL.ATTENTION_WINDOW = 128
+    with_windows = pretrain_artifact(config).fingerprint
+    config.MODEL.GLOBAL_ATTENTION_EVERY += 1
+    assert len({artifact.fingerprint, with_windows, pretrain_artifact(config).fingerprint}) == 3
 
 
 def test_where_a_validation_may_stop_the_run_it_counts(config):
