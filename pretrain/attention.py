@@ -222,7 +222,7 @@ def _same(of_queries: Tensor, of_keys: Tensor) -> Tensor:
 def compute_dtype(hidden: Tensor) -> torch.dtype:
     """What the layers compute queries in."""
     device = hidden.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return hidden.dtype
 
