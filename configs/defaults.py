@@ -160,6 +160,11 @@ def _model() -> CfgNode:
     model.POSITION_EMBEDDING_TYPE = "absolute"
     # Base of the wavelengths of rotary positions.
     model.ROPE_THETA = 10000.0
+    # Tokens that a token attends to, half of them on either side, in layers with a sliding window;
+    # ModernBERT has 128. On long rows such layers cost a fraction. 0: no layer has a window.
+    model.ATTENTION_WINDOW = 0
+    # With ATTENTION_WINDOW, each of so many layers attends to all tokens, the first one included.
+    model.GLOBAL_ATTENTION_EVERY = 3
     # Gated feed-forward layers: GeGLU with gelu, SwiGLU with silu.
     model.GLU = False
     # Biases in the linear layers and in the norms. The bias of the output over the vocabulary is

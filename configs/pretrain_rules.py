@@ -34,7 +34,7 @@ CURVES_THAT_END_ABOVE_0 = ("exponential", "step_decay", "inverse_time")
 # Of the architecture bert-mlm alone.
 OWN_MODEL_KEYS = (
     *("ENCODER_LN_MODE", "POSITION_EMBEDDING_TYPE", "ROPE_THETA", "GLU", "USE_BIAS", "NORM_TYPE"),
-    *("EMBEDDING_NORM", "PAD_VOCAB_TO_MULTIPLE_OF"),
+    *("EMBEDDING_NORM", "PAD_VOCAB_TO_MULTIPLE_OF", "ATTENTION_WINDOW", "GLOBAL_ATTENTION_EVERY"),
     *("RESIDUAL_INIT", "WORD_EMBEDDING_INIT", "OUTPUT_BIAS_INIT"),
 )
 
@@ -48,6 +48,11 @@ PRETRAIN_RULES: dict[str, Rule] = {
     "MODEL.ENCODER_LN_MODE": one_of("pre-ln", "post-ln"),
     "MODEL.POSITION_EMBEDDING_TYPE": one_of("absolute", "rotary"),
     "MODEL.ROPE_THETA": above(0),
+    "MODEL.ATTENTION_WINDOW": (
+        lambda value: value >= 0 and value % 2 == 0,
+        "an even number, 0 or more",
+    ),
+    "MODEL.GLOBAL_ATTENTION_EVERY": at_least(1),
     "MODEL.NORM_TYPE": one_of("layernorm", "rmsnorm"),
     "MODEL.PAD_VOCAB_TO_MULTIPLE_OF": at_least(1),
     "MODEL.HIDDEN_SIZE": at_least(1),
@@ -134,6 +139,11 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
         yield (
             f"MODEL.HIDDEN_SIZE: rotary positions turn pairs, got {model.HIDDEN_SIZE // heads} per "
             "head, expected an even number"
+        )
+    if model.ATTENTION_WINDOW and model.GLOBAL_ATTENTION_EVERY == 1:
+        yield (
+            "MODEL.GLOBAL_ATTENTION_EVERY: leaves no layer for MODEL.ATTENTION_WINDOW "
+            f"{model.ATTENTION_WINDOW}, got 1, expected at least 2, or a window of 0"
         )
     if model.TYPE != "bert-mlm":
         yield from _problems_with_other_architectures(config)

@@ -45,7 +45,7 @@ def architecture_of(args: Namespace) -> Architecture:
     if args.norm_type == "layernorm" and args.embedding_norm:
         if rotary and pre_ln and args.glu:
             return MODERN_BERT
-        if not rotary and args.use_bias and not args.glu:
+        if not rotary and args.use_bias and not args.glu and not args.attention_window:
             return PRE_LN_BERT if pre_ln else BERT
     return EXTREME_BERT
 
@@ -118,8 +118,11 @@ def _bert_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
 
 
 def _modern_bert_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
-    """All layers attend to all tokens; dropout stands inside the feed-forward, not behind it."""
+    """Dropout stands inside the feed-forward, not behind it."""
+    every = args.global_attention_every if args.attention_window else 1
+    layers = range(args.num_hidden_layers)
     rope = {"rope_type": "default", "rope_theta": args.rope_theta}
+    windows = {"local_attention": args.attention_window, "local_rope_theta": args.rope_theta}
     biases = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
     return {
         "hidden_activation": args.hidden_act,
@@ -127,11 +130,12 @@ def _modern_bert_settings(args: Namespace, special_ids: SpecialIds) -> dict[str,
         # Masked tokens alone are trained, so that [CLS], which is none, stands for nothing.
         "classifier_pooling": "mean",
         "norm_eps": args.layer_norm_eps,
-        "layer_types": ["full_attention"] * args.num_hidden_layers,
+        "layer_types": ["sliding_attention" if n % every else "full_attention" for n in layers],
         "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
         # The same in the words of versions 4 of transformers, which pass over the lines above.
-        "global_attn_every_n_layers": 1,
+        "global_attn_every_n_layers": every,
         "global_rope_theta": args.rope_theta,
+        **(windows if args.attention_window else {}),
         "embedding_dropout": args.hidden_dropout_prob,
         "mlp_dropout": args.hidden_dropout_prob,
         "attention_dropout": args.attention_probs_dropout_prob,
@@ -155,6 +159,7 @@ def _own_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
         "classifier_dropout": args.hidden_dropout_prob,
         **_picked(args, "hidden_act", "glu", "encoder_ln_mode", "position_embedding_type"),
         **_picked(args, "rope_theta", "use_bias", "norm_type", "embedding_norm"),
+        **_picked(args, "attention_window", "global_attention_every"),
         **_picked(args, "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
     }
 

@@ -62,6 +62,8 @@ OUTSIDE_IDENTITY = VALIDATION | {
     "SCALE_CNT_LIMIT",
     "DIVERGENCE_LIMIT",
 }
+# Keys of MODEL that are younger than FORMAT, and say nothing of a model without windows.
+WINDOWS = {"ATTENTION_WINDOW", "GLOBAL_ATTENTION_EVERY"}
 # Numbers that an optimizer keeps for a weight, if not two; muon, for those of the layers.
 STATE_SIZES = {"sgd": 0, "sgd-momentum": 1, "adafactor": 0, "muon": 1}
 SHARED_LAYERS = "albert"  # whose layers are all the same one
@@ -185,7 +187,8 @@ def _logging_problems(config) -> Iterator[str]:
 def pretrain_artifact(config) -> Artifact:
     """The pretraining run of this config: weights, metrics and checkpoints."""
     dataset = dataset_artifact(config)
-    inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL}
+    without = () if config.MODEL.ATTENTION_WINDOW else WINDOWS
+    inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL if key not in without}
     settings = config.PRETRAIN
     ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[settings.LR_SCHEDULE]}
     if not settings.ALLOW_TF32:  # a run of before this key is one without

@@ -26,6 +26,8 @@ class ExtremeBertConfig(PretrainedConfig):
         encoder_ln_mode="pre-ln",
         position_embedding_type="absolute",
         rope_theta=10000.0,
+        attention_window=0,
+        global_attention_every=3,
         use_bias=True,
         norm_type="layernorm",
         embedding_norm=True,
@@ -48,6 +50,8 @@ class ExtremeBertConfig(PretrainedConfig):
         self.encoder_ln_mode = encoder_ln_mode
         self.position_embedding_type = position_embedding_type
         self.rope_theta = rope_theta
+        self.attention_window = attention_window
+        self.global_attention_every = global_attention_every
         self.use_bias = use_bias
         self.norm_type = norm_type
         self.embedding_norm = embedding_norm

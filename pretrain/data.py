@@ -10,7 +10,7 @@ unmasked are masked by their number, anew in each epoch.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.artifacts import MANIFEST
 from pipeline.errors import StageError
 from pipeline.folders import read_record
 from pretrain.batch_sizes import BatchSizes
+from pretrain.micro_batch import MicroBatch, collate
 from pretrain.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
@@ -45,52 +46,6 @@ class Slice:
     start: int
     shard: int
     rows: np.ndarray
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """The arguments of BasePretrainModel.forward; see there for shapes and dtypes."""
-
-    input_ids: torch.Tensor
-    segment_ids: torch.Tensor
-    attention_mask: torch.Tensor | None
-    prediction_index: torch.Tensor
-    labels: torch.Tensor
-    position_ids: torch.Tensor | None
-    num_tokens: int  # without padding
-    is_packed: bool  # then attention_mask holds each token's number of its sample, [batch, length]
-
-    @property
-    def num_predictions(self) -> int:
-        return len(self.labels)
-
-    def inputs(self, device: torch.device) -> list[torch.Tensor | None]:
-        """The tensors on a device; the copy of a pinned batch does not wait for the device."""
-        tensors = [
-            tensor if tensor is None else tensor.to(device, non_blocking=True)
-            for tensor in self._tensors()
-        ]
-        if self.is_packed:  # made there, as it is [batch, length, length]
-            sample = tensors[2]
-            tensors[2] = sample[:, :, None] == sample[:, None, :]
-        return tensors
-
-    def pinned(self) -> "MicroBatch":
-        """The same in memory that a GPU copies from by itself."""
-        names = ("input_ids", "segment_ids", "attention_mask")
-        names += ("prediction_index", "labels", "position_ids")
-        tensors = zip(names, self._tensors(), strict=True)
-        return replace(self, **{name: t if t is None else t.pin_memory() for name, t in tensors})
-
-    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
-        return (
-            self.input_ids,
-            self.segment_ids,
-            self.attention_mask,
-            self.prediction_index,
-            self.labels,
-            self.position_ids,
-        )
 
 
 def list_shards(dataset_path: Path, split: str) -> list[Shard]:
@@ -181,37 +136,6 @@ def count_predictions(shards: list[Shard], vocab_size: int) -> torch.Tensor:
         if counts.sum() >= MOST_COUNTED:
             break
     return torch.from_numpy(counts)
-
-
-def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
-    """Tensors of the model from rows as they are stored; position 0 pads the predictions.
-
-    Of a packed row, each sample has positions of its own and attends to itself alone.
-    """
-    input_ids = torch.from_numpy(rows["input_ids"].astype(np.int64))
-    sample = rows["input_mask"]
-    real, packed = sample.astype(bool), sample.max(initial=0) > 1
-    attends = sample if packed else real
-    row, column = np.nonzero(rows["masked_lm_positions"])
-    positions = rows["masked_lm_positions"][row, column].astype(np.int64)
-    return MicroBatch(
-        input_ids=input_ids,
-        segment_ids=torch.from_numpy(rows["segment_ids"].astype(np.int64)),
-        attention_mask=None if real.all() and not packed else torch.from_numpy(attends),
-        prediction_index=torch.from_numpy(row * input_ids.shape[1] + positions),
-        labels=torch.from_numpy(rows["masked_lm_ids"][row, column].astype(np.int64)),
-        position_ids=torch.from_numpy(positions_within(sample)) if packed else None,
-        num_tokens=int(real.sum()),
-        is_packed=bool(packed),
-    )
-
-
-def positions_within(sample: np.ndarray) -> np.ndarray:
-    """Position of each token in its sample, int64 [n, L]; sample: its number in the row [n, L]."""
-    columns = np.arange(sample.shape[1])
-    begins = np.ones(sample.shape, dtype=bool)
-    begins[:, 1:] = sample[:, 1:] != sample[:, :-1]
-    return columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
 
 
 class SampleOrder:
@@ -312,6 +236,7 @@ class PretrainDatasetProvider:
         self.batch_sizes, self.micro_batch = batch_sizes, micro_batch
         self.rank, self.world_size = rank, world_size
         self.seconds_waited = 0.0  # for batches that were not ready
+        self.num_pairs = 0  # of tokens that attend to each other, in the batches that were read
         self._ahead: ReadAhead | None = None
         self._next_step = -1
 
@@ -332,6 +257,7 @@ class PretrainDatasetProvider:
         begin = time.perf_counter()
         batch = self._ahead.get()
         self.seconds_waited += time.perf_counter() - begin
+        self.num_pairs += sum(micro_batch.num_pairs for micro_batch in batch)
         return batch
 
     def _batches(self, step: int) -> Iterator[list[MicroBatch]]:

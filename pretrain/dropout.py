@@ -44,17 +44,23 @@ class Dropout(nn.Module):
 def attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float
 ) -> Tensor:
-    """Scaled dot-product attention, its weights under dropout: [batch, heads, length, head_dim].
+    """Scaled dot-product attention, its weights under dropout: the shape of the queries.
 
-    query, key, value: [batch, heads, length, head_dim]. attn_mask: bool, broadcastable to
-    [batch, heads, length, length], True where a query attends to a key, or None for everywhere.
-    dropout_p: 0.0 outside training.
+    query: [batch, heads, queries, head_dim]; key, value: [batch, heads, keys, head_dim]. attn_mask:
+    broadcastable to [batch, heads, queries, keys], True where a query attends to a key, or what is
+    added to the scores (attention_bias), or None for everywhere. dropout_p: 0.0 outside training.
     """
     if dropout_p == 0 or _is_left_to_torch(query, dropout_p):
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attn_mask, dropout_p=dropout_p
         )
     return _DroppedAttention.apply(query, key, value, attn_mask, dropout_p)
+
+
+def attention_bias(attends: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where True; where False, a number so low that its softmax is 0, of a finite sum or not."""
+    bias = torch.zeros(attends.shape, dtype=dtype, device=attends.device)
+    return bias.masked_fill_(~attends, torch.finfo(dtype).min)
 
 
 def _is_left_to_torch(tensor: Tensor, p: float) -> bool:
@@ -108,19 +114,20 @@ class _DroppedAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, mask: Tensor | None, p: float) -> Tensor:
         dtype = torch.promote_types(query.dtype, torch.float32)
         queries, keys, values = (_stack(part, dtype) for part in (query, key, value))
-        size, length, width = queries.shape
-        kept = draw_kept(torch.Size((size, length, length)), p)
-        bias = None if mask is None else _stacked_bias(mask, query.shape[:2], dtype)
+        kept = draw_kept(torch.Size((*queries.shape[:2], keys.shape[1])), p)
+        if mask is not None:
+            bias = attention_bias(mask, dtype) if mask.dtype == torch.bool else mask
+            bias = bias.expand(*query.shape[:2], -1, -1)
         weights, output = torch.empty(kept.shape, dtype=dtype), torch.empty_like(queries)
-        for piece in _pieces(size, length):
-            scores = _product(queries[piece], keys[piece].mT, width**-0.5)
-            if bias is not None:
-                scores.add_(bias[piece])
+        for piece in _pieces(kept.shape):
+            scores = _product(queries[piece], keys[piece].mT, query.shape[3] ** -0.5)
+            if mask is not None:
+                scores.add_(_stacked(bias, piece))
             torch.softmax(scores, dim=-1, out=weights[piece])
             dropped = torch.mul(weights[piece], kept[piece], out=scores)
             _product(dropped, values[piece], _scale(p), out=output[piece])
         ctx.save_for_backward(queries, keys, values, weights, kept)
-        ctx.scale = _scale(p)
+        ctx.scale, ctx.shapes = _scale(p), (query.shape, key.shape, value.shape)
         return output.view(query.shape).to(query.dtype)
 
     @staticmethod
@@ -129,8 +136,8 @@ class _DroppedAttention(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, weights, kept = ctx.saved_tensors
         upstream = _stack(grad, queries.dtype)
-        grads = [torch.empty_like(queries) for _ in range(3)]
-        for piece in _pieces(len(queries), queries.shape[1]):
+        grads = [torch.empty_like(part) for part in (queries, keys, values)]
+        for piece in _pieces(kept.shape):
             grad_query, grad_key, grad_value = (part[piece] for part in grads)
             dropped = weights[piece] * kept[piece]
             _product(dropped.mT, upstream[piece], ctx.scale, out=grad_value)
@@ -140,7 +147,8 @@ class _DroppedAttention(torch.autograd.Function):
             )
             _product(of_scores, keys[piece], queries.shape[2] ** -0.5, out=grad_query)
             _product(of_scores.mT, queries[piece], queries.shape[2] ** -0.5, out=grad_key)
-        return *(part.view(grad.shape).to(grad.dtype) for part in grads), None, None
+        found = zip(grads, ctx.shapes, strict=True)
+        return *(part.view(shape).to(grad.dtype) for part, shape in found), None, None
 
 
 def _stack(heads: Tensor, dtype: torch.dtype) -> Tensor:
@@ -148,18 +156,18 @@ def _stack(heads: Tensor, dtype: torch.dtype) -> Tensor:
     return heads.flatten(0, 1).contiguous().to(dtype)
 
 
-def _stacked_bias(mask: Tensor, batch_and_heads: torch.Size, dtype: torch.dtype) -> Tensor:
-    """0 where the mask is True; where it is False, a number so low that its softmax is 0."""
-    lowest = torch.finfo(dtype).min
-    bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, lowest)
-    return bias.expand(*batch_and_heads, -1, -1).flatten(0, 1)
+def _stacked(bias: Tensor, piece: slice) -> Tensor:
+    """Those rows of [batch, heads, ...] as [batch * heads, ...]: as a whole, it may be large."""
+    rows = torch.arange(piece.start, piece.stop)
+    return bias[rows // bias.shape[1], rows % bias.shape[1]]
 
 
-def _pieces(size: int, length: int) -> Iterator[slice]:
-    """Some heads at a time, so that each core works on about PIECE attention weights."""
-    step = max(1, PIECE * torch.get_num_threads() // length**2)
+def _pieces(shape: torch.Size) -> Iterator[slice]:
+    """Some heads of [heads, queries, keys] at a time: each core works on about PIECE weights."""
+    size, num_weights = shape[0], shape[1] * shape[2]
+    step = max(1, PIECE * torch.get_num_threads() // num_weights)
     for start in range(0, size, step):
-        yield slice(start, start + step)
+        yield slice(start, min(size, start + step))
 
 
 def _product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:

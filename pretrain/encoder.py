@@ -6,13 +6,15 @@ this file. It therefore imports nothing of the project but its neighbours, by re
 Post-ln is the encoder of Devlin et al. (2018). Pre-ln moves the norms in front of the sublayers and
 adds one after the last layer (Xiong et al., 2020). Positions are learned, or rotations of queries
 and keys (Su et al., 2021); with the latter there are no segment embeddings. The feed-forward part
-may be gated (Shazeer, 2020), the norms without mean and bias (Zhang and Sennrich, 2019).
+may be gated (Shazeer, 2020), the norms without mean and bias (Zhang and Sennrich, 2019). Most
+layers may attend to a window of tokens alone (Beltagy et al., 2020).
 
 Every class takes a config with the attributes encoder_ln_mode ("pre-ln" or "post-ln"), vocab_size
 (rows of the word embeddings), max_seq_length, hidden_size, num_hidden_layers, num_attention_heads,
 intermediate_size, hidden_act (a key of ACTIVATIONS), glu, position_embedding_type ("absolute" or
-"rotary"), rope_theta, use_bias, norm_type ("layernorm" or "rmsnorm"), embedding_norm,
-hidden_dropout_prob, attention_probs_dropout_prob and layer_norm_eps.
+"rotary"), rope_theta, attention_window and global_attention_every (see Encoder), use_bias,
+norm_type ("layernorm" or "rmsnorm"), embedding_norm, hidden_dropout_prob,
+attention_probs_dropout_prob and layer_norm_eps.
 """
 
 from functools import partial
@@ -23,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from .attention import Documents, Pattern, global_pattern, local_pattern
 from .dropout import Dropout, attention
 from .half_attention import half_attention
 from .linear import Linear
@@ -83,7 +86,12 @@ def rotate(vectors: Tensor, by: Rotation) -> Tensor:
 
     Component i is turned together with component i + head_dim / 2.
     """
-    return _Rotation.apply(vectors, *by)
+    if not torch.compiler.is_compiling():
+        return _Rotation.apply(vectors, *by)
+    cos, sin = by  # which compilers make one kernel of
+    first, second = vectors.float().chunk(2, dim=-1)
+    turned = first * cos - second * sin, second * cos + first * sin
+    return torch.cat(turned, dim=-1).to(vectors.dtype)
 
 
 class _Rotation(torch.autograd.Function):
@@ -101,12 +109,21 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turned(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    first, second = vectors.float().chunk(2, dim=-1)
-    turned = torch.empty(vectors.shape, dtype=torch.float32, device=vectors.device)
-    left, right = turned.chunk(2, dim=-1)
-    left.copy_(first).mul_(cos).addcmul_(second, sin, value=-direction)
-    right.copy_(second).mul_(cos).addcmul_(first, sin, value=direction)
-    return turned.to(vectors.dtype)
+    if vectors.device.type == "cpu":  # which is faster in fp32
+        return turned_pairs(vectors.float(), cos, sin, direction).to(vectors.dtype)
+    return turned_pairs(vectors, cos, sin, direction)
+
+
+def turned_pairs(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    """Four kernels, which compute in fp32 and round to the vectors' dtype.
+
+    cos, sin: fp32, as rotation makes them. direction: 1 or -1.
+    """
+    result = torch.empty(vectors.shape, dtype=vectors.dtype, device=vectors.device)
+    (first, second), (left, right) = vectors.chunk(2, dim=-1), result.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=direction)
+    return result
 
 
 class SelfAttention(nn.Module):
@@ -125,18 +142,19 @@ class SelfAttention(nn.Module):
         self.qkv.gives_bf16 = True
         self.output = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, turn: Rotation | None) -> Tensor:
+    def forward(self, hidden: Tensor, pattern: Pattern, turn: Rotation | None) -> Tensor:
         batch, length, width = hidden.shape
         qkv = self.qkv(hidden).view(batch, length, 3, self.num_heads, width // self.num_heads)
         if turn is None:
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            query, key, value = qkv.unbind(2)
         else:
             query_key, value = qkv.split((2, 1), dim=2)
-            query, key = rotate(query_key, turn).permute(2, 0, 3, 1, 4)
-            value = value.squeeze(2).transpose(1, 2)
+            query, key = rotate(query_key, turn).unbind(2)
+            value = value.squeeze(2)
         attend = half_attention if self.in_bf16 and self.training else attention
-        attended = attend(query, key, value, mask, self.dropout_prob if self.training else 0.0)
-        return self.output(attended.transpose(1, 2).reshape(batch, length, width))
+        dropout = self.dropout_prob if self.training else 0.0
+        attended = pattern.attend(query, key, value, attend, dropout)
+        return self.output(attended.reshape(batch, length, width))
 
 
 class FeedForward(nn.Module):
@@ -171,12 +189,12 @@ class Layer(nn.Module):
         self.feed_forward_norm = build_norm(config)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, turn: Rotation | None) -> Tensor:
+    def forward(self, hidden: Tensor, pattern: Pattern, turn: Rotation | None) -> Tensor:
         if self.pre_ln:
-            attended = self.attention(self.attention_norm(hidden), mask, turn)
+            attended = self.attention(self.attention_norm(hidden), pattern, turn)
             hidden = hidden + self.dropout(attended)
             return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
-        attended = self.attention(hidden, mask, turn)
+        attended = self.attention(hidden, pattern, turn)
         hidden = self.attention_norm(hidden + self.dropout(attended))
         return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
 
@@ -184,8 +202,10 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """From token ids to hidden states.
 
-    gradient_checkpointing: whether training keeps just what goes into each layer, and computes the
-    rest again for the backward pass; the gradients are the same.
+    config.attention_window: with it, a token attends to those at most half of that many tokens
+    away, but for each global_attention_every-th layer, from the first on, in which it attends to
+    all; 0: it always does. gradient_checkpointing: whether training keeps just what goes into each
+    layer, and computes the rest again for the backward pass; the gradients are the same.
     """
 
     def __init__(self, config):
@@ -194,6 +214,8 @@ class Encoder(nn.Module):
         rotary = config.position_embedding_type == "rotary"
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.theta = config.rope_theta if rotary else 0.0
+        self.reach = config.attention_window // 2
+        self.global_every = config.global_attention_every if self.reach else 1
         self.gradient_checkpointing = False
         self.embeddings = Embeddings(config)
         # As in ModernBERT: right behind the embeddings' norm, another one would do nothing new.
@@ -208,28 +230,33 @@ class Encoder(nn.Module):
         self,
         input_ids: Tensor,
         segment_ids: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | Documents | None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [batch, length, hidden_size] after the last layer.
 
         input_ids, segment_ids: int64 [batch, length]. attention_mask: bool [batch, length], True
-        at real tokens, or [batch, length, length], True where a token (first) attends to another,
-        or None if nothing is padded. position_ids: int64 [batch, length]; None counts through.
+        at real tokens, or int [batch, length], the number of the document in which a token attends
+        to all, or None if nothing is padded; for long rows, their documents. position_ids: int64
+        [batch, length]; None counts through.
         """
-        mask = attention_mask
-        if mask is not None:
-            mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]  # heads (and queries)
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
         turn = rotation(position_ids, self.head_dim, self.theta) if self.theta else None
         hidden = self.embeddings(input_ids, segment_ids, position_ids)
-        for layer in self.layers:
+        for layer, pattern in zip(self.layers, self._patterns(attention_mask, hidden), strict=True):
             if self.gradient_checkpointing and self.training:
-                hidden = checkpoint(layer, hidden, mask, turn, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, pattern, turn, use_reentrant=False)
             else:
-                hidden = layer(hidden, mask, turn)
+                hidden = layer(hidden, pattern, turn)
         return self.final_norm(hidden)
+
+    def _patterns(self, mask: Tensor | Documents | None, hidden: Tensor) -> list[Pattern]:
+        """One for each layer, made once for all layers that share it."""
+        wide = near = global_pattern(mask, hidden, self.head_dim)
+        if self.global_every > 1:
+            near = local_pattern(mask, hidden, self.head_dim, self.reach)
+        return [near if n % self.global_every else wide for n in range(len(self.layers))]
 
 
 class PredictionHead(nn.Module):

@@ -23,6 +23,7 @@ CODE = (
     "modeling_extremebert.py",
     "configuration_extremebert.py",
     "encoder.py",
+    "attention.py",
     "dropout.py",
     "half_attention.py",
     "linear.py",

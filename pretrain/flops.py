@@ -21,20 +21,25 @@ MIN_REPEATS = 3
 
 
 def training_flops(
-    args: Namespace, num_sequences: int, num_tokens_per_sequence: int, num_predictions: int
+    args: Namespace,
+    num_sequences: int,
+    num_tokens_per_sequence: int,
+    num_predictions: int,
+    num_pairs: int | None = None,
 ) -> float:
     """Floating point operations to train on that many sequences, padding included.
 
-    args: a namespace with hidden_size, num_hidden_layers, intermediate_size, glu, vocab_size and
-    pad_vocab_to_multiple_of; for another model_type than ours it is an estimate. num_predictions:
-    of all sequences together.
+    args: a namespace with hidden_size, num_hidden_layers, intermediate_size, glu, attention_window,
+    global_attention_every, vocab_size and pad_vocab_to_multiple_of; for another model_type than
+    ours it is an estimate. num_predictions: of all sequences together. num_pairs: of tokens that
+    attend to each other where there is no window; None: all of each sequence do.
     """
     num_tokens = num_sequences * num_tokens_per_sequence
-    layer = num_tokens * (
-        2 * _layer_weights(args) + _attention_flops(args, num_tokens_per_sequence)
-    )
+    if num_pairs is None:
+        num_pairs = num_tokens * num_tokens_per_sequence
+    weights = args.num_hidden_layers * num_tokens * 2 * _layer_weights(args)
     head = num_predictions * 2 * _head_weights(args)
-    return float(PASSES * (args.num_hidden_layers * layer + head))
+    return float(PASSES * (weights + _attention_flops(args, num_tokens, num_pairs) + head))
 
 
 def _layer_weights(args: Namespace) -> int:
@@ -43,9 +48,16 @@ def _layer_weights(args: Namespace) -> int:
     return args.hidden_size * (4 * args.hidden_size + num_matrices * args.intermediate_size)
 
 
-def _attention_flops(args: Namespace, length: int) -> int:
-    """Per token: its query with every key, and its weights with every value."""
-    return 2 * 2 * length * args.hidden_size
+def _attention_flops(args: Namespace, num_tokens: int, num_pairs: int) -> int:
+    """Of all layers: a query with a key, and a weight with a value, for each pair.
+
+    With a window, at most: not all documents are as long as it is.
+    """
+    window, layers = args.attention_window, args.num_hidden_layers
+    num_global = -(-layers // args.global_attention_every) if window else layers
+    num_near = min(num_pairs, num_tokens * (window + 1))
+    pairs = num_global * num_pairs + (layers - num_global) * num_near
+    return 2 * 2 * pairs * args.hidden_size
 
 
 def _head_weights(args: Namespace) -> int:

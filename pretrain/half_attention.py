@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dropout import draw_kept
+from .dropout import attention_bias, draw_kept
 
 
 def half_attention(
@@ -16,20 +16,18 @@ def half_attention(
 ) -> Tensor:
     """softmax(query key^T / sqrt(head_dim)), dropped and scaled, times value.
 
-    query, key, value: float32 or bfloat16 [batch, heads, length, head_dim]; the result has their
-    dtype. mask: bool, broadcastable to [batch, heads, length, length], True where a query attends
-    to a key, or None for everywhere.
+    Arguments as for dropout.attention; float32 or bfloat16, and so is the result.
     """
-    bias = None
-    if mask is not None:  # a number so low that its softmax is 0
-        bias = torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
-    return _HalfAttention.apply(query, key, value, bias, dropout)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = attention_bias(mask, torch.float32)
+    return _HalfAttention.apply(query, key, value, mask, dropout)
 
 
 class _HalfAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, bias: Tensor | None, dropout: float) -> Tensor:
         shape, ctx.scale, ctx.dtype = query.shape, query.shape[-1] ** -0.5, query.dtype
+        ctx.shapes = shape, key.shape, value.shape
         query, key = (query.float() * ctx.scale).flatten(0, 1), key.float().flatten(0, 1)
         scores = torch.bmm(query, key.mT)
         if bias is not None:
@@ -54,7 +52,8 @@ class _HalfAttention(torch.autograd.Function):
         of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
         of_query = torch.bmm(of_scores, key).to(ctx.dtype).mul_(ctx.scale)
         of_key = torch.bmm(of_scores.mT, query).to(ctx.dtype)
-        return *(part.view(grad.shape) for part in (of_query, of_key, of_value)), None, None
+        found = zip((of_query, of_key, of_value), ctx.shapes, strict=True)
+        return *(part.view(shape) for part, shape in found), None, None
 
 
 def _dropped(weights: Tensor, kept: Tensor | None) -> Tensor:

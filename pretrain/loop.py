@@ -171,6 +171,7 @@ class TrainingRun:
             self.budget.num_tokens,
             self.num_predictions,
             self.provider.seconds_waited,
+            self.provider.num_pairs,
         )
 
     # --- the loop ----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretrain.attention import Documents
 from pretrain.cross_entropy import half_mean_cross_entropy, mean_cross_entropy
 from pretrain.encoder import ACTIVATIONS, Encoder, PredictionHead
 from pretrain.linear import linear
@@ -106,7 +107,7 @@ class BasePretrainModel(nn.Module):
         self,
         input_ids: Tensor,
         segment_ids: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | Documents | None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [batch, length, hidden_size] after the last layer."""
@@ -116,7 +117,7 @@ class BasePretrainModel(nn.Module):
         self,
         input_ids: Tensor,
         segment_ids: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | Documents | None,
         prediction_index: Tensor,
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -126,10 +127,11 @@ class BasePretrainModel(nn.Module):
         Without labels: the logits [predictions, padded vocabulary].
 
         input_ids, segment_ids: int64 [batch, length]; rotary models ignore the segments.
-        attention_mask: bool [batch, length], True at real tokens, or [batch, length, length], True
-        where a token (first) attends to another, or None if nothing is padded. prediction_index:
-        int64 [predictions], row * length + position of each masked token. labels: int64
-        [predictions]. position_ids: int64 [batch, length] for packed rows; None counts through.
+        attention_mask: bool [batch, length], True at real tokens, or int [batch, length], the
+        number of the sample in which a token attends to all, or None if nothing is padded; for rows
+        of LONG_ROW tokens and more, their documents. prediction_index: int64 [predictions], row *
+        length + position of each masked token. labels: int64 [predictions]. position_ids: int64
+        [batch, length] for packed rows; None counts through.
         """
         hidden = self.encode(input_ids, segment_ids, attention_mask, position_ids)
         transformed = self.head(select_predictions(hidden, prediction_index))

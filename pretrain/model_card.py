@@ -36,9 +36,11 @@ SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
 )
+WINDOWS = ("attention_window", "global_attention_every")
 OUR_SETTINGS = (
     *("encoder_ln_mode", "position_embedding_type", "rope_theta", "glu", "use_bias", "norm_type"),
     *("embedding_norm", "residual_init", "word_embedding_init", "output_bias_init"),
+    *WINDOWS,
 )
 BUDGETS = {"step": "max_steps", "time": "total_training_time", "tokens": "max_tokens"}
 RECIPE = (
@@ -151,6 +153,8 @@ def _architecture(args: Namespace, folder: Path) -> str:
     rows = _picked(args, ("model_type", "vocab_size", "max_seq_length", *names))
     if getattr(args, "position_embedding_type", "") != "rotary":
         rows.pop("rope_theta", None)
+    if not getattr(args, "attention_window", 0):
+        rows = {name: value for name, value in rows.items() if name not in WINDOWS}
     return _table({"parameters": num_stored_weights(folder / "model.safetensors")} | rows)
 
 

@@ -16,10 +16,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
+# Versions 4 of transformers find just the files that this one names itself: attention.py,
+# dropout.py, half_attention.py and linear.py must be among them.
+from .attention import Documents  # noqa: F401
 from .configuration_extremebert import ExtremeBertConfig
-
-# Versions 4 of transformers find just the files that this one names itself: dropout.py,
-# half_attention.py and linear.py must be among them.
 from .dropout import Dropout
 from .encoder import Encoder, PredictionHead
 from .half_attention import half_attention  # noqa: F401

@@ -15,13 +15,14 @@ from pretrain.flops import matmul_peak, training_flops
 class Work(NamedTuple):
     """What has been done up to some moment, over all ranks, and how long this one waited for data.
 
-    num_tokens is without padding.
+    num_tokens is without padding. num_pairs: of tokens that attend to each other, on this rank.
     """
 
     num_samples: int
     num_tokens: int
     num_predictions: int
     seconds_waited: float
+    num_pairs: int
 
 
 class Throughput:
@@ -69,6 +70,6 @@ class Throughput:
 
     def _flops(self, done: Work) -> float:
         """Floating point operations of this rank's matrix products."""
-        length = self.args.max_seq_length
-        flops = training_flops(self.args, done.num_samples, length, done.num_predictions)
-        return flops / distributed.world_size()
+        length, ranks = self.args.max_seq_length, distributed.world_size()
+        shares = done.num_samples / ranks, length, done.num_predictions / ranks
+        return training_flops(self.args, *shares, done.num_pairs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.attention import Documents
 from pretrain.model import check_model_args, mean_cross_entropy, select_predictions
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class TransformersModel(nn.Module):
         self,
         input_ids: Tensor,
         segment_ids: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | Documents | None,
         prediction_index: Tensor,
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -107,6 +108,8 @@ class TransformersModel(nn.Module):
                 "model_type: packed rows need bert-mlm, which keeps their samples apart, "
                 f"got {self.model.config.model_type}"
             )
+        if isinstance(attention_mask, Documents):
+            attention_mask = attention_mask.numbers
         inputs = {"input_ids": input_ids}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.long()

@@ -357,6 +357,8 @@ DATASET:
         ("FINETUNE: {GRID: {RTE: {EPOCHS: 5}}}", "wrong type, got 5, expected a list like [3]"),
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),
         ("MODEL: {TYPE: bert, GLU: True}", "MODEL.GLU: only bert-mlm has it, got True with MODEL"),
+        ("MODEL: {ATTENTION_WINDOW: 7}", "MODEL.ATTENTION_WINDOW: value out of range, got 7, exp"),
+        ("MODEL: {ATTENTION_WINDOW: 8, GLOBAL_ATTENTION_EVERY: 1}", "leaves no layer for MODEL."),
         ("MODEL: {TYPE: bert, RESIDUAL_INIT: zero}", "MODEL.RESIDUAL_INIT: only bert-mlm has it"),
         ("TOKENIZER: !!python/object/apply:os.getcwd []", "line 1"),
     ],

@@ -30,6 +30,7 @@ SMALL = {
     "PRETRAIN.BATCH_SIZE": 8,
     "PRETRAIN.MICRO_BATCH_SIZE": 8,
 }
+WINDOW = {"MODEL.ATTENTION_WINDOW": 8}
 ROTARY = {"MODEL.POSITION_EMBEDDING_TYPE": "rotary"}
 BY_TIME, BY_TOKENS = {"PRETRAIN.LR_SCHEDULE": "time"}, {"PRETRAIN.LR_SCHEDULE": "tokens"}
 RAMP = {"PRETRAIN.BATCH_SIZE_RAMP_START": 2, "PRETRAIN.BATCH_SIZE_RAMP_STEPS": 6}
@@ -134,6 +135,8 @@ ARRIVALS = [
     ("MODEL.ENCODER_LN_MODE", "post-ln", {}, lambda b: not b.layer.pre_ln),
     ("MODEL.POSITION_EMBEDDING_TYPE", "rotary", {}, lambda b: b.model.encoder.theta > 0),
     ("MODEL.ROPE_THETA", 500.0, ROTARY, lambda b: b.model.encoder.theta == 500.0),
+    ("MODEL.ATTENTION_WINDOW", 8, {}, lambda b: b.model.encoder.reach == 4),
+    ("MODEL.GLOBAL_ATTENTION_EVERY", 5, WINDOW, lambda b: b.model.encoder.global_every == 5),
     ("MODEL.GLU", True, {}, lambda b: b.layer.feed_forward.input.out_features == 128),
     ("MODEL.USE_BIAS", False, {}, lambda b: b.layer.attention.qkv.bias is None),
     ("MODEL.NORM_TYPE", "rmsnorm", {}, lambda b: type(b.layer.attention_norm).__name__[0] == "R"),

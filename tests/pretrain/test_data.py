@@ -18,13 +18,12 @@ from pretrain.data import (
     SampleOrder,
     Shard,
     check_ids,
-    collate,
     count_predictions,
     list_shards,
     one_copy,
-    positions_within,
     validation_batches,
 )
+from pretrain.micro_batch import collate
 from tests.damage import flip_byte
 from tests.pretrain.shards import write_dataset
 
@@ -266,29 +265,6 @@ def test_any_number_of_ranks_masks_in_the_same_way(unmasked):
             assert torch.equal(together, expected[step])
         for provider in ranks:
             provider.close()
-
-
-# --- packed rows -----------------------------------------------------------------------------
-
-
-def test_packed_rows_keep_their_samples_apart():
-    sample = np.array([[1, 1, 1, 2, 2, 3, 3, 0], [1, 1, 1, 1, 1, 1, 1, 1]], dtype=np.uint8)
-    assert positions_within(sample).tolist() == [[0, 1, 2, 0, 1, 0, 1, 0], list(range(8))]
-    zeros = np.zeros((2, 3), np.uint16)
-    batch = collate(
-        {
-            "input_ids": sample,
-            "input_mask": sample,
-            "segment_ids": 0 * sample,
-            "masked_lm_positions": zeros,
-            "masked_lm_ids": zeros,
-        }
-    )
-    attends = batch.inputs(torch.device("cpu"))[2]
-    assert attends.shape == (2, 8, 8)
-    assert attends[0].sum().item() == 9 + 4 + 4 + 1
-    assert attends[1].all()
-    assert batch.num_tokens == 15
 
 
 def test_predictions_are_counted(dataset):

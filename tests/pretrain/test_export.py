@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dataset.tokenizer_forms import save_bert_tokenizer
+from pretrain.attention import Documents
 from pretrain.export import CODE, export_model, needs_remote_code
 from pretrain.model import build_model
 from pretrain.vocabulary import find_tokenizer, read_vocabulary
@@ -24,6 +25,7 @@ STOCK = {
     "modernbert": "ModernBertForMaskedLM",
     "modernbert without biases": "ModernBertForMaskedLM",
     "swiglu modernbert": "ModernBertForMaskedLM",
+    "windows": "ModernBertForMaskedLM",
     "relu pre-ln": "RobertaPreLayerNormForMaskedLM",
     "gelu_new post-ln": "BertForMaskedLM",
     "transformers' modernbert": "ModernBertForMaskedLM",
@@ -204,20 +206,55 @@ def test_our_finetuning_loads_it_as_it_is(models, tokenizer, tmp_path, name):
     assert code == sorted(path.name for path in folder.glob("*.py"))
 
 
-def test_in_modernbert_too_every_layer_attends_to_all_tokens(tokenizer, tmp_path):
-    """Its own default is to look at 64 tokens on either side in two of three layers."""
+@pytest.mark.parametrize("own_code", [False, True], ids=["ModernBERT", "own code"])
+@pytest.mark.parametrize("window", [0, 32, 128])
+@pytest.mark.parametrize("length", [200, 600])
+def test_windows_are_exported(tokenizer, tmp_path, length, window, own_code):
+    """Without a window, every layer attends to all tokens, which is not ModernBERT's default."""
     from transformers import AutoModelForMaskedLM
 
-    changes = {**MODELS["modernbert"], "max_seq_length": 200}
+    from pretrain.modeling_extremebert import register
+
+    register()
+    changes = {**MODELS["modernbert"], "max_seq_length": length, "attention_window": window}
+    changes |= {"num_hidden_layers": 4, "norm_type": "rmsnorm" if own_code else "layernorm"}
+    changes |= {"rope_theta": 500.0}
     model = randomized(**changes)
     folder = export(model, tokenizer, tmp_path / "model", **changes)
     loaded = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    input_ids = torch.randint(5, 61, (1, 200), generator=torch.Generator().manual_seed(0))
+    assert (type(loaded).__name__ == "ExtremeBertForMaskedLM") == own_code
+    input_ids = torch.randint(5, 61, (2, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[1, length - 50 :] = False
+    real = mask.flatten().nonzero().squeeze(1)
     with torch.no_grad():
-        found = loaded(input_ids=input_ids).logits[0]
-        expected = model(input_ids, torch.zeros_like(input_ids), None, torch.arange(200))
-    torch.testing.assert_close(found, expected[:, :61], atol=1e-5, rtol=1e-5)
-    assert (loaded.config.cls_token_id, loaded.config.sep_token_id) == (2, 3)
+        found = loaded(input_ids=input_ids, attention_mask=mask.long()).logits.flatten(0, 1)
+        expected = model(input_ids, torch.zeros_like(input_ids), mask, real)[:, :61]
+    torch.testing.assert_close(found[real], expected, atol=1e-5, rtol=1e-5)
+    if not own_code:
+        config = json.loads((folder / "config.json").read_text())
+        assert config["global_attn_every_n_layers"] == (3 if window else 1)
+        assert config.get("local_attention", 0) == window
+        assert (loaded.config.cls_token_id, loaded.config.sep_token_id) == (2, 3)
+
+
+@pytest.mark.parametrize("window", [0, 32])
+def test_packed_documents_are_what_the_export_makes_of_each(tokenizer, tmp_path, window):
+    from transformers import AutoModelForMaskedLM
+
+    changes = {**MODELS["modernbert"], "max_seq_length": 600, "attention_window": window}
+    model = randomized(**changes, num_hidden_layers=4)
+    folder = export(model, tokenizer, tmp_path / "model", **changes, num_hidden_layers=4)
+    loaded = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    lengths = (300, 1, 99, 200)
+    ids = torch.randint(5, 61, (1, 600), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    numbers = torch.repeat_interleave(torch.arange(1, 5), torch.tensor(lengths))[None]
+    documents = Documents.of(lengths, numbers)
+    with torch.no_grad():
+        expected = [loaded(input_ids=part).logits[0] for part in ids.split(lengths, dim=1)]
+        found = model(ids, 0 * ids, documents, torch.arange(600), None, positions)[:, :61]
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_resizing_the_vocabulary_of_our_own_architecture(models, tokenizer, tmp_path):

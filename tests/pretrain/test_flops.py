@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import linear
+from pretrain.attention import Documents
 from pretrain.flags import build_parser
 from pretrain.flops import matmul_peak, training_flops
 from pretrain.model import BasePretrainModel
@@ -37,14 +38,14 @@ def _args(**changes):
     return Namespace(**{**vars(build_parser().parse_args([])), **SIZES, **changes})
 
 
-def _counted(args, num_sequences, num_predictions):
+def _counted(args, num_sequences, num_predictions, mask=None):
     """Operations of forward and backward pass, as torch sees them."""
     model = BasePretrainModel(args)
     ids = torch.randint(5, 61, (num_sequences, args.max_seq_length))
     index = torch.arange(num_predictions) * 3
     labels = ids.flatten()[index]
     with FlopCounterMode(display=False) as counter:
-        model(ids, torch.zeros_like(ids), None, index, labels).backward()
+        model(ids, torch.zeros_like(ids), mask, index, labels).backward()
     return counter.get_total_flops()
 
 
@@ -54,6 +55,24 @@ def test_formula_is_what_a_step_computes(glu, multiple):
     # With dropout attention is made of products that torch counts one by one.
     args = _args(glu=glu, pad_vocab_to_multiple_of=multiple, attention_probs_dropout_prob=0.1)
     assert training_flops(args, 3, 16, 7) == _counted(args, 3, 7)
+
+
+def test_layers_with_a_window_attend_to_that_many_tokens():
+    """Of 4 layers, the first and the fourth attend to all."""
+    args = _args(num_hidden_layers=4, attention_window=10, global_attention_every=3)
+    fewer = 3 * 2 * 4 * 32 * 3 * (16 * 16 - 16 * 11)
+    plain = training_flops(_args(num_hidden_layers=4), 3, 16, 7)
+    assert training_flops(args, 3, 16, 7) == plain - fewer
+    wide = _args(num_hidden_layers=4, attention_window=100)
+    assert training_flops(wide, 3, 16, 7) == plain
+
+
+@pytest.mark.parametrize("lengths", [(600,), (200, 300, 100)])
+def test_documents_attend_to_themselves_alone(lengths):
+    args = _args(max_seq_length=600, attention_probs_dropout_prob=0.1)
+    documents = Documents.of(lengths, None)
+    pairs = sum(length**2 for length in lengths)
+    assert training_flops(args, 1, 600, 7, pairs) == _counted(args, 1, 7, documents)
 
 
 def test_what_checkpointing_computes_again_is_not_counted():

@@ -10,7 +10,7 @@ import torch
 
 from configs import pretrain_rules
 from pretrain.artifact import num_parameters
-from pretrain.encoder import ACTIVATIONS
+from pretrain.encoder import ACTIVATIONS, rotate, rotation, turned_pairs
 from pretrain.linear import multiply_in_bf16
 from pretrain.model import (
     BasePretrainModel,
@@ -32,6 +32,8 @@ SIZES = Namespace(
     glu=False,
     position_embedding_type="absolute",
     rope_theta=10000.0,
+    attention_window=0,
+    global_attention_every=3,
     use_bias=True,
     norm_type="layernorm",
     embedding_norm=True,
@@ -52,6 +54,8 @@ VARIANTS = {
     "swiglu rmsnorm": {**MODERN, "norm_type": "rmsnorm", "use_bias": False, "hidden_act": "silu"},
     "rotary post-ln": {**MODERN, "encoder_ln_mode": "post-ln", "hidden_act": "silu"},
     "no embedding norm": {"position_embedding_type": "rotary", "embedding_norm": False},
+    "windows": {**MODERN, "attention_window": 6, "global_attention_every": 2},
+    "absolute windows": {"attention_window": 6, "global_attention_every": 2},
     "absolute glu": {"glu": True, "norm_type": "rmsnorm"},
 }
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
@@ -115,9 +119,8 @@ def test_packed_rows_give_each_sample_what_it_gives_alone(changes):
     input_ids, segment_ids, _, _ = example_batch()
     number = torch.tensor([1] * 5 + [2] * 8 + [0] * 3)
     positions = torch.tensor([*range(5), *range(8), *range(3)])[None]
-    attends = (number[:, None] == number)[None]
     row = input_ids[:1], segment_ids[:1]
-    packed = model(*row, attends, torch.tensor([1, 4, 5, 12]), None, positions)
+    packed = model(*row, number[None], torch.tensor([1, 4, 5, 12]), None, positions)
     first = model(row[0][:, :5], row[1][:, :5], None, torch.tensor([1, 4]))
     second = model(row[0][:, 5:13], row[1][:, 5:13], None, torch.tensor([0, 7]))
     torch.testing.assert_close(packed, torch.cat([first, second]), atol=1e-5, rtol=1e-5)
@@ -222,8 +225,23 @@ def test_positions_keep_their_precision_in_fp16():
     torch.testing.assert_close(found, expected, atol=0.01, rtol=0.0)
 
 
-def test_compiled_it_computes_the_same():
-    model = seeded_model(**MODERN, num_hidden_layers=1).eval()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_rotation_of_a_gpu_is_that_of_the_cpu(dtype):
+    """But for a rounding more of what lies below fp32."""
+    vectors = torch.randn(2, 16, 2, 4, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    cos, sin = rotation(torch.arange(4080, 4096), 8, 10000.0)
+    expected = rotate(vectors, (cos, sin))
+    found = turned_pairs(vectors, cos, sin, 1)
+    assert found.dtype == dtype
+    error = (found.double() - expected.double()).abs().max()
+    assert error <= 4 * torch.finfo(dtype).eps and (error == 0) == (dtype == torch.float32)
+    back = turned_pairs(found, cos, sin, -1)
+    assert (back.double() - vectors.double()).abs().max() <= 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_window": 6, "global_attention_every": 2}])
+def test_compiled_it_computes_the_same(changes):
+    model = seeded_model(**MODERN, **changes, num_hidden_layers=2).eval()
     expected = gradients(model)
     model.zero_grad()
     torch._dynamo.reset()

@@ -124,6 +124,7 @@ HARMLESS = [
     "NUM_TOKENS",
     "EARLY_STOP_TIME",
     "EARLY_STOP_EVAL_LOSS",
+    "GLOBAL_ATTENTION_EVERY",  # without a window
 ]
 
 
@@ -139,6 +140,15 @@ def test_a_run_of_before_tf32_was_a_key_is_one_without(config):
     assert "PRETRAIN.ALLOW_TF32" not in pretrain_artifact(config).inputs
     config.PRETRAIN.ALLOW_TF32 = True
     assert pretrain_artifact(config).inputs["PRETRAIN.ALLOW_TF32"] is True
+
+
+def test_a_run_of_before_there_were_windows_is_the_same_run(config):
+    artifact = pretrain_artifact(config)
+    assert not {"MODEL.ATTENTION_WINDOW", "MODEL.GLOBAL_ATTENTION_EVERY"} & artifact.inputs.keys()
+    config.MODEL.ATTENTION_WINDOW = 128
+    with_windows = pretrain_artifact(config).fingerprint
+    config.MODEL.GLOBAL_ATTENTION_EVERY += 1
+    assert len({artifact.fingerprint, with_windows, pretrain_artifact(config).fingerprint}) == 3
 
 
 def test_where_a_validation_may_stop_the_run_it_counts(config):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pretrain.attention import LONG_ROW, Documents
 from pretrain.compiling import repeated_layers
 from pretrain.model import build_model, check_model_args
 from tests.pretrain.test_model import LABELS, example_batch, gradients, model_args
@@ -97,3 +98,15 @@ def test_gradient_checkpointing_that_there_is_not_is_refused():
 def test_sizes_are_checked_before_anything_is_built():
     with pytest.raises(ValueError, match="hidden_size"):
         check_model_args(model_args(model_type="bert", hidden_size=30))
+
+
+def test_long_rows_are_masked_as_short_ones_are():
+    """Their documents know which tokens are padding; these architectures take a mask."""
+    model = seeded_model("bert", max_seq_length=LONG_ROW).eval()
+    mask = torch.ones(2, LONG_ROW, dtype=torch.bool)
+    mask[1, 100:] = False
+    ids = torch.randint(5, 61, mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    documents = Documents.of([LONG_ROW, 100, LONG_ROW - 100], mask)
+    expected = model(ids[1:, :100], 0 * ids[1:, :100], None, torch.tensor([3, 99]))
+    found = model(ids, 0 * ids, documents, LONG_ROW + torch.tensor([3, 99]))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
