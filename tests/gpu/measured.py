@@ -1,0 +1,78 @@
+"""Kernels and bytes of each recipe's model at its real size, forward and backward.
+
+python -m tests.gpu.measured        prints what test_kernels.py holds to its budgets
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from tests.gpu.operations import Kept, KernelsOfCuda, Operations
+from tests.gpu.recipes import TOKENS, micro_batch, model_without_memory, recipe_args
+
+META = torch.device("meta")
+CASES = (
+    *(("classic", "full", 128), ("classic", "padded", 128)),
+    *(("paper", "full", 128), ("paper", "padded", 128), ("paper", "packed", 2048)),
+    *(("fast", "packed", 128), ("fast-base", "full", 128), ("fast-base", "packed", 128)),
+    *(("fast-base", "packed", 512), ("fast-base", "packed", 2048), ("fast-large", "packed", 128)),
+)
+
+
+class Work(NamedTuple):
+    """Kernels of a layer's forward and backward pass, and of both outside of the layers.
+
+    written, kept: bytes that a layer's kernels write, and that it keeps for its backward pass, per
+    token and unit of the hidden size.
+    """
+
+    forward: float
+    backward: float
+    outside: float
+    written: float
+    kept: float
+
+
+class Pass(NamedTuple):
+    """A forward and a backward pass, and the bytes kept in between."""
+
+    forward: Operations
+    backward: Operations
+    kept: int
+
+    @property
+    def num_kernels(self) -> int:
+        return self.forward.num_kernels + self.backward.num_kernels
+
+    @property
+    def written(self) -> int:
+        return self.forward.written + self.backward.written
+
+
+def run_pass(name: str, rows: str, length: int, layers: int | None = None) -> Pass:
+    """Of a micro batch, in half precision; layers: None is the recipe's own number."""
+    model = model_without_memory(recipe_args(name, length, layers), torch.float16)
+    inputs = micro_batch(rows, length).inputs(META)
+    kept, forward, backward = Kept(list(model.parameters())), Operations(), Operations()
+    with KernelsOfCuda():
+        with kept, forward:
+            loss = model(*inputs)
+        with backward:
+            loss.backward()
+    return Pass(forward, backward, kept.num_bytes)
+
+
+def work(name: str, rows: str, length: int) -> Work:
+    """From what one layer takes and what three take: all but the first are alike."""
+    one, three = (run_pass(name, rows, length, layers) for layers in (1, 3))
+    forward = (three.forward.num_kernels - one.forward.num_kernels) / 2
+    backward = (three.backward.num_kernels - one.backward.num_kernels) / 2
+    outside = one.num_kernels - forward - backward
+    unit = 2 * TOKENS * recipe_args(name, length).hidden_size
+    written, kept = (three.written - one.written) / unit, (three.kept - one.kept) / unit
+    return Work(forward, backward, outside, written, kept)
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        print(f"{case}: Work({', '.join(f'{number:.4g}' for number in work(*case))}),")

@@ -1,0 +1,51 @@
+"""Budgets of kernels and memory, and devices and dtypes, of each recipe at its real size.
+
+An H100 computes for a few microseconds what the host takes as many to launch: with small micro
+batches the number of kernels decides, with large ones the bytes that they write and read.
+"""
+
+import pytest
+import torch
+
+from tests.gpu.measured import CASES, Work, run_pass, work
+from tests.gpu.recipes import RECIPES, recipe_args
+
+HALF_PRODUCT = (torch.float16, torch.float16)
+
+# Of a micro batch of 4096 tokens; python -m tests.gpu.measured prints what there is.
+BUDGETS = {
+    ("classic", "full", 128): Work(14, 28, 39, 95, 34.5),
+    ("classic", "padded", 128): Work(17, 28, 39, 95, 34.5),
+    ("paper", "full", 128): Work(12, 22, 43, 101, 34.5),
+    ("paper", "padded", 128): Work(15, 22, 43, 101, 34.5),
+    ("paper", "packed", 2048): Work(15, 22, 41, 105, 38.5),
+    ("fast", "packed", 128): Work(22, 27, 39, 179, 43),
+    ("fast-base", "full", 128): Work(19, 27, 40, 181, 42),
+    ("fast-base", "packed", 128): Work(22, 27, 39, 181, 42),
+    ("fast-base", "packed", 512): Work(22, 27, 39, 182, 43),
+    ("fast-base", "packed", 2048): Work(22, 27, 39, 186, 47),
+    ("fast-large", "packed", 128): Work(22, 27, 39, 182, 42),
+}
+
+
+def test_every_recipe_has_a_budget():
+    assert BUDGETS.keys() == set(CASES)
+    assert {name for name, *_ in CASES} == RECIPES.keys()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_kernels_and_bytes_of_a_layer(case):
+    found, budget = work(*case), BUDGETS[case]
+    assert all(n <= limit for n, limit in zip(found, budget, strict=True)), (found, budget)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_whole_model_keeps_to_its_device_and_dtype(name):
+    case = next(case for case in CASES if case[0] == name)
+    whole, budget = run_pass(*case), BUDGETS[case]
+    for operations in (whole.forward, whole.backward):
+        assert operations.mixed == operations.doubles == set()
+        assert set(operations.products) == {HALF_PRODUCT}
+    layers = recipe_args(name, case[2]).num_hidden_layers
+    of_layer = budget.forward + budget.backward
+    assert whole.num_kernels <= layers * of_layer + budget.outside
