@@ -22,6 +22,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pretrain import distributed
 from pretrain.distributed import leave_ranks, rank, start_ranks
 from pretrain.flags import parse_flags
 from pretrain.metrics import SilentLog
@@ -42,7 +43,7 @@ SMALL = (
     *("--hidden_size=32", "--num_hidden_layers=1", "--num_attention_heads=4"),
     *("--intermediate_size=64", f"--train_micro_batch_size_per_gpu={MICRO_BATCHES}"),
     *(f"--max_steps={LINE_STEP + 1}", f"--print_steps={LINE_STEP}", "--checkpoint_steps=0"),
-    *("--checkpoint_minutes=0", "--no-do_validation"),
+    *("--checkpoint_minutes=0", "--no-do_validation", "--gradient_clipping=1"),
 )
 # Operators and methods that return what is on the device to the host, or whose result's size does.
 WAITING_OPERATORS = {
@@ -51,7 +52,7 @@ WAITING_OPERATORS = {
     **{name: name for name in ("nonzero", "equal", "masked_select", "bincount", "_unique2")},
     **{name: name for name in ("unique_dim", "repeat_interleave")},
 }
-WAITING_METHODS = ("tolist", "cpu", "numpy")
+WAITING_METHODS = ("tolist", "cpu")
 OURS = ("pretrain", "deepspeed", "tests")
 
 
@@ -63,9 +64,10 @@ class Counting(TorchDispatchMode):
         self.counts = counts
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        namespace, name = operator.namespace, operator._schema.name.split("::")[1]
-        if namespace == "c10d":
-            self.counts["collectives", f"{name.strip('_')} {place()}"] += 1
+        name = operator._schema.name.split("::")[1]
+        if operator.namespace == "c10d":
+            owner = "host" if is_hosts(operator, args) else "device"
+            self.counts["collectives", f"{owner}'s {name.strip('_')} {place()}"] += 1
         elif name in WAITING_OPERATORS or (name == "index" and has_mask(args[1])):
             self.counts["waits", f"{WAITING_OPERATORS.get(name, 'mask')} {place()}"] += 1
         return operator(*args, **(kwargs or {}))
@@ -83,6 +85,13 @@ class CountingMethods(TorchFunctionMode):
         if name in WAITING_METHODS and args and isinstance(args[0], torch.Tensor):
             self.counts["waits", f"{name} {place()}"] += 1
         return function(*args, **(kwargs or {}))
+
+
+def is_hosts(operator, arguments) -> bool:
+    """True for a collective of the group that numbers of the host take, where ranks use NCCL."""
+    names = [argument.name for argument in operator._schema.arguments]
+    group = torch.distributed.ProcessGroup.unbox(arguments[names.index("process_group")])
+    return distributed._host_group and group.group_name == distributed._host_group.group_name
 
 
 def has_mask(indices) -> bool:
@@ -159,6 +168,8 @@ def by_sort(counts: Counter) -> dict[str, dict[str, int]]:
 
 def main(names: list[str]) -> None:
     device = start_ranks()
+    if torch.distributed.get_world_size() > 1:  # as with NCCL: a group beside that of the device
+        distributed._host_group = torch.distributed.new_group(backend="gloo")
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_dataset(Path(folder) / "dataset")
         counts = {

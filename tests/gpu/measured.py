@@ -3,10 +3,14 @@
 python -m tests.gpu.measured        prints what test_kernels.py holds to its budgets
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 
+from pretrain import attention
 from tests.gpu.operations import Kept, KernelsOfCuda, Operations
 from tests.gpu.recipes import TOKENS, micro_batch, model_without_memory, recipe_args
 
@@ -54,12 +58,25 @@ def run_pass(name: str, rows: str, length: int, layers: int | None = None) -> Pa
     model = model_without_memory(recipe_args(name, length, layers), torch.float16)
     inputs = micro_batch(rows, length).inputs(META)
     kept, forward, backward = Kept(list(model.parameters())), Operations(), Operations()
-    with KernelsOfCuda():
+    with KernelsOfCuda(), patterns_of_cuda():
         with kept, forward:
             loss = model(*inputs)
         with backward:
             loss.backward()
     return Pass(forward, backward, kept.num_bytes)
+
+
+@contextmanager
+def patterns_of_cuda() -> Iterator[None]:
+    """Has tensors of the meta device, which autocast does not know, attend as on an A100."""
+
+    def takes_flash(hidden: torch.Tensor, head_dim: int) -> bool:
+        return attention.is_built_for_flash(hidden.dtype, head_dim, attention.AMPERE)
+
+    with mock.patch.multiple(
+        attention, takes_flash=takes_flash, compute_dtype=lambda hidden: hidden.dtype
+    ):
+        yield
 
 
 def work(name: str, rows: str, length: int) -> Work:

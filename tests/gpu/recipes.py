@@ -21,13 +21,16 @@ DOCUMENT = 150  # tokens of a packed row's sample, about
 ROWS = ("full", "padded", "packed")
 
 
-def recipe_args(name: str, length: int, layers: int | None = None) -> Namespace:
-    """The flags of a run by a recipe, with what the dataset would add; layers: None is its own."""
+def recipe_args(name: str, length: int, layers: int | None = None, **changes) -> Namespace:
+    """The flags of a run by a recipe, with what the dataset would add.
+
+    layers: None is the recipe's own number. changes: other flags by name.
+    """
     config = load_config(RECIPES[name], (), stages=("pretrain",))
     args = Namespace(**training_flags(config, Path("dataset"), Path("output")))
     args.vocab_size, args.special_ids, args.max_seq_length = VOCAB_SIZE, SPECIAL_IDS, length
     args.num_hidden_layers = layers or args.num_hidden_layers
-    return args
+    return Namespace(**{**vars(args), **changes})
 
 
 def micro_batch(rows: str, length: int, predicted: float = 0.15) -> MicroBatch:

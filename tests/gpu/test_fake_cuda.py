@@ -1,5 +1,7 @@
 """The forward pass on CUDA tensors without memory: devices, dtypes, and no number read."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 
@@ -20,23 +22,35 @@ RUNS = {
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("run", RUNS)
 def test_the_forward_pass_stays_on_the_gpu(run, rows, length):
-    recipe, dtype, autocast = RUNS[run]
-    model = model_without_memory(recipe_args(recipe, length, LAYERS), dtype)
-    batch = micro_batch(rows, length)
-    with (
-        fake_cuda(),
-        KernelsOfCuda(),
-        torch.autocast("cuda", autocast, enabled=autocast is not None),
-    ):
+    recipe, weights, autocast = RUNS[run]
+    operations = _forward(recipe_args(recipe, length, LAYERS), rows, weights, autocast)
+    if run != "paper fp32":  # long rows of which attend document by document
+        # Four of a layer, its attention, the head and the product with the word embeddings.
+        assert operations.products.total() == 5 * LAYERS + 2
+
+
+@pytest.mark.parametrize("length", [128, 2048])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_windows_stay_on_the_gpu(dtype, length):
+    windows = {"attention_window": 64, "global_attention_every": 2}
+    _forward(recipe_args("fast-base", length, LAYERS, **windows), "packed", dtype, None)
+
+
+def _forward(
+    args: Namespace, rows: str, weights: torch.dtype, autocast: torch.dtype | None
+) -> Operations:
+    """The operations of a forward pass, after checks of devices and dtypes."""
+    model, batch = model_without_memory(args, weights), micro_batch(rows, args.max_seq_length)
+    with fake_cuda(), KernelsOfCuda():
         move_to_cuda(model)
-        with Operations() as operations:
+        on_cuda = torch.autocast("cuda", autocast, enabled=autocast is not None)
+        with on_cuda, Operations() as operations:
             loss = model(*batch.inputs(CUDA))
-    computed = autocast or dtype
+    computed = autocast or weights
     assert loss.device == CUDA and loss.dtype == torch.float32
     assert set(operations.products) == {(computed, computed)}
-    # Four of a layer, its attention, the head and the product with the word embeddings.
-    assert operations.products.total() == 5 * LAYERS + 2
     assert operations.mixed == operations.doubles == set()
+    return operations
 
 
 def test_a_tensor_of_the_host_among_those_of_the_gpu_is_an_error():

@@ -20,54 +20,38 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # --- budgets: {"kind place": times in a step}; what is not listed must not be there --------------
 
-TIMER = "deepspeed/utils/timer.py"
-UTILS = "deepspeed/runtime/utils.py"
-TIMERS = {f"synchronize {TIMER}:start": 2, f"synchronize {TIMER}:stop": 1}
-ZERO = {
-    f"item {UTILS}:is_invalid_grad_norm": 1,
-    f"upload {UTILS}:mask_nan_or_inf_with_val_inplace": 1,
-}
+NONE: dict[str, int] = {}
+# Only the host can skip a step whose gradient is not finite.
+ONE = {"cpu pretrain/overflow.py:read": 1}
 WAITS = {
-    "fp32": TIMERS,
-    "fp16 ZeRO-1": {
-        **TIMERS,
-        **ZERO,
-        "item deepspeed/runtime/zero/stage_1_and_2.py:has_overflow": 1,
-        f"upload {UTILS}:mask_nan_or_inf_with_val_inplace": 2,
-    },
-    "bf16 ZeRO-1": {**TIMERS, **ZERO},
-    "bf16 Muon": TIMERS,
-    "fp16 Muon": {
-        **TIMERS,
-        "item deepspeed/runtime/engine.py:_take_model_step": 1,
-        "item pretrain/engine.py:loss_scale": 1,
-    },
+    "fp32": NONE,
+    "fp16 ZeRO-1": ONE,
+    "bf16 ZeRO-1": ONE,
+    "bf16 Muon": NONE,
+    "fp16 Muon": NONE,  # it skips on the device
 }
 # What a line of metrics takes besides: the losses, the gradient's norm, the loss scale.
 LINE = {
     "tolist pretrain/losses.py:collect": 1,
-    "item pretrain/engine.py:gradient_norm": 1,
-    "item pretrain/engine.py:norm_of_last_step": 1,
-    "item pretrain/engine.py:loss_scale": 3,
+    "tolist pretrain/losses.py:_on_host": 2,
+    "cpu pretrain/overflow.py:read": 1,
+    "item pretrain/engine.py:loss_scale": 2,
 }
-# What two ranks take besides.
-RANKS = {
-    "tolist pretrain/distributed.py:sum_numbers": 2,
-    "upload pretrain/distributed.py:sum_numbers": 2,
-}
-# Functions whose tensors are the host's on a GPU as well.
-HOST_FUNCTIONS: tuple[str, ...] = ()
+# Functions whose tensors are the host's on a GPU as well, and so is the group that adds them up.
+HOST_FUNCTIONS = ("pretrain/distributed.py:sum_numbers",)
 
-SUMS = {"allreduce pretrain/distributed.py:sum_over_ranks": 2}
-GRADIENTS = {**SUMS, "allreduce deepspeed/comm/torch.py:all_reduce": 1}
-GATHERED = {**GRADIENTS, "allgather_base deepspeed/comm/torch.py:all_gather_into_tensor": 2}
+DEEPSPEED = "deepspeed/comm/torch.py"
+# The predictions and the clock of a step, and a signal after each micro batch but the last.
+NUMBERS = {"host's allreduce pretrain/distributed.py:sum_numbers": 3}
+GRADIENTS = {**NUMBERS, f"device's allreduce {DEEPSPEED}:all_reduce": 1}
+WEIGHTS = {**GRADIENTS, f"device's allgather_base {DEEPSPEED}:all_gather_into_tensor": 2}
+UPDATES = {**GRADIENTS, "device's allgather_base pretrain/distributed.py:gather": 2}
 COLLECTIVES = {
     "fp32": GRADIENTS,
-    # The norm, the overflow and, of both micro batches, the gradients.
-    "fp16 ZeRO-1": {**GATHERED, "allreduce deepspeed/comm/torch.py:all_reduce": 4},
-    "bf16 ZeRO-1": GATHERED,
-    "bf16 Muon": GRADIENTS,
-    "fp16 Muon": GRADIENTS,
+    "fp16 ZeRO-1": {**WEIGHTS, "device's allreduce pretrain/overflow.py:scaled_norm": 1},
+    "bf16 ZeRO-1": WEIGHTS,
+    "bf16 Muon": UPDATES,
+    "fp16 Muon": UPDATES,
 }
 
 # --- counting -----------------------------------------------------------------------------------
@@ -98,7 +82,7 @@ def counts() -> dict[int, dict]:
     found = {}
     try:
         for ranks, (first, *others) in children.items():
-            output, errors = first.communicate(timeout=120)
+            output, errors = first.communicate(timeout=300)
             assert first.returncode == 0, errors[-2000:]
             assert [other.wait(20) for other in others] == [0] * len(others)
             found[ranks] = json.loads(output.splitlines()[-1])
@@ -119,19 +103,23 @@ def _device_waits(counts: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_no_wait_between_two_lines_of_metrics(counts, run):
-    assert _excess(_device_waits(counts[1][run]["plain"]["waits"]), WAITS[run]) == {}
-    assert _excess(_device_waits(counts[2][run]["plain"]["waits"]), WAITS[run], RANKS) == {}
+def test_at_most_one_wait_in_a_step_between_two_lines_of_metrics(counts, run):
+    for ranks in (1, 2):
+        waits = _device_waits(counts[ranks][run]["plain"]["waits"])
+        assert _excess(waits, WAITS[run]) == {} and sum(waits.values()) <= 1
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_line_of_metrics_waits_for_its_numbers_alone(counts, run):
     for ranks in (1, 2):
         waits = _device_waits(counts[ranks][run]["line"]["waits"])
-        assert _excess(waits, WAITS[run], LINE, RANKS if ranks > 1 else {}) == {}
+        assert _excess(waits, WAITS[run], LINE) == {}
         assert waits["tolist pretrain/losses.py:collect"] == 1  # it is counted
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_collectives_of_a_step(counts, run):
-    assert _excess(counts[2][run]["plain"]["collectives"], COLLECTIVES[run]) == {}
+    collectives = counts[2][run]["plain"]["collectives"]
+    assert _excess(collectives, COLLECTIVES[run]) == {}
+    numbers = {what for what in collectives if what.endswith(HOST_FUNCTIONS)}
+    assert numbers == NUMBERS.keys()  # none over the group of the device, for which they would wait

@@ -16,15 +16,15 @@ HALF_PRODUCT = (torch.float16, torch.float16)
 BUDGETS = {
     ("classic", "full", 128): Work(14, 28, 39, 95, 34.5),
     ("classic", "padded", 128): Work(17, 28, 39, 95, 34.5),
-    ("paper", "full", 128): Work(12, 22, 43, 101, 34.5),
-    ("paper", "padded", 128): Work(15, 22, 43, 101, 34.5),
-    ("paper", "packed", 2048): Work(15, 22, 41, 105, 38.5),
-    ("fast", "packed", 128): Work(22, 27, 39, 179, 43),
-    ("fast-base", "full", 128): Work(19, 27, 40, 181, 42),
-    ("fast-base", "packed", 128): Work(22, 27, 39, 181, 42),
-    ("fast-base", "packed", 512): Work(22, 27, 39, 182, 43),
-    ("fast-base", "packed", 2048): Work(22, 27, 39, 186, 47),
-    ("fast-large", "packed", 128): Work(22, 27, 39, 182, 42),
+    ("paper", "full", 128): Work(12, 21, 43, 95, 34.5),
+    ("paper", "padded", 128): Work(12, 21, 46, 95, 34.5),
+    ("paper", "packed", 2048): Work(12, 21, 41, 95, 34.5),
+    ("fast", "packed", 128): Work(15, 23, 43, 122, 42),
+    ("fast-base", "full", 128): Work(15, 23, 40, 124, 42),
+    ("fast-base", "packed", 128): Work(15, 23, 43, 124, 42),
+    ("fast-base", "packed", 512): Work(15, 23, 39, 124, 42),
+    ("fast-base", "packed", 2048): Work(15, 23, 39, 124, 42),
+    ("fast-large", "packed", 128): Work(15, 23, 43, 126, 42),
 }
 
 
