@@ -79,17 +79,22 @@ def patterns_of_cuda() -> Iterator[None]:
         yield
 
 
-def work(name: str, rows: str, length: int) -> Work:
-    """From what one layer takes and what three take: all but the first are alike."""
-    one, three = (run_pass(name, rows, length, layers) for layers in (1, 3))
+def work(one: Pass, three: Pass, hidden_size: int) -> Work:
+    """From passes through one layer and through three: all but the first are alike."""
     forward = (three.forward.num_kernels - one.forward.num_kernels) / 2
     backward = (three.backward.num_kernels - one.backward.num_kernels) / 2
     outside = one.num_kernels - forward - backward
-    unit = 2 * TOKENS * recipe_args(name, length).hidden_size
+    unit = 2 * TOKENS * hidden_size
     written, kept = (three.written - one.written) / unit, (three.kept - one.kept) / unit
     return Work(forward, backward, outside, written, kept)
 
 
+def main() -> None:
+    for name, rows, length in CASES:
+        one, three = (run_pass(name, rows, length, layers) for layers in (1, 3))
+        found = work(one, three, recipe_args(name, length).hidden_size)
+        print(f"{(name, rows, length)}: Work({', '.join(f'{n:.4g}' for n in found)}),")
+
+
 if __name__ == "__main__":
-    for case in CASES:
-        print(f"{case}: Work({', '.join(f'{number:.4g}' for number in work(*case))}),")
+    main()

@@ -7,7 +7,7 @@ batches the number of kernels decides, with large ones the bytes that they write
 import pytest
 import torch
 
-from tests.gpu.measured import CASES, Work, run_pass, work
+from tests.gpu.measured import CASES, Pass, Work, run_pass, work
 from tests.gpu.recipes import RECIPES, recipe_args
 
 HALF_PRODUCT = (torch.float16, torch.float16)
@@ -35,17 +35,24 @@ def test_every_recipe_has_a_budget():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_kernels_and_bytes_of_a_layer(case):
-    found, budget = work(*case), BUDGETS[case]
+    one, three = (run_pass(*case, layers) for layers in (1, 3))
+    _check_devices_and_dtypes(three)
+    found = work(one, three, recipe_args(case[0], case[2]).hidden_size)
+    budget = BUDGETS[case]
     assert all(n <= limit for n, limit in zip(found, budget, strict=True)), (found, budget)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_whole_model_keeps_to_its_device_and_dtype(name):
+def test_the_whole_model_is_as_its_layers(name):
     case = next(case for case in CASES if case[0] == name)
     whole, budget = run_pass(*case), BUDGETS[case]
-    for operations in (whole.forward, whole.backward):
-        assert operations.mixed == operations.doubles == set()
-        assert set(operations.products) == {HALF_PRODUCT}
+    _check_devices_and_dtypes(whole)
     layers = recipe_args(name, case[2]).num_hidden_layers
     of_layer = budget.forward + budget.backward
     assert whole.num_kernels <= layers * of_layer + budget.outside
+
+
+def _check_devices_and_dtypes(done: Pass) -> None:
+    for operations in (done.forward, done.backward):
+        assert operations.mixed == operations.doubles == set()
+        assert set(operations.products) == {HALF_PRODUCT}
