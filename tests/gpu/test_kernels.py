@@ -1,7 +1,7 @@
 """Budgets of kernels and memory, and devices and dtypes, of each recipe at its real size.
 
-An H100 computes for a few microseconds what the host takes as many to launch: with small micro
-batches the number of kernels decides, with large ones the bytes that they write and read.
+The host launches kernels one by one: with small micro batches their number decides how fast a step
+is, with large ones the bytes that they write and read.
 """
 
 import pytest
