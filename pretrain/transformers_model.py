@@ -33,6 +33,11 @@ SHIFTED_POSITIONS = (
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert"),
     *("data2vec-text", "ibert", "longformer", "luke", "esm"),
 )
+# They take a mask for all queries, and then read no number of it, for which the host would wait.
+# Those with layers that attend to a window of tokens would lose it.
+READY_MASK = (
+    *("bert", "roberta", "roberta-prelayernorm", "camembert", "electra", "albert", "distilbert"),
+)
 # Where a class's defaults are not what its published models are.
 SETTINGS = {
     "luke": {"entity_vocab_size": 4},  # no text names one of its half a million entities
@@ -112,7 +117,7 @@ class TransformersModel(nn.Module):
             attention_mask = attention_mask.numbers
         inputs = {"input_ids": input_ids}
         if attention_mask is not None:
-            inputs["attention_mask"] = attention_mask.long()
+            inputs["attention_mask"] = self._mask(attention_mask)
         if self.takes_segments:
             inputs["token_type_ids"] = segment_ids
         self.prediction_index = prediction_index
@@ -121,6 +126,13 @@ class TransformersModel(nn.Module):
         finally:
             self.prediction_index = None
         return logits if labels is None else mean_cross_entropy(logits, labels)
+
+    def _mask(self, is_real: Tensor) -> Tensor:
+        """What the model takes to attend to real tokens alone; is_real: bool [batch, length]."""
+        config = self.model.config
+        if config.model_type in READY_MASK and config._attn_implementation == "sdpa":
+            return is_real[:, None, None]  # for all heads and queries
+        return is_real.long()
 
 
 def takes_segments(model: "PreTrainedModel") -> bool:

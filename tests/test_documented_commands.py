@@ -244,6 +244,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
     **{f"python3 -m benchmarks.{name}": check_module(f"benchmarks.{name}") for name in BENCHMARKS},
     "python3 -m benchmarks.gpu_check": check_module("benchmarks.gpu_check.__main__"),
     "python3 -m benchmarks.frequency_baseline": check_number_of(1),
+    "python3 -m tests.gpu.measured": check_number_of(0),
     "python3 -m tests.configs.fuzz_configs": check_module("tests.configs.fuzz_configs"),
     "python3 -m tests.finetune.kill_search": check_module("tests.finetune.kill_search"),
     "python3 tests/broken_files.py": check_number_of(0),

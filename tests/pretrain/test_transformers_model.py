@@ -6,6 +6,7 @@ import torch
 from pretrain.attention import LONG_ROW, Documents
 from pretrain.compiling import repeated_layers
 from pretrain.model import build_model, check_model_args
+from pretrain.transformers_model import READY_MASK
 from tests.pretrain.test_model import LABELS, example_batch, gradients, model_args
 
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
@@ -35,6 +36,15 @@ def test_the_head_sees_masked_positions_only_and_computes_what_it_does_on_all(mo
     expected = -found.log_softmax(-1)[torch.arange(4), LABELS].mean()
     loss = model(input_ids, segment_ids, mask, index, LABELS)
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("model_type", READY_MASK)
+def test_the_host_reads_no_number_of_a_padded_batch(model_type):
+    """Of tensors without memory there is none to read."""
+    with torch.device("meta"):
+        model = seeded_model(model_type)
+    inputs = [tensor.to("meta") for tensor in (*example_batch(), LABELS)]
+    model(*inputs).backward()
 
 
 @pytest.mark.parametrize("model_type", TYPES)
