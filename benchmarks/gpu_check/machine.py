@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -98,8 +99,6 @@ def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
 
 
 def _driver_by_nvidia_smi() -> str:
-    import subprocess
-
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -116,9 +115,13 @@ def _nccl_version() -> str:
 
 def check_packages() -> Outcome:
     """Versions of the packages that this project needs; those that are not the tested ones."""
-    versions = {name: _version(name) for name in pinned_requirements()}
-    pins = pinned_requirements().items()
-    others = [f"{name} {versions[name]} (tested: {pin})" for name, pin in pins if _differs(name)]
+    pins = pinned_requirements()
+    versions = {name: _version(name) for name in pins}
+    others = [
+        f"{name} {version} (tested: {pins[name]})"
+        for name, version in versions.items()
+        if version.partition("+")[0] != pins[name]
+    ]
     return passed("; ".join(others) or "all as tested", **versions)
 
 
@@ -127,10 +130,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "none"
-
-
-def _differs(name: str) -> bool:
-    return _version(name).partition("+")[0] != pinned_requirements()[name]
 
 
 # --- what it can do ----------------------------------------------------------------------------

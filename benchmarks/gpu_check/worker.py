@@ -85,9 +85,8 @@ def _work(
     """Runs in the new process."""
     os.setsid()  # to be killed with its children
     with open(log, "ab") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
+        for number in (1, 2):  # of children, too
+            os.dup2(file.fileno(), number)
     if rehearses:
         os.environ.update(ON_CPU)
     device = torch.device("cpu") if rehearses else torch.device("cuda", 0)
