@@ -104,5 +104,5 @@ def check_correctness(
                 problems.append(f"{name} is off by more than {limit:g}")
     advice = "; ".join(problems)
     if problems:
-        advice += f" (fp32 products are in {torch.backends.cuda.matmul.fp32_precision})"
+        advice += f" (TF32 allowed: {torch.backends.cuda.matmul.allow_tf32})"
     return judged("; ".join(told), advice, **numbers)

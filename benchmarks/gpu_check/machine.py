@@ -170,11 +170,11 @@ def _peak(bench: Bench, dtype: torch.dtype) -> float:
 
 def _tf32_peak(bench: Bench) -> float:
     settings = torch.backends.cuda.matmul
-    before, settings.fp32_precision = settings.fp32_precision, "tf32"
+    before, settings.allow_tf32 = settings.allow_tf32, True
     try:
         return _peak(bench, torch.float32)
     finally:
-        settings.fp32_precision = before
+        settings.allow_tf32 = before
 
 
 def check_bandwidth(bench: Bench) -> Outcome:
