@@ -19,7 +19,8 @@ LARGE_TASKS = ["QQP", "MNLI", "QNLI", "ReCoRD"]
 
 def _system() -> CfgNode:
     system = CfgNode()
-    # GPUs to use. -1: all there are; 0: train on the CPU; n: GPUs 0 to n-1.
+    # GPUs to use, of those that CUDA_VISIBLE_DEVICES names. -1: all there are; 0: train on the CPU;
+    # n: the first n. One that torch cannot use is an error.
     system.NUM_GPUS = -1
     # Memory that data preparation may use on a server, summed over all its processes, in GB.
     system.MAX_MEMORY_IN_GB = 16.0
@@ -30,7 +31,8 @@ def _system() -> CfgNode:
     # the same paths. Empty: this machine alone.
     system.DASK_SCHEDULER = ""
     # DeepSpeed hostfile (a line `server slots=8` per server) of the servers that pretraining runs
-    # on; all must see OUTPUT_ROOT and this project under the same paths. Empty: this machine alone.
+    # on; all must see OUTPUT_ROOT and this project under the same paths. A slot is a GPU, or with
+    # NUM_GPUS 0 a process on the CPU. Empty: this machine alone.
     system.HOSTFILE = ""
     # Folder under which data/, saved_models/, output/, output_test_translated/, log/ and
     # tmp/ are made.

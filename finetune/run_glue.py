@@ -33,6 +33,7 @@ from finetune.runs import (
 from finetune.tasks import TASKS, Task, find_task
 from pipeline.artifacts import write_json
 from pipeline.console import WARNING_PREFIX, print_line
+from pipeline.devices import take_device
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
 
@@ -171,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     for note in _notes(arguments, flags):
         print(f"note: {note}")
     if flags.use_cpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch looks for GPUs first
+        take_device("cpu")
     try:
         results = run(flags)
     except (StageError, OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from finetune.acceleration import accelerate
 from finetune.batches import sorted_batches
 from finetune.encoding import Padding, Tokens, padding_of
 from finetune.foreign_models import check_vocabulary
+from pipeline.devices import device_type
 from pipeline.oom import is_out_of_memory
 from pretrain.cpu_settings import keep_freed_memory
 
@@ -24,14 +25,15 @@ CPU_TOKENS = 4096
 class Runner:
     """A classifier on the first visible GPU, in half precision, or on the CPU, made fast.
 
-    Raises StageError, as `check_vocabulary` does, for a tokenizer that is not the model's.
+    Raises StageError, as `check_vocabulary` does, for a tokenizer that is not the model's, and as
+    `device_type` does where torch cannot use the GPU.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         check_vocabulary(model, tokenizer)
         self.model = model
-        has_gpu = torch.cuda.device_count() > 0
-        self.device = torch.device("cuda" if has_gpu else "cpu")
+        self.device = torch.device(device_type())
+        has_gpu = self.device.type == "cuda"
         self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if has_gpu else 1)
         if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
             model.config.pad_token_id = tokenizer.pad_token_id

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from finetune.dispatch import WorkerDied, attempt
-from pipeline.devices import visible_gpu_names
+from pipeline.devices import take_device, visible_gpu_names
 from pipeline.errors import ConfigError, StageError
 from pipeline.executor import LocalPool, local_pool, num_cores
 from pipeline.oom import OomKills, cause_of_death
@@ -135,10 +135,11 @@ def _last_words(process: BaseProcess, kills: OomKills) -> str:
 
 def _prepare_worker(gpu: int | None, num_threads: int) -> None:
     """Runs in the new process, before torch is imported there: it takes its threads from here."""
-    visible, chosen = visible_gpu_names(), ""
+    device = "cpu"
     if gpu is not None:
-        chosen = str(gpu) if visible is None else visible[gpu]
-    os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+        visible = visible_gpu_names()
+        device = f"cuda:{gpu if visible is None else visible[gpu]}"
+    take_device(device)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(num_threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would slow the other slots
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

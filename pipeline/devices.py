@@ -1,38 +1,254 @@
-"""How many GPUs there are, found without importing torch."""
+"""The GPUs that a run may use: torch itself is asked, and where it cannot use them, says why.
 
+The pipeline asks a child process (pipeline/torch_probe.py), as it never imports torch itself.
+Processes that compute have `take_device` called before they import torch and `device_type` after.
+"""
+
+import json
 import os
-from pathlib import Path
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.environment import PROJECT, install_command
+from pipeline.errors import ConfigError, StageError
+from pipeline.nvidia import FIRST_DRIVER, System, has_kernels, lists_cards, read_system
+from pipeline.processes import answer
+
+# torch from a cold network disk, and each GPU waking up.
+PROBE_SECONDS = 300.0
+# What ends the list in CUDA_VISIBLE_DEVICES; the word is Slurm's for a job without GPUs.
+LAST = ("", "NoDevFiles")
+TO_CPU = "train on the CPU (SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)"
+# One rank's flag, as `take_device` reads it.
+DEVICE = re.compile(r"auto|cpu|cuda(:[\w/.-]+(,[\w/.-]+)*)?")
 
 
-def num_visible_gpus() -> int:
-    """NVIDIA GPUs that this process may use; CUDA_VISIBLE_DEVICES is respected."""
-    present = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    if not present:
-        present = len([node for node in Path("/dev").glob("nvidia*") if node.name[6:].isdigit()])
-    visible = visible_gpu_names()
-    return present if visible is None else min(present, len(visible))
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as torch has it. problem: why it computes nothing there; empty if it does."""
+
+    name: str
+    capability: tuple[int, int]
+    problem: str = ""
+
+    @property
+    def computes_in_bf16(self) -> bool:
+        """False before Ampere: torch then emulates bf16. Source: torch.cuda.is_bf16_supported."""
+        return self.capability >= (8, 0)
+
+
+@dataclass(frozen=True)
+class Torch:
+    """The torch that is installed, and its GPUs in CUDA's order, those that are visible.
+
+    cuda: the version that it is built for, e.g. `13.0`; empty in a build for the CPU.
+    architectures: what it has kernels for, e.g. `sm_86`. problem: why it has no GPU.
+    """
+
+    version: str
+    cuda: str = ""
+    architectures: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    problem: str = ""
+
+    def __str__(self) -> str:
+        return f"torch {self.version}" + (f" for CUDA {self.cuda}" if self.cuda else "")
+
+
+# --- for the pipeline ----------------------------------------------------------------------------
 
 
 def visible_gpu_names() -> list[str] | None:
-    """The entries of CUDA_VISIBLE_DEVICES up to the first -1, as CUDA reads it; None if not set."""
+    """The entries of CUDA_VISIBLE_DEVICES up to its end, as CUDA reads it; None if not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return None
     names = [name.strip() for name in visible.split(",")]
-    end = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
+    end = next((i for i, name in enumerate(names) if name in LAST or name[:1] == "-"), len(names))
     return names[:end]
 
 
+def lists_gpus() -> bool:
+    """True if the system lists NVIDIA cards and CUDA_VISIBLE_DEVICES does not hide them all.
+
+    Cheap; whether torch can use them is not asked.
+    """
+    return visible_gpu_names() != [] and lists_cards()
+
+
+def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
+    """The GPUs for SYSTEM.NUM_GPUS: -1 all, 0 none, n the first ones in CUDA's order.
+
+    Raises ConfigError if there are fewer, or if torch cannot use one of them; with -1, one that the
+    system lists or CUDA_VISIBLE_DEVICES names counts. key: which the error names.
+    """
+    if not asked:
+        return ()
+    if not lists_gpus():
+        if asked > 0:
+            raise ConfigError([_too_few(key, asked, 0)])
+        return ()
+    found = ask_torch()
+    gpus = found.gpus if asked == -1 else found.gpus[:asked]
+    if not gpus or any(gpu.problem for gpu in gpus):
+        raise ConfigError([f"{key}: {_why_unusable(found, gpus)}"])
+    if asked > len(gpus):
+        raise ConfigError([_too_few(key, asked, len(gpus))])
+    if asked == -1 and (missing := _missing(len(gpus))):
+        raise ConfigError([f"{key}: {missing}"])
+    return gpus
+
+
 def num_gpus(asked: int) -> int:
-    """GPUs to use for SYSTEM.NUM_GPUS: -1 all, 0 none. ConfigError if there are fewer."""
-    present = num_visible_gpus()
-    if asked > present:
-        raise ConfigError(
-            [
-                f"SYSTEM.NUM_GPUS: not that many here, got {asked}, expected at most {present} "
-                "(-1 takes what there is, 0 trains on the CPU)"
-            ]
-        )
-    return present if asked == -1 else asked
+    """How many `usable_gpus` there are. Raises ConfigError as it does."""
+    return len(usable_gpus(asked))
+
+
+def ask_torch() -> Torch:
+    """What torch can use in a process with the environment of this one; asked once for each."""
+    return _ask_torch(tuple(sorted(os.environ.items())))
+
+
+@cache
+def _ask_torch(environment: tuple[tuple[str, str], ...]) -> Torch:
+    command = [sys.executable, "-m", "pipeline.torch_probe"]
+    try:
+        done = answer(command, PROBE_SECONDS, dict(environment), PROJECT)
+    except subprocess.TimeoutExpired:
+        problem = f"it gave no answer in {PROBE_SECONDS:.0f} s, as where the driver hangs"
+        return Torch("here", problem=problem)
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Torch("here", problem=f"it cannot be asked ({last})")
+    return _as_torch(json.loads(lines[-1]))
+
+
+def _as_torch(found: dict[str, Any]) -> Torch:
+    """Of what torch_probe tells."""
+    gpus = tuple(
+        Gpu(gpu["name"], tuple(gpu["capability"]), gpu["problem"]) for gpu in found["gpus"]
+    )
+    architectures = tuple(found["architectures"])
+    return Torch(found["version"], found["cuda"], architectures, gpus, found["problem"])
+
+
+# --- for processes that compute ------------------------------------------------------------------
+
+
+def take_device(device: str) -> None:
+    """Gives this process a device, before it imports torch: `cpu`, `cuda`, or `cuda:2,GPU-ab` with
+    the GPUs as CUDA_VISIBLE_DEVICES names them. `auto`: that of DS_ACCELERATOR, or what there is.
+
+    Kept in DS_ACCELERATOR, which DeepSpeed reads, and CUDA_VISIBLE_DEVICES, which torch does.
+    """
+    kind, _, names = device.partition(":")
+    if kind == "auto":
+        kind = os.environ.get("DS_ACCELERATOR", "")
+    else:
+        os.environ["DS_ACCELERATOR"] = kind
+    if kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif names:
+        os.environ["CUDA_VISIBLE_DEVICES"] = names
+
+
+def device_type(number: int = 0) -> str:
+    """`cuda` or `cpu`: what this process, which imports torch now, computes on.
+
+    number: of its GPU, among the visible ones. Raises StageError if it was given a GPU, or the
+    system lists one, and torch cannot use it: computing on the CPU would go unnoticed for days.
+    """
+    given = os.environ.get("DS_ACCELERATOR", "")
+    if given not in ("", "cuda"):
+        return given
+    import torch
+
+    if not given and not torch.cuda.is_available() and not lists_gpus():
+        return "cpu"
+    from pipeline.torch_probe import look
+
+    found = _as_torch(look([number]))
+    gpus = found.gpus[number : number + 1]
+    if not gpus or gpus[0].problem:
+        raise StageError(_why_unusable(found, gpus))
+    return "cuda"
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _too_few(key: str, asked: int, present: int) -> str:
+    return (
+        f"{key}: not that many GPUs here, got {asked}, expected at most {present} "
+        "(SYSTEM.NUM_GPUS: -1 takes what there is, 0 trains on the CPU)"
+    )
+
+
+def _missing(count: int) -> str:
+    """What to do if torch has fewer GPUs than there should be; empty if it has them all."""
+    names = visible_gpu_names()
+    listed = len(read_system().cards if names is None else names)
+    if count >= listed:
+        return ""
+    if names is None:
+        where = f"{listed} that the system lists"
+        advice = "see why in nvidia-smi"
+    else:
+        where = f"{listed} that CUDA_VISIBLE_DEVICES names"
+        advice = f"{names[count]!r} and what follows is not taken (of MIG, a program has one part)"
+    return (
+        f"torch can use {count} GPU(s) of the {where}: {advice}, or set SYSTEM.NUM_GPUS: {count} "
+        "to use those"
+    )
+
+
+def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
+    """One sentence: what cannot be used, why, and the ways out."""
+    system = read_system()
+    bad = [gpu for gpu in gpus if gpu.problem]
+    if bad:
+        what, problem = _together(gpu.name for gpu in bad), _problem_with(found, bad[0])
+    else:
+        what = _together(card.name for card in system.cards) or "a GPU"
+        problem = found.problem or f"it finds {len(found.gpus)} GPU(s), and needs one more"
+    driver = f"driver {system.driver}" if system.driver else "no NVIDIA driver"
+    if system.newest_cuda:
+        driver += f" for CUDA {_dotted(system.newest_cuda)}"
+    more = f" ({system.problem})" if system.problem else ""
+    ways = [*_ways_out(found, bad, system), TO_CPU]
+    return f"{found} cannot use {what} ({driver}): {problem}{more}; {', or '.join(ways)}"
+
+
+def _problem_with(found: Torch, gpu: Gpu) -> str:
+    if has_kernels(gpu.capability, found.architectures):
+        return gpu.problem
+    built = " ".join(found.architectures)
+    return f"it has no kernels for compute capability {_dotted(gpu.capability)}, only for {built}"
+
+
+def _ways_out(found: Torch, bad: list[Gpu], system: System) -> Iterator[str]:
+    """Besides the CPU."""
+    major = int(found.cuda.partition(".")[0] or 0)
+    is_old = bool(system.newest_cuda) and system.newest_cuda[0] < major
+    if is_old and major in FIRST_DRIVER:
+        yield f"update the driver to {FIRST_DRIVER[major]} or newer"
+    has_none = any(not has_kernels(gpu.capability, found.architectures) for gpu in bad)
+    if is_old or has_none or (system.cards and not found.cuda):
+        yield f"install a torch that fits (`{install_command()}`; TORCH_INDEX_URL chooses one)"
+    if len(bad) < len(found.gpus):
+        yield "leave it out of CUDA_VISIBLE_DEVICES"
+
+
+def _together(names: Iterable[str]) -> str:
+    """Each name once."""
+    return " and ".join(dict.fromkeys(names))
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

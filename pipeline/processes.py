@@ -176,6 +176,37 @@ def _group_is_alive(group: int) -> bool:
     return any(fields and int(fields[2]) == group and fields[0] != "Z" for fields in processes)
 
 
+def answer(
+    command: Sequence[str],
+    seconds: float,
+    environment: Mapping[str, str] = {},
+    folder: Path | None = None,
+) -> subprocess.CompletedProcess:
+    """What a short program writes to stdout and stderr, as text, and its exit code.
+
+    Raises subprocess.TimeoutExpired after `seconds`. The program is killed then and not waited for,
+    as `subprocess.run` would: one that hangs in a driver does not end by that. Raises OSError if it
+    cannot be run. folder: where it runs, here by default.
+    """
+    child = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        out, err = child.communicate(timeout=seconds)
+    finally:
+        child.kill()
+        child.stdout.close()
+        child.stderr.close()
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
 def python_command(*arguments: str) -> list[str]:
     """A command line that runs the present Python."""
     return [sys.executable, *arguments]

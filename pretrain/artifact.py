@@ -14,21 +14,20 @@ from typing import Any
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, fingerprint, pretrain_dir
 from pipeline.console import duration
-from pipeline.devices import num_gpus, num_visible_gpus
 from pipeline.disk import DiskNeed
 from pipeline.errors import ConfigError
 from pipeline.integrity import file_digest
 from pretrain.batch_sizes import BatchSizes
 from pretrain.deepspeed_config import conflicts, read_user_config
 from pretrain.flags import flag_keys
-from pretrain.hostfile import read_hostfile
+from pretrain.hostfile import is_this_machine, read_hostfile
 from pretrain.model_types import OWN_TYPE, check_model_type
+from pretrain.placement import Placement, expects_gpus, place_ranks
 
 FORMAT = 2
 NUM_SEGMENTS = 2
 MODEL = "model"  # the folder of the export
 CARD, CURVE = "README.md", "loss_curve.png"  # for people, who are free to change them
-LOCAL = {"localhost"}  # needs no ssh
 PLAIN_WORDS = re.compile(r"[\w@+=:,./ -]*")
 # Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
 # the way, how the work is shared out, and when a run that goes wrong gives up. The micro batch is
@@ -70,37 +69,29 @@ SHARED_LAYERS = "albert"  # whose layers are all the same one
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
 
-def precision_in_words(config, gpus: int) -> str:
+def precision_in_words(config, on_gpus: bool) -> str:
     """What "auto" stands for (pretrain.precision), as far as one knows without a look at torch."""
     if config.PRETRAIN.PRECISION != "auto":
         return config.PRETRAIN.PRECISION
-    if gpus:
+    if on_gpus:
         return "fp16"
     ours = config.MODEL.TYPE == OWN_TYPE and config.PRETRAIN.ZERO_STAGE <= 0
     return "bf16 where this processor is built for it, else fp32" if ours else "fp32"
 
 
-def num_ranks(config) -> int:
-    """Ranks of a run: one for each GPU, here or on the servers of SYSTEM.HOSTFILE; 1 on the CPU.
-
-    Raises ConfigError for a hostfile that cannot be read, or more GPUs than there are.
-    """
-    if config.SYSTEM.HOSTFILE:
-        return sum(read_hostfile(Path(config.SYSTEM.HOSTFILE)).values())
-    return max(1, num_gpus(config.SYSTEM.NUM_GPUS))
-
-
 def check_machine(config) -> None:
     """Raises ConfigError for what would stop the run on this machine as soon as it begins."""
-    ranks = num_ranks(config)
+    place = place_ranks(config)
+    ranks = place.num_ranks
     smallest = config.PRETRAIN.BATCH_SIZE_RAMP_START or config.PRETRAIN.BATCH_SIZE
     problems = []
     if smallest % ranks:
         key = "BATCH_SIZE_RAMP_START" if config.PRETRAIN.BATCH_SIZE_RAMP_START else "BATCH_SIZE"
         problems.append(
             f"PRETRAIN.{key}: cannot be shared out, got {smallest}, expected a multiple of "
-            f"the {ranks} GPUs"
+            f"the {ranks} {'GPUs' if place.on_gpus else 'processes'}"
         )
+    problems += _precision_problems(config, place)
     problems += _type_problems(config)
     problems += _deepspeed_problems(config.PRETRAIN.DEEPSPEED_CONFIG)
     problems += _logging_problems(config)
@@ -109,9 +100,19 @@ def check_machine(config) -> None:
         raise ConfigError(problems)
 
 
+def _precision_problems(config, place: Placement) -> Iterator[str]:
+    emulating = [gpu.name for gpu in place.gpus if not gpu.computes_in_bf16]
+    if config.PRETRAIN.PRECISION == "bf16" and emulating:
+        yield (
+            f"PRETRAIN.PRECISION: {emulating[0]} only emulates bf16, got bf16, expected fp16 "
+            "(as auto takes)"
+        )
+
+
 def _shell_problems(config) -> Iterator[str]:
     """Values that are more than words: DeepSpeed hands them to a shell on the other servers."""
-    if set(read_hostfile(Path(config.SYSTEM.HOSTFILE)) if config.SYSTEM.HOSTFILE else ()) <= LOCAL:
+    hostfile = config.SYSTEM.HOSTFILE
+    if not hostfile or is_this_machine(read_hostfile(Path(hostfile))):
         return
     for key in ("SYSTEM.OUTPUT_ROOT", *flag_keys().values()):
         section, _, name = key.partition(".")
@@ -274,10 +275,8 @@ def _generated_id(config, inputs: dict[str, Any]) -> str:
 
 def _notes(config, dataset: Artifact) -> tuple[str, ...]:
     """Steps, epochs where the dataset is there to tell, and the model's size."""
-    # Not an error here if there are fewer GPUs than asked for: this may be just a look at what
-    # another machine has made.
-    gpus = num_visible_gpus() if config.SYSTEM.NUM_GPUS else 0
-    precision = precision_in_words(config, gpus)
+    # Without a look at torch: this may be just a look at what another machine has made.
+    precision = precision_in_words(config, expects_gpus(config))
     batch = config.PRETRAIN.BATCH_SIZE
     effort = f"{length_of_run(config.PRETRAIN)}, {batch} samples a step, in {precision}"
     manifest = dataset.manifest if dataset.status().done else None

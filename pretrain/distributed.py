@@ -6,6 +6,8 @@ from typing import Any
 import torch
 import torch.distributed
 
+from pipeline.devices import device_type
+from pipeline.errors import StageError
 from pipeline.executor import num_cores
 from pretrain.cpu_settings import keep_freed_memory
 from pretrain.ports import free_port
@@ -15,17 +17,21 @@ def start_ranks() -> torch.device:
     """Joins the ranks that the `deepspeed` launcher started; without it, there is one rank.
 
     Returns the device of this rank. On the CPU the ranks share out the cores, unless
-    OMP_NUM_THREADS says how many each of them gets.
+    OMP_NUM_THREADS says how many each of them gets. Raises StageError where it should be a GPU that
+    torch cannot use: DeepSpeed would take the CPU and say nothing.
     """
+    for name, value in _single_rank_environment().items():
+        os.environ.setdefault(name, value)
+    kind = device_type(int(os.environ["LOCAL_RANK"]))
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    for name, value in _single_rank_environment().items():
-        os.environ.setdefault(name, value)
     # An empty list of ops: without it DeepSpeed looks for compilers and builds its shared-memory
     # extension, which only inference uses, so that a machine without a compiler could not train.
     deepspeed.ops.__compatible_ops__ = {}
     accelerator = get_accelerator()
+    if kind == "cuda" and accelerator.device_name() != "cuda":
+        raise StageError(f"DeepSpeed computes on {accelerator.device_name()} where a GPU is given")
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() == "cpu":
         if "OMP_NUM_THREADS" not in os.environ:

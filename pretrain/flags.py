@@ -15,6 +15,7 @@ from configs.loading import flatten
 from configs.manual import comments
 from configs.pretrain_rules import problems_of_pretraining
 from configs.rules import RULES
+from pipeline.devices import DEVICE
 
 # Keys whose flag is not just their name in lower case.
 FLAG_NAMES = {
@@ -88,6 +89,12 @@ def list_of_numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",") if part.strip()]
 
 
+def _device(text: str) -> str:
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected auto, cpu, cuda or cuda:NAMES")
+    return text
+
+
 def _add_paths(group) -> None:
     group.add_argument("--dataset_path", default="", help="folder of train_*.hdf5, test_*.hdf5")
     group.add_argument("--output_dir", default="", help="checkpoints, metrics.jsonl and model")
@@ -122,6 +129,14 @@ def _add_engine(group) -> None:
         default="dist",
         choices=("dist",),
         help="all ranks share out each batch",
+    )
+    group.add_argument(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="D",
+        help="cpu; cuda; cuda:2,GPU-ab: the GPUs of all ranks of this machine, as in "
+        "CUDA_VISIBLE_DEVICES; auto: that of DS_ACCELERATOR, or a GPU if the system lists one",
     )
     group.add_argument("--local_rank", type=int, default=0, help="set by the launcher")
 

@@ -1,12 +1,27 @@
 """DeepSpeed's hostfile: the servers of a run, and how many GPUs each of them gives."""
 
 import re
+import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import ConfigError
 
 # ssh would take a name that begins with a hyphen for an option of its own.
 LINE = re.compile(r"(\w[\w.:@-]*)\s+slots=([1-9]\d*)$")
+
+
+def is_this_machine(servers: Iterable[str]) -> bool:
+    """True if the only server is this machine, which then needs no ssh: by its own name, or as
+    localhost. A name may leave out the domain."""
+    names = list(servers)
+    own = socket.gethostname()
+    if len(names) != 1:
+        return False
+    [name] = names
+    is_short = "." not in name or "." not in own
+    same = name == own or (is_short and name.partition(".")[0] == own.partition(".")[0])
+    return same or name in ("localhost", "127.0.0.1")
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

@@ -14,14 +14,23 @@ def resolve_precision(
     """fp16, bf16 or fp32: what "auto" stands for is the fastest that learns as well as fp32.
 
     On GPUs fp16; on the CPU fp32, or bf16 for our model where the processor is built for it and
-    ZeRO, whose bf16 is that of the weights too, is at stage 0 or -1.
+    ZeRO, whose bf16 is that of the weights too, is at stage 0 or -1. Raises ValueError for a bf16
+    that the GPU would only emulate, several times slower.
     """
+    if asked == "bf16" and _only_emulates_bf16(device):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"--precision: {name} only emulates bf16, expected fp16 (or auto)")
     if asked != "auto":
         return asked
     if device.type != "cpu":
         return "fp16"
     ours = model_type == OWN_TYPE and zero_stage <= 0
     return "bf16" if ours and prefers_bf16() else "fp32"
+
+
+def _only_emulates_bf16(device: torch.device) -> bool:
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def multiplies_in_bf16(args: Namespace, device: torch.device) -> bool:

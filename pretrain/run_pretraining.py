@@ -4,8 +4,9 @@ deepspeed pretrain/run_pretraining.py --dataset_path data/my --output_dir out --
 
 Runs on every rank that the launcher starts. Goes on from the newest checkpoint in output_dir and
 leaves there checkpoints/, metrics.jsonl and model/, a Hugging Face folder. Exit codes: 0 done,
-2 the flags or what they name are wrong, 75 out of memory, and the same command takes half the micro
-batch, 130 and 143 interrupted by SIGINT and SIGTERM, with a checkpoint saved.
+2 the flags or what they name are wrong, or torch cannot use the GPU, 75 out of memory, and the same
+command takes half the micro batch, 130 and 143 interrupted by SIGINT and SIGTERM, with a checkpoint
+saved.
 """
 
 import os
@@ -26,7 +27,8 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
 def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
     from pipeline.console import print_line
-    from pipeline.devices import num_visible_gpus
+    from pipeline.devices import lists_gpus, take_device
+    from pipeline.errors import StageError
     from pipeline.processes import end_with, exit_with_parent, parent_of
     from pretrain.cpu_settings import spin_briefly
     from pretrain.flags import parse_flags
@@ -34,18 +36,19 @@ def main(argv: Sequence[str]) -> int:
     args = parse_flags(argv)
     if args.plot_lr:
         return _plot_lr(args)
+    take_device(args.device)
     exit_with_parent()
     if "LOCAL_RANK" in os.environ:
         # Started by the launcher's launcher. Only the latter passes a signal on that ends it.
         end_with(parent_of(os.getppid()), signal.SIGTERM)
-    if not num_visible_gpus():
+    if not lists_gpus():
         spin_briefly()
     number = int(os.environ.get("RANK", "0"))
     with ExitStack() as held:
         try:
             _claim_output(args, number, held)  # may wait for others; a signal ends that at once
             return _train(args, number)
-        except InputError as error:
+        except (InputError, StageError) as error:
             print_line(f"run_pretraining.py: error: {error}", sys.stderr)
             return 2
         except KeyboardInterrupt:
@@ -127,6 +130,7 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
     try:
         vocabulary, provider, held_out = _read_data(args, device, log)
         engine, schedule = _build(args, device, provider, log)
+        check_device(engine, device)
     except (ValueError, OSError, KeyError, StageError) as error:
         raise InputError(str(error)) from error
 
@@ -260,6 +264,13 @@ def _build(args: Namespace, device, provider, log):
     if args.compile:
         compile_if_possible(engine, provider.batch(0)[0], compute_dtype(args.precision), log.say)
     return engine, LearningRateSchedule(engine.optimizer, args.lr, args.curve, curve_shape(args))
+
+
+def check_device(engine, device) -> None:
+    """ValueError if weights of the engine are elsewhere; partitioned ones are of no size."""
+    elsewhere = {str(p.device) for p in engine.module.parameters() if p.numel()} - {str(device)}
+    if elsewhere:
+        raise ValueError(f"DeepSpeed has put weights on {', '.join(elsewhere)}, not on {device}")
 
 
 def _initialize_from_data(args: Namespace, model, shards, log) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, log_path
 from pipeline.console import WARNING_PREFIX, Console, print_line, stage_console
-from pipeline.devices import num_gpus, visible_gpu_names
 from pipeline.errors import StageError
 from pipeline.folders import delete_tree
 from pipeline.oom import OomKills, cause_of_death
@@ -17,9 +16,10 @@ from pipeline.processes import python_command, run_logged
 from pretrain.artifact import MODEL, precision_in_words, pretrain_artifact
 from pretrain.budget import progress_unit
 from pretrain.flags import flag_keys
-from pretrain.hostfile import read_hostfile
+from pretrain.hostfile import is_this_machine, read_hostfile
 from pretrain.memory_limits import lower_limit, shortage_in
 from pretrain.metrics import parse_progress, parse_warning, read_metrics
+from pretrain.placement import Placement, place_ranks
 from pretrain.ports import free_port
 from pretrain.stall import Patience, SilenceReport
 
@@ -58,9 +58,9 @@ def pretrain(config) -> None:
         artifact.begin()
         delete_tree(artifact.directory / MODEL)  # an old one would be taken for what is to come
         console.show_life(artifact.directory)
-        gpus = num_gpus(config.SYSTEM.NUM_GPUS)
-        _announce(config, console, artifact, dataset, gpus)
-        _launch(config, console, artifact, dataset, gpus)
+        place = place_ranks(config)
+        _announce(config, console, artifact, dataset, place)
+        _launch(config, console, artifact, dataset, place)
         results = _results(artifact.directory)
         artifact.finish(results)
         console.say(_headline(results))
@@ -89,16 +89,13 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
         )
 
 
-def _announce(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
+def _announce(
+    config, console: Console, artifact: Artifact, dataset: Artifact, place: Placement
+) -> None:
     for note in artifact.notes:
         console.say(note)
-    precision = precision_in_words(config, gpus)
-    where = f"{gpus} GPU(s)" if gpus else "the CPU"
-    if config.SYSTEM.HOSTFILE:
-        precision = config.PRETRAIN.PRECISION
-        servers = read_hostfile(Path(config.SYSTEM.HOSTFILE))
-        where = f"{sum(servers.values())} slots of {', '.join(servers)}"
-    console.say(f"on {where} in {precision}: {dataset.directory} -> {artifact.directory}")
+    precision = precision_in_words(config, place.on_gpus)
+    console.say(f"on {place} in {precision}: {dataset.directory} -> {artifact.directory}")
 
 
 # --- the command -----------------------------------------------------------------------------
@@ -144,30 +141,31 @@ def flag_words(flags: dict[str, Any]) -> list[str]:
     return words
 
 
-def launcher_devices(hostfile: str, gpus: int) -> tuple[str, ...]:
-    """Where the launcher starts ranks: on the servers of a hostfile, or on GPUs of this machine.
+def launcher_devices(hostfile: str, num_ranks: int) -> tuple[str, ...]:
+    """Where the launcher starts ranks: on the servers of a hostfile, or so many on this machine.
 
-    Told a number, it would ignore CUDA_VISIBLE_DEVICES. Without GPUs there is one rank. A hostfile
-    of this machine alone needs no ssh.
+    Of the GPUs here it knows no more than their number: it takes neither UUIDs nor MIG's names, and
+    sorts the others. The ranks have their names from the flag `device`.
     """
-    servers = read_hostfile(Path(hostfile)) if hostfile else {}
-    if set(servers) == {"localhost"}:
-        return "--num_gpus", str(servers["localhost"])
-    if servers:
+    if hostfile and not is_this_machine(read_hostfile(Path(hostfile))):
         # A single server that is not this machine would else be taken for it.
         return "--hostfile", str(Path(hostfile).resolve()), "--force_multi"
-    visible = visible_gpu_names()
-    if gpus and visible is not None and all(name.isdigit() for name in visible):
-        return "--include", f"localhost:{','.join(visible[:gpus])}"
-    return "--num_gpus", str(max(1, gpus))
+    return "--num_gpus", str(max(1, num_ranks))
 
 
-def _environment(config, gpus: int) -> dict[str, str]:
-    """What the ranks need to know besides their flags. Secrets travel here and nowhere else."""
+def _environment(config, place: Placement) -> dict[str, str]:
+    """What the launcher and the ranks need to know besides their flags. Secrets travel here and
+    nowhere else.
+
+    DS_ACCELERATOR is the launcher's; the ranks get theirs from the flag `device`. Here it has no
+    business with GPUs, and would end without a good word where it finds none. To other servers it
+    passes NCCL's variables on, if it is told of GPUs.
+    """
     environment = {"PYTHONUNBUFFERED": "1"}
-    if not gpus:
-        environment["DS_ACCELERATOR"] = "cpu"
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if place.servers and place.on_gpus:
+        environment["DS_ACCELERATOR"] = "cuda"
+    else:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     if config.WANDB.MODE != "disabled" and config.WANDB.API_KEY:
         environment["WANDB_API_KEY"] = config.WANDB.API_KEY
     return environment
@@ -176,17 +174,22 @@ def _environment(config, gpus: int) -> dict[str, str]:
 # --- watching it -----------------------------------------------------------------------------
 
 
-def _launch(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> None:
+def _launch(
+    config, console: Console, artifact: Artifact, dataset: Artifact, place: Placement
+) -> None:
     """Trains to the end; where memory runs out, once more with half the micro batch."""
-    while shortage := _train(config, console, artifact, dataset, gpus):
+    while shortage := _train(config, console, artifact, dataset, place):
         console.say(f"{shortage}; training goes on from the newest checkpoint")
 
 
-def _train(config, console: Console, artifact: Artifact, dataset: Artifact, gpus: int) -> str:
+def _train(
+    config, console: Console, artifact: Artifact, dataset: Artifact, place: Placement
+) -> str:
     """Starts the ranks and waits for them. Returns words on a lack of memory that another start
     may not meet, or nothing when all is done."""
     flags = training_flags(config, dataset.directory.resolve(), artifact.directory.resolve())
-    command = launch_command(flags, launcher_devices(config.SYSTEM.HOSTFILE, gpus), free_port())
+    devices = launcher_devices(config.SYSTEM.HOSTFILE, place.num_ranks)
+    command = launch_command({**flags, "device": place.device}, devices, free_port())
     errors_before, kills = _size(console.log.with_suffix(".err")), OomKills()
     settings = config.PRETRAIN
     total, unit, scale = progress_unit(
@@ -208,7 +211,7 @@ def _train(config, console: Console, artifact: Artifact, dataset: Artifact, gpus
                 print_line(f"pretrain: {WARNING_PREFIX}{warning}")  # the log has the line
 
         code = run_logged(
-            *(command, console.log, _environment(config, gpus)),
+            *(command, console.log, _environment(config, place)),
             *(on_line, SECONDS_TO_SAVE, silence.look),
         )
     # The launcher answers 0 when a signal killed it, so the model itself is looked for.

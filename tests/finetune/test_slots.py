@@ -37,6 +37,10 @@ def work(job):
         import torch
 
         return torch.get_num_threads()
+    if action == "device":
+        from pipeline.devices import device_type
+
+        return device_type()
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 
 
@@ -93,6 +97,16 @@ def test_a_worker_sees_only_its_gpu(monkeypatch):
     assert outcomes_of("a", slot=Slot(2, 1))["a"][1] == "2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-5b,6")
     assert outcomes_of("a", slot=Slot(1, 1))["a"][1] == "GPU-5b"
+
+
+def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
+    """The stage was told of a GPU that is not there. Its job is not tried again elsewhere."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
+    notes = []
+    [outcome] = outcomes_of("device", slot=Slot(0, 1), notes=notes).values()
+    assert isinstance(outcome, StageError) and not notes
+    assert " cannot use " in str(outcome) and "SYSTEM.NUM_GPUS: 0" in str(outcome)
+    assert outcomes_of("device", slot=CPU) == {"device": "cpu"}
 
 
 @pytest.mark.parametrize("number", [1, 2])

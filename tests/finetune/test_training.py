@@ -103,6 +103,7 @@ def device(request, monkeypatch):
     """The CPU, also where there are GPUs, but for the test that needs one."""
     if "gpu" not in request.node.name:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
 
 # --- faster layers ------------------------------------------------------------------------------
@@ -362,6 +363,7 @@ def test_an_overflow_that_the_loss_scaler_skips_does_not_end_a_run(tiny_model, g
 def test_of_several_gpus_one_is_used(tiny_model, monkeypatch):
     """A batch that they shared would be computed outside of the loss scaler's precision."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("finetune.runner.device_type", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
     model = build_classifier(tiny_model, find_task("MRPC"), 0)

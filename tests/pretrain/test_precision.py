@@ -20,6 +20,20 @@ def test_auto(monkeypatch, has_bf16):
     assert resolve_precision("fp16", CPU, "bert-mlm") == "fp16"
 
 
+@pytest.mark.parametrize("is_native", [False, True])
+def test_bf16_that_a_gpu_emulates_is_refused(monkeypatch, is_native):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: is_native)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    for asked, expected in (("auto", "fp16"), ("fp16", "fp16"), ("fp32", "fp32")):
+        assert resolve_precision(asked, GPU, "bert-mlm") == expected
+    if is_native:
+        assert resolve_precision("bf16", GPU, "bert-mlm") == "bf16"
+    else:
+        with pytest.raises(ValueError, match=r"--precision: Tesla T4 only emulates bf16"):
+            resolve_precision("bf16", GPU, "bert-mlm")
+
+
 @pytest.mark.parametrize(
     ("changes", "device", "expected"),
     [

@@ -21,6 +21,7 @@ from pretrain.artifact import (
 )
 from pretrain.checkpoints import list_checkpoints
 from pretrain.flags import parse_flags
+from pretrain.placement import place_ranks
 from pretrain.stage import launch_command, launcher_devices, pretrain, training_flags
 from tests.damage import flip_byte
 
@@ -219,9 +220,9 @@ def test_the_command_line_carries_every_flag(config):
 
 def test_secrets_travel_in_the_environment_alone(config):
     config.WANDB.API_KEY = "secret"
-    assert "WANDB_API_KEY" not in stage._environment(config, 0)
+    assert "WANDB_API_KEY" not in stage._environment(config, place_ranks(config))
     config.WANDB.MODE = "offline"
-    assert stage._environment(config, 0)["WANDB_API_KEY"] == "secret"
+    assert stage._environment(config, place_ranks(config))["WANDB_API_KEY"] == "secret"
     flags = training_flags(config, Path("d"), Path("s/d/p"))
     assert not any("secret" in word for word in launch_command(flags, (), 1))
 

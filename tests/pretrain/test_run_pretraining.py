@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from pretrain.interrupts import Interrupted, Interrupts
 from pretrain.lr_curves import CurveShape, lr_multiplier
 from pretrain.metrics import MetricsLog, parse_warning, start_tensorboard
 from pretrain.ports import free_port
-from pretrain.run_pretraining import run
+from pretrain.run_pretraining import check_device, run
 from tests.pretrain.shards import write_dataset
 from tests.pretrain.test_checkpoints import NO_ROOM, flip_byte
 
@@ -108,6 +109,14 @@ def undisturbed(dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed")
     _one_rank(*_flags(dataset, output))
     return output
+
+
+def test_weights_on_another_device_than_the_ranks_are_an_error():
+    elsewhere = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(ValueError, match=r"weights on meta, not on cpu"):
+        check_device(SimpleNamespace(module=elsewhere), torch.device("cpu"))
+    partitioned = torch.nn.Linear(0, 2, bias=False, device="meta")
+    check_device(SimpleNamespace(module=partitioned), torch.device("cpu"))
 
 
 def test_metrics_of_a_run(undisturbed):
