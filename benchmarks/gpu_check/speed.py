@@ -24,10 +24,11 @@ from benchmarks.contestants import (
 )
 from benchmarks.gpu_check.bench import Bench, run_loop, run_settings
 from benchmarks.gpu_check.cards import find_card
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed
+from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed, skipped
 from benchmarks.gpu_check.profiling import profiled
 from benchmarks.real_loop import Enough
 from benchmarks.stage_runs import PROJECT
+from pipeline.oom import is_out_of_memory
 from pretrain.compiling import compile_if_possible
 from pretrain.data import MicroBatch
 from pretrain.distributed import start_ranks
@@ -155,6 +156,16 @@ def measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str,
 
     kept: the engine of that name, which all its measurements share.
     """
+    try:
+        return _measure(bench, name, micro, compiled, kept)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    kept.clear()  # a backward pass that failed leaves gradients in it
+    return skipped("does not fit into memory")
+
+
+def _measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str, Any]) -> Outcome:
     if "engine" not in kept:
         kept["args"] = flags_of(bench, name)
         kept["engine"] = new_engine(bench, kept["args"])
@@ -167,7 +178,7 @@ def measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str,
     if compiled and not kept["compiled"]:
         advice = "training goes on without it; it needs a C compiler and Python's headers"
         return failed("; ".join(said) or "torch.compile does not work here", advice)
-    take_steps(engine, (batches * WARM_UP_STEPS)[: DISTINCT_BATCHES + WARM_UP_STEPS])
+    take_steps(engine, [*batches, *batches[:WARM_UP_STEPS]])
     bench.synchronize()
     warm_up = time.perf_counter() - begin
     if bench.on_gpu:
@@ -271,6 +282,8 @@ def check_transformers(bench: Bench, micro: int) -> Outcome:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     scaler = torch.amp.GradScaler(bench.device.type, enabled=precision == "fp16")
     inputs = [usual_inputs(batch, takes_segments=True) for batch in batches_of(bench, micro)]
+    if bench.on_gpu:
+        inputs = [{name: value.pin_memory() for name, value in one.items()} for one in inputs]
 
     def steps() -> None:
         for one in inputs:

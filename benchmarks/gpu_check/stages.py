@@ -1,5 +1,6 @@
 """Sections stage, memory and finetuning: main.py in a child process, as users run it."""
 
+import gc
 import json
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed,
 from benchmarks.gpu_check.speed import engine_args, new_engine, peak_memory
 from benchmarks.stage_runs import PROJECT, SHARED
 from pipeline.folders import read_json
+from pretrain.distributed import start_ranks
 from pretrain.memory_limits import FILE as MICRO_BATCH
 from pretrain.metrics import read_metrics
 
@@ -224,7 +226,10 @@ def check_halving(bench: Bench) -> Outcome:
     """A micro batch that does not fit is halved, and the run goes on by itself."""
     if not bench.on_gpu:
         return skipped("needs a GPU's memory")
+    start_ranks()
     micro = _too_large(bench)
+    gc.collect()
+    torch.cuda.empty_cache()
     taken = torch.empty(
         max(0, int(torch.cuda.mem_get_info(bench.device)[0] - FREE_BYTES)),
         dtype=torch.uint8,
