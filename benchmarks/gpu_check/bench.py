@@ -86,7 +86,7 @@ REHEARSAL = Scale(
     lengths=(32, 512),
     tokens=1024,
     speeds=("1x64", "fast-base"),
-    micro_batches=(4, 2),
+    micro_batches=(4,),
     slice_seconds=0.1,
 )
 
