@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from benchmarks.gpu_check.speed import engine_args, new_engine, peak_memory
 from benchmarks.stage_runs import PROJECT, SHARED
 from pipeline.folders import read_json
 from pretrain.distributed import start_ranks
+from pretrain.loop import METRICS
 from pretrain.memory_limits import FILE as MICRO_BATCH
 from pretrain.metrics import read_metrics
 
@@ -71,9 +72,9 @@ def run_config(bench: Bench, name: str, size: Size, **pretrain: Any) -> Path:
     return path
 
 
-@dataclass
+@dataclass(frozen=True)
 class MainRun:
-    """What came of main.py. gpu_bytes: most that was taken on the GPU while it ran."""
+    """What came of main.py. gpu_bytes: most that was taken on the GPU while it trained."""
 
     code: int
     output: str
@@ -86,13 +87,23 @@ class MainRun:
         return " | ".join(lines[-4:])
 
 
-def run_main(bench: Bench, config: Path, stages: str, end_at: tuple[Path, int] = ()) -> MainRun:
-    """Runs main.py to its end. end_at: metrics.jsonl and the step at which it gets SIGTERM."""
+def run_main(
+    bench: Bench,
+    config: Path,
+    stage: str,
+    trains: Callable[[], bool],
+    ends: Callable[[], bool] = lambda: False,
+) -> MainRun:
+    """Runs a stage of main.py to its end, or has SIGTERM end it.
+
+    trains: whether it has begun to; before that, it takes the GPU just to ask whether it works.
+    ends: whether it is to get SIGTERM.
+    """
     output, begin = config.with_suffix(".out"), time.perf_counter()
     before = taken = _taken(bench)
     with open(output, "wb") as file:
         process = subprocess.Popen(
-            main_command(config, bench.folder, stages),
+            main_command(config, bench.folder, stage),
             stdout=file,
             stderr=subprocess.STDOUT,
             env=child_environment(),
@@ -101,8 +112,9 @@ def run_main(bench: Bench, config: Path, stages: str, end_at: tuple[Path, int] =
         try:
             while process.poll() is None:
                 time.sleep(0.05)
-                taken = max(taken, _taken(bench))
-                if end_at and _last_step(end_at[0]) >= end_at[1]:
+                if trains():
+                    taken = max(taken, _taken(bench))
+                if ends():
                     process.send_signal(signal.SIGTERM)
                     process.wait(max(1.0, bench.seconds_left))
         finally:
@@ -122,6 +134,12 @@ def _taken(bench: Bench) -> float:
 
 def _last_step(metrics: Path) -> int:
     return max((line["step"] for line in training_lines(metrics)), default=0)
+
+
+def has_trained(metrics: Path) -> Callable[[], bool]:
+    """Whether a run has gone on since now."""
+    before = _last_step(metrics)
+    return lambda: _last_step(metrics) > before
 
 
 def training_lines(metrics: Path) -> list[dict[str, Any]]:
@@ -161,14 +179,16 @@ def _stage_run(bench: Bench) -> tuple[Path, Path]:
         BATCH_SIZE=scale.stage_batch,
         MICRO_BATCH_SIZE=scale.stage_batch // 2,
     )
-    return config, pretrain_directory(bench, "stage") / "metrics.jsonl"
+    return config, pretrain_directory(bench, "stage") / METRICS
 
 
 def check_interrupt(bench: Bench) -> Outcome:
     """SIGTERM ends a run that trains on the GPU, with a checkpoint."""
     config, metrics = _stage_run(bench)
     at = bench.scale.stage_steps // 10
-    run = run_main(bench, config, "pretrain", (metrics, at))
+    run = run_main(
+        bench, config, "pretrain", has_trained(metrics), lambda: _last_step(metrics) >= at
+    )
     lines = training_lines(metrics)
     saved = sorted(metrics.with_name("checkpoints").glob("*/"))
     seen = f"exit code {run.code} after {len(lines)} steps and {run.seconds:.0f} s"
@@ -184,7 +204,7 @@ def check_resume(bench: Bench) -> Outcome:
     """The same command goes on from there, the loss falls, and the model is written."""
     config, metrics = _stage_run(bench)
     before = training_lines(metrics)
-    run = run_main(bench, config, "pretrain")
+    run = run_main(bench, config, "pretrain", has_trained(metrics))
     lines = training_lines(metrics)
     if run.code or not lines:
         return failed(f"exit code {run.code}: {run.last_words}", "see the log", output=run.output)
@@ -244,15 +264,16 @@ def check_halving(bench: Bench) -> Outcome:
         MICRO_BATCH_SIZE=micro,
         DO_VALIDATION=False,
     )
-    run = run_main(bench, config, "pretrain")
+    directory = pretrain_directory(bench, "memory")
+    run = run_main(bench, config, "pretrain", has_trained(directory / METRICS))
     del taken
-    return judge_halving(pretrain_directory(bench, "memory"), micro, run)
+    return judge_halving(directory, micro, run)
 
 
 def judge_halving(directory: Path, asked: int, run: MainRun) -> Outcome:
     """directory: of the model, with what it remembers of micro batches."""
     record = read_json(directory / MICRO_BATCH) or {}
-    limit, steps = record.get("limit", 0), _last_step(directory / "metrics.jsonl")
+    limit, steps = record.get("limit", 0), _last_step(directory / METRICS)
     numbers = {"asked": asked, "limit": limit, "steps": steps, "output": run.output[-3000:]}
     seen = f"micro batch {asked} -> {limit}, {steps} steps, {run.seconds:.0f} s"
     if run.code or steps != MEMORY_STEPS:
@@ -277,14 +298,19 @@ def finetuning_checks(bench: Bench) -> Iterator[Check]:
     yield "MRPC", partial(check_mrpc, bench)
 
 
+def _tells_loss(log: Path) -> bool:
+    return ": loss " in log.read_text(errors="replace")
+
+
 def check_mrpc(bench: Bench) -> Outcome:
     """MRPC, from the model of section stage; the demo data where GLUE's is not at hand."""
     config, metrics = _stage_run(bench)
     if not (metrics.parent / "model" / "config.json").exists():
-        made = run_main(bench, config, "pretrain")
+        made = run_main(bench, config, "pretrain", has_trained(metrics))
         if made.code:
             return failed(f"no model to finetune: {made.last_words}", "see section stage")
-    run = run_main(bench, config, "finetune")
+    logs = bench.folder / "log" / "finetune"
+    run = run_main(bench, config, "finetune", lambda: any(map(_tells_loss, logs.rglob("*.log"))))
     summaries = sorted(bench.folder.glob("output/finetune/**/summary.json"))
     if run.code or not summaries:
         return failed(f"exit code {run.code}: {run.last_words}", "see output", output=run.output)

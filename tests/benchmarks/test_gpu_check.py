@@ -492,6 +492,36 @@ def test_a_run_that_leaves_the_gpu_alone_is_seen(bench, monkeypatch):
     assert stages.device_problem(bench, main_run(gpu_bytes=5e8)) == ""
 
 
+LINE = json.dumps({"kind": "train", "step": 1}) + "\n"
+TRAINS = f"""
+import pathlib, sys, time
+time.sleep(0.3)
+pathlib.Path(sys.argv[1]).write_text({LINE!r})
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("after", "counted"), [(0.0, 0.0), (5e8, 5e8)])
+def test_memory_counts_from_the_first_step_on(bench, tmp_path, monkeypatch, after, counted):
+    """Before it, main.py takes the GPU just to ask whether it works."""
+    metrics = tmp_path / "metrics.jsonl"
+    program = [sys.executable, "-c", TRAINS, str(metrics), "0.5"]
+    monkeypatch.setattr(stages, "main_command", lambda *_: program)
+    taken = iter([0.0])
+    monkeypatch.setattr(stages, "_taken", lambda _: next(taken, after if metrics.exists() else 5e8))
+    run = stages.run_main(bench, tmp_path / "x.yaml", "pretrain", stages.has_trained(metrics))
+    assert (run.code, run.gpu_bytes) == (0, counted)
+
+
+def test_a_run_is_ended_at_a_step(bench, tmp_path, monkeypatch):
+    metrics = tmp_path / "metrics.jsonl"
+    program = [sys.executable, "-c", TRAINS, str(metrics), "60"]
+    monkeypatch.setattr(stages, "main_command", lambda *_: program)
+    trains = stages.has_trained(metrics)
+    run = stages.run_main(bench, tmp_path / "x.yaml", "pretrain", trains, ends=trains)
+    assert run.code == -signal.SIGTERM and not stages.has_trained(metrics)()
+
+
 @pytest.mark.parametrize(
     ("limit", "steps", "code", "status"),
     [
