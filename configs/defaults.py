@@ -449,8 +449,9 @@ def _finetune() -> CfgNode:
     finetune.MAX_GRAD_NORM = 1.0
     # Samples per forward pass in evaluation.
     finetune.EVAL_BATCH_SIZE = 128
-    # GPUs of each process that works on the search, e.g. [[0, 1], [2, 3]]. Empty: one process
-    # per GPU. Without GPUs, SYSTEM.NUM_WORKERS processes share the cores.
+    # GPUs that the search works on, e.g. [[0, 1], [2, 3]]. A run takes one GPU, so these lists
+    # are four runs at a time; [[0], [0]] is two at a time on GPU 0, for small models. Empty: one
+    # run per GPU. Without GPUs, SYSTEM.NUM_WORKERS processes share the cores.
     finetune.MULTIPROCESS_GPU_LIST = []
     return finetune
 

@@ -290,22 +290,12 @@ def check_model(folder: Path) -> None:
 
 def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
     """The processes that the search runs in. Raises ConfigError for GPUs that cannot be used."""
-    slots = plan_slots(
+    return plan_slots(
         num_gpus(config.SYSTEM.NUM_GPUS),
         config.FINETUNE.MULTIPROCESS_GPU_LIST,
         config.SYSTEM.NUM_WORKERS,
         len(search.jobs),
     )
-    for count in {len(slot.gpus) for slot in slots if slot.gpus}:
-        uneven = sorted({job.batch_size for job in search.jobs if job.batch_size % count})
-        if uneven:
-            raise ConfigError(
-                [
-                    f"FINETUNE.MULTIPROCESS_GPU_LIST: {count} GPUs cannot share a batch of "
-                    f"{' or '.join(map(str, uneven))} evenly"
-                ]
-            )
-    return slots
 
 
 def load_search(config: "CfgNode") -> Search:

@@ -66,14 +66,14 @@ def train(
 ) -> Training:
     """Trains the runner's model in place. evaluate: gives the score after a step, higher is better.
 
-    Raises ValueError if the loss is not finite, or if the schedule needs evaluations that nobody
-    asked for.
+    Raises ValueError if the loss is not finite in a step that was taken, or if the schedule needs
+    evaluations that nobody asked for.
     """
     plan = make_plan(settings, len(data))
     torch.manual_seed(settings.seed)  # dropout's
     step = Step(runner, data, settings, is_regression, plan.num_steps, log)
     schedule = _schedule(settings, step.optimizer, plan)
-    training, meter, lengths = Training(), _Meter(runner.device, plan), data.lengths
+    training, meter, lengths = Training(), _Meter(runner, plan), data.lengths
     best = _Best(runner, settings)
     for number, batch in enumerate(_batches(data, settings, plan), 1):
         meter.add(step.run(batch), step.optimizer.learning_rate)
@@ -134,7 +134,7 @@ class Step:
             settings.max_grad_norm,
             max_steps,
         )
-        self.scaler = torch.amp.GradScaler("cuda") if runner.needs_scaler else None
+        self.scaler = torch.amp.GradScaler(runner.device.type) if runner.needs_scaler else None
 
     def run(self, batch: np.ndarray) -> Tensor:
         """The batch's mean loss, on the device; nothing here waits for a GPU.
@@ -180,15 +180,20 @@ def summed_loss(logits: Tensor, labels: Tensor, is_regression: bool) -> Tensor:
 
 
 class _Meter:
-    """Loss and learning rate since the last point of the history."""
+    """Loss and learning rate since the last point of the history.
 
-    def __init__(self, device: torch.device, plan: Plan):
-        self.plan = plan
-        self.total = torch.zeros((), device=device)
+    In fp16 the loss scaler skips a step with an overflow, and the training goes on: its loss is
+    left out, and only points without any other end the run.
+    """
+
+    def __init__(self, runner: Runner, plan: Plan):
+        self.plan, self.may_skip = plan, runner.needs_scaler
+        self.sums = torch.zeros(2, device=runner.device)  # of finite losses, and their number
         self.num_steps, self.learning_rate = 0, 0.0
 
     def add(self, loss: Tensor, learning_rate: float) -> None:
-        self.total += loss
+        counted = torch.stack([loss, torch.ones_like(loss)])
+        self.sums += counted.where(loss.isfinite(), 0.0)
         self.num_steps += 1
         self.learning_rate = learning_rate
 
@@ -198,14 +203,15 @@ class _Meter:
         return step * points // self.plan.num_steps > (step - 1) * points // self.plan.num_steps
 
     def read(self, step: int, log: Callable[[str], None]) -> dict[str, float]:
-        loss = self.total.item() / self.num_steps
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} at step {step}: training diverged")
+        total, num_finite = self.sums.tolist()
+        if num_finite < (1 if self.may_skip else self.num_steps):
+            raise ValueError(f"the loss is not finite by step {step}: training diverged")
+        loss = total / num_finite
         log(
             f"step {step} of {self.plan.num_steps}: loss {loss:.4g}, "
             f"learning_rate {self.learning_rate:.4g}"
         )
-        self.total.zero_()
+        self.sums.zero_()
         self.num_steps = 0
         epoch = step / self.plan.steps_per_epoch
         return {

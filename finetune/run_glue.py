@@ -232,9 +232,16 @@ def _notes(arguments: list[str], flags: argparse.Namespace) -> list[str]:
 
 def run(flags: argparse.Namespace) -> dict:
     """Does what the flags say and returns what results.json holds."""
+    import torch
+
     from finetune.encoding import load_tokenizer
     from finetune.training import MaxSamples, finetune_task
 
+    if (num_gpus := torch.cuda.device_count()) > 1:
+        print(
+            f"note: {num_gpus} GPUs are visible and the first is used; CUDA_VISIBLE_DEVICES can "
+            "name another"
+        )
     task, folder = flags.task_name, flags.output_dir
     data_dir = flags.superglue_dir if task.benchmark == "SuperGLUE" else flags.glue_dir
     model, _ = local_model(flags.model_name_or_path, "--model_name_or_path")
@@ -275,13 +282,10 @@ def run(flags: argparse.Namespace) -> dict:
 
 
 def _settings(flags: argparse.Namespace) -> TrainingSettings:
-    import torch
-
-    devices = max(1, torch.cuda.device_count())
     accumulation_steps = flags.gradient_accumulation_steps
     return TrainingSettings(
         epochs=flags.num_train_epochs,
-        batch_size=flags.per_device_train_batch_size * devices * accumulation_steps,
+        batch_size=flags.per_device_train_batch_size * accumulation_steps,
         learning_rate=flags.learning_rate,
         seed=flags.seed,
         max_seq_length=flags.max_seq_length,
@@ -289,7 +293,7 @@ def _settings(flags: argparse.Namespace) -> TrainingSettings:
         warmup=flags.warmup_steps or flags.warmup_ratio,
         lr_scheduler_type=flags.lr_scheduler_type,
         max_grad_norm=flags.max_grad_norm,
-        eval_batch_size=flags.per_device_eval_batch_size * devices,
+        eval_batch_size=flags.per_device_eval_batch_size,
         accumulation_steps=accumulation_steps,
         eval_steps=flags.eval_steps if flags.eval_strategy == "steps" else 0,
         evals_per_epoch=1 if flags.eval_strategy == "epoch" else 0,

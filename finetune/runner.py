@@ -1,11 +1,11 @@
-"""A model on the devices of this process, and what goes through it."""
+"""A model on the device of this process, and what goes through it."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune.acceleration import accelerate
@@ -23,29 +23,26 @@ CPU_TOKENS = 4096
 
 
 class Runner:
-    """A classifier on all visible GPUs, in half precision, or on the CPU, made fast.
+    """A classifier on the first visible GPU, in half precision, or on the CPU, made fast.
 
-    On several GPUs each batch is shared out among them. Raises StageError, as `check_vocabulary`
-    does, for a tokenizer that is not the model's, and as `device_type` does where torch cannot use
-    the GPU.
+    Raises StageError, as `check_vocabulary` does, for a tokenizer that is not the model's, and as
+    `device_type` does where torch cannot use the GPU.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         check_vocabulary(model, tokenizer)
         self.model = model
-        num_gpus = torch.cuda.device_count()
         self.device = torch.device(device_type())
-        self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if num_gpus else 1)
+        has_gpu = self.device.type == "cuda"
+        self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if has_gpu else 1)
         if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
             model.config.pad_token_id = tokenizer.pad_token_id
         model.to(self.device)
         self.dtype = _compute_dtype(self.device)
-        self.most_tokens = sys.maxsize if num_gpus else CPU_TOKENS  # of a batch of predictions
-        if not num_gpus:
+        self.most_tokens = sys.maxsize if has_gpu else CPU_TOKENS  # of a batch of predictions
+        if not has_gpu:
             keep_freed_memory()
             accelerate(model)
-        module = _Logits(model)
-        self.module = nn.DataParallel(module) if num_gpus > 1 else module
 
     @property
     def needs_scaler(self) -> bool:
@@ -65,7 +62,7 @@ class Runner:
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[n, num_labels] float32."""
         with self._autocast():
-            return self.module(**batch).float()
+            return self.model(**batch).logits.float()
 
     def _autocast(self) -> AbstractContextManager:
         if self.device.type == "cpu":
@@ -104,14 +101,3 @@ def _compute_dtype(device: torch.device) -> torch.dtype:
         return torch.float32
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float16
-
-
-class _Logits(nn.Module):
-    """A tensor is all that several GPUs should send back."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, **batch: Tensor) -> Tensor:
-        return self.model(**batch).logits

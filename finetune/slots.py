@@ -1,4 +1,4 @@
-"""Slots that jobs run in: a worker process each, with its own GPUs or cores.
+"""Slots that jobs run in: a worker process each, with one GPU or its own cores.
 
 A worker lives on for many jobs, so that imports and tokenized data are paid for once. One that
 dies takes only its job with it; the slot gets a new one.
@@ -24,36 +24,41 @@ from pipeline.oom import OomKills, cause_of_death
 
 @dataclass(frozen=True)
 class Slot:
-    """gpus: numbers among the visible ones, empty for the CPU. num_threads: torch's."""
+    """gpu: number among the visible ones, None for the CPU. num_threads: torch's."""
 
-    gpus: tuple[int, ...]
+    gpu: int | None
     num_threads: int
 
 
 def plan_slots(
     num_gpus: int, gpu_lists: Sequence[Sequence[int]], num_workers: int, num_jobs: int
 ) -> list[Slot]:
-    """A slot per entry of `gpu_lists` (default: per GPU), or per CPU worker (0: per core).
+    """A slot for each time that `gpu_lists` names a GPU (default: each once), or per CPU worker.
 
+    A run never spreads over several GPUs: an entry of two is two slots, and a GPU that is named
+    twice has two. num_workers: on the CPU; 0 for one per core.
     num_jobs: of the whole search, done or not; there are no more slots than that. What is left of
     it must not count: another number of threads sums in another order, and a search that was
     interrupted gives what it would have given.
-    Raises ConfigError if a list names a GPU that is not there or that another list has.
+    Raises ConfigError if a list is empty or names a GPU that is not there.
     """
     if not num_gpus:
         count = min(num_workers or num_cores(), num_cores(), num_jobs)
-        return [Slot((), max(1, num_cores() // count)) for _ in range(count)]
+        return [Slot(None, max(1, num_cores() // count)) for _ in range(count)]
     lists = gpu_lists or [[gpu] for gpu in range(num_gpus)]
     named = [gpu for gpus in lists for gpu in gpus]
-    if sorted(named) != sorted(set(named) & set(range(num_gpus))) or not all(lists):
+    if not (all(lists) and set(named) <= set(range(num_gpus))):
         raise ConfigError(
             [
                 f"FINETUNE.MULTIPROCESS_GPU_LIST: got {list(map(list, lists))}, expected lists of "
-                f"GPUs from 0 to {num_gpus - 1}, each in one list"
+                f"GPUs from 0 to {num_gpus - 1}"
             ]
         )
-    lists = lists[:num_jobs]
-    return [Slot(tuple(gpus), max(1, num_cores() // len(lists))) for gpus in lists]
+    # Every GPU gets its first slot before one gets its second: there may be few jobs.
+    earlier = [named[:place].count(gpu) for place, gpu in enumerate(named)]
+    gpus = [named[place] for place in sorted(range(len(named)), key=earlier.__getitem__)]
+    gpus = gpus[:num_jobs]
+    return [Slot(gpu, max(1, num_cores() // len(gpus))) for gpu in gpus]
 
 
 @contextmanager
@@ -106,7 +111,7 @@ class SlotWorkers:
     def _start(self, place: int, function: Callable, job: Any) -> Future:
         slot, before = self.slots[place], multiprocessing.active_children()
         self._kills[place] = OomKills()
-        self._pools[place] = local_pool(1, _prepare_worker, (slot.gpus, slot.num_threads))
+        self._pools[place] = local_pool(1, _prepare_worker, (slot.gpu, slot.num_threads))
         future = self._pools[place].submit(attempt, function, job)
         [self._processes[place]] = _children_besides(before)
         return future
@@ -128,11 +133,13 @@ def _last_words(process: BaseProcess, kills: OomKills) -> str:
     return f"{died}; fewer workers (SYSTEM.NUM_WORKERS) need less"
 
 
-def _prepare_worker(gpus: tuple[int, ...], num_threads: int) -> None:
+def _prepare_worker(gpu: int | None, num_threads: int) -> None:
     """Runs in the new process, before torch is imported there: it takes its threads from here."""
-    visible = visible_gpu_names()
-    chosen = [str(gpu) if visible is None else visible[gpu] for gpu in gpus]
-    take_device(f"cuda:{','.join(chosen)}" if chosen else "cpu")
+    device = "cpu"
+    if gpu is not None:
+        visible = visible_gpu_names()
+        device = f"cuda:{gpu if visible is None else visible[gpu]}"
+    take_device(device)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(num_threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would slow the other slots
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -148,8 +148,10 @@ def _workers(config: "CfgNode", search: Search, directory: Path) -> Iterator[tup
             yield workers, f"on {workers.num_workers} workers of {scheduler}"
         return
     slots = slots_for(config, search)
-    if slots[0].gpus:
-        described = f"on GPUs {', '.join('+'.join(map(str, slot.gpus)) for slot in slots)}"
+    if slots[0].gpu is not None:
+        described = f"a run each on GPUs {', '.join(str(slot.gpu) for slot in slots)}"
+        if any(len(gpus) > 1 for gpus in config.FINETUNE.MULTIPROCESS_GPU_LIST):
+            described += " (FINETUNE.MULTIPROCESS_GPU_LIST: no run takes several)"
     else:
         threads = slots[0].num_threads
         described = f"in {len(slots)} process(es) on the CPU, {threads} thread(s) each"

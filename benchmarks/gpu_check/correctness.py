@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from benchmarks.contestants import LENGTH, model_args
+from benchmarks.contestants import LENGTH, Size, model_args
+from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.outcome import Outcome, judged
-from benchmarks.gpu_check.runs import SMALL, Bench
 from pretrain.data import MicroBatch, collate
 from pretrain.engine import compute_dtype
 from pretrain.model import BasePretrainModel
@@ -28,18 +28,21 @@ class Errors:
     worst: float
 
 
-def synthetic_batch(packed: bool, num_rows: int = 8, num_predictions: int = 19) -> MicroBatch:
-    """Random tokens; packed: three samples a row, otherwise the full length."""
+def synthetic_batch(
+    num_rows: int = 8, length: int = LENGTH, num_samples: int = 1, real_share: float = 1.0
+) -> MicroBatch:
+    """Random tokens: rows of so many equal samples, and padding behind that share of the row."""
     generator = np.random.default_rng(0)
-    shape = num_rows, num_predictions
-    sample = np.ones((num_rows, LENGTH), np.uint8)
-    if packed:
-        sample[:, LENGTH // 3 :], sample[:, LENGTH * 3 // 4 :] = 2, 3
-    columns = np.arange(1, LENGTH)
+    shape = num_rows, max(1, length * 15 // 100)
+    real = int(real_share * length)
+    row = np.arange(length) * num_samples // length + 1
+    row[real:] = 0
+    sample = np.tile(row.astype(np.uint16), (num_rows, 1))
+    columns, num_predictions = np.arange(1, real), shape[1]
     positions = [generator.permutation(columns)[:num_predictions] for _ in range(num_rows)]
     return collate(
         {
-            "input_ids": generator.integers(1000, 8000, (num_rows, LENGTH)).astype(np.uint16),
+            "input_ids": generator.integers(1000, 8000, sample.shape).astype(np.uint16),
             "input_mask": sample,
             "segment_ids": (sample > 1).astype(np.uint8),
             "masked_lm_positions": np.sort(positions).astype(np.uint16),
@@ -62,14 +65,14 @@ def loss_and_gradients(
     return loss.item(), gradients
 
 
-def errors_of(device: torch.device, precision: str, gated: bool) -> Errors:
+def errors_of(device: torch.device, size: Size, precision: str, gated: bool) -> Errors:
     """Of a small model on the device, against fp32 on the CPU.
 
     gated: rotary positions, a gate and packed rows; otherwise absolute positions, not packed.
     """
-    args = model_args(SMALL, 0.0, gated)
+    args = model_args(size, 0.0, gated)
     args.vocab_size = 8192
-    batch = synthetic_batch(packed=gated)
+    batch = synthetic_batch(num_samples=3 if gated else 1)
     exact, expected = loss_and_gradients(args, batch, torch.device("cpu"), torch.float32)
     loss, gradients = loss_and_gradients(args, batch, device, compute_dtype(precision))
     pairs = zip(gradients, expected, strict=True)
@@ -90,7 +93,10 @@ def check_correctness(
     for precision in dict.fromkeys(["fp32", *bench.precisions]):
         loss_limit, limit = tolerances[precision]
         for gated, kind in ((False, "absolute"), (True, "packed rotary gated")):
-            name, errors = f"{precision} {kind}", errors_of(bench.device, precision, gated)
+            name, errors = (
+                f"{precision} {kind}",
+                errors_of(bench.device, bench.scale.small, precision, gated),
+            )
             numbers[name] = asdict(errors)
             gradient = errors.worst if precision == "fp32" else errors.gradient
             told.append(f"{name}: loss {errors.loss:.1e}, gradient {gradient:.1e} off")
@@ -98,6 +104,5 @@ def check_correctness(
                 problems.append(f"{name} is off by more than {limit:g}")
     advice = "; ".join(problems)
     if problems:
-        used = torch.get_float32_matmul_precision()
-        advice += f" (float32_matmul_precision is {used}, should be highest)"
+        advice += f" (TF32 allowed: {torch.backends.cuda.matmul.allow_tf32})"
     return judged("; ".join(told), advice, **numbers)

@@ -1,5 +1,6 @@
 """What a check comes to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,10 @@ class Outcome:
     advice: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+# A check's name, and what makes its outcome when its turn comes.
+Check = tuple[str, Callable[[], Outcome]]
 
 
 def passed(seen: str, **numbers) -> Outcome:

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.contestants import read_batches
+from benchmarks.contestants import model_args, read_batches
+from benchmarks.gpu_check.bench import Bench, tensors_in, watch_steps
 from benchmarks.gpu_check.correctness import synthetic_batch
-from benchmarks.gpu_check.outcome import Outcome, judged
-from benchmarks.gpu_check.runs import Bench, watch_steps
+from benchmarks.gpu_check.outcome import Outcome, judged, passed, skipped
 from benchmarks.stage_runs import PROJECT
 from pretrain.data import MicroBatch
+from pretrain.engine import compute_dtype
+from pretrain.model import BasePretrainModel
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,11 @@ def check_data(bench: Bench, count: int = 32) -> Outcome:
     """Batches lie in pinned memory, from which they are copied while the host goes on."""
     dataset = bench.dataset  # made before the clock starts
     begin = time.perf_counter()
-    batches = read_batches(dataset, bench.batch, count)
-    rate = count * bench.batch / (time.perf_counter() - begin)
+    batches = read_batches(dataset, bench.scale.batch, count)
+    rate = count * bench.scale.batch / (time.perf_counter() - begin)
     unpadded = sum(batch.attention_mask is None for batch in batches) / count
     if bench.on_gpu:
-        batches.append(synthetic_batch(packed=True).pinned())
+        batches.append(synthetic_batch(num_samples=3).pinned())
     num_pinned = sum(map(is_pinned, batches))
     found: list[Synchronisation] = []
     with recorded_synchronisations(bench.device, found):
@@ -108,31 +111,48 @@ def check_data(bench: Bench, count: int = 32) -> Outcome:
 
 
 def is_pinned(batch: MicroBatch) -> bool:
-    tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
-    return all(tensor.is_pinned() for tensor in tensors)
+    return all(tensor.is_pinned() for tensor in tensors_in(batch))
 
 
-def check_synchronisation(bench: Bench) -> Outcome:
+def check_error_mode(bench: Bench) -> Outcome:
+    """Forward and backward of our model, with set_sync_debug_mode("error"): nothing waits."""
+    if not bench.on_gpu:
+        return skipped("needs a GPU")
+    dtypes = [compute_dtype(precision) for precision in bench.precisions]
+    for gated in (False, True):
+        args = model_args(bench.scale.small, 0.1, gated)
+        batches = [synthetic_batch(), synthetic_batch(num_samples=3), synthetic_batch(8, 1024)]
+        args.max_seq_length = 1024
+        for dtype in dtypes:
+            model = BasePretrainModel(args).to(bench.device, dtype)
+            for batch in (batch.pinned() for batch in batches):
+                model(*batch.inputs(bench.device)).backward()  # makes what is made once
+                bench.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    model(*batch.inputs(bench.device)).backward()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+    return passed(f"none in {', '.join(bench.precisions)}, plain and packed, 128 and 1,024 tokens")
+
+
+def check_waits(bench: Bench, name: str, flags: dict[str, Any]) -> Outcome:
     """In a step of the real loop, nothing of ours waits for the GPU; DeepSpeed may."""
-    counts = {precision: waits_per_step(bench, precision) for precision in bench.precisions}
-    ours = sorted({one.place for count in counts.values() for one in count if one.owner == "ours"})
-    seen = "; ".join(f"{name}: {_waits_in_words(count)}" for name, count in counts.items())
-    numbers = {
-        name: {f"{one.owner} {one.place}": number for one, number in count.items()}
-        for name, count in counts.items()
-    }
+    counts = waits_per_step(bench, name, flags)
+    ours = sorted({one.place for one in counts if one.owner == "ours"})
+    numbers = {f"{one.owner} {one.place}": number for one, number in counts.items()}
     advice = f"report this as a bug, with: {', '.join(ours)}" if ours else ""
-    return judged(seen, advice, **numbers)
+    return judged(f"{sum(counts.values()):g} a step: {_waits_in_words(counts)}", advice, **numbers)
 
 
-def waits_per_step(bench: Bench, precision: str) -> dict[Synchronisation, float]:
-    """How often per step the host waits for the device, by place."""
+def waits_per_step(bench: Bench, name: str, flags: dict[str, Any]) -> dict[Synchronisation, float]:
+    """How often per step the host waits for the device, by place, between lines of metrics."""
     found: list[Synchronisation] = []
     context = recorded_synchronisations(bench.device, found)
-    watch_steps(bench, f"waits-{precision}", context, precision=precision)
-    return {one: number / bench.watched_steps for one, number in Counter(found).items()}
+    watch_steps(bench, f"waits-{name}", context, **flags)
+    return {one: number / bench.scale.watched_steps for one, number in Counter(found).items()}
 
 
 def _waits_in_words(counts: dict[Synchronisation, float]) -> str:
-    words = [f"{n:g} a step by {one.owner} ({one.place})" for one, n in counts.items()]
+    words = [f"{n:g} by {one.owner} ({one.place})" for one, n in counts.items()]
     return ", ".join(words) or "no waits"

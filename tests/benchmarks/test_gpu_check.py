@@ -1,303 +1,304 @@
-"""The GPU checklist, as far as it means something without a GPU."""
+"""The GPU check, as far as it means something without a GPU."""
 
 import json
-import math
+import multiprocessing
 import os
 import signal
-import warnings
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.contestants import LENGTH, VOCAB_SIZE, Size, read_batches
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import speed
-from benchmarks.gpu_check.__main__ import (
-    as_json,
-    main,
-    parse_arguments,
-    result_table,
-    run_check,
-    run_checks,
-)
-from benchmarks.gpu_check.correctness import check_correctness, synthetic_batch
-from benchmarks.gpu_check.kernels import (
-    FUSED_KERNEL,
-    attending_cases,
-    backend_of,
-    check_optimizer,
-    forced_seconds,
-)
-from benchmarks.gpu_check.machine import driver_version
+from benchmarks.gpu_check import ranks, stages
+from benchmarks.gpu_check.bench import REHEARSAL, Bench
+from benchmarks.gpu_check.cards import find_card
+from benchmarks.gpu_check.goals import goals, paper_hours
+from benchmarks.gpu_check.machine import check_matmul, driver_version
 from benchmarks.gpu_check.outcome import FAILED, PASSED, SKIPPED, failed, passed
-from benchmarks.gpu_check.resume_and_ranks import check_resume
-from benchmarks.gpu_check.runs import Bench, as_large_as_berts
-from benchmarks.gpu_check.synchronisation import (
-    Synchronisation,
-    attribute,
-    check_data,
-    check_synchronisation,
-    is_pinned,
-    recorded_synchronisations,
-)
-from benchmarks.stage_runs import PROJECT
-from pretrain.data import MicroBatch
-from pretrain.distributed import start_ranks
+from benchmarks.gpu_check.sections import SECTIONS
+from benchmarks.gpu_check.worker import Section, outcomes_of, run_check, run_section
+from pipeline.folders import read_json
 from pretrain.interrupts import Interrupted
-from pretrain.metrics import read_metrics
-from tests.pretrain.shards import write_dataset
 
 CPU = torch.device("cpu")
-PACKAGES = "/somewhere/site-packages"
 
 
-@pytest.fixture
-def bench(tmp_path):
-    bench = Bench(CPU, Size(1, 64), 4, tmp_path, warm_up=1, watched_steps=2)
-    vars(bench)["dataset"] = write_dataset(tmp_path / "dataset", length=LENGTH)
-    return bench
-
-
-@pytest.fixture(scope="module")
-def ranks():
-    """This process as the one rank of its own runs; its variables are not for its children."""
-    before = set(os.environ)
-    start_ranks()
-    torch.set_num_threads(1)
-    for name in os.environ.keys() - before - {"LOCAL_RANK"}:
-        del os.environ[name]
-    yield
-    os.environ.pop("LOCAL_RANK", None)
-
-
-# --- what is reported --------------------------------------------------------------------------
+# --- sections ----------------------------------------------------------------------------------
 
 
 def test_without_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main([]) == 2
+    assert command.main([]) == 2
     assert "no GPU to check: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ValueError("too\nbad"), SystemExit("too\nbad")])
-def test_what_a_check_raises_is_its_failure_and_the_others_go_on(error, bench, capsys):
-    def broken(_):
+def test_what_a_check_raises_is_its_failure_and_the_others_go_on(error, bench):
+    def broken():
         raise error
 
-    checks = {"first": broken, "second": lambda _: passed("fine", number=1.5)}
-    outcomes = run_checks(checks, bench)
+    checks = iter([("first", broken), ("second", lambda: passed("fine", number=1.5))])
+    outcomes = dict(outcomes_of(checks, bench))
     assert [outcome.status for outcome in outcomes.values()] == [FAILED, PASSED]
     assert outcomes["first"].seen == f"{type(error).__name__}: too"
     assert "broken" in outcomes["first"].numbers["traceback"]
-    assert "OK   second: fine" in capsys.readouterr().out
 
 
-def test_an_interrupt_ends_it_all(bench):
-    def interrupted(_):
+def test_an_interrupt_ends_it_all():
+    def interrupted():
         raise Interrupted(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_check(interrupted, bench)
+        run_check(interrupted)
 
 
-def test_a_lack_of_memory_has_its_own_advice(bench):
-    def hungry(_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    assert "--batch" in run_check(hungry, bench).advice
-
-
-def test_no_check_begins_when_the_time_is_over(bench):
-    outcomes = run_checks({"late": lambda _: passed("fine")}, bench, limit=-1.0)
-    assert outcomes["late"].status == SKIPPED and "--only late" in outcomes["late"].seen
+def test_no_check_begins_when_the_time_is_over(tmp_path):
+    late = Bench(CPU, REHEARSAL, tmp_path, deadline=time.monotonic() - 1)
+    [(_, outcome)] = outcomes_of(iter([("late", lambda: passed("fine"))]), late)
+    assert outcome.status == SKIPPED and "time was over" in outcome.seen
 
 
-def test_without_a_rank_the_others_are_left_out(bench):
-    checks = {"start": lambda _: failed("no NCCL", "get it"), "other": lambda _: passed("fine")}
-    assert run_checks(checks, bench)["other"].status == SKIPPED
+@pytest.fixture
+def forked(monkeypatch):
+    """Sections begin at once; their own process imports torch first, for seconds."""
+    get_context = multiprocessing.get_context
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: get_context("fork"))
 
 
-def test_all_numbers_are_in_the_table_and_the_json(bench):
-    def slow(_):
-        return failed("slow", "buy a faster one", speed=2.0)
+def test_a_section_that_hangs_is_killed_with_all_that_it_started(forked, tmp_path):
+    child = tmp_path / "child"
 
-    outcomes = run_checks({"speed": slow}, bench)
-    assert "FAIL  speed" in result_table(outcomes)
-    found = json.loads(as_json(outcomes))["speed"]
-    assert found["numbers"] == {"speed": 2.0} and found["advice"] == "buy a faster one"
+    def hang():
+        os.write(1, b"about to hang\n")  # as a library would, past sys.stdout
+        child.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+        time.sleep(60)
+
+    section = Section("", 0, lambda bench: iter([("good", lambda: passed("fine")), ("bad", hang)]))
+    begin = time.monotonic()
+    outcomes = dict(run_section("hangs", section, tmp_path, 1.0, rehearses=True))
+    assert time.monotonic() - begin < 10
+    assert outcomes["good"].status == PASSED  # what was measured stays
+    assert outcomes["hangs"].seen == "killed: its time was over"
+    assert outcomes["hangs"].numbers["log"] == ["about to hang"]
+    state = Path(f"/proc/{child.read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_section_that_dies_is_a_failure(forked, tmp_path):
+    section = Section("", 0, lambda bench: iter([("bad", lambda: os._exit(3))]))
+    [(name, outcome)] = run_section("dies", section, tmp_path, 20.0, rehearses=True)
+    assert (name, outcome.status) == ("dies", FAILED) and "exit code 3" in outcome.seen
+
+
+def test_the_report_is_there_after_each_check(forked, tmp_path, capsys):
+    report, seen = tmp_path / "report.json", tmp_path / "seen.json"
+
+    def first(bench):
+        yield "one", lambda: passed("fine")
+
+    def second(bench):
+        yield "two", lambda: failed("slow", "buy a faster one", speed=2.0)
+        seen.write_text(report.read_text())  # what a kill would leave now
+
+    sections = {"first": Section("", 9, first), "second": Section("", 9, second)}
+    results = command.run_sections(sections, tmp_path, 100.0, True, report)
+    assert read_json(seen)["sections"]["first"]["one"]["status"] == PASSED
+    two = read_json(report)["sections"]["second"]["two"]
+    assert two["numbers"] == {"speed": 2.0} and two["advice"] == "buy a faster one"
+    assert "FAIL  second" in command.result_table(results)
+    assert "  OK   one: fine" in capsys.readouterr().out
+
+
+def test_a_section_that_has_no_time_is_left_out(tmp_path):
+    report = tmp_path / "report.json"
+    results = command.run_sections({"late": Section("", 9, iter)}, tmp_path, 1.0, True, report)
+    assert (
+        results["late"]["late"].status == SKIPPED and "--only late" in results["late"]["late"].seen
+    )
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(passed("fine"), 0), (failed("bad", "mend"), 1)])
-def test_exit_code_and_file(outcome, code, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "why_no_gpu", lambda: "")
-    monkeypatch.setattr(command, "_is_broken", lambda _: False)
-    monkeypatch.setattr(command, "CHECKS", {"one": lambda _: outcome})
-    assert main(["--json", str(tmp_path / "numbers.json")]) == code
-    assert json.loads((tmp_path / "numbers.json").read_text())["one"]["status"] == outcome.status
+def test_exit_code_and_file(outcome, code, forked, monkeypatch, tmp_path):
+    section = Section("", 0, lambda bench: iter([("one", lambda: outcome)]))
+    monkeypatch.setattr(command, "SECTIONS", {"some": section})
+    assert command.main(["--rehearse", "--json", str(tmp_path / "numbers.json")]) == code
+    found = read_json(tmp_path / "numbers.json")["sections"]["some"]["one"]
+    assert found["status"] == outcome.status
 
 
-def test_some_checks_are_asked_for(capsys):
-    assert list(parse_arguments(["--only", "resume,data"]).checks) == ["start", "data", "resume"]
+def test_some_sections_are_asked_for(capsys):
+    chosen = command.parse_arguments(["--only", "memory,machine"]).sections
+    assert list(chosen) == ["machine", "memory"]
     with pytest.raises(SystemExit):
-        parse_arguments(["--only", "nothing"])
+        command.parse_arguments(["--only", "nothing"])
     assert "got nothing" in capsys.readouterr().err
 
 
-def test_the_driver_is_read(tmp_path):
+def test_all_sections_fit_into_ten_minutes_on_one_gpu():
+    """With several GPUs, the last section has what the others have left."""
+    seconds = sum(one.seconds for name, one in SECTIONS.items() if name != "ranks")
+    assert seconds <= 60 * command.parse_arguments([]).minutes <= 600
+    assert list(SECTIONS)[:2] == ["machine", "stage"]
+
+
+# --- the card ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "bandwidth"),
+    [
+        ("NVIDIA H200", 989, 4800),
+        ("NVIDIA H100 80GB HBM3", 989, 3350),
+        ("NVIDIA H100 PCIe", 756, 2039),
+        ("NVIDIA A100-SXM4-80GB", 312, 2039),
+        ("NVIDIA A100-SXM4-40GB", 312, 1555),
+        ("NVIDIA A10", 125, 600),
+        ("NVIDIA A10G", 70, 600),
+        ("Tesla V100-SXM2-16GB", 125, 900),
+        ("Tesla T4", 65, 320),
+        ("NVIDIA L4", 121, 300),
+        ("NVIDIA L40S", 362, 864),
+        ("NVIDIA GeForce RTX 3090", 71, 936),
+        ("NVIDIA GeForce RTX 4090", 165.2, 1008),
+    ],
+)
+def test_data_sheets(name, half, bandwidth):
+    card = find_card(name)
+    assert (card.half, card.bandwidth) == (half, bandwidth)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """All precisions at 20 TFLOP/s."""
+    monkeypatch.setattr("benchmarks.gpu_check.machine.matmul_peak", lambda *_: 20e12)
+
+
+def test_an_unknown_card_is_measured_without_a_data_sheet(bench, products):
+    assert find_card("NVIDIA GeForce GTX 1080") is None
+    outcome = check_matmul(bench)
+    assert outcome.status == PASSED and outcome.seen == "fp16 20.0, bf16 20.0, fp32 20.0 TFLOP/s"
+
+
+def test_a_card_far_from_its_data_sheet_fails(bench, products, monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu_check.machine._card", lambda bench: find_card("Tesla T4"))
+    outcome = check_matmul(bench)
+    assert outcome.status == FAILED and outcome.advice.startswith("fp16, bf16: is another program")
+    assert "fp16 20.0 (31% of 65)" in outcome.seen
+
+
+def test_the_driver_is_read(tmp_path, monkeypatch):
     path = tmp_path / "version"
     path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23\n")
     assert driver_version(path) == "570.86.15"
     path.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release\n")
     assert driver_version(path) == "570.86.15"
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert driver_version(tmp_path / "none") == "unknown"
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 580.159.04\necho 580.159.04\n")
+    tool.chmod(0o755)
+    assert driver_version(tmp_path / "none") == "580.159.04"
 
 
-# --- synchronisation ---------------------------------------------------------------------------
+def measured(model, rate, expected=0.0):
+    return {
+        "model": model,
+        "samples_per_second": rate,
+        "positions_per_second": 128 * rate,
+        "expected": expected,
+    }
+
+
+def test_goals_are_beside_what_was_measured():
+    assert paper_hours(163) == pytest.approx(20.07, abs=0.01)  # 94.2 million samples
+    slow, fast = measured("12x768", 4000.0), measured("12x768", 5000.0, 2891.0)
+    lines = list(goals("NVIDIA H100 80GB HBM3", [slow, fast, {"seen": "another check"}]))
+    assert lines == [
+        "12x768: 640,000 tokens/s; goal on an H100 or H200: 600,000 (reached)",
+        "12x768: 5,000 samples/s, 173% of the expected",
+    ]
+    [_, line] = goals("NVIDIA GeForce RTX 3090", [measured("24x1024", 150.0, 163.0)])
+    assert line.startswith("the paper's run on 8 of this card: 21.8 h") and "(missed)" in line
+    assert list(goals("NVIDIA L4", [])) == []
+
+
+# --- main.py and ranks -------------------------------------------------------------------------
+
+
+def main_run(code=0, gpu_bytes=0.0):
+    return stages.MainRun(code, "said something", 1.0, gpu_bytes)
+
+
+def test_a_run_that_leaves_the_gpu_alone_is_seen(bench, monkeypatch):
+    assert stages.device_problem(bench, main_run()) == ""
+    monkeypatch.setattr(Bench, "on_gpu", True)
+    assert "it ran on the CPU" in stages.device_problem(bench, main_run(gpu_bytes=1e6))
+    assert stages.device_problem(bench, main_run(gpu_bytes=5e8)) == ""
+
+
+LINE = json.dumps({"kind": "train", "step": 1}) + "\n"
+TRAINS = f"""
+import pathlib, sys, time
+time.sleep(0.3)
+pathlib.Path(sys.argv[1]).write_text({LINE!r})
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("after", "counted"), [(0.0, 0.0), (5e8, 5e8)])
+def test_memory_counts_from_the_first_step_on(bench, tmp_path, monkeypatch, after, counted):
+    """Before it, main.py takes the GPU just to ask whether it works."""
+    metrics = tmp_path / "metrics.jsonl"
+    program = [sys.executable, "-c", TRAINS, str(metrics), "0.5"]
+    monkeypatch.setattr(stages, "main_command", lambda *_: program)
+    taken = iter([0.0])
+    monkeypatch.setattr(stages, "_taken", lambda _: next(taken, after if metrics.exists() else 5e8))
+    run = stages.run_main(bench, tmp_path / "x.yaml", "pretrain", stages.has_trained(metrics))
+    assert (run.code, run.gpu_bytes) == (0, counted)
+
+
+def test_a_run_is_ended_at_a_step(bench, tmp_path, monkeypatch):
+    metrics = tmp_path / "metrics.jsonl"
+    program = [sys.executable, "-c", TRAINS, str(metrics), "60"]
+    monkeypatch.setattr(stages, "main_command", lambda *_: program)
+    trains = stages.has_trained(metrics)
+    run = stages.run_main(bench, tmp_path / "x.yaml", "pretrain", trains, ends=trains)
+    assert run.code == -signal.SIGTERM and not stages.has_trained(metrics)()
 
 
 @pytest.mark.parametrize(
-    ("frames", "expected"),
+    ("limit", "steps", "code", "status"),
     [
-        (
-            [f"{PROJECT}/pretrain/loop.py", f"{PACKAGES}/torch/_tensor.py"],
-            Synchronisation("pretrain/loop.py:0", "ours"),
-        ),
-        (
-            [f"{PROJECT}/pretrain/loop.py", f"{PACKAGES}/deepspeed/runtime/zero/stage.py"],
-            Synchronisation("zero/stage.py:1", "DeepSpeed"),
-        ),
-        (
-            [f"{PACKAGES}/deepspeed/runtime/engine.py", f"{PROJECT}/pretrain/model.py"],
-            Synchronisation("pretrain/model.py:1", "ours"),
-        ),
-        (
-            [f"{PACKAGES}/deepspeed/runtime/engine.py", f"{PACKAGES}/torch/autograd/graph.py"],
-            Synchronisation("backward pass", "ours"),
-        ),
-        # The environment may lie inside of the project.
-        (
-            [f"{PROJECT}/main.py", f"{PROJECT}/.venv/site-packages/deepspeed/a.py"],
-            Synchronisation("deepspeed/a.py:1", "DeepSpeed"),
-        ),
-        (["torch/x.py"], Synchronisation("torch/x.py:0", "ours")),
-        ([], Synchronisation("unknown", "ours")),
+        (512, 6, 0, PASSED),
+        (1024, 6, 0, FAILED),  # it fitted
+        (512, 3, 0, FAILED),
+        (512, 6, 3, FAILED),
     ],
 )
-def test_a_wait_has_an_owner(frames, expected):
-    assert attribute([(file, line) for line, file in enumerate(frames)]) == expected
+def test_a_micro_batch_that_was_halved(tmp_path, limit, steps, code, status):
+    (tmp_path / "micro_batch.json").write_text(json.dumps({"limit": limit}))
+    lines = [json.dumps({"kind": "train", "step": step + 1}) + "\n" for step in range(steps)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert stages.judge_halving(tmp_path, 1024, main_run(code)).status == status
 
 
-def test_waits_are_recorded_where_they_come_from(monkeypatch):
-    calls, found = [], []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *args: calls.append(args))
-    before = torch.cuda.synchronize
-    with recorded_synchronisations(CPU, found):
-        for _ in range(2):
-            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
-        warnings.warn("something else", stacklevel=1)
-        torch.cuda.synchronize(0)
-    assert torch.cuda.synchronize is before and calls == [(0,)]
-    assert len(found) == 3 and found[0] == found[1] != found[2]
-    assert {one.owner for one in found} == {"ours"}
-    assert all("tests/benchmarks/test_gpu_check.py:" in one.place for one in found)
-
-
-def test_batches_that_are_not_pinned_are_told(bench):
-    assert not is_pinned(synthetic_batch(packed=True))
-    outcome = check_data(bench)
-    assert outcome.status == PASSED and "0 of 32 batches pinned" in outcome.seen
-
-
-@pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the steps that warm up
-def test_waits_in_the_real_loop(bench, ranks, monkeypatch):
-    outcome = check_synchronisation(bench)
-    assert outcome.status == PASSED and outcome.seen == "fp32: no waits"
-    forward = MicroBatch.inputs
-
-    def waits(self, device):
-        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
-        return forward(self, device)
-
-    monkeypatch.setattr(MicroBatch, "inputs", waits)
-    outcome = check_synchronisation(bench)
-    assert outcome.status == FAILED and "1 a step by ours (tests/" in outcome.seen
-
-
-# --- the other checks --------------------------------------------------------------------------
-
-
-def test_backends_of_attention(bench):
-    cases = attending_cases(bench, torch.float32, dropout=0.0)
-    assert list(cases) == ["unpadded", "padded", "packed"]
-    assert backend_of(cases["unpadded"]) == "flash"
-    with sdpa_kernel(SDPBackend.MATH):
-        assert backend_of(cases["packed"]) == "math"
-    seconds, reason = forced_seconds(bench, cases["packed"], SDPBackend.MATH)
-    assert seconds > 0 and not reason
-    seconds, reason = forced_seconds(bench, cases["packed"], SDPBackend.CUDNN_ATTENTION)
-    assert math.isnan(seconds) and reason
-
-
-def test_the_fused_kernel_is_known_by_its_name():
-    kernel = "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<at::native::"
-    assert FUSED_KERNEL.search(f"{kernel}FusedOptimizerTensorListMetadata<4>, FusedAdamMathFunctor")
-    assert not FUSED_KERNEL.search("void at::native::fused_dropout_kernel_vec<c10::Half, float>")
-
-
-def test_the_optimizer_is_fused(bench, ranks):
-    outcome = check_optimizer(bench)
-    assert outcome.status == PASSED, outcome
-    assert outcome.seen.startswith("2 of 2 groups are fused, 2 calls a step")
-
-
-def test_the_cpu_computes_what_the_cpu_computes(bench):
-    outcome = check_correctness(bench)
-    assert outcome.status == PASSED, outcome
-    assert all(errors["worst"] < 1e-6 for errors in outcome.numbers.values())
-
-
-def test_a_gradient_that_is_off_fails(bench, monkeypatch):
-    monkeypatch.setattr(Bench, "precisions", ["fp16"])
-    assert check_correctness(bench).status == PASSED
-    outcome = check_correctness(bench, {"fp32": (1e-4, 1e-4), "fp16": (0.02, 1e-5)})
-    assert outcome.status == FAILED and "fp16 absolute is off" in outcome.advice
-
-
-def test_packed_batches_are_packed():
-    packed, plain = synthetic_batch(packed=True), synthetic_batch(packed=False)
-    assert packed.is_packed and packed.inputs(CPU)[2].shape == (8, LENGTH, LENGTH)
-    assert plain.attention_mask is None and plain.num_predictions == packed.num_predictions
-
-
-def test_a_run_that_is_resumed(bench, ranks):
-    outcome = check_resume(bench, num_steps=4)
-    assert outcome.status == PASSED, outcome
-    assert outcome.seen == "resumed after step 2, the same bits in 4 steps"
-
-
-def test_the_engine_without_the_loop(bench, ranks):
-    engine = speed.new_engine(bench, speed.engine_args(bench, bench.size))
-    speed.take_steps(bench, engine, read_batches(bench.dataset, bench.batch, 2))
-    assert engine.global_steps == 2
-
-
-def test_throughput_of_the_loop_and_in_turns(bench, ranks, monkeypatch):
-    smaller = {"MEASURED_FROM": 10, "THROUGHPUT_SECONDS": 0.0, "NUM_SLICES": 2, "SLICE_STEPS": 1}
-    for name, value in smaller.items():
-        monkeypatch.setattr(speed, name, value)
-    numbers = speed.check_throughput(bench).numbers
-    assert len(numbers["real"]) == len(numbers["usual"]) == 2
-    ratios = [usual / real for real, usual in zip(numbers["real"], numbers["usual"], strict=True)]
-    assert min(ratios) <= numbers["times_usual"] <= max(ratios)
-    assert min(numbers["samples_per_second"], numbers["peak_share"]) > 0
-    lines = read_metrics(bench.folder / "throughput" / "metrics.jsonl")
-    assert numbers["tokens_per_second"] == lines[0]["tokens_per_second"]
-
-
-def test_the_vocabulary_grows_to_berts(tmp_path):
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nword\n")
-    path = as_large_as_berts(tmp_path / "vocab.txt", tmp_path / "large" / "vocab.txt")
-    words = Path(path).read_text().splitlines()
-    assert words[:3] == ["[PAD]", "[UNK]", "word"] and len(set(words)) == VOCAB_SIZE
+def test_ranks_are_found_by_their_folder(tmp_path):
+    settings = {"output_dir": tmp_path / "run"}
+    words = ["-c", "import time; time.sleep(60)", f"--output_dir={settings['output_dir']}"]
+    started = [
+        subprocess.Popen([sys.executable, *words], env={**os.environ, "RANK": rank})
+        for rank in ("1", "0")
+    ]
+    launcher = subprocess.Popen([sys.executable, *words])  # has no rank
+    try:
+        while len(found := ranks.ranks_of(settings)) < 2:
+            time.sleep(0.05)
+        assert found == [started[1].pid, started[0].pid]
+    finally:
+        for process in (*started, launcher):
+            process.kill()
+            process.wait()

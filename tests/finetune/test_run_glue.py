@@ -95,6 +95,21 @@ def test_every_way_to_start_it(command, folder):
     assert done.returncode == 0 and "--evaluation_strategy" in done.stdout
 
 
+def test_the_batch_does_not_grow_with_the_gpus(tiny_model, tmp_path, monkeypatch, capsys):
+    write_demo_glue(tmp_path / "glue")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    seen = []
+
+    def noted(task, source, settings, *_):
+        seen.append((settings.batch_size, settings.eval_batch_size))
+        raise ValueError("seen")
+
+    monkeypatch.setattr("finetune.training.finetune_task", noted)
+    assert run_glue.main(manual_command(tiny_model, tmp_path / "glue", tmp_path / "out")) == 3
+    assert seen == [(2 * 32, 32)]
+    assert "note: 4 GPUs are visible and the first is used" in capsys.readouterr().out
+
+
 def test_a_missing_file_is_one_clear_line(tiny_model, tmp_path, capsys):
     command = manual_command(tiny_model, tmp_path / "none", tmp_path / "out")
     assert run_glue.main(command) == 3

@@ -13,7 +13,7 @@ from finetune.slots import Slot, plan_slots, slot_workers
 from pipeline.errors import ConfigError, StageError
 from pipeline.executor import num_cores
 
-CPU = Slot((), 1)
+CPU = Slot(None, 1)
 
 
 def work(job):
@@ -92,16 +92,18 @@ def test_when_the_caller_gives_up_no_worker_is_left():
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_sees_only_its_gpus(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,6")
-    assert outcomes_of("a", slot=Slot((0, 2), 1))["a"][1] == "4,6"
+def test_a_worker_sees_only_its_gpu(monkeypatch):
+    assert outcomes_of("a")["a"][1] == ""
+    assert outcomes_of("a", slot=Slot(2, 1))["a"][1] == "2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-5b,6")
+    assert outcomes_of("a", slot=Slot(1, 1))["a"][1] == "GPU-5b"
 
 
 def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
     """The stage was told of a GPU that is not there. Its job is not tried again elsewhere."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
     notes = []
-    [outcome] = outcomes_of("device", slot=Slot((0,), 1), notes=notes).values()
+    [outcome] = outcomes_of("device", slot=Slot(0, 1), notes=notes).values()
     assert isinstance(outcome, StageError) and not notes
     assert " cannot use " in str(outcome) and "SYSTEM.NUM_GPUS: 0" in str(outcome)
     assert outcomes_of("device", slot=CPU) == {"device": "cpu"}
@@ -109,23 +111,35 @@ def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_torch_takes_its_threads_from_the_slot(number):
-    assert outcomes_of("threads", slot=Slot((), number)) == {"threads": number}
+    assert outcomes_of("threads", slot=Slot(None, number)) == {"threads": number}
 
 
-def test_slots_of_gpus():
-    assert [slot.gpus for slot in plan_slots(2, [], 0, 9)] == [(0,), (1,)]
-    assert [slot.gpus for slot in plan_slots(2, [], 0, 1)] == [(0,)]
-    assert [slot.gpus for slot in plan_slots(4, [[0, 1], [2, 3]], 0, 9)] == [(0, 1), (2, 3)]
-    for wrong in ([[0, 1], [1]], [[2]], [[]]):
-        with pytest.raises(ConfigError, match=r"FINETUNE\.MULTIPROCESS_GPU_LIST: got .* 0 to 1"):
-            plan_slots(2, wrong, 0, 9)
+@pytest.mark.parametrize(
+    ("num_gpus", "lists", "num_jobs", "expected"),
+    [
+        (2, [], 9, [0, 1]),
+        (2, [], 1, [0]),
+        (4, [[0, 1], [2, 3]], 9, [0, 1, 2, 3]),  # the manual's: no run takes several GPUs
+        (1, [[0], [0]], 9, [0, 0]),
+        (2, [[0], [0], [1], [1]], 9, [0, 1, 0, 1]),
+        (2, [[0], [0], [1], [1]], 2, [0, 1]),  # few jobs are spread over the GPUs
+    ],
+)
+def test_slots_of_gpus(num_gpus, lists, num_jobs, expected):
+    assert [slot.gpu for slot in plan_slots(num_gpus, lists, 0, num_jobs)] == expected
+
+
+@pytest.mark.parametrize("wrong", [[[0, 1], [2]], [[-1]], [[]]])
+def test_gpus_that_are_not_there_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"FINETUNE\.MULTIPROCESS_GPU_LIST: got .* 0 to 1"):
+        plan_slots(2, wrong, 0, 9)
 
 
 def test_slots_of_cores(monkeypatch):
     monkeypatch.setattr("finetune.slots.num_cores", lambda: 8)
-    assert plan_slots(0, [[0]], 0, 99) == [Slot((), 1)] * 8
-    assert plan_slots(0, [], 3, 99) == [Slot((), 2)] * 3
-    assert plan_slots(0, [], 10_000, 99) == [Slot((), 1)] * 8
-    assert plan_slots(0, [], 0, 2) == [Slot((), 4)] * 2  # a small search leaves no core idle
+    assert plan_slots(0, [[0]], 0, 99) == [Slot(None, 1)] * 8
+    assert plan_slots(0, [], 3, 99) == [Slot(None, 2)] * 3
+    assert plan_slots(0, [], 10_000, 99) == [Slot(None, 1)] * 8
+    assert plan_slots(0, [], 0, 2) == [Slot(None, 4)] * 2  # a small search leaves no core idle
     monkeypatch.undo()
-    assert plan_slots(0, [], 1, 99) == [Slot((), num_cores())]
+    assert plan_slots(0, [], 1, 99) == [Slot(None, num_cores())]

@@ -325,6 +325,53 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(tiny_model, glue, monkeypat
         trained(SETTINGS)
 
 
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step")  # of the scaler's skipped step
+def test_an_overflow_that_the_loss_scaler_skips_does_not_end_a_run(tiny_model, glue, monkeypatch):
+    """As on a GPU without bf16, with torch's own scaler; without a scaler the weights are lost."""
+    monkeypatch.setattr("finetune.optimizer.sparse_embedding", lambda model: None)  # as on a GPU
+    data = load_encoded(find_task("MRPC"), "train", glue, tiny_model, 32, True).first(256)
+    logits, calls = Runner.logits, []
+
+    def overflowing(runner, batch):
+        calls.append(batch)
+        factor = float("inf") if len(calls) in bad_steps else 1.0
+        return logits(runner, batch) * factor
+
+    def trained(dtype):
+        calls.clear()
+        model = build_classifier(tiny_model, find_task("MRPC"), 0)
+        runner = Runner(model, load_tokenizer(tiny_model))
+        runner.dtype = dtype
+        training = train(runner, data, SETTINGS, False, lambda step: 0.0, lambda line: None)
+        return runner.model.state_dict(), training.history
+
+    monkeypatch.setattr(Runner, "logits", overflowing)
+    bad_steps = {3}
+    with pytest.raises(ValueError, match="not finite by step 3: training diverged"):
+        trained(torch.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.loop.HISTORY_POINTS", 8)  # two steps each
+        weights, history = trained(torch.float16)
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert len(history) == 8 and all(0.5 < point["loss"] < 1 for point in history)
+    bad_steps = {3, 4}
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="by step 4"):
+        patch.setattr("finetune.loop.HISTORY_POINTS", 8)
+        trained(torch.float16)
+
+
+def test_of_several_gpus_one_is_used(tiny_model, monkeypatch):
+    """A batch that they shared would be computed outside of the loss scaler's precision."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr("finetune.runner.device_type", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)
+    model = build_classifier(tiny_model, find_task("MRPC"), 0)
+    runner = Runner(model, load_tokenizer(tiny_model))
+    assert runner.model is model and runner.device == torch.device("cuda")
+    assert runner.dtype is torch.float16 and runner.needs_scaler
+
+
 def test_predictions_that_do_not_fit_are_made_in_smaller_batches(tiny_model, glue, monkeypatch):
     runner = Runner(build_classifier(tiny_model, find_task("MRPC"), 0), load_tokenizer(tiny_model))
     data = load_encoded(find_task("MRPC"), "dev", glue, tiny_model, 32, True)

@@ -1,0 +1,45 @@
+"""What the GPU does in some calls, by torch's profiler: how long it idles, and in which kernels."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_check.bench import Bench
+
+MOST_KERNELS = 10
+
+
+def profiled(call: Callable[[], None], bench: Bench) -> dict[str, Any]:
+    """idle_share: of the time from the first kernel to the last, None without a GPU. kernels: share
+    of the GPU's time, of those that take the most."""
+    with torch.profiler.profile() as profile:
+        call()
+        bench.synchronize()
+    kernels = [event for event in profile.events() if is_kernel(event)]
+    spans = [(event.time_range.start, event.time_range.end) for event in kernels]
+    times: Counter[str] = Counter()
+    for event in kernels:
+        times[event.name] += event.time_range.end - event.time_range.start
+    total = sum(times.values()) or 1.0
+    longest = {name: round(time / total, 4) for name, time in times.most_common(MOST_KERNELS)}
+    return {"idle_share": idle_share(spans), "kernels": longest, "num_kernels": len(kernels)}
+
+
+def is_kernel(event) -> bool:
+    on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
+    return on_gpu and not event.is_user_annotation  # such as Optimizer.step
+
+
+def idle_share(spans: Iterable[tuple[float, float]]) -> float | None:
+    """Share of the time from the first beginning to the last end that no span covers."""
+    ordered = sorted(spans)
+    if not ordered:
+        return None
+    begin = covered_until = ordered[0][0]
+    busy = 0.0
+    for start, end in ordered:
+        busy += max(0.0, end - max(start, covered_until))
+        covered_until = max(covered_until, end)
+    return 1 - busy / (covered_until - begin) if covered_until > begin else 0.0
