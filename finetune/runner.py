@@ -33,8 +33,8 @@ class Runner:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         check_vocabulary(model, tokenizer)
         self.model = model
-        num_gpus = torch.cuda.device_count()
         self.device = torch.device(device_type())
+        num_gpus = torch.cuda.device_count() if self.device.type == "cuda" else 0
         self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if num_gpus else 1)
         if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
             model.config.pad_token_id = tokenizer.pad_token_id
