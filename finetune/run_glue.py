@@ -171,8 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(problem)
     for note in _notes(arguments, flags):
         print(f"note: {note}")
-    if flags.use_cpu:
-        take_device("cpu")
+    take_device("cpu" if flags.use_cpu else "auto")
     try:
         results = run(flags)
     except (StageError, OSError, ValueError) as error:

@@ -9,16 +9,23 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from pipeline.environment import PROJECT
 from pipeline.errors import ConfigError, StageError
-from pipeline.nvidia import Card, System, has_kernels, lists_cards, read_system
+from pipeline.nvidia import (
+    Card,
+    System,
+    has_kernels,
+    is_on_pci_bus,
+    lists_cards,
+    read_system,
+)
 from pipeline.processes import answer
-from pipeline.torch_build import way_out
+from pipeline.torch_build import way_out, why_no_way_out
 
 # torch from a cold network disk, and each GPU waking up.
 PROBE_SECONDS = 300.0
@@ -48,7 +55,8 @@ class Torch:
     """The torch that is installed, and its GPUs in CUDA's order, those that are visible.
 
     cuda: the version that it is built for, e.g. `13.0`; empty in a build for the CPU.
-    architectures: what it has kernels for, e.g. `sm_86`. problem: why it has no GPU.
+    architectures: what it has kernels for, e.g. `sm_86`. problem: why it has no GPU. hangs: it gave
+    no answer, and so nothing else is known.
     """
 
     version: str
@@ -56,6 +64,7 @@ class Torch:
     architectures: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
+    hangs: bool = False
 
     def __str__(self) -> str:
         return f"torch {self.version}" + (f" for CUDA {self.cuda}" if self.cuda else "")
@@ -80,6 +89,11 @@ def lists_gpus() -> bool:
     Cheap; whether torch can use them is not asked.
     """
     return visible_gpu_names() != [] and lists_cards()
+
+
+def lacks_driver() -> bool:
+    """True if the PCI bus has an NVIDIA GPU that no driver lists, as after a kernel's update."""
+    return visible_gpu_names() != [] and not lists_cards() and is_on_pci_bus()
 
 
 def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
@@ -121,8 +135,8 @@ def _ask_torch(environment: tuple[tuple[str, str], ...]) -> Torch:
     try:
         done = answer(command, PROBE_SECONDS, dict(environment), PROJECT)
     except subprocess.TimeoutExpired:
-        problem = f"it gave no answer in {PROBE_SECONDS:.0f} s, as where the driver hangs"
-        return Torch("here", problem=problem)
+        problem = f"it gave no answer in {PROBE_SECONDS:.0f} s, perhaps as the driver hangs"
+        return Torch("here", problem=problem, hangs=True)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -185,8 +199,13 @@ def device_type(number: int = 0) -> str:
 
 
 def _too_few(key: str, asked: int, present: int) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    problem = "" if present else read_system().problem
+    if visible is not None and lists_cards():
+        problem = f"CUDA_VISIBLE_DEVICES={visible}"
+    more = f" ({problem})" if problem else ""
     return (
-        f"{key}: not that many GPUs here, got {asked}, expected at most {present} "
+        f"{key}: not that many GPUs here{more}, got {asked}, expected at most {present} "
         "(SYSTEM.NUM_GPUS: -1 takes what there is, 0 trains on the CPU)"
     )
 
@@ -202,7 +221,7 @@ def _missing(count: int) -> str:
         advice = "see why in nvidia-smi"
     else:
         where = f"{listed} that CUDA_VISIBLE_DEVICES names"
-        advice = f"{names[count]!r} and what follows is not taken (of MIG, a program has one part)"
+        advice = f"CUDA ignores {names[count]!r} and what follows (of MIG, it takes one part)"
     return (
         f"torch can use {count} GPU(s) of the {where}: {advice}, or set SYSTEM.NUM_GPUS: {count} "
         "to use those"
@@ -218,11 +237,22 @@ def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
     else:
         what = _together(card.name for card in system.cards) or "a GPU"
         problem = found.problem or f"it finds {len(found.gpus)} GPU(s), and needs one more"
+        if names := visible_gpu_names():
+            problem += f" with CUDA_VISIBLE_DEVICES={','.join(names)}"
     driver = f"driver {system.driver}" if system.driver else "no NVIDIA driver"
     if system.newest_cuda:
         driver += f" for CUDA {_dotted(system.newest_cuda)}"
     more = f" ({system.problem})" if system.problem else ""
-    ways = [*_ways_out(found, bad, system), TO_CPU]
+    ways = [TO_CPU]
+    if bad and (good := [i for i, gpu in enumerate(found.gpus) if not gpu.problem]):
+        ways.insert(0, f"set CUDA_VISIBLE_DEVICES={_names_of(good)} to leave it out")
+    if _needs_another_torch(found, bad, system):
+        seen = tuple(Card(i, gpu.name, "", gpu.capability) for i, gpu in enumerate(found.gpus))
+        system = replace(system, cards=seen or system.cards)
+        if way := way_out(system):
+            ways.insert(0, way)
+        else:
+            more += f", and {why_no_way_out(system)}"
     return f"{found} cannot use {what} ({driver}): {problem}{more}; {', or '.join(ways)}"
 
 
@@ -233,16 +263,19 @@ def _problem_with(found: Torch, gpu: Gpu) -> str:
     return f"it has no kernels for compute capability {_dotted(gpu.capability)}, only for {built}"
 
 
-def _ways_out(found: Torch, bad: list[Gpu], system: System) -> Iterator[str]:
-    """Besides the CPU."""
+def _needs_another_torch(found: Torch, bad: list[Gpu], system: System) -> bool:
+    """True if the driver is too old for this one, or if it lacks the cards' kernels or CUDA."""
     major = int(found.cuda.partition(".")[0] or 0)
     is_old = bool(system.newest_cuda) and system.newest_cuda[0] < major
     has_none = any(not has_kernels(gpu.capability, found.architectures) for gpu in bad)
-    if is_old or has_none or (system.cards and not found.cuda):
-        seen = tuple(Card(i, gpu.name, "", gpu.capability) for i, gpu in enumerate(found.gpus))
-        yield way_out(replace(system, cards=seen or system.cards))
-    if len(bad) < len(found.gpus):
-        yield "leave it out of CUDA_VISIBLE_DEVICES"
+    is_for_cpu = bool(system.cards) and not found.cuda and not found.hangs
+    return is_old or has_none or is_for_cpu
+
+
+def _names_of(numbers: Iterable[int]) -> str:
+    """GPUs by CUDA's numbers, for CUDA_VISIBLE_DEVICES, in place of its value now."""
+    names = visible_gpu_names()
+    return ",".join(str(number) if names is None else names[number] for number in numbers)
 
 
 def _together(names: Iterable[str]) -> str:

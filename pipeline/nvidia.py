@@ -18,6 +18,9 @@ from pipeline.processes import answer
 SMI_SECONDS = 60.0
 FIELDS = ("driver_version", "index", "name", "uuid", "memory.total", "compute_cap")
 WSL = "usr/lib/wsl/lib"  # where WSL2 has libcuda and nvidia-smi, on PATH or not
+# What a container on WSL2 is given of it, as nvidia-container-toolkit's pkg/nvcdi/driver-wsl.go
+# lists it; its nvidia-smi is on PATH.
+WSL_IN_CONTAINER = "usr/lib/wsl/drivers/nv*/libcuda.so.1.1"
 # The newest CUDA of each driver branch, as the toolkits' release notes pair them ("CUDA Toolkit and
 # Corresponding Driver Versions", docs.nvidia.com/cuda/cuda-toolkit-release-notes).
 CUDA_OF_BRANCH = {
@@ -98,6 +101,15 @@ def lists_cards(root: Path = Path("/")) -> bool:
     return bool(_listed_cards(root))
 
 
+def is_on_pci_bus(root: Path = Path("/")) -> bool:
+    """True if the PCI bus has a GPU of NVIDIA's, with its driver, another one's or none."""
+    devices = (root / "sys/bus/pci/devices").glob("*")
+    return any(
+        _text(device / "vendor").strip() == "0x10de" and _text(device / "class").startswith("0x03")
+        for device in devices
+    )
+
+
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
     """True if a build with these architectures runs on a card of this compute capability.
 
@@ -145,8 +157,8 @@ def _ask_smi(root: Path) -> tuple[str, tuple[Card, ...], str]:
     rows = [row for row in rows if len(row) == len(fields) and row[1].isdigit()]
     if rows and not done.returncode:
         return rows[0][0], tuple(map(_card, rows)), ""
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return "", (), f"nvidia-smi: {lines[0] if lines else f'exit code {done.returncode}'}"
+    lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+    return "", (), f"nvidia-smi: {lines[0].rstrip('.')}"
 
 
 def _card(row: Sequence[str]) -> Card:
@@ -206,7 +218,9 @@ def _devices(root: Path) -> set[int]:
 
 def _is_wsl(root: Path) -> bool:
     """True on WSL2 with an NVIDIA driver in Windows."""
-    return (root / "dev/dxg").exists() and (root / WSL / "libcuda.so.1").exists()
+    if not (root / "dev/dxg").exists():
+        return False
+    return (root / WSL / "libcuda.so.1").exists() or any(root.glob(WSL_IN_CONTAINER))
 
 
 def _text(path: Path) -> str:

@@ -152,13 +152,13 @@ def fitting_build(system: System, version: str = "") -> "Build | None":
 def way_out(system: System) -> str:
     """What to do about a torch that cannot use these cards, as a clause of an error message.
 
-    The command that installs one that can, or why there is none.
+    The command that installs one that can, or the update of the driver; empty if neither helps.
     """
     build = fitting_build(system)
     if not build:
-        return _no_build_fits(system)
+        return _driver_update(system)
     if misfit(system, build.cuda, build.architectures):
-        return "no build of torch can use all of them"
+        return ""
     if build.index:
         version = f"TORCH_VERSION={build.version} " if build.version != BUILDS[0].version else ""
         settings = f"TORCH_INDEX_URL={build.index} {version}"
@@ -168,8 +168,15 @@ def way_out(system: System) -> str:
     return f"run `{command}` for a torch that can use all of them"
 
 
-def _no_build_fits(system: System) -> str:
-    """What helps where `fitting_build` finds none."""
+def why_no_way_out(system: System) -> str:
+    """Why `way_out` is empty."""
+    if fitting_build(system):
+        return "no build of torch can use all of them"
+    return f"no build of torch from 2.11 on has kernels for {_in_words(system.cards)}"
+
+
+def _driver_update(system: System) -> str:
+    """The update that lets a build use some of the cards; empty if none has kernels for them."""
     drivers = [
         build.least_driver
         for build in BUILDS
@@ -177,7 +184,7 @@ def _no_build_fits(system: System) -> str:
     ]
     if drivers:
         return f"update driver {system.driver} to {min(drivers, key=_numbers)} or newer"
-    return f"no build of torch from 2.11 on has kernels for {_in_words(system.cards)}"
+    return ""
 
 
 # --- installing it -----------------------------------------------------------------------------
@@ -210,7 +217,10 @@ def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
         return Wheel(build.version + build.label, build.index, reason)
     if version:
         return Wheel(version, "", "as TORCH_VERSION asks")
-    return _usual_wheel(system, "" if build else f", so the CPU is used: {_no_build_fits(system)}")
+    if build:
+        return _usual_wheel(system)
+    why = _driver_update(system) or why_no_way_out(system)
+    return _usual_wheel(system, f", so that only the CPU can be used: {why}")
 
 
 def _usual_wheel(system: System, consequence: str = "") -> Wheel:
@@ -234,7 +244,7 @@ def install_torch() -> int:
     code = _pip_install(wheel, system)
     if not code or not wheel.index or any(asked.values()):
         return code
-    print("it cannot be loaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken")
+    print("it cannot be downloaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken")
     return _pip_install(_usual_wheel(system), system)
 
 

@@ -4,6 +4,7 @@ Prints a JSON object as its last line.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,9 +52,12 @@ def _try(number: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what torch says, which goes on with advice."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].partition(". ")[0].rstrip(".")
+    """What CUDA says (`Error 802: system not yet initialized`), or else torch's first sentence;
+    advice follows it."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if found := re.search(r"\bError \d+: .+", line):
+        return found[0]
+    return re.split(r"\. (?=[A-Z])", line)[0].rstrip(".")
 
 
 if __name__ == "__main__":

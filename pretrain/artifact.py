@@ -14,6 +14,7 @@ from typing import Any
 from dataset.artifact import dataset_artifact
 from pipeline.artifacts import Artifact, fingerprint, pretrain_dir
 from pipeline.console import duration
+from pipeline.devices import lacks_driver
 from pipeline.disk import DiskNeed
 from pipeline.errors import ConfigError
 from pipeline.integrity import file_digest
@@ -293,9 +294,12 @@ def _notes(config, dataset: Artifact) -> tuple[str, ...]:
         epochs = num_samples(config.PRETRAIN) / max(1, sum(results["train_shards"].values()))
         what = "all mask copies" if results["masking"] == "static" else "the text"
         effort += f", {epochs:.2f} passes over {what}"
+    notes = [effort]
+    if config.SYSTEM.NUM_GPUS and not expects_gpus(config) and lacks_driver():
+        notes.append("on the CPU: the driver of this machine's NVIDIA GPU is not loaded")
     if config.MODEL.TYPE == OWN_TYPE:  # the others are counted by building them alone
-        return (effort, _size_note(config, _vocab_size(dataset)))
-    return (effort,)
+        notes.append(_size_note(config, _vocab_size(dataset)))
+    return tuple(notes)
 
 
 def num_samples(pretrain) -> int:

@@ -1,5 +1,6 @@
 """The pretraining stage: starts DeepSpeed on this config's dataset and watches over it."""
 
+import os
 import re
 import signal
 from collections.abc import Sequence
@@ -148,12 +149,13 @@ def launcher_devices(hostfile: str, num_ranks: int) -> tuple[str, ...]:
     """Where the launcher starts ranks: on the servers of a hostfile, or so many on this machine.
 
     Of the GPUs here it knows no more than their number: it takes neither UUIDs nor MIG's names, and
-    sorts the others. The ranks have their names from the flag `device`.
+    sorts the others. The ranks have their names from the flag `device`. Without a hostfile it would
+    take /job/hostfile, and start as many ranks on each server in it.
     """
     if hostfile and not is_this_machine(read_hostfile(Path(hostfile))):
         # A single server that is not this machine would else be taken for it.
         return "--hostfile", str(Path(hostfile).resolve()), "--force_multi"
-    return "--num_gpus", str(max(1, num_ranks))
+    return "--hostfile", os.devnull, "--num_gpus", str(max(1, num_ranks))
 
 
 def _environment(config, place: Placement) -> dict[str, str]:

@@ -102,7 +102,7 @@ def gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 def device(request, monkeypatch):
     """The CPU, also where there are GPUs, but for the test that needs one."""
     if "gpu" not in request.node.name:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
 

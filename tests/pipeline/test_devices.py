@@ -89,7 +89,7 @@ def test_hidden_cards_are_none_and_not_probed(machine, monkeypatch):
     monkeypatch.setattr(devices, "ask_torch", pytest.fail)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert num_gpus(-1) == num_gpus(0) == 0 and not lists_gpus()
-    assert "expected at most 0" in refusal(1)
+    assert "here (CUDA_VISIBLE_DEVICES=-1), got 1, expected at most 0" in refusal(1)
 
 
 def test_torch_counts_in_a_child_and_is_asked_once(machine, monkeypatch):
@@ -148,16 +148,53 @@ def test_a_card_without_kernels_is_named(machine, monkeypatch):
         "580.95.05 for CUDA 13.0): it has no kernels for compute capability 7.0, only for sm_75 "
         "sm_80 sm_86 sm_90; run `TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126 bash "
     )
-    assert "leave it out of CUDA_VISIBLE_DEVICES" in problem and "update" not in problem
+    assert ", or set CUDA_VISIBLE_DEVICES=1 to leave it out, or train" in problem
+    assert "update" not in problem
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert usable_gpus(-1) == (A100,)
+
+
+def test_a_display_card_beside_others_is_left_out_by_the_others_names(machine, monkeypatch):
+    """In CUDA's order, or by the names that the user has given."""
+    old = gpu(1, "Quadro P400", (6, 1), error=NO_KERNEL)
+    machine.has(old, gpu(0, "NVIDIA GeForce RTX 5090", (12, 0)), architectures=["sm_75", "sm_120"])
+    problem = refusal(-1)
+    assert "only for sm_75 sm_120, and no build of torch can use all of them; set " in problem
+    assert "; set CUDA_VISIBLE_DEVICES=1 to leave it out, or train on the CPU" in problem
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-0")
+    assert "; set CUDA_VISIBLE_DEVICES=GPU-0 to leave it out, or" in refusal(-1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0")
+    assert [found.name for found in usable_gpus(-1)] == ["NVIDIA GeForce RTX 5090"]
+
+
+COUNTING = (
+    "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
+    "NumCudaDevices() that might have already set an error? Error 802: system not yet initialized"
+)
+UNKNOWN = (
+    "CUDA unknown error - this may be due to an incorrectly set up environment, e.g. changing env "
+    "variable CUDA_VISIBLE_DEVICES after program start. Setting the available devices to be zero."
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (COUNTING, "): Error 802: system not yet initialized; train"),
+        (UNKNOWN, "): " + UNKNOWN.removesuffix(". Setting the available devices to be zero.")),
+    ],
+)
+def test_what_cuda_says_is_told(machine, error, told):
+    """802: of a server whose fabric manager does not run."""
+    machine.has(gpu(0), driver_error=error)
+    assert told in refusal(-1)
 
 
 def test_a_card_that_others_keep_busy_is_named_as_it_is(machine):
     busy = "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might"
     machine.has(gpu(0), gpu(1, error=busy))
     problem = refusal(-1)
-    assert ": CUDA error: CUDA-capable device(s) is/are busy or unavailable; leave it" in problem
+    assert ": CUDA error: CUDA-capable device(s) is/are busy or unavailable; set CUDA_VI" in problem
     assert "install" not in problem
     assert usable_gpus(1) == (A100,)  # the other one is of no concern then
 
@@ -184,7 +221,8 @@ def test_a_torch_that_hangs_or_breaks_is_given_up(machine, monkeypatch):
     machine.has(gpu(0), hangs=True)
     monkeypatch.setattr(devices, "PROBE_SECONDS", 0.5)
     begin = time.monotonic()
-    assert "it gave no answer in 0 s" in refusal(-1)
+    problem = refusal(-1)
+    assert "it gave no answer in 0 s" in problem and "install.sh" not in problem
     assert time.monotonic() - begin < 5
     monkeypatch.setenv("FAKE_MACHINE", "not JSON")
     monkeypatch.setattr(devices, "PROBE_SECONDS", 30)
@@ -256,14 +294,14 @@ def test_names_that_cuda_cuts_short_are_an_error(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
     problem = refusal(-1)
     assert f"torch can use {count} GPU(s) of the {len(names.split(','))} that CUDA_VIS" in problem
-    assert f": '{first_not_taken}' and what follows is not taken" in problem
+    assert f": CUDA ignores '{first_not_taken}' and what follows" in problem
     assert num_gpus(count) == count
 
 
 def test_names_of_no_card_are_an_error(machine, monkeypatch):
     machine.has(gpu(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "gpu-0")
-    assert "No CUDA GPUs are available" in refusal(-1)
+    assert ": No CUDA GPUs are available with CUDA_VISIBLE_DEVICES=gpu-0; train" in refusal(-1)
 
 
 # --- processes that compute ----------------------------------------------------------------------

@@ -267,7 +267,7 @@ def test_a_torch_that_cannot_be_loaded_leaves_the_usual_one(clone):
     done, (fitting, usual, _) = install_in(clone, FAKE_PIP="unreachable")
     assert done.returncode == 0
     assert done.stdout.splitlines()[1:3] == [
-        "it cannot be loaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken",
+        "it cannot be downloaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken",
         "installing torch 2.13.0, although driver 535.129.03 is too old for CUDA 13.0, which needs "
         "580.65.06 or newer",
     ]
@@ -281,7 +281,8 @@ def test_a_driver_that_is_too_old_for_all_still_trains_on_the_cpu(clone):
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == (
         "installing torch 2.13.0, although driver 470.82.01 is too old for CUDA 13.0, which needs "
-        "580.65.06 or newer, so the CPU is used: update driver 470.82.01 to 525.60.13 or newer"
+        "580.65.06 or newer, so that only the CPU can be used: update driver 470.82.01 to "
+        "525.60.13 or newer"
     )
     assert (torch["words"][-1], torch["index"]) == ("torch==2.13.0", None)
 

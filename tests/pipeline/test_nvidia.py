@@ -118,6 +118,36 @@ def test_wsl_has_no_proc_and_its_nvidia_smi_need_not_be_on_path(tmp_path):
     assert system.newest_cuda == (12, 4)
 
 
+def test_a_container_on_wsl_has_the_driver_elsewhere(tmp_path):
+    """nvidia-container-toolkit gives it libdxcore.so and the folder of the driver's files."""
+    add_devices(tmp_path, "dxg")
+    (tmp_path / nvidia.WSL).mkdir(parents=True)
+    (tmp_path / nvidia.WSL / "libdxcore.so").touch()
+    assert not nvidia.lists_cards(tmp_path)
+    driver = tmp_path / "usr/lib/wsl/drivers/nv_dispi.inf_amd64_0123456789abcdef"
+    driver.mkdir(parents=True)
+    (driver / "libcuda.so.1.1").touch()
+    assert nvidia.lists_cards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "is_gpu"),
+    [
+        ("0x10de", "0x030000", True),
+        ("0x10de", "0x030200", True),  # "3D controller": a card without a display
+        ("0x10de", "0x040300", False),  # its sound device
+        ("0x1002", "0x030000", False),  # AMD's
+    ],
+)
+def test_a_gpu_without_a_driver_is_on_the_pci_bus(tmp_path, vendor, kind, is_gpu):
+    device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    assert nvidia.is_on_pci_bus(tmp_path) is is_gpu
+    assert not nvidia.lists_cards(tmp_path)
+
+
 # Of the wheels of torch 2.13.0 for CUDA 13 and of one for CUDA 12.6.
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 CUDA_126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]

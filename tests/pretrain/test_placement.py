@@ -11,7 +11,7 @@ from configs.defaults import get_default_config
 from pipeline.devices import Gpu
 from pipeline.errors import ConfigError
 from pretrain import stage
-from pretrain.artifact import check_machine
+from pretrain.artifact import check_machine, pretrain_artifact
 from pretrain.placement import expects_gpus, place_ranks
 from pretrain.ports import free_port
 from pretrain.stage import launch_command, launcher_devices
@@ -41,6 +41,9 @@ def hostfile(config, tmp_path, text):
     config.SYSTEM.HOSTFILE = str(tmp_path / "hosts")
 
 
+HERE = ("--hostfile", os.devnull)  # DeepSpeed's default is /job/hostfile
+
+
 def words(config):
     """The launcher's options, the ranks' flag, and the two variables that the launcher gets."""
     place = place_ranks(config)
@@ -53,19 +56,19 @@ BLIND = ("cpu", "")  # the launcher itself
 
 
 def test_without_a_card_there_is_one_rank_on_the_cpu(machine, config):
-    assert words(config) == (("--num_gpus", "1"), "cpu", BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", "1"), "cpu", BLIND)
     assert str(place_ranks(config)) == "the CPU" and not expects_gpus(config)
 
 
 def test_all_gpus_or_the_first_ones(machine, config):
     machine.has(gpu(0), gpu(1), gpu(2))
     assert expects_gpus(config)
-    assert words(config) == (("--num_gpus", "3"), "cuda", BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", "3"), "cuda", BLIND)
     assert str(place_ranks(config)) == "3 GPU(s), NVIDIA A100-SXM4-80GB"
     config.SYSTEM.NUM_GPUS = 2
-    assert words(config) == (("--num_gpus", "2"), "cuda", BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", "2"), "cuda", BLIND)
     config.SYSTEM.NUM_GPUS = 0
-    assert words(config) == (("--num_gpus", "1"), "cpu", BLIND) and not expects_gpus(config)
+    assert words(config) == ((*HERE, "--num_gpus", "1"), "cpu", BLIND) and not expects_gpus(config)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_ranks_get_the_cards_that_are_named(machine, config, monkeypatch, visibl
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     config.SYSTEM.NUM_GPUS = asked
     count = str(device.count(",") + 1)
-    assert words(config) == (("--num_gpus", count), device, BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", count), device, BLIND)
 
 
 RANK = """
@@ -123,14 +126,14 @@ def test_the_launcher_leaves_the_ranks_their_cards(tmp_path, monkeypatch, config
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "node7", "node7.cluster"])
 def test_a_hostfile_of_this_machine(machine, config, tmp_path, monkeypatch, name):
     hostfile(config, tmp_path, f"{name} slots=2\n")
-    assert words(config) == (("--num_gpus", "2"), "cpu", BLIND)  # there is no card
+    assert words(config) == ((*HERE, "--num_gpus", "2"), "cpu", BLIND)  # there is no card
     assert str(place_ranks(config)) == "the CPU, in 2 processes"
     machine.has(gpu(0), gpu(1), gpu(2))
-    assert words(config) == (("--num_gpus", "2"), "cuda", BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", "2"), "cuda", BLIND)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2,GPU-1,GPU-0")
-    assert words(config) == (("--num_gpus", "2"), "cuda:GPU-2,GPU-1", BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", "2"), "cuda:GPU-2,GPU-1", BLIND)
     config.SYSTEM.NUM_GPUS = 0
-    assert words(config) == (("--num_gpus", "2"), "cpu", BLIND)
+    assert words(config) == ((*HERE, "--num_gpus", "2"), "cpu", BLIND)
 
 
 def test_more_slots_than_gpus_are_an_error(machine, config, tmp_path, monkeypatch):
@@ -157,6 +160,14 @@ def test_a_slot_of_other_servers_is_a_gpu(machine, config, tmp_path, text):
     assert words(config) == (servers, "cpu", BLIND) and not expects_gpus(config)
 
 
+def test_another_programs_hostfile_is_not_read():
+    """DeepSpeed's default would start the ranks on the servers that it names."""
+    from deepspeed.launcher.runner import fetch_hostfile, parse_args
+
+    options = parse_args([*launcher_devices("", 2), "script"])
+    assert fetch_hostfile(options.hostfile) is None and options.num_gpus == 2
+
+
 # --- refused -------------------------------------------------------------------------------------
 
 
@@ -179,6 +190,19 @@ def test_a_card_that_torch_cannot_use_stops_the_plan(machine, config):
     with pytest.raises(ConfigError, match=r"^SYSTEM\.NUM_GPUS: torch .*; run `TORCH_INDEX_URL="):
         check_machine(config)
     assert Gpu("NVIDIA A100-SXM4-80GB", (8, 0)).computes_in_bf16
+
+
+def test_a_gpu_without_its_driver_is_noted(machine, config, tmp_path, monkeypatch):
+    (tmp_path / "corpus.txt").write_text("A sentence.\n")
+    config.TOKENIZER.TRAIN = True
+    monkeypatch.setattr("pipeline.devices.is_on_pci_bus", lambda: True)
+    note = "on the CPU: the driver of this machine's NVIDIA GPU is not loaded"
+    assert note in pretrain_artifact(config).notes
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert note not in pretrain_artifact(config).notes
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    machine.has(gpu(0))
+    assert note not in pretrain_artifact(config).notes
 
 
 # --- main.py -------------------------------------------------------------------------------------
