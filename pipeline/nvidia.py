@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.processes import answer
@@ -141,8 +142,12 @@ def _ask_smi(root: Path) -> tuple[str, tuple[Card, ...], str]:
     """The driver's version, the cards, and why nvidia-smi did not tell them."""
     path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{root / WSL}"
     program = shutil.which("nvidia-smi", path=path)
-    if not program:
-        return "", (), ""
+    return _answer_of(program) if program else ("", (), "")
+
+
+@cache  # one that hangs is waited for once in a command, not at each question
+def _answer_of(program: str) -> tuple[str, tuple[Card, ...], str]:
+    """As `_ask_smi`, of this nvidia-smi."""
     for fields in (FIELDS, FIELDS[:-1]):  # drivers before 510 know no compute_cap
         query = f"--query-gpu={','.join(fields)}"
         try:
@@ -151,7 +156,7 @@ def _ask_smi(root: Path) -> tuple[str, tuple[Card, ...], str]:
             return "", (), f"nvidia-smi gave no answer in {SMI_SECONDS:.0f} s"
         except OSError as error:
             return "", (), f"nvidia-smi cannot be run: {error}"
-        if not done.returncode:
+        if not done.returncode or "compute_cap" not in done.stdout + done.stderr:
             break
     rows = [line.split(", ") for line in done.stdout.splitlines()]
     rows = [row for row in rows if len(row) == len(fields) and row[1].isdigit()]

@@ -54,7 +54,7 @@ def _forward(
 
 
 def test_a_tensor_of_the_host_among_those_of_the_gpu_is_an_error():
-    with fake_cuda(), pytest.raises(RuntimeError, match="cuda:0.*cpu"):
+    with fake_cuda(), pytest.raises(RuntimeError, match=r"cuda:0.*cpu"):
         torch.empty(3, device=CUDA) + torch.ones(3)
 
 
