@@ -29,6 +29,7 @@ from dataset.tokenizer_files import tokenizer_files
 from dataset.tokenizer_training import TRAINING_BYTES, TRAINING_KEYS, problem_with_training
 from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
 from pipeline.artifacts import Artifact, dataset_dir, fingerprint, sharded_text_dir
+from pipeline.console import WARNING_PREFIX
 from pipeline.disk import DiskNeed, size_in_words
 from pipeline.errors import ConfigError, StageError
 from pipeline.folders import MANIFEST, read_record
@@ -56,6 +57,7 @@ SHAPING_KEYS = (
     "LANGUAGE",
     "SEED",
 )
+LEAST_SHARE_OF_PREDICTIONS = 0.9  # of those that MASKED_LM_PROB asks for, without a warning
 MOST_SHARDS = 4096  # that the stage makes of itself
 SHARDING_SHARE = 2  # of the text's size: the text shards, and what they are made from
 BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
@@ -85,6 +87,7 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
         *size_notes(config, sources, len(files), num_bytes),
         *source_notes(sources, digests),
         *unused_notes(config),
+        *prediction_notes(config.DATASET),
     )
     return Artifact(
         stage="dataset",
@@ -266,6 +269,17 @@ def unused_notes(config: "CfgNode") -> Iterator[str]:
     model = config.FINETUNE.MODEL_NAME_OR_PATH
     if config.FINETUNE.ENABLED and model and not config.PRETRAIN.ENABLED:
         yield f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
+
+
+def prediction_notes(dataset: "CfgNode") -> Iterator[str]:
+    """Yields a warning if full samples have far fewer predictions than MASKED_LM_PROB asks for."""
+    asked, most = dataset.MASKED_LM_PROB * dataset.MAX_SEQ_LENGTH, dataset.MAX_PREDICTIONS_PER_SEQ
+    if most < LEAST_SHARE_OF_PREDICTIONS * asked:
+        yield (
+            f"{WARNING_PREFIX}DATASET.MAX_PREDICTIONS_PER_SEQ: {most} are at most "
+            f"{most / dataset.MAX_SEQ_LENGTH:.1%} of the {dataset.MAX_SEQ_LENGTH} tokens of a sample; "
+            f"DATASET.MASKED_LM_PROB {dataset.MASKED_LM_PROB:g} needs {math.ceil(asked)}"
+        )
 
 
 def size_notes(

@@ -475,3 +475,12 @@ def test_planning_imports_nothing_heavy():
 def test_manifest_is_json_of_plain_numbers(config):
     text = (prepare(config).directory / "manifest.json").read_text()
     assert json.loads(text)["results"]["headline"]
+
+
+@pytest.mark.parametrize(("most", "is_enough"), [(20, False), (69, False), (70, True), (77, True)])
+def test_a_limit_that_cuts_the_share_of_predictions_is_told(config, most, is_enough):
+    config.DATASET.MAX_SEQ_LENGTH, config.DATASET.MASKED_LM_PROB = 512, 0.15
+    config.DATASET.MAX_PREDICTIONS_PER_SEQ = most
+    told = [note for note in dataset_artifact(config).notes if "MAX_PREDICTIONS_PER_SEQ" in note]
+    assert len(told) == (not is_enough)
+    assert all(note.startswith("WARNING: ") and note.endswith("needs 77") for note in told)
