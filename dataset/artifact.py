@@ -273,11 +273,12 @@ def unused_notes(config: "CfgNode") -> Iterator[str]:
 
 def prediction_notes(dataset: "CfgNode") -> Iterator[str]:
     """Yields a warning if full samples have far fewer predictions than MASKED_LM_PROB asks for."""
-    asked, most = dataset.MASKED_LM_PROB * dataset.MAX_SEQ_LENGTH, dataset.MAX_PREDICTIONS_PER_SEQ
+    length, most = dataset.MAX_SEQ_LENGTH, dataset.MAX_PREDICTIONS_PER_SEQ
+    asked = dataset.MASKED_LM_PROB * length
     if most < LEAST_SHARE_OF_PREDICTIONS * asked:
         yield (
             f"{WARNING_PREFIX}DATASET.MAX_PREDICTIONS_PER_SEQ: {most} are at most "
-            f"{most / dataset.MAX_SEQ_LENGTH:.1%} of the {dataset.MAX_SEQ_LENGTH} tokens of a sample; "
+            f"{most / length:.1%} of the {length} tokens of a sample; "
             f"DATASET.MASKED_LM_PROB {dataset.MASKED_LM_PROB:g} needs {math.ceil(asked)}"
         )
 
