@@ -61,9 +61,9 @@ def train(
     with the run before its first step and after each one; its time does not count. alive: called
     after each bit of work, like a micro batch.
 
-    Returns (eval_loss, scale_counter_at_1): the last validation loss, nan if there was none, and
-    the number of steps in a row, up to the last, with the fp16 loss scale at 1.
-    Raises FloatingPointError if the loss is not a number, or diverges, or the scale stays at 1;
+    Returns (eval_loss, stuck_steps): the last validation loss, nan if there was none, and the
+    number of steps in a row, up to the last, that were stuck (see LossWindow).
+    Raises FloatingPointError if the loss is not a number, or diverges, or too many steps are stuck;
     Interrupted, with a checkpoint saved, after SIGTERM or SIGINT; OutOfMemory if a micro batch does
     not fit, with one saved if there is a single rank.
     """

@@ -24,11 +24,13 @@ def fit_micro_batches(args: Namespace, precision: str, device, shards, log) -> N
     if device.type == "cpu":
         args.train_micro_batch_size_per_gpu = args.train_micro_batch_size_per_gpu or ON_CPU
     output_dir, asked = Path(args.output_dir), args.train_micro_batch_size_per_gpu
-    now = circumstances(args, in_words(device), world_size())
-    limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
     smallest = args.batch_size_ramp_start
     name = "batch_size_ramp_start" if smallest else "train_batch_size"
     batch = smallest or args.train_batch_size
+    now = circumstances(args, in_words(device), world_size())
+    if not asked:
+        now["batch"] = batch  # a trial goes no further
+    limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
     if asked:
         limit = limit or max(asked, args.validation_micro_batch)
         fitted = largest_micro_batch(batch, min(asked, limit), world_size(), name)

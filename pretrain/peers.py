@@ -3,7 +3,9 @@
 In a collective, a rank would wait for a dead one up to torch's time limit, and DeepSpeed's launcher
 gives each rank that waits 30 s of its own. So each rank has a connection to rank 0, on which
 nothing is said but goodbye: however a process ends, on whatever server, the kernel closes its
-connections. A thread waits for that, as the main thread may be deep in a collective.
+connections. A thread waits for that, as the main thread may be deep in a collective. A server
+without power closes nothing, nor does a firewall that drops a quiet connection: so the kernels
+probe each other.
 """
 
 import hmac
@@ -17,7 +19,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pretrain.time_limits import BEHIND_THE_FIRST_TO_END, TO_CONNECT, TO_NOTICE_A_DEATH
+from pretrain.time_limits import (
+    BEHIND_THE_FIRST_TO_END,
+    BETWEEN_PROBES,
+    LOST_SERVER,
+    TO_CONNECT,
+    TO_NOTICE_A_DEATH,
+)
 
 GOODBYE = -1  # sent instead of the number of a rank that has died
 NUMBER_BYTES, TOKEN_BYTES = 4, 16
@@ -29,6 +37,8 @@ class Peers:
 
     def __init__(self, rank: int, connections: dict[int, socket.socket]):
         self.rank, self._connections = rank, connections
+        for connection in connections.values():
+            _probe(connection)
         # Called before this rank ends because of another. DeepSpeed's launcher limits its time.
         self.finish: Callable[[], None] = lambda: None
         self._left, self._lost = False, threading.Event()
@@ -77,13 +87,19 @@ class Peers:
 def connect_ranks(rank: int, world_size: int, from_first_rank: Callable[[Any], Any]) -> Peers:
     """Connects all ranks; each of them must call it. The address is that of MASTER_ADDR.
 
-    from_first_rank: returns what rank 0 passed to it, on every rank. Raises OSError if ranks cannot
-    connect.
+    from_first_rank: returns what rank 0 passed to it, on every rank. Raises OSError, on both sides,
+    for ranks that cannot connect.
     """
     address = os.environ["MASTER_ADDR"]
     if rank:
         port, token = from_first_rank(None)
-        connection = socket.create_connection((address, port), TO_CONNECT)
+        try:
+            connection = socket.create_connection((address, port), TO_CONNECT)
+        except OSError as error:
+            raise OSError(
+                f"rank {rank} cannot reach rank 0 at {address}, port {port} ({error}): no firewall "
+                "may stand between the servers"
+            ) from error
         connection.sendall(token + _as_bytes(rank))
         connection.settimeout(None)
         return Peers(rank, {0: connection})
@@ -101,7 +117,13 @@ def _accept(listener: socket.socket, token: bytes, number: int) -> dict[int, soc
     end = time.monotonic() + TO_CONNECT
     while len(connections) < number:
         listener.settimeout(max(0.1, end - time.monotonic()))
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            raise OSError(
+                f"{number - len(connections)} of {number} ranks could not reach rank 0 at port "
+                f"{listener.getsockname()[1]}"
+            ) from None
         connection.settimeout(max(0.1, end - time.monotonic()))
         with suppress(OSError):
             words = _received(connection, TOKEN_BYTES + NUMBER_BYTES)
@@ -111,6 +133,15 @@ def _accept(listener: socket.socket, token: bytes, number: int) -> dict[int, soc
                 continue
         connection.close()
     return connections
+
+
+def _probe(connection: socket.socket) -> None:
+    """Has the kernel close it when the other end has not answered for LOST_SERVER seconds."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, BETWEEN_PROBES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, BETWEEN_PROBES)
+    probes = LOST_SERVER // BETWEEN_PROBES - 1
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
 
 
 def _hear(connection: socket.socket, other: int) -> int:

@@ -31,3 +31,6 @@ BEHIND_THE_FIRST_TO_END = 3.0
 TO_NOTICE_A_DEATH = 0.5
 # For the ranks' connections to the first one.
 TO_CONNECT = 60.0
+# A server that does not answer for so long is taken for lost. The kernel asks it so often, which
+# firewalls hear, too: some forget a connection that is quiet for minutes.
+LOST_SERVER, BETWEEN_PROBES = 600, 30

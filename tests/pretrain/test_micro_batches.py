@@ -174,8 +174,10 @@ def test_a_gpu_is_tried_once_and_then_remembered(tmp_path, monkeypatch):
     assert shares == [("fp16", 4096)]
     assert lower_limit(tmp_path, 128)  # memory ran out all the same
     assert fit(tmp_path, GPU) == (64, 16, [f"micro batch 64, {says}"])
+    fit(tmp_path, GPU, "--train_batch_size=8192")
+    assert shares[1:] == [("fp16", 8192)]
     fit(tmp_path, GPU, "--gradient_checkpointing")
-    assert len(shares) == 2 and json.loads((tmp_path / FILE).read_text())["limit"] == 128
+    assert len(shares) == 3 and json.loads((tmp_path / FILE).read_text())["limit"] == 128
 
 
 @pytest.mark.parametrize(("theirs", "expected"), [(64, 64), (256, 128), (128, 128)])

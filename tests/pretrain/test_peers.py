@@ -5,13 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pretrain import stage
+from pretrain import peers, stage
 from pretrain.peers import EXIT_CODE
-from pretrain.ports import interface_to
+from pretrain.ports import free_port, interface_to
+from pretrain.time_limits import FOR_OTHER_RANKS, LOST_SERVER
 
 PROJECT = Path(__file__).resolve().parents[2]
 # A rank whose main thread does what a line on stdin says; it never returns from `sleep`, as from a
@@ -140,6 +142,49 @@ def test_strangers_are_left_out(start):
     ranks = start(2, stranger=True)
     order(ranks, "leave")
     assert [rank.wait(60) for rank in ranks] == [0, 0]
+
+
+def connect_here(monkeypatch, numbers=(0, 1), world_size=2, port=0):
+    """Those ranks as threads of this process; port: a wrong one, as behind a firewall."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("LOCAL_SIZE", str(world_size))
+    told = Future()
+
+    def from_first_rank(value):
+        if value:
+            told.set_result(value)
+        return (port, told.result(30)[1]) if port else told.result(30)
+
+    with ThreadPoolExecutor() as pool:
+        started = [
+            pool.submit(peers.connect_ranks, number, world_size, from_first_rank)
+            for number in numbers
+        ]
+    return [future.exception() or future.result() for future in started]
+
+
+def test_a_server_that_lost_power_is_noticed(monkeypatch):
+    """It closes no connection. Here, the kernel is asked what it will do."""
+    ranks = connect_here(monkeypatch)
+    try:
+        for rank in ranks:
+            (connection,) = rank._connections.values()
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle, between, count = (connection.getsockopt(socket.IPPROTO_TCP, n) for n in names)
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert idle + between * count == LOST_SERVER < FOR_OTHER_RANKS
+    finally:
+        for rank in ranks:
+            rank.leave()
+
+
+def test_ranks_that_cannot_connect_say_where_to(monkeypatch):
+    monkeypatch.setattr(peers, "TO_CONNECT", 0.5)
+    closed = free_port()
+    first, second = connect_here(monkeypatch, port=closed)
+    assert str(second).startswith(f"rank 1 cannot reach rank 0 at 127.0.0.1, port {closed} ([Errno")
+    assert str(first).startswith("1 of 1 ranks could not reach rank 0 at port ")
+    assert isinstance(first, OSError) and isinstance(second, OSError)
 
 
 def test_the_interface_that_leads_to_a_server():

@@ -93,6 +93,7 @@ def _minutes(seconds):
         ("a word while saving", f"{limits.BETWEEN_WORDS_ON_SAVING:g} s"),
         ("the launcher, for each rank", f"{limits.LAUNCHER_KILLS:g} s"),
         ("ranks that lost another", f"{limits.BEHIND_THE_FIRST_TO_END:g} s"),
+        ("a server that does not answer", _minutes(limits.LOST_SERVER)),
         ("a checkpoint", f"{get_default_config().PRETRAIN.CHECKPOINT_MINUTES:g} min"),
     ],
 )
