@@ -161,7 +161,8 @@ def _model() -> CfgNode:
     # Base of the wavelengths of rotary positions.
     model.ROPE_THETA = 10000.0
     # Tokens that a token attends to, half of them on either side, in layers with a sliding window;
-    # ModernBERT has 128. On long rows such layers cost a fraction. 0: no layer has a window.
+    # ModernBERT has 128. On long rows such layers cost a fraction; below 512 tokens they save
+    # nothing. 0: no layer has a window.
     model.ATTENTION_WINDOW = 0
     # With ATTENTION_WINDOW, each of so many layers attends to all tokens, the first one included.
     model.GLOBAL_ATTENTION_EVERY = 3

@@ -145,6 +145,12 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
             "MODEL.GLOBAL_ATTENTION_EVERY: leaves no layer for MODEL.ATTENTION_WINDOW "
             f"{model.ATTENTION_WINDOW}, got 1, expected at least 2, or a window of 0"
         )
+    length = config.DATASET.MAX_SEQ_LENGTH
+    if model.ATTENTION_WINDOW > 0 and model.ATTENTION_WINDOW // 2 >= length - 1:
+        yield (
+            f"MODEL.ATTENTION_WINDOW: reaches over whole rows of DATASET.MAX_SEQ_LENGTH {length}, "
+            f"got {model.ATTENTION_WINDOW}, expected less than {2 * (length - 1)}, or 0"
+        )
     if model.TYPE != "bert-mlm":
         yield from _problems_with_other_architectures(config)
 

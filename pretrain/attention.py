@@ -134,8 +134,8 @@ class Windows(NamedTuple):
         keys, values = (
             functional.pad(part, beside)
             .unfold(1, 3 * self.size, self.size)  # [batch, blocks, heads, head_dim, 3 * size]
+            .transpose(3, 4)  # before the copy: fast kernels want a head's numbers side by side
             .flatten(0, 1)
-            .transpose(2, 3)
             for part in (key, value)
         )
         output = attend(queries, keys, values, self.bias, dropout).transpose(1, 2)
@@ -188,6 +188,8 @@ def local_pattern(
 
     Arguments as for global_pattern.
     """
+    if reach >= hidden.shape[1] - 1:
+        return global_pattern(mask, hidden, head_dim)
     if isinstance(mask, Documents):
         if takes_flash(hidden, head_dim):
             return Flash(mask.bounds, mask.longest, reach)

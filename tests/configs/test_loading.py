@@ -358,6 +358,10 @@ DATASET:
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),
         ("MODEL: {TYPE: bert, GLU: True}", "MODEL.GLU: only bert-mlm has it, got True with MODEL"),
         ("MODEL: {ATTENTION_WINDOW: 7}", "MODEL.ATTENTION_WINDOW: value out of range, got 7, exp"),
+        (
+            "DATASET: {MAX_SEQ_LENGTH: 64}\nMODEL: {ATTENTION_WINDOW: 126}",
+            "reaches over whole rows of DATASET.MAX_SEQ_LENGTH 64, got 126, expected less than 126",
+        ),
         ("MODEL: {ATTENTION_WINDOW: 8, GLOBAL_ATTENTION_EVERY: 1}", "leaves no layer for MODEL."),
         ("MODEL: {TYPE: bert, RESIDUAL_INIT: zero}", "MODEL.RESIDUAL_INIT: only bert-mlm has it"),
         ("TOKENIZER: !!python/object/apply:os.getcwd []", "line 1"),

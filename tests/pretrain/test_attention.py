@@ -209,6 +209,31 @@ def test_windows_against_the_formula(length, reach, masked):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_windows_are_laid_out_for_fused_attention(batch):
+    """torch's fused kernels need vectors whose numbers are neighbours, on a GPU too."""
+    strides = []
+
+    def seen(query, key, value, bias, dropout):
+        strides.extend(part.stride(-1) for part in (query, key, value))
+        return attend(query, key, value, bias, dropout)
+
+    hidden = torch.zeros(batch, 600, 4, dtype=torch.float64)
+    _, heads = heads_of(600, batch)
+    local_pattern(None, hidden, HEAD_DIM, 64).attend(*heads, seen, 0.0)
+    assert strides == [1, 1, 1]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_window_wider_than_the_row_takes_what_attention_to_all_takes(masked):
+    numbers = torch.arange(600).expand(2, -1) < 500 if masked else None
+    hidden = torch.zeros(2, 600, 4)
+    near = local_pattern(numbers, hidden, HEAD_DIM, 4096)
+    wide = global_pattern(numbers, hidden, HEAD_DIM)
+    assert isinstance(near, Dense)
+    assert near.bias is None if wide.bias is None else torch.equal(near.bias, wide.bias)
+
+
 @pytest.mark.parametrize("work", [attend, half_attention])
 def test_what_is_dropped_is_dropped_in_the_backward_pass_too(work, monkeypatch):
     """Long documents are computed a second time there. Outputs are linear in the values."""
