@@ -88,12 +88,14 @@ def leave_ranks() -> None:
 
     When one has left after a signal, the launcher soon kills those that still save something.
     """
+    import deepspeed
+
     global _host_group, _peers
     barrier()
     if _peers:
         _peers.leave()
     _host_group = _peers = None
-    torch.distributed.destroy_process_group()
+    deepspeed.comm.destroy_process_group()  # which forgets its own groups too
 
 
 def finish_before_ending(finish: Callable[[], None]) -> None:

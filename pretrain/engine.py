@@ -29,7 +29,11 @@ def largest_micro_batch(
 def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size: int):
     """The engine around the model; rank 0's weights become everyone's."""
     import deepspeed
+    from deepspeed.runtime import torch_autocast
 
+    # DeepSpeed notes an engine with autocast for the whole process. A later one with ZeRO would
+    # scale its loss with torch's scaler, and divide by two scales.
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
     config = deepspeed_config(args, world_size, sum(p.numel() for p in model.parameters()))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     scaler = getattr(engine.optimizer, "loss_scaler", None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.runtime import torch_autocast
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from pretrain.distributed import leave_ranks, start_ranks
@@ -196,6 +197,13 @@ def test_a_step_is_as_long_as_the_clipped_gradient(device, precision, clipping):
     norm = engine.get_global_grad_norm()
     assert norm > 0.1
     assert length == pytest.approx(min(norm, clipping or norm), rel=1e-3)
+
+
+def test_an_engine_after_one_with_autocast_divides_by_its_scale_once(device, monkeypatch):
+    monkeypatch.setattr(torch_autocast, "TORCH_AUTOCAST_INITIALIZED", True)
+    monkeypatch.setattr(torch_autocast, "TORCH_AUTOCAST_DTYPE", torch.float16)
+    engine = sgd_engine("fp16")
+    assert step_length(engine) == pytest.approx(engine.get_global_grad_norm(), rel=1e-3)
 
 
 def test_the_step_in_which_the_scale_grows_is_no_shorter(device):
