@@ -46,3 +46,23 @@ def finished_pipeline(pipeline_folder) -> WatchedRun:
     done = WatchedRun(pipeline_folder, "root")
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@pytest.fixture(scope="module")
+def device():
+    """This process as the one rank of its own runs, by the rank's torch.device.
+
+    Its variables are not for its children.
+    """
+    import torch
+
+    from pretrain.distributed import leave_ranks, start_ranks
+
+    before = set(os.environ)
+    device = start_ranks()
+    torch.set_num_threads(1)
+    for name in os.environ.keys() - before - {"LOCAL_RANK"}:  # DeepSpeed asks for this one
+        del os.environ[name]
+    yield device
+    leave_ranks()
+    os.environ.pop("LOCAL_RANK", None)

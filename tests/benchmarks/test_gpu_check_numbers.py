@@ -88,7 +88,7 @@ def test_batches_that_are_not_pinned_are_told(bench):
 
 
 @pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the steps that warm up
-def test_waits_in_the_real_loop(bench, one_rank, monkeypatch):
+def test_waits_in_the_real_loop(bench, device, monkeypatch):
     outcome = check_waits(bench, "fine", FP32)
     assert outcome.status == PASSED and outcome.seen == "0 a step: no waits"
     forward = MicroBatch.inputs
@@ -140,12 +140,12 @@ def test_losses_of_steps_that_were_not_taken_are_seen():
 
 
 @pytest.mark.parametrize("optimizer", numbers.OPTIMIZERS)
-def test_an_overflow_in_fp16_is_survived(bench, one_rank, optimizer):
+def test_an_overflow_in_fp16_is_survived(bench, device, optimizer):
     outcome = numbers.check_overflow(bench, optimizer)
     assert outcome.status == PASSED, outcome
 
 
-def test_a_run_that_is_resumed(bench, one_rank, monkeypatch):
+def test_a_run_that_is_resumed(bench, device, monkeypatch):
     monkeypatch.setattr(numbers, "RESUME_STEPS", 4)
     outcome = numbers.check_resume(bench)
     assert outcome.status == PASSED, outcome
@@ -188,13 +188,13 @@ def test_the_idle_share_is_what_no_kernel_covers():
     assert idle_share([(0, 10), (2, 3)]) == 0
 
 
-def test_the_engine_without_the_loop(bench, one_rank):
+def test_the_engine_without_the_loop(bench, device):
     engine = speed.new_engine(bench, speed.engine_args(bench, bench.scale.watched))
     speed.take_steps(engine, read_batches(bench.dataset, 4, 2))
     assert engine.global_steps == 2
 
 
-def test_a_speed_beside_its_numbers(bench, one_rank):
+def test_a_speed_beside_its_numbers(bench, device):
     kept = {}
     outcome = speed.measure(bench, "1x64", 4, False, kept)
     again = speed.measure(bench, "1x64", 2, False, kept)  # by the same engine
@@ -205,7 +205,7 @@ def test_a_speed_beside_its_numbers(bench, one_rank):
     assert again.numbers["micro_batch"] == 2
 
 
-def test_a_micro_batch_that_does_not_fit_is_left_out(bench, one_rank, monkeypatch):
+def test_a_micro_batch_that_does_not_fit_is_left_out(bench, device, monkeypatch):
     kept = {}
     monkeypatch.setattr(speed, "take_steps", lambda *_: torch.empty(1 << 46, dtype=torch.uint8))
     outcome = speed.measure(bench, "1x64", 4, False, kept)
@@ -230,7 +230,7 @@ def test_recipes_and_shapes_are_what_their_names_say(bench, monkeypatch):
     assert speed.flags_of(bench, "24x1024").intermediate_size == 4096
 
 
-def test_the_loop_is_measured_behind_its_first_line(bench, one_rank, monkeypatch):
+def test_the_loop_is_measured_behind_its_first_line(bench, device, monkeypatch):
     monkeypatch.setattr(speed, "LINE_STEPS", 2)
     outcome = speed.check_loop(bench, 4)
     assert outcome.status == PASSED and outcome.numbers["samples_per_second"] > 0

@@ -29,19 +29,12 @@ from pretrain.micro_batch import collate
 from pretrain.model import BasePretrainModel
 from tests.pretrain.test_model import MODERN, every_variant, model_args, seeded_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 HEADS, HEAD_DIM = 2, 8
 WINDOW = {"attention_window": 32, "global_attention_every": 2}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For tiny products, more would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def micro_batch(*rows, num_predictions=20):

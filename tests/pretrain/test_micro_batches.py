@@ -18,6 +18,8 @@ from pretrain.model import BasePretrainModel
 from tests.pipeline.test_oom import fail_to_allocate
 from tests.pretrain.shards import write_dataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 GB = 10**9
 
@@ -73,15 +75,6 @@ class FakeGpu:
 
 def ticks():
     return map(float, itertools.count())
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More of them only wait for each other, for so little work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

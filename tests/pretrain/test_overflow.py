@@ -11,7 +11,6 @@ import torch
 from deepspeed.runtime import torch_autocast
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-from pretrain.distributed import leave_ranks, start_ranks
 from pretrain.engine import build_engine, update_weights
 from pretrain.flags import parse_flags
 from pretrain.metrics import MetricsLog, read_metrics
@@ -27,19 +26,6 @@ INF = float("inf")
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture(scope="module")
-def device():
-    """This process as the one rank of its own runs; its variables are not for its children."""
-    before = set(os.environ)
-    device = start_ranks()
-    torch.set_num_threads(1)
-    for name in os.environ.keys() - before - {"LOCAL_RANK"}:  # DeepSpeed asks for this one
-        del os.environ[name]
-    yield device
-    leave_ranks()
-    os.environ.pop("LOCAL_RANK", None)
 
 
 def spoil(steps, spoilt):

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from pipeline.ownership import owned, worked_on
 from pretrain import checkpoints, loop
 from pretrain.checkpoints import TENSORS, list_checkpoints
-from pretrain.distributed import leave_ranks, start_ranks
 from pretrain.flags import parse_flags
 from pretrain.interrupts import Interrupted, Interrupts
 from pretrain.lr_curves import CurveShape, lr_multiplier
@@ -61,19 +60,6 @@ def _one_rank(*flags, **environment):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def device():
-    """This process as the one rank of its own runs; its variables are not for its children."""
-    before = set(os.environ)
-    device = start_ranks()
-    torch.set_num_threads(1)
-    for name in os.environ.keys() - before - {"LOCAL_RANK"}:  # DeepSpeed asks for this one
-        del os.environ[name]
-    yield device
-    leave_ranks()
-    os.environ.pop("LOCAL_RANK", None)
 
 
 def _here(device, *flags):
