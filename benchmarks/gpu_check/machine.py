@@ -2,12 +2,9 @@
 
 import importlib.metadata
 import os
-import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -15,11 +12,11 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.cards import Card, find_card
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed
 from pipeline.environment import pinned_requirements
+from pipeline.nvidia import read_system
 from pretrain.distributed import start_ranks
 from pretrain.flops import matmul_peak
 
-# Of what the data sheet promises, below which something else holds the card back. Products of
-# random numbers reach 80 % of an H200's, as its clock falls under their power.
+# Of what the data sheet promises. Less than this has another reason than the card's power limit.
 LEAST_SHARE = 0.5
 COPY_BYTES = 1 << 30
 SECONDS = 0.5
@@ -64,7 +61,7 @@ def check_device(bench: Bench) -> Outcome:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "arch_list": torch.cuda.get_arch_list(),
-        "driver": driver_version(),
+        "driver": read_system().driver or "unknown",
         "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
         "nccl": _nccl_version(),
         "cudnn": torch.backends.cudnn.version(),
@@ -87,24 +84,6 @@ def check_device(bench: Bench) -> Outcome:
 
 def check_processor(bench: Bench) -> Outcome:
     return passed(f"the CPU, {os.cpu_count()} cores; torch {torch.__version__}; only a rehearsal")
-
-
-def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """The kernel module's, or where a container or WSL has no such file, what nvidia-smi says."""
-    try:
-        found = re.search(r"Kernel Module.*?(\d+\.[\d.]+)", path.read_text())
-    except OSError:
-        return _driver_by_nvidia_smi()
-    return found.group(1) if found else "unknown"
-
-
-def _driver_by_nvidia_smi() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.strip() else "unknown"
 
 
 def _nccl_version() -> str:

@@ -16,6 +16,7 @@ from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, skipped
 from benchmarks.stage_runs import PROJECT
 from pretrain.distributed import start_ranks
 from pretrain.metrics import read_metrics
+from pretrain.placement import device_flag
 from pretrain.ports import free_port
 from pretrain.stage import launch_command, launcher_devices
 
@@ -59,6 +60,7 @@ def rank_settings(bench: Bench, name: str, **changes: Any) -> dict[str, Any]:
 def launch(bench: Bench, settings: dict[str, Any]) -> subprocess.Popen:
     """Two ranks by the launcher, its errors in a file beside the run."""
     Path(settings["output_dir"]).mkdir(parents=True, exist_ok=True)
+    settings = {**settings, "device": device_flag(2) if bench.on_gpu else "cpu"}
     with open(f"{settings['output_dir']}.err", "wb") as errors:
         return subprocess.Popen(
             launch_command(settings, launcher_devices("", 2), free_port()),

@@ -17,7 +17,7 @@ from benchmarks.gpu_check import ranks, stages
 from benchmarks.gpu_check.bench import REHEARSAL, Bench
 from benchmarks.gpu_check.cards import find_card
 from benchmarks.gpu_check.goals import goals, paper_hours
-from benchmarks.gpu_check.machine import check_matmul, driver_version
+from benchmarks.gpu_check.machine import check_matmul
 from benchmarks.gpu_check.outcome import FAILED, PASSED, SKIPPED, failed, passed
 from benchmarks.gpu_check.sections import SECTIONS
 from benchmarks.gpu_check.worker import Section, outcomes_of, run_check, run_section
@@ -188,20 +188,6 @@ def test_a_card_far_from_its_data_sheet_fails(bench, products, monkeypatch):
     outcome = check_matmul(bench)
     assert outcome.status == FAILED and outcome.advice.startswith("fp16, bf16: is another program")
     assert "fp16 20.0 (31% of 65)" in outcome.seen
-
-
-def test_the_driver_is_read(tmp_path, monkeypatch):
-    path = tmp_path / "version"
-    path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23\n")
-    assert driver_version(path) == "570.86.15"
-    path.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release\n")
-    assert driver_version(path) == "570.86.15"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert driver_version(tmp_path / "none") == "unknown"
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 580.159.04\necho 580.159.04\n")
-    tool.chmod(0o755)
-    assert driver_version(tmp_path / "none") == "580.159.04"
 
 
 def measured(model, rate, expected=0.0):
