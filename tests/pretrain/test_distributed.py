@@ -25,7 +25,9 @@ def init_distributed(verbose, timeout):
 rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 deepspeed = ModuleType("deepspeed")
 deepspeed.init_distributed = init_distributed
-deepspeed.comm = SimpleNamespace(comm=SimpleNamespace(cdb=SimpleNamespace()))
+deepspeed.comm = SimpleNamespace(
+    comm=SimpleNamespace(cdb=SimpleNamespace()), destroy_process_group=dist.destroy_process_group
+)
 sys.modules["deepspeed"] = deepspeed
 distributed._join()
 found = [
