@@ -6,7 +6,7 @@
 #
 # Safe to run again; quick when nothing is to do. Extra requirement files may be named behind it.
 # PYTHON chooses the interpreter (default: python3). The torch is the one that fits the GPUs and
-# their driver (pipeline/torch_build.py), unless TORCH_INDEX_URL or TORCH_VERSION name another.
+# their driver (pipeline/runtime/torch_build.py), unless TORCH_INDEX_URL or TORCH_VERSION name another.
 
 extremebert_install() (
     set -eu
@@ -46,7 +46,7 @@ extremebert_install() (
     fi
 
     offline="without a network, run 'pip download -r requirements.txt -d wheels' elsewhere, copy the folder here and run 'PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels bash install.sh' (README.md says more)"
-    $venv_python -m pipeline.torch_build ||
+    $venv_python -m pipeline.runtime.torch_build ||
         fail "torch could not be installed; $offline; else see the message above."
     echo "installing requirements.txt (torch's libraries are large: this takes minutes)"
     extras=""

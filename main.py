@@ -28,12 +28,12 @@ if __name__ == "__main__" and sys.version_info < OLDEST_PYTHON:
     enter_environment()  # or ends with a sentence: what follows would not load
 
 from pipeline import install
-from pipeline.artifacts import log_path
 from pipeline.console import escape_unprintable, print_line
 from pipeline.errors import ConfigError, StageError
 from pipeline.orchestrator import STAGE_NAMES, run_pipeline
 from pipeline.privacy import print_crash
 from pipeline.status_report import report_status
+from pipeline.store.paths import log_path
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pipeline.executor import num_cores
-from pipeline.processes import die_with_parent
-from pretrain.cpu_settings import spin_briefly
+from pipeline.runtime.executor import num_cores
+from pipeline.runtime.processes import die_with_parent
+from pretrain.kernels.cpu_settings import spin_briefly
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,11 @@ def _contend(course: Course, connection: Connection, parent: int, threads: int) 
     # As in a real run without GPU; read when torch is imported.
     spin_briefly()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    from pretrain.data import list_shards, validation_batches
-    from pretrain.distributed import start_ranks
+    from pretrain.engine.distributed import start_ranks
     from pretrain.flags import parse_flags
-    from pretrain.metrics import MetricsLog
     from pretrain.run_pretraining import run
+    from pretrain.training.data_loader import list_shards, validation_batches
+    from pretrain.training.metrics_file import MetricsLog
 
     class QuietLog(MetricsLog):
         def say(self, text: str) -> None: ...
@@ -210,9 +210,9 @@ class _Turns:
         self.connection.recv()
 
     def _measure(self, run) -> Report:
-        from pretrain.flops import training_flops
-        from pretrain.interrupts import Interrupts
-        from pretrain.validation import validate
+        from pretrain.engine.interrupts import Interrupts
+        from pretrain.training.flops import training_flops
+        from pretrain.training.validation import validate
 
         begin = time.perf_counter()
         result = validate(run.engine, self.held_out, Interrupts())

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import Course, Outcome, Report
-from pipeline.artifacts import written_aside
 from pipeline.console import table
+from pipeline.store.atomic_files import written_aside
 
 LINE_STYLES = ("-", "--", ":", "-.")  # of the first ten curves, the next ten, ...
 MOST_COMPARED = 6  # contestants of which each is held to what all the others reached

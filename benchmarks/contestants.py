@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from benchmarks.sizes import HEAD_DIM, feed_forward_width
-from pretrain.batch_sizes import BatchSizes
-from pretrain.data import MicroBatch, PretrainDatasetProvider, list_shards
+from pretrain.engine.precision import multiplies_in_bf16, resolve_precision
 from pretrain.flags import build_parser
-from pretrain.linear import multiply_in_bf16
-from pretrain.model import BasePretrainModel
-from pretrain.precision import multiplies_in_bf16, resolve_precision
+from pretrain.kernels.linear import multiply_in_bf16
+from pretrain.model.model import BasePretrainModel
+from pretrain.optimization.batch_sizes import BatchSizes
+from pretrain.training.data_loader import MicroBatch, PretrainDatasetProvider, list_shards
 
 VOCAB_SIZE = 30522  # of BERT
 LENGTH = 128

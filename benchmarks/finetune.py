@@ -31,11 +31,11 @@ if __name__ == "__main__":
     enter_environment()
 
 from benchmarks.stage_runs import PROJECT, SHARED
-from finetune.dispatch import run_jobs
-from finetune.runs import JobRun, Source, TrainingSettings
-from finetune.search import Job
-from finetune.slots import SlotWorkers, plan_slots, slot_workers
-from finetune.tasks import find_task
+from finetune.data.tasks import find_task
+from finetune.search.grid import Job
+from finetune.search.job_folder import JobRun, Source, TrainingSettings
+from finetune.search.local_workers import SlotWorkers, plan_slots, slot_workers
+from finetune.search.scheduler import run_jobs
 from pipeline.console import table
 
 # The paper's, in the order in which rounds take them.
@@ -118,8 +118,8 @@ def timed_job(run: JobRun) -> dict:
     """Runs in a worker: the job's result, and the seconds of its training and prediction."""
     from unittest.mock import patch
 
-    from finetune import loop, runner
-    from finetune.jobs import run_job
+    from finetune.search.worker import run_job
+    from finetune.training import device_model, loop
 
     seconds: Counter[str] = Counter()
 
@@ -134,8 +134,8 @@ def timed_job(run: JobRun) -> dict:
         return call
 
     training = patch.object(loop, "train", timed("training", loop.train))
-    predict = timed("prediction", runner.Runner.predict)
-    with training, patch.object(runner.Runner, "predict", predict):
+    predict = timed("prediction", device_model.Runner.predict)
+    with training, patch.object(device_model.Runner, "predict", predict):
         return {"result": run_job(run), **seconds}
 
 
@@ -164,8 +164,8 @@ def measure_peaks(_number: int) -> dict[str, float]:
     """Runs in a worker: FLOP/s of large matrix products, by how they are computed."""
     import torch
 
-    from finetune.acceleration import prefers_bf16
-    from pretrain.flops import matmul_peak
+    from finetune.training.acceleration import prefers_bf16
+    from pretrain.training.flops import matmul_peak
 
     device = torch.device("cpu")
     peaks = {

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from dataset.samples import read_samples
+from dataset.samples.hdf5_files import read_samples
 
 
 def token_counts(paths: list[Path], vocab_size: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def frequency_loss(dataset_dir: Path, vocab_size: int) -> float:
 
 
 def main() -> None:
-    from pipeline.folders import MANIFEST, read_json
+    from pipeline.store.record_files import MANIFEST, read_json
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.frequency_baseline")
     parser.description = __doc__.splitlines()[0]

@@ -61,12 +61,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def our_steps(articles: list[str], vocabulary: Path, folder: Path, copies: int) -> Clock:
     """CPU seconds of the stage's own steps, all in this process."""
-    from dataset.generation import SampleJob, SampleSettings, iter_row_blocks_of
-    from dataset.masking import Masker, masking_key
-    from dataset.samples import SampleWriter
-    from dataset.sentences import load_segmenter
-    from dataset.tokenizer import build_tokenizer, load_tokenizer
-    from dataset.word_encoder import WordEncoder
+    from dataset.samples.generation import SampleJob, SampleSettings, iter_row_blocks_of
+    from dataset.samples.hdf5_files import SampleWriter
+    from dataset.samples.masking import Masker, masking_key
+    from dataset.shards.sentences import load_segmenter
+    from dataset.tokenizers.build import build_tokenizer, load_tokenizer
+    from dataset.tokenizers.cached_encoder import WordEncoder
 
     clock = Clock()
     text = folder / "train_00000.txt"

@@ -37,7 +37,7 @@ if __name__ == "__main__":
     enter_environment()
 
 from benchmarks.stage_runs import PROJECT, find_vocabulary, repeated_text, text_folders
-from pretrain.cpu_settings import spin_briefly
+from pretrain.kernels.cpu_settings import spin_briefly
 
 SIZES = "4x256,12x768,24x1024"
 TEXT_MEGABYTES = 3

@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.contestants import Ours, Size, Training, model_args, read_batches
-from pretrain.distributed import start_ranks
+from pretrain.engine.distributed import start_ranks
 from pretrain.flags import parse_flags
-from pretrain.metrics import MetricsLog
 from pretrain.run_pretraining import run
+from pretrain.training.metrics_file import MetricsLog
 
 SLICE_STEPS = 6  # more than the loop reads ahead, so that it reads in its own time
 

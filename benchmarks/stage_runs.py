@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from pipeline.memory import PeakMemory
+from pipeline.runtime.memory import PeakMemory
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared" / "data"
@@ -48,7 +48,7 @@ def text_folders(text: str) -> list[Path | str]:
 def repeated_text(folders: list[Path | str], folder: Path, num_bytes: float) -> Path:
     """A folder of .txt files with the text over and over, `num_bytes` in all (0: once)."""
     if PYTHON_DOCS in folders:
-        from dataset.python_docs import write_python_docs
+        from dataset.sources.builtin_text import write_python_docs
 
         folders = [write_python_docs(folder.with_name("python-docs"))]
     files = [path for source in folders for path in sorted(source.rglob("*.txt"))]

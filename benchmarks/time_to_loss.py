@@ -39,11 +39,12 @@ from benchmarks.contest import Course, Outcome, hold_contest
 from benchmarks.contest_results import Entry, Recipe, Result, draw, record, result_table
 from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from configs.loading import load_config
-from dataset.artifact import dataset_artifact
+from dataset.plan import dataset_artifact
 from dataset.stage import prepare_dataset
-from pipeline.artifacts import dataset_dir, sharded_text_dir, write_json
 from pipeline.errors import ConfigError
-from pipeline.integrity import file_digest
+from pipeline.store.atomic_files import write_json
+from pipeline.store.checksums import file_digest
+from pipeline.store.paths import dataset_dir, sharded_text_dir
 from pretrain.stage import flag_words, training_flags
 
 # Held-out samples are made as the paper makes them, whatever the recipe trains on.

@@ -25,10 +25,10 @@ from benchmarks.contestants import (
 )
 from benchmarks.real_loop import SLICE_STEPS, measure_loop, overhead, run_flags
 from pipeline.console import table
-from pretrain.data import MicroBatch
-from pretrain.engine import compute_dtype
-from pretrain.flops import PASSES, matmul_peak, training_flops
-from pretrain.linear import bf16_linear, linear
+from pretrain.engine.engine import compute_dtype
+from pretrain.kernels.linear import bf16_linear, linear
+from pretrain.training.data_loader import MicroBatch
+from pretrain.training.flops import PASSES, matmul_peak, training_flops
 
 NUM_BATCHES = 4
 PEAK_SECONDS = 0.1

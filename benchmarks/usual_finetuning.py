@@ -53,8 +53,8 @@ def build(args: argparse.Namespace) -> tuple["Trainer", dict[str, list[dict[str,
         set_seed,
     )
 
-    from finetune.examples import has_split, load_examples
-    from finetune.tasks import find_task
+    from finetune.data.examples import has_split, load_examples
+    from finetune.data.tasks import find_task
 
     task = find_task(args.task)
     splits = {"train": task.train, "dev": task.dev[0], "test": task.test[0]}

@@ -149,9 +149,10 @@ def _model() -> CfgNode:
     model = CfgNode()
     # bert-mlm: our BERT, trained on masked tokens alone, without next-sentence prediction. Or an
     # architecture of transformers by its name there, e.g. modernbert, roberta, deberta-v2, electra
-    # (pretrain/model_types.py lists all; others are refused before the data is prepared): built
-    # with these sizes and dropouts; the keys from ENCODER_LN_MODE to PAD_VOCAB_TO_MULTIPLE_OF,
-    # RESIDUAL_INIT, WORD_EMBEDDING_INIT and OUTPUT_BIAS_INIT are those of bert-mlm alone.
+    # (pretrain/model/model_types.py lists all; others are refused before the data is prepared):
+    # built with these sizes and dropouts; the keys from ENCODER_LN_MODE to
+    # PAD_VOCAB_TO_MULTIPLE_OF, RESIDUAL_INIT, WORD_EMBEDDING_INIT and OUTPUT_BIAS_INIT are those
+    # of bert-mlm alone.
     model.TYPE = "bert-mlm"
     # Where the norms stand: pre-ln (stable at high learning rates) | post-ln (BERT's own).
     model.ENCODER_LN_MODE = "pre-ln"

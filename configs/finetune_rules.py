@@ -9,7 +9,8 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from configs.checks import (
+from configs.defaults import GLUE_TASKS, SUPERGLUE_TASKS
+from configs.predicates import (
     BUILTIN,
     FILE_NAME,
     MODEL_NAME_OR_PATH,
@@ -23,7 +24,6 @@ from configs.checks import (
     no_folder,
     one_of,
 )
-from configs.defaults import GLUE_TASKS, SUPERGLUE_TASKS
 
 # Names that stand for all tasks of a benchmark.
 TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}

@@ -12,10 +12,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from configs.checks import cut
 from configs.defaults import custom_task_node, get_default_config, grid_node
-from configs.rules import PATH_KEYS, problems_of_values
-from configs.values import in_words, read_value
+from configs.key_rules import PATH_KEYS, problems_of_values
+from configs.parsing import in_words, read_value
+from configs.predicates import cut
 from configs.yaml_files import read_files, read_overrides
 from pipeline.errors import MAX_PROBLEMS, ConfigError
 from pipeline.privacy import LOGIN

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from yacs.config import CfgNode
 
-from configs.checks import (
+from configs.defaults import get_default_config
+from configs.predicates import (
     FILE_NAME,
     SEED,
     Rule,
@@ -16,7 +17,6 @@ from configs.checks import (
     inside,
     one_of,
 )
-from configs.defaults import get_default_config
 
 OPTIMIZERS = (
     *("adamw", "adam", "sgd", "sgd-momentum"),

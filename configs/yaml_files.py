@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from configs.checks import MAX_NAME, MAX_TEXT, problem_with_text, shown
+from configs.predicates import MAX_NAME, MAX_TEXT, problem_with_text, shown
 from pipeline.errors import ConfigError
 
 BASE = "_BASE_"

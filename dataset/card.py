@@ -6,12 +6,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from dataset.packing import HISTOGRAM_BINS
-from dataset.pieces import counted
-from dataset.samples import iter_sample_blocks
-from dataset.tokenizer import load_tokenizer
-from pipeline.artifacts import write_text
+from dataset.samples.hdf5_files import iter_sample_blocks
+from dataset.samples.packing import HISTOGRAM_BINS
+from dataset.sources.article_stream import counted
+from dataset.tokenizers.build import load_tokenizer
 from pipeline.console import WARNING_PREFIX, table
+from pipeline.store.atomic_files import write_text
 
 LINE_WIDTH = 96
 BAR_WIDTH = 40
@@ -82,7 +82,8 @@ def write_card(
         f"## Lengths of the samples\n\n```\n{histogram(results)}\n```",
         f"## A held-out sample\n\nWhat is to be predicted stands in braces.\n\n```\n{sample}\n```",
         f"## Settings\n\n```\n{table_of(settings)}\n```",
-        "## Use\n\n`pretrain.data.PretrainDatasetProvider` reads it; dataset/samples.py describes "
+        "## Use\n\n`pretrain.training.data_loader.PretrainDatasetProvider` reads it; "
+        "dataset/samples/hdf5_files.py describes "
         "the HDF5 files. `tokenizer/` is what `AutoTokenizer.from_pretrained` takes.",
     ]
     write_text(directory / CARD, "\n\n".join(parts) + "\n")

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.rules import RULES, problems_of_samples
-from dataset.artifact import FORMAT
-from dataset.corpus_files import checked_head
-from dataset.records import is_as_recorded
-from dataset.sharding import read_summary
+from configs.key_rules import RULES, problems_of_samples
+from dataset.plan import FORMAT
+from dataset.shards.file_records import is_as_recorded
+from dataset.shards.sharding import read_summary
+from dataset.sources.corpus_files import checked_head
 from dataset.workers import SampleFiles, plan_work
-from pipeline.artifacts import Artifact, no_files
 from pipeline.console import Console, escape_unprintable, print_line, stage_console
 from pipeline.errors import ConfigError, StageError
 from pipeline.privacy import private_files
+from pipeline.store.artifacts import Artifact, no_files
 
 # Flags whose range is that of a config key of another name; the others are DATASET.<FLAG>.
 KEYS = {

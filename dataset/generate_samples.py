@@ -45,15 +45,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.artifact import files_of_samples
     from dataset.command_line import check_memory, claim, list_text_shards, run_command
-    from dataset.digests import FileDigests, digest_of_files
-    from dataset.generation import SampleSettings
-    from dataset.records import read_record, write_record
-    from dataset.samples import MASKING_FILE
+    from dataset.plan import files_of_samples
+    from dataset.samples.generation import SampleSettings
+    from dataset.samples.hdf5_files import MASKING_FILE
+    from dataset.shards.file_records import read_record, write_record
+    from dataset.sources.digests import FileDigests, digest_of_files
     from dataset.stage import describe, look_at_tokenizer, make_samples
-    from dataset.tokenizer import build_and_forget, problem_with_tokenizer
-    from dataset.tokenizer_files import tokenizer_files
+    from dataset.tokenizers.build import build_and_forget, problem_with_tokenizer
+    from dataset.tokenizers.tokenizer_files import tokenizer_files
     from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
 

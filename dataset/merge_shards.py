@@ -40,8 +40,8 @@ def positive(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import claim, run_command
-    from dataset.digests import FileDigests, digest_of_files
-    from dataset.pieces import counted
+    from dataset.sources.article_stream import counted
+    from dataset.sources.digests import FileDigests, digest_of_files
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
@@ -86,7 +86,7 @@ def plan_merge(shards: list[Path], ratio: int) -> dict[str, list[Path]]:
 
 def concatenate(paths: list[Path], merged: Path) -> None:
     """Streams files into one. Where a file does not end with a blank line, one is added."""
-    from pipeline.artifacts import written_aside
+    from pipeline.store.atomic_files import written_aside
 
     with written_aside(merged) as aside, open(aside, "wb") as output:
         for path in paths:

@@ -31,9 +31,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import claim, run_command
-    from dataset.digests import FileDigests, digest_of_files
-    from dataset.overlaps import problems_with_output
-    from dataset.sources import customized_source
+    from dataset.sources.digests import FileDigests, digest_of_files
+    from dataset.sources.overlaps import problems_with_output
+    from dataset.sources.registry import customized_source
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def input_files(folder: Path, kind: str, console) -> list[Path]:
     """Raises ConfigError if there are none."""
-    from dataset.articles import find_files
+    from dataset.sources.wiki_and_books import find_files
     from pipeline.errors import ConfigError
 
     if not folder.exists():
@@ -75,9 +75,9 @@ def write_all(files: list[Path], args: argparse.Namespace, console) -> dict[str,
     """Writes all files, with progress. Returns the counts and says them."""
     from collections import Counter
 
-    from dataset.articles import plan_articles, write_articles
-    from dataset.pieces import counted
-    from pipeline.executor import local_pool, num_cores, run_unordered
+    from dataset.sources.article_stream import counted
+    from dataset.sources.wiki_and_books import plan_articles, write_articles
+    from pipeline.runtime.executor import local_pool, num_cores, run_unordered
 
     jobs = plan_articles(files, args.type, args.output_dir)
     counts: Counter = Counter()

@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def sources_of(args: argparse.Namespace) -> list:
-    from dataset.sources import customized_source, hub_source
+    from dataset.sources.registry import customized_source, hub_source
 
     sources = []
     for name, subset, *rest in args.dataset:
@@ -61,13 +61,13 @@ def sources_of(args: argparse.Namespace) -> list:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.artifact import SCRATCH
     from dataset.command_line import check_memory, claim, run_command
-    from dataset.digests import FileDigests, identity_of
-    from dataset.heads import problems_with_heads
-    from dataset.overlaps import problems_with_output, problems_with_overlaps
-    from dataset.saved_datasets import split_in_words
-    from dataset.sources import problem_with
+    from dataset.plan import SCRATCH
+    from dataset.sources.digests import FileDigests, identity_of
+    from dataset.sources.heads import problems_with_heads
+    from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
+    from dataset.sources.registry import problem_with
+    from dataset.sources.saved_datasets import split_in_words
     from dataset.stage import make_text_shards
     from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError

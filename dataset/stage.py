@@ -10,26 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset.artifact import check_machine, dataset_artifact, most_sample_files, sources_of
 from dataset.card import decoded_sample, headline, quality, text_lines, write_card
-from dataset.digests import FileDigests, digest_store, identity_of
-from dataset.generation import SampleSettings, generate_samples
-from dataset.layout import plan_layout
-from dataset.records import read_record, write_record
-from dataset.sharding import damaged_shards, read_summary, write_text_shards
-from dataset.sources import Source, hub_repository, open_sources, pinned, problem_with
-from dataset.tokenizer import build_and_forget, check_building
-from dataset.tokenizer_check import check_tokenizer
-from dataset.tokenizer_files import tokenizer_files
-from dataset.tokenizer_training import train_tokenizer
+from dataset.plan import check_machine, dataset_artifact, most_sample_files, sources_of
+from dataset.samples.generation import SampleSettings, generate_samples
+from dataset.shards.file_records import read_record, write_record
+from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
+from dataset.shards.split_plan import plan_layout
+from dataset.sources.digests import FileDigests, digest_store, identity_of
+from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
+from dataset.tokenizers.build import build_and_forget, check_building
+from dataset.tokenizers.corpus_check import check_tokenizer
+from dataset.tokenizers.tokenizer_files import tokenizer_files
+from dataset.tokenizers.vocabulary_training import train_tokenizer
 from dataset.workers import SampleFiles, Workers, open_executor
-from pipeline.artifacts import Artifact, log_path, write_sealed
 from pipeline.console import WARNING_PREFIX, Console, stage_console
 from pipeline.errors import StageError
-from pipeline.executor import local_pool, run_unordered
-from pipeline.folders import read_sealed
-from pipeline.hub import Repository, cached_commit
-from pipeline.memory import PeakMemory
+from pipeline.hub.repository import Repository, cached_commit
+from pipeline.runtime.executor import local_pool, run_unordered
+from pipeline.runtime.memory import PeakMemory
+from pipeline.store.artifacts import Artifact
+from pipeline.store.atomic_files import write_sealed
+from pipeline.store.paths import log_path
+from pipeline.store.record_files import read_sealed
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

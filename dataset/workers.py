@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StageError
-from pipeline.executor import local_pool, num_cores
-from pipeline.executor import num_workers as num_workers_of
+from pipeline.runtime.executor import local_pool, num_cores
+from pipeline.runtime.executor import num_workers as num_workers_of
 
 # Peak resident memory in GB, measured on several corpora and rounded up. A worker's is without its
-# buffer, but with the words that the tokenizer's cache holds (dataset/word_encoder.py).
+# buffer, but with the words that the tokenizer's cache holds
+# (dataset/tokenizers/cached_encoder.py).
 MAIN_PROCESS_GB = 0.2
 WORKER_GB = 0.3
 FILE_BYTES = 500  # of the main process, for each file of samples
@@ -108,7 +109,7 @@ def open_executor(
         with local_pool(plan.workers, one_thread_each) as pool:
             yield Workers(pool, plan.buffer_bytes)
         return
-    from pipeline.cluster import cluster
+    from pipeline.runtime.cluster import cluster
 
     with cluster(scheduler, shared_folder, one_thread_each) as executor:
         host, most = max(executor.workers_per_host.items(), key=lambda item: item[1])

@@ -20,9 +20,9 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
 
     enter_environment()
 
-from configs.checks import SEED, Rule, at_least, between, from_to, inside
-from finetune.foreign_models import can_only_be_a_folder, local_model
-from finetune.runs import (
+from configs.predicates import SEED, Rule, at_least, between, from_to, inside
+from finetune.data.tasks import TASKS, Task, find_task
+from finetune.search.job_folder import (
     Source,
     TrainingSettings,
     model_path,
@@ -30,12 +30,12 @@ from finetune.runs import (
     save_model,
     write_predictions,
 )
-from finetune.tasks import TASKS, Task, find_task
-from pipeline.artifacts import write_json
+from finetune.training.foreign_models import can_only_be_a_folder, local_model
 from pipeline.console import WARNING_PREFIX, print_line
-from pipeline.devices import take_device
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
+from pipeline.runtime.devices import take_device
+from pipeline.store.atomic_files import write_json
 
 RESULTS = "results.json"  # tells the folder of an earlier run
 # Flags of transformers' script that nothing here depends on, and what happens instead.
@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _problem(flags: argparse.Namespace) -> str:
     """What is wrong with the flags, or an empty string."""
-    from finetune.schedules import FOLLOWS_SCORE, scheduler_names
+    from finetune.training.schedules import FOLLOWS_SCORE, scheduler_names
 
     folder, names = flags.output_dir, scheduler_names()
     for name, (is_in_range, expected) in RANGES.items():
@@ -233,8 +233,8 @@ def run(flags: argparse.Namespace) -> dict:
     """Does what the flags say and returns what results.json holds."""
     import torch
 
-    from finetune.encoding import load_tokenizer
-    from finetune.training import MaxSamples, finetune_task
+    from finetune.data.encoding import load_tokenizer
+    from finetune.training.training import MaxSamples, finetune_task
 
     if (num_gpus := torch.cuda.device_count()) > 1:
         print(

@@ -7,7 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.artifact import (
+from finetune.data.demo_glue import write_demo_glue
+from finetune.data.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
+from finetune.data.row_checks import notes_on_task
+from finetune.data.tasks import Task
+from finetune.plan import (
     SUMMARY,
     Search,
     check_machine,
@@ -18,25 +22,29 @@ from finetune.artifact import (
     load_search,
     slots_for,
 )
-from finetune.cluster_jobs import absolute_source, cluster_workers, with_absolute_paths
-from finetune.demo_glue import write_demo_glue
-from finetune.dispatch import Workers, run_jobs
-from finetune.effort import SearchEffort, estimate_effort
-from finetune.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
-from finetune.foreign_models import local_model
-from finetune.jobs import SpeedTest, TextCheck, do
-from finetune.progress import SearchProgress
-from finetune.row_checks import notes_on_task
-from finetune.runs import ASKED_LENGTH, SUMMARY_KEYS, JobRun, Source, damage_to_run, model_path
-from finetune.search import Job, best_job, run_order
-from finetune.slots import slot_workers
-from finetune.tasks import Task
-from pipeline.artifacts import demo_glue_dir, write_json
+from finetune.search.cost_estimate import SearchEffort, estimate_effort
+from finetune.search.dask_workers import absolute_source, cluster_workers, with_absolute_paths
+from finetune.search.grid import Job, best_job, run_order
+from finetune.search.job_folder import (
+    ASKED_LENGTH,
+    SUMMARY_KEYS,
+    JobRun,
+    Source,
+    damage_to_run,
+    model_path,
+)
+from finetune.search.local_workers import slot_workers
+from finetune.search.scheduler import Workers, run_jobs
+from finetune.search.search_state import SearchProgress
+from finetune.search.worker import SpeedTest, TextCheck, do
+from finetune.training.foreign_models import local_model
 from pipeline.console import WARNING_PREFIX, Console, duration, stage_console
 from pipeline.errors import ConfigError, StageError
-from pipeline.executor import local_pool, run_unordered
-from pipeline.hub import cached_commit
-from pipeline.ownership import owned
+from pipeline.hub.repository import cached_commit
+from pipeline.runtime.executor import local_pool, run_unordered
+from pipeline.store.atomic_files import write_json
+from pipeline.store.ownership import owned
+from pipeline.store.paths import demo_glue_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.errors import ConfigError, StageError
-from pipeline.heartbeat import Heart, Position
 from pipeline.privacy import hidden
+from pipeline.store.heartbeat import Heart, Position
 
 PLAIN_LINE_SECONDS = 10.0
 WARNING_PREFIX = "WARNING: "  # of a line that the user may ignore

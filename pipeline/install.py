@@ -14,9 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.artifacts import write_json
 from pipeline.console import print_line
-from pipeline.devices import usable_gpus
 from pipeline.environment import (
     ENVIRONMENT,
     IMPORT_NAMES,
@@ -30,9 +28,11 @@ from pipeline.environment import (
     requirements_digest,
 )
 from pipeline.errors import ConfigError, StageError
-from pipeline.nvidia import Card, read_system
-from pipeline.ownership import owned
-from pipeline.processes import run_logged
+from pipeline.runtime.devices import usable_gpus
+from pipeline.runtime.nvidia import Card, read_system
+from pipeline.runtime.processes import run_logged
+from pipeline.store.atomic_files import write_json
+from pipeline.store.ownership import owned
 
 # Set once this command has run install.sh, for the processes that it goes on in.
 INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"

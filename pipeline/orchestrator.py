@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import install
-from pipeline.artifacts import Artifact, Status, log_path
 from pipeline.console import duration, print_line
-from pipeline.disk import DiskNeed, shortages, space_in_words
 from pipeline.environment import continue_inside_environment, inside_environment
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub_needs import hub_problems
-from pipeline.ownership import InUse, is_owned, owner
+from pipeline.hub.hub_needs import hub_problems
 from pipeline.privacy import private_files
+from pipeline.store.artifacts import Artifact, Status
+from pipeline.store.disk import DiskNeed, shortages, space_in_words
+from pipeline.store.ownership import InUse, is_owned, owner
+from pipeline.store.paths import log_path
 
 if TYPE_CHECKING:  # a bare Python, which has no yacs, imports this module too
     from yacs.config import CfgNode

@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts import Artifact
 from pipeline.console import duration, position_in_words, print_line
 from pipeline.errors import ConfigError
-from pipeline.heartbeat import Beat, read_heartbeat
 from pipeline.orchestrator import STAGE_NAMES, STAGES, Stage
-from pipeline.ownership import is_owned, owner
+from pipeline.store.artifacts import Artifact
+from pipeline.store.heartbeat import Beat, read_heartbeat
+from pipeline.store.ownership import is_owned, owner
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

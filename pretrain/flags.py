@@ -11,11 +11,11 @@ from typing import Any
 from yacs.config import CfgNode
 
 from configs.defaults import get_default_config
+from configs.key_rules import RULES
 from configs.loading import flatten
 from configs.manual import comments
 from configs.pretrain_rules import problems_of_pretraining
-from configs.rules import RULES
-from pipeline.devices import DEVICE
+from pipeline.runtime.devices import DEVICE
 
 # Keys whose flag is not just their name in lower case.
 FLAG_NAMES = {

@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from pipeline.disk import is_full
-from pretrain import checkpoints, distributed
-from pretrain.budget import Budget
-from pretrain.data import MicroBatch, PretrainDatasetProvider
-from pretrain.engine import (
+from pipeline.store.disk import is_full
+from pretrain.engine import checkpoints, distributed
+from pretrain.engine.engine import (
     Update,
     gradient_norm,
     loss_scale,
@@ -23,13 +21,15 @@ from pretrain.engine import (
     update_weights,
     weights_cast_once,
 )
-from pretrain.interrupts import Interrupted, Interrupts, caught
-from pretrain.losses import LossWindow
-from pretrain.lr_curves import LearningRateSchedule
-from pretrain.memory_limits import OutOfMemory, within_memory
-from pretrain.metrics import MetricsLog, SilentLog
-from pretrain.throughput import Throughput, Work
-from pretrain.validation import is_validation_due, validate
+from pretrain.engine.interrupts import Interrupted, Interrupts, caught
+from pretrain.engine.memory_limits import OutOfMemory, within_memory
+from pretrain.optimization.budget import Budget
+from pretrain.optimization.lr_curves import LearningRateSchedule
+from pretrain.training.data_loader import MicroBatch, PretrainDatasetProvider
+from pretrain.training.losses import LossWindow
+from pretrain.training.metrics_file import MetricsLog, SilentLog
+from pretrain.training.throughput import Throughput, Work
+from pretrain.training.validation import is_validation_due, validate
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"

@@ -27,11 +27,11 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
 def main(argv: Sequence[str]) -> int:
     """Parses the flags, joins the ranks, trains and exports. Returns the exit code."""
     from pipeline.console import print_line
-    from pipeline.devices import lists_gpus, take_device
     from pipeline.errors import StageError
-    from pipeline.processes import end_with, exit_with_parent, parent_of
-    from pretrain.cpu_settings import spin_briefly
+    from pipeline.runtime.devices import lists_gpus, take_device
+    from pipeline.runtime.processes import end_with, exit_with_parent, parent_of
     from pretrain.flags import parse_flags
+    from pretrain.kernels.cpu_settings import spin_briefly
 
     args = parse_flags(argv)
     if args.plot_lr:
@@ -57,10 +57,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _train(args: Namespace, number: int) -> int:
     """As rank `number`, in a folder that is ours. Returns the exit code."""
-    from pretrain.distributed import leave_ranks, rank, start_ranks
-    from pretrain.interrupts import Interrupted
-    from pretrain.memory_limits import OutOfMemory
-    from pretrain.stall import Patience, stacks_when_silent
+    from pretrain.engine.distributed import leave_ranks, rank, start_ranks
+    from pretrain.engine.interrupts import Interrupted
+    from pretrain.engine.memory_limits import OutOfMemory
+    from pretrain.engine.watchdog import Patience, stacks_when_silent
 
     code = 0
     # Torch is to be watched, too, while it starts.
@@ -86,8 +86,8 @@ def _fail(error: Exception) -> int:
 
     print_crash(type(error), error, error.__traceback__)
     sys.stderr.flush()
-    if "pretrain.distributed" in sys.modules:
-        from pretrain.distributed import let_the_first_to_end_be_seen
+    if "pretrain.engine.distributed" in sys.modules:
+        from pretrain.engine.distributed import let_the_first_to_end_be_seen
 
         let_the_first_to_end_be_seen()
     return 1
@@ -95,7 +95,7 @@ def _fail(error: Exception) -> int:
 
 def _leave_short_of_memory(args: Namespace, shortage) -> int:
     """Says in one line, which the stage looks for, what comes next; returns the exit code."""
-    from pretrain.memory_limits import EXIT_CODE, lower_limit
+    from pretrain.engine.memory_limits import EXIT_CODE, lower_limit
 
     if comes_next := lower_limit(Path(args.output_dir), shortage.size):
         print(f"run_pretraining.py: {shortage}; {comes_next}", file=sys.stderr)
@@ -118,10 +118,10 @@ def _claim_output(args: Namespace, number: int, held: ExitStack) -> None:
 
     Raises InputError if it holds something that is not this program's, or another run is at work.
     """
-    from pipeline.artifacts import Artifact
     from pipeline.console import print_line
     from pipeline.errors import ConfigError, StageError
-    from pipeline.ownership import worked_on
+    from pipeline.store.artifacts import Artifact
+    from pipeline.store.ownership import worked_on
 
     output_dir = Path(args.output_dir)
     try:
@@ -139,7 +139,7 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
     or not with these flags, and what `train` does.
     """
     from pipeline.errors import StageError
-    from pretrain.interrupts import caught
+    from pretrain.engine.interrupts import caught
     from pretrain.loop import train
 
     try:
@@ -162,9 +162,9 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
 
 def _read_data(args: Namespace, device, log):
     """The vocabulary, the batches of this rank, and its share of the held-out samples."""
-    from pretrain.batch_sizes import BatchSizes
-    from pretrain.data import PretrainDatasetProvider, list_shards
-    from pretrain.distributed import rank, world_size
+    from pretrain.engine.distributed import rank, world_size
+    from pretrain.optimization.batch_sizes import BatchSizes
+    from pretrain.training.data_loader import PretrainDatasetProvider, list_shards
 
     shards = list_shards(Path(args.dataset_path), "train")
     vocabulary = _complete_args(args, shards, device, log)
@@ -181,11 +181,11 @@ def _read_data(args: Namespace, device, log):
 
 def _complete_args(args: Namespace, shards, device, log):
     """Adds what the dataset and the machine decide to the flags; says what it did."""
-    from pretrain.data import check_ids, sequence_length
-    from pretrain.distributed import from_first_rank, rank
-    from pretrain.micro_batches import fit_micro_batches
-    from pretrain.precision import multiplies_in_bf16, resolve_precision, set_tf32
-    from pretrain.vocabulary import find_tokenizer, read_vocabulary
+    from pretrain.engine.distributed import from_first_rank, rank
+    from pretrain.engine.precision import multiplies_in_bf16, resolve_precision, set_tf32
+    from pretrain.model.vocabulary import find_tokenizer, read_vocabulary
+    from pretrain.training.data_loader import check_ids, sequence_length
+    from pretrain.training.micro_batches import fit_micro_batches
 
     output_dir, dataset_path = Path(args.output_dir), Path(args.dataset_path)
     if rank() == 0:
@@ -205,8 +205,8 @@ def _complete_args(args: Namespace, shards, device, log):
 
 
 def _held_out(args: Namespace):
-    from pretrain.data import list_shards, validation_batches
-    from pretrain.distributed import rank, world_size
+    from pretrain.engine.distributed import rank, world_size
+    from pretrain.training.data_loader import list_shards, validation_batches
 
     return validation_batches(
         list_shards(Path(args.dataset_path), "test"),
@@ -221,13 +221,13 @@ def _build(args: Namespace, device, provider, log):
     """The engine around a freshly initialised model, and the learning rate schedule."""
     import torch
 
-    from pretrain.compiling import compile_if_possible
-    from pretrain.distributed import rank, world_size
-    from pretrain.engine import build_engine, compute_dtype
-    from pretrain.linear import multiply_in_bf16
-    from pretrain.lr_curves import LearningRateSchedule, curve_shape
-    from pretrain.model import build_model
-    from pretrain.optimizers import build_optimizer
+    from pretrain.engine.distributed import rank, world_size
+    from pretrain.engine.engine import build_engine, compute_dtype
+    from pretrain.kernels.linear import multiply_in_bf16
+    from pretrain.model.model import build_model
+    from pretrain.optimization.lr_curves import LearningRateSchedule, curve_shape
+    from pretrain.optimization.optimizers import build_optimizer
+    from pretrain.training.compiling import compile_if_possible
 
     torch.manual_seed(args.seed)
     model = build_model(args)
@@ -251,9 +251,9 @@ def check_device(engine, device) -> None:
 
 def _initialize_from_data(args: Namespace, model, shards, log) -> None:
     """What the data itself can tell, of our model, before any training; other ranks get it too."""
-    from pretrain.data import count_predictions, one_copy
-    from pretrain.model import OWN_TYPE
-    from pretrain.word_vectors import word_vectors
+    from pretrain.model.model import OWN_TYPE
+    from pretrain.training.data_loader import count_predictions, one_copy
+    from pretrain.training.word_vectors import word_vectors
 
     if args.model_type != OWN_TYPE:
         return
@@ -273,14 +273,14 @@ def _export(args: Namespace, engine, vocabulary, log, folder: Path, is_last: boo
 
     from safetensors import SafetensorError
 
-    from pipeline.disk import is_full
-    from pretrain.checkpoints import write_with_room
-    from pretrain.distributed import from_first_rank, rank
-    from pretrain.engine_state import gather_weights
-    from pretrain.export import export_model
+    from pipeline.store.disk import is_full
+    from pretrain.engine.checkpoints import write_with_room
+    from pretrain.engine.distributed import from_first_rank, rank
+    from pretrain.engine.zero_state import gather_weights
     from pretrain.loop import CHECKPOINTS, METRICS
-    from pretrain.metrics import read_metrics
-    from pretrain.model_card import write_model_card
+    from pretrain.model.export import export_model
+    from pretrain.model.model_card import write_model_card
+    from pretrain.training.metrics_file import read_metrics
 
     weights = gather_weights(engine)
 
@@ -304,8 +304,8 @@ def _export(args: Namespace, engine, vocabulary, log, folder: Path, is_last: boo
 
 
 def _plot_lr(args: Namespace) -> int:
-    from pretrain.lr_curves import curve_shape
-    from pretrain.lr_plot import plot_lr
+    from pretrain.optimization.lr_curves import curve_shape
+    from pretrain.optimization.lr_plot import plot_lr
 
     unit, total = {
         "step": ("steps", args.max_steps),
@@ -318,9 +318,14 @@ def _plot_lr(args: Namespace) -> int:
 
 
 def _open_log(args: Namespace):
-    from pretrain.budget import progress_unit
     from pretrain.loop import METRICS
-    from pretrain.metrics import MetricsLog, ProgressBar, start_tensorboard, start_wandb
+    from pretrain.optimization.budget import progress_unit
+    from pretrain.training.metrics_file import (
+        MetricsLog,
+        ProgressBar,
+        start_tensorboard,
+        start_wandb,
+    )
 
     output_dir = Path(args.output_dir)
     wandb_run = start_wandb(
@@ -335,7 +340,7 @@ def _open_log(args: Namespace):
 
 
 def _silent_log():
-    from pretrain.metrics import SilentLog
+    from pretrain.training.metrics_file import SilentLog
 
     return SilentLog()
 

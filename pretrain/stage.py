@@ -10,23 +10,24 @@ from typing import Any
 
 import psutil
 
-from dataset.artifact import dataset_artifact
-from pipeline.artifacts import Artifact, log_path
+from dataset.plan import dataset_artifact
 from pipeline.console import WARNING_PREFIX, Console, print_line, stage_console
 from pipeline.errors import StageError
-from pipeline.folders import delete_tree
-from pipeline.oom import OomKills, cause_of_death
-from pipeline.processes import python_command, run_logged
-from pretrain.artifact import MODEL, precision_in_words, pretrain_artifact
-from pretrain.budget import progress_unit
+from pipeline.runtime.oom import OomKills, cause_of_death
+from pipeline.runtime.processes import python_command, run_logged
+from pipeline.store.artifacts import Artifact
+from pipeline.store.paths import log_path
+from pipeline.store.record_files import delete_tree
+from pretrain.engine.hostfile import is_this_machine, read_hostfile
+from pretrain.engine.memory_limits import lower_limit, shortage_in
+from pretrain.engine.placement import Placement, place_ranks
+from pretrain.engine.ports import free_port
+from pretrain.engine.time_limits import SILENT_WHILE_ENDING
+from pretrain.engine.watchdog import Patience, SilenceReport
 from pretrain.flags import flag_keys
-from pretrain.hostfile import is_this_machine, read_hostfile
-from pretrain.memory_limits import lower_limit, shortage_in
-from pretrain.metrics import parse_progress, parse_warning, read_metrics
-from pretrain.placement import Placement, place_ranks
-from pretrain.ports import free_port
-from pretrain.stall import Patience, SilenceReport
-from pretrain.time_limits import SILENT_WHILE_ENDING
+from pretrain.optimization.budget import progress_unit
+from pretrain.plan import MODEL, precision_in_words, pretrain_artifact
+from pretrain.training.metrics_file import parse_progress, parse_warning, read_metrics
 
 SCRIPT = Path(__file__).resolve().with_name("run_pretraining.py")
 LAUNCHER = "deepspeed.launcher.launch"  # what the runner starts on each server, for its ranks
@@ -84,7 +85,7 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
     damage = artifact.damage() if artifact.status().state == "unfinished" else ""
     if not damage:
         return
-    from pretrain.checkpoints import newest_intact_checkpoint  # with torch, so not always
+    from pretrain.engine.checkpoints import newest_intact_checkpoint  # with torch, so not always
 
     if not newest_intact_checkpoint(artifact.directory / "checkpoints", console.say):
         raise StageError(

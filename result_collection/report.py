@@ -18,15 +18,15 @@ if __name__ == "__main__":
 
     enter_environment()
 
-from pipeline.artifacts import write_json, write_text
 from pipeline.console import escape_unprintable
 from pipeline.console import table as text_table
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
-from result_collection.charts import save_png
-from result_collection.comparison_page import comparison_page, score_rows
-from result_collection.report_data import REPORT_JSON, read_report
-from result_collection.report_page import draw_charts, report_page
+from pipeline.store.atomic_files import write_json, write_text
+from result_collection.pages.charts import save_png
+from result_collection.pages.comparison_page import comparison_page, score_rows
+from result_collection.pages.report_data import REPORT_JSON, read_report
+from result_collection.pages.run_page import draw_charts, report_page
 
 PAGE = "report.html"
 PLOTS = "plots"

@@ -7,26 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.artifact import Search, finetune_artifact, load_search
-from finetune.examples import HUB_DATASET
-from finetune.runs import predictions_path
-from finetune.tasks import Split, Task, submission_splits
-from pipeline.artifacts import log_path, write_json, write_text
+from finetune.data.examples import HUB_DATASET
+from finetune.data.tasks import Split, Task, submission_splits
+from finetune.plan import Search, finetune_artifact, load_search
+from finetune.search.job_folder import predictions_path
 from pipeline.console import Console, stage_console
-from pipeline.disk import FULL
 from pipeline.errors import StageError
-from pipeline.folders import delete_unfinished_file, read_json
-from result_collection.archive import file_name, write_zip, zip_path
-from result_collection.artifact import (
-    all_zips,
-    check_machine,
-    result_artifact,
-    tasks_not_searched,
-)
-from result_collection.checking import find_problems
+from pipeline.store.atomic_files import write_json, write_text
+from pipeline.store.disk import FULL
+from pipeline.store.paths import log_path
+from pipeline.store.record_files import delete_unfinished_file, read_json
+from result_collection.pages.report_data import collect
+from result_collection.plan import all_zips, check_machine, result_artifact, tasks_not_searched
 from result_collection.report import write_report
-from result_collection.report_data import collect
 from result_collection.submission import submission_text
+from result_collection.submissions.archive import file_name, write_zip, zip_path
+from result_collection.submissions.submission_checks import find_problems
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ if __name__ == "__main__":
 
     enter_environment()
 
-from finetune.tasks import Task
-from finetune.tsv import read_tsv
+from finetune.data.tasks import Task
+from finetune.data.tsv import read_tsv
 from pipeline.errors import StageError
-from result_collection.archive import ENDINGS, read_submission
-from result_collection.checking import HEADER, find_problems
+from result_collection.submissions.archive import ENDINGS, read_submission
+from result_collection.submissions.submission_checks import HEADER, find_problems
 
 COPA_CHOICES = ("0", "1")
 

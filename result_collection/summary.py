@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
-from dataset.unknown_text import WARNING_SHARE
-from finetune.runs import ASKED_LENGTH
-from finetune.tasks import TASKS, Task
-from finetune.token_counts import WARN_CUT
+from dataset.tokenizers.unknown_text import WARNING_SHARE
+from finetune.data.tasks import TASKS, Task
+from finetune.data.token_counts import WARN_CUT
+from finetune.search.job_folder import ASKED_LENGTH
 from pipeline.console import table
-from result_collection.numbers import points
+from result_collection.pages.numbers import points
 
 # How the numbers are to be read; stands wherever they are shown.
 SCORING = (

@@ -56,7 +56,7 @@ def device():
     """
     import torch
 
-    from pretrain.distributed import leave_ranks, start_ranks
+    from pretrain.engine.distributed import leave_ranks, start_ranks
 
     before = set(os.environ)
     device = start_ranks()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import ownership
+from pipeline.store import ownership
 
 PATIENCE_SECONDS = 30
 

@@ -14,14 +14,14 @@ import pytest
 
 import main as door
 from configs.loading import load_config
-from dataset.artifact import dataset_artifact
-from pipeline import ownership
-from pipeline.artifacts import Artifact
+from dataset.plan import dataset_artifact
 from pipeline.console import Console
-from pipeline.heartbeat import heartbeat_path
-from pipeline.ownership import lock_path
-from pipeline.processes import this_process
-from pretrain.artifact import pretrain_artifact
+from pipeline.runtime.processes import this_process
+from pipeline.store import ownership
+from pipeline.store.artifacts import Artifact
+from pipeline.store.heartbeat import heartbeat_path
+from pipeline.store.ownership import lock_path
+from pretrain.plan import pretrain_artifact
 from tests.other_run import other_run
 
 PROJECT = Path(__file__).resolve().parent.parent

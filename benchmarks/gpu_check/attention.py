@@ -21,10 +21,10 @@ from benchmarks.contestants import HEAD_DIM, Size, model_args
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.correctness import synthetic_batch
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged
-from pretrain.data import MicroBatch
-from pretrain.engine import compute_dtype
+from pretrain.engine.engine import compute_dtype
 from pretrain.flags import build_parser
-from pretrain.model import BasePretrainModel
+from pretrain.model.model import BasePretrainModel
+from pretrain.training.data_loader import MicroBatch
 
 LAYERS = 2
 WINDOW = 128

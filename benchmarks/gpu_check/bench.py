@@ -17,12 +17,12 @@ import torch
 from benchmarks.contestants import VOCAB_SIZE, Size
 from benchmarks.real_loop import Enough, QuietLog
 from benchmarks.stage_runs import PROJECT, PYTHON_DOCS, find_vocabulary, repeated_text
-from pipeline.artifacts import MANIFEST
+from pipeline.store.artifacts import MANIFEST
+from pretrain.engine.interrupts import Interrupts
 from pretrain.flags import parse_flags
-from pretrain.interrupts import Interrupts
-from pretrain.metrics import read_metrics
 from pretrain.run_pretraining import run
 from pretrain.stage import flag_words
+from pretrain.training.metrics_file import read_metrics
 
 DATASET_ID = "gpu-check"
 # Set by start_ranks, and not meant for other processes.

@@ -9,9 +9,9 @@ import torch
 from benchmarks.contestants import LENGTH, Size, model_args
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.outcome import Outcome, judged
-from pretrain.data import MicroBatch, collate
-from pretrain.engine import compute_dtype
-from pretrain.model import BasePretrainModel
+from pretrain.engine.engine import compute_dtype
+from pretrain.model.model import BasePretrainModel
+from pretrain.training.data_loader import MicroBatch, collate
 
 # Relative, of loss and gradient. In fp32 each single gradient is held to it. bf16 keeps 8 bits: on
 # the CPU, the gradient of our small model with random weights is off by 2.1 %.

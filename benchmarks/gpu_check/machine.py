@@ -12,9 +12,9 @@ from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.cards import Card, find_card
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed
 from pipeline.environment import pinned_requirements
-from pipeline.nvidia import read_system
-from pretrain.distributed import start_ranks
-from pretrain.flops import matmul_peak
+from pipeline.runtime.nvidia import read_system
+from pretrain.engine.distributed import start_ranks
+from pretrain.training.flops import matmul_peak
 
 # Of what the data sheet promises. Less than this has another reason than the card's power limit.
 LEAST_SHARE = 0.5

@@ -25,11 +25,11 @@ from benchmarks.gpu_check.outcome import Check, Outcome, judged
 from benchmarks.gpu_check.synchronisation import check_data, check_error_mode, check_waits
 from benchmarks.real_loop import Enough
 from benchmarks.stage_runs import PROJECT
-from pretrain.distributed import start_ranks
-from pretrain.engine import loss_scale
-from pretrain.interrupts import Interrupted, Interrupts
-from pretrain.metrics import read_metrics
+from pretrain.engine.distributed import start_ranks
+from pretrain.engine.engine import loss_scale
+from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.stage import flag_words
+from pretrain.training.metrics_file import read_metrics
 
 LOSS_STEPS = 8
 # Relative, of each step's loss against fp32 on the CPU, dropout off: half of what a step moves it

@@ -14,11 +14,11 @@ import torch
 from benchmarks.gpu_check.bench import Bench, child_environment, run_loop, run_settings
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, skipped
 from benchmarks.stage_runs import PROJECT
-from pretrain.distributed import start_ranks
-from pretrain.metrics import read_metrics
-from pretrain.placement import device_flag
-from pretrain.ports import free_port
+from pretrain.engine.distributed import start_ranks
+from pretrain.engine.placement import device_flag
+from pretrain.engine.ports import free_port
 from pretrain.stage import launch_command, launcher_devices
+from pretrain.training.metrics_file import read_metrics
 
 TOLERANCE = 1e-3  # of the loss
 NUM_STEPS = 20

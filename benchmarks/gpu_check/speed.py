@@ -28,16 +28,16 @@ from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed,
 from benchmarks.gpu_check.profiling import profiled
 from benchmarks.real_loop import Enough
 from benchmarks.stage_runs import PROJECT
-from pipeline.oom import is_out_of_memory
-from pretrain.compiling import compile_if_possible
-from pretrain.data import MicroBatch
-from pretrain.distributed import start_ranks
-from pretrain.engine import build_engine, compute_dtype
-from pretrain.flops import training_flops
-from pretrain.model import build_model
-from pretrain.optimizers import build_optimizer
-from pretrain.precision import resolve_precision
+from pipeline.runtime.oom import is_out_of_memory
+from pretrain.engine.distributed import start_ranks
+from pretrain.engine.engine import build_engine, compute_dtype
+from pretrain.engine.precision import resolve_precision
+from pretrain.model.model import build_model
+from pretrain.optimization.optimizers import build_optimizer
 from pretrain.stage import training_flags
+from pretrain.training.compiling import compile_if_possible
+from pretrain.training.data_loader import MicroBatch
+from pretrain.training.flops import training_flops
 
 WARM_UP_STEPS = 3
 DISTINCT_BATCHES = 4

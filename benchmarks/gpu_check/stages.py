@@ -19,11 +19,11 @@ from benchmarks.gpu_check.bench import DATASET_ID, Bench, child_environment, mai
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed, skipped
 from benchmarks.gpu_check.speed import engine_args, new_engine, peak_memory
 from benchmarks.stage_runs import PROJECT, SHARED
-from pipeline.folders import read_json
-from pretrain.distributed import start_ranks
+from pipeline.store.record_files import read_json
+from pretrain.engine.distributed import start_ranks
+from pretrain.engine.memory_limits import FILE as MICRO_BATCH
 from pretrain.loop import METRICS
-from pretrain.memory_limits import FILE as MICRO_BATCH
-from pretrain.metrics import read_metrics
+from pretrain.training.metrics_file import read_metrics
 
 INTERRUPTED = 130  # exit code of main.py
 LEAST_MEMORY = 100e6  # bytes that a rank takes on a GPU, by CUDA's context alone

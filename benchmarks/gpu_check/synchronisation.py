@@ -17,9 +17,9 @@ from benchmarks.gpu_check.bench import Bench, tensors_in, watch_steps
 from benchmarks.gpu_check.correctness import synthetic_batch
 from benchmarks.gpu_check.outcome import Outcome, judged, passed, skipped
 from benchmarks.stage_runs import PROJECT
-from pretrain.data import MicroBatch
-from pretrain.engine import compute_dtype
-from pretrain.model import BasePretrainModel
+from pretrain.engine.engine import compute_dtype
+from pretrain.model.model import BasePretrainModel
+from pretrain.training.data_loader import MicroBatch
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.gpu_check.bench import FULL, ON_CPU, REHEARSAL, Bench
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, skipped
-from pretrain.interrupts import Interrupted
+from pretrain.engine.interrupts import Interrupted
 
 LOG_LINES = 25  # of a section that was killed, for the JSON
 

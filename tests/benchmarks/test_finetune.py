@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.finetune import Done, _jobs, _rates, flops_per_token, report
 from benchmarks.stage_runs import PROJECT
-from finetune.demo_glue import write_demo_glue
-from finetune.search import Job
+from finetune.data.demo_glue import write_demo_glue
+from finetune.search.grid import Job
 from tests.finetune.conftest import tiny_model  # noqa: F401, a fixture
 
 JOB = Job("RTE", 3, 16, 5e-5, 42)

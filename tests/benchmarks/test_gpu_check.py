@@ -21,8 +21,8 @@ from benchmarks.gpu_check.machine import check_matmul
 from benchmarks.gpu_check.outcome import FAILED, PASSED, SKIPPED, failed, passed
 from benchmarks.gpu_check.sections import SECTIONS
 from benchmarks.gpu_check.worker import Section, outcomes_of, run_check, run_section
-from pipeline.folders import read_json
-from pretrain.interrupts import Interrupted
+from pipeline.store.record_files import read_json
+from pretrain.engine.interrupts import Interrupted
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from benchmarks.gpu_check.synchronisation import (
     recorded_synchronisations,
 )
 from benchmarks.stage_runs import PROJECT
-from pretrain.data import MicroBatch
+from pretrain.training.data_loader import MicroBatch
 
 CPU = torch.device("cpu")
 PACKAGES = "/somewhere/site-packages"
@@ -45,8 +45,8 @@ FP32 = {"precision": "fp32"}
             Synchronisation("zero/stage.py:1", "DeepSpeed"),
         ),
         (
-            [f"{PACKAGES}/deepspeed/runtime/engine.py", f"{PROJECT}/pretrain/model.py"],
-            Synchronisation("pretrain/model.py:1", "ours"),
+            [f"{PACKAGES}/deepspeed/runtime/engine.py", f"{PROJECT}/pretrain/model/model.py"],
+            Synchronisation("pretrain/model/model.py:1", "ours"),
         ),
         (
             [f"{PACKAGES}/deepspeed/runtime/engine.py", f"{PACKAGES}/torch/autograd/graph.py"],

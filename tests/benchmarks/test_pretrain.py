@@ -26,8 +26,8 @@ from benchmarks.contestants import (
 from benchmarks.real_loop import SLICE_STEPS, Slices
 from benchmarks.stage_runs import PROJECT
 from benchmarks.training_speed import Limits, compare, product_shapes, report, take_turns
-from pretrain.flops import PASSES, training_flops
-from pretrain.precision import resolve_precision
+from pretrain.engine.precision import resolve_precision
+from pretrain.training.flops import PASSES, training_flops
 from tests.pretrain.shards import write_dataset
 
 SIZE = Size(1, 64)

@@ -7,11 +7,11 @@ import pytest
 
 from configs.defaults import get_default_config
 from configs.finetune_rules import GRID_RULES
+from configs.key_rules import RULES
 from configs.loading import flatten, load_config
 from configs.manual import MANUAL, comments, render
-from configs.rules import RULES
 from configs.yaml_files import read_files
-from dataset.artifact import dataset_artifact, sources_of
+from dataset.plan import dataset_artifact, sources_of
 from pipeline.errors import ConfigError
 from pretrain.flags import flag_keys
 

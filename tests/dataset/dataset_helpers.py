@@ -3,10 +3,10 @@
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
-from dataset.layout import plan_layout
-from dataset.pieces import PIECE_BYTES, Tally
-from dataset.sharding import write_text_shards
-from dataset.sources import open_sources
+from dataset.shards.sharding import write_text_shards
+from dataset.shards.split_plan import plan_layout
+from dataset.sources.article_stream import PIECE_BYTES, Tally
+from dataset.sources.registry import open_sources
 
 
 def files_of(folder: Path, pattern: str = "*") -> dict[str, bytes]:

@@ -12,7 +12,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from broken_files import (
+
+from dataset.command_line import list_text_shards
+from dataset.samples.hdf5_files import SampleWriter, read_attributes, read_samples
+from dataset.samples.packing import iter_article_tokens
+from dataset.sources.article_stream import Tally
+from dataset.sources.digests import FileDigests, identity_of
+from dataset.sources.heads import notes_on_heads, problems_with_heads
+from dataset.sources.registry import (
+    Source,
+    customized_source,
+    hub_source,
+    in_a_process_of_its_own,
+    local_files,
+    open_source,
+    problem_with,
+)
+from dataset.sources.wiki_and_books import ArticlesJob, find_files, write_articles
+from dataset.tokenizers.build import build_tokenizer, load_tokenizer, problem_with_tokenizer
+from dataset.tokenizers.formats import save_bert_tokenizer
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS, read_vocabulary
+from pipeline.errors import ConfigError, StageError
+from tests.broken_files import (
     CHANGED,
     COMPLETE,
     CUTS,
@@ -32,28 +53,7 @@ from broken_files import (
     rows_of,
     writing,
 )
-from dataset_helpers import shard
-
-from dataset.articles import ArticlesJob, find_files, write_articles
-from dataset.command_line import list_text_shards
-from dataset.digests import FileDigests, identity_of
-from dataset.heads import notes_on_heads, problems_with_heads
-from dataset.packing import iter_article_tokens
-from dataset.pieces import Tally
-from dataset.samples import SampleWriter, read_attributes, read_samples
-from dataset.sources import (
-    Source,
-    customized_source,
-    hub_source,
-    in_a_process_of_its_own,
-    local_files,
-    open_source,
-    problem_with,
-)
-from dataset.tokenizer import build_tokenizer, load_tokenizer, problem_with_tokenizer
-from dataset.tokenizer_files import SPECIAL_TOKENS, read_vocabulary
-from dataset.tokenizer_forms import save_bert_tokenizer
-from pipeline.errors import ConfigError, StageError
+from tests.dataset.dataset_helpers import shard
 
 TEXTS = [
     f'Article {number} is naïve, {number} km "long" (café).\nIts second line: 中文, déjà {number}.'
@@ -786,6 +786,6 @@ def test_what_cannot_be_decoded_is_told_with_its_file(tmp_path):
 
 def test_a_file_that_ends_the_process_that_opens_it_is_told_with_its_source(monkeypatch):
     """As damaged statistics in a Parquet file do, of which no exception can be made."""
-    monkeypatch.setattr("dataset.sources.open_source", die)
+    monkeypatch.setattr("dataset.sources.registry.open_source", die)
     with pytest.raises(StageError, match=r"^/some/corpus: while it was opened, a worker process"):
         in_a_process_of_its_own([(customized_source("/some/corpus", "key"), "0", None, 1)])

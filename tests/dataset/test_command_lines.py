@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.samples import read_samples
+from dataset.samples.hdf5_files import read_samples
 
 ROOT = Path(__file__).parents[2]
 SHARD_FLAGS = shlex.split("--num_train_shards 2 --num_test_shards 1 --frac_test 0.1 --max_memory 4")

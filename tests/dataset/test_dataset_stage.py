@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_helpers import files_of
 
-from dataset.artifact import dataset_artifact
-from dataset.samples import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
-from dataset.sources import local_files
+from dataset.plan import dataset_artifact
+from dataset.samples.hdf5_files import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
+from dataset.sources.registry import local_files
 from dataset.stage import prepare_dataset
-from dataset.tokenizer import load_tokenizer
+from dataset.tokenizers.build import load_tokenizer
 from pipeline.errors import ConfigError, StageError
 from tests.damage import flip_byte
+from tests.dataset.dataset_helpers import files_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,7 +162,9 @@ def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch):
     dataset_artifact(config)
     assert not Path(config.SYSTEM.OUTPUT_ROOT).exists()
     prepare(config)
-    monkeypatch.setattr("dataset.digests.file_digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "dataset.sources.digests.file_digest", lambda path: pytest.fail("read again")
+    )
     assert dataset_artifact(config).status().done
 
 
@@ -176,7 +178,8 @@ def test_planning_lists_a_source_once(config, monkeypatch):
     """A corpus may have a million files."""
     listed = []
     monkeypatch.setattr(
-        "dataset.digests.local_files", lambda source: listed.append(source) or local_files(source)
+        "dataset.sources.digests.local_files",
+        lambda source: listed.append(source) or local_files(source),
     )
     assert dataset_artifact(config).notes[0].startswith("text: 0.1 MB in 2 files")
     assert len(listed) == 1
@@ -463,7 +466,7 @@ def test_failure_is_one_line_and_is_not_remembered_as_success(config, tmp_path):
 
 def test_planning_imports_nothing_heavy():
     program = (
-        "import sys, dataset.artifact, dataset.stage; "
+        "import sys, dataset.plan, dataset.stage; "
         "print([m for m in ('numpy', 'torch', 'transformers', 'datasets', 'h5py', 'tokenizers', "
         "'pyarrow', 'sentencex') if m in sys.modules])"
     )

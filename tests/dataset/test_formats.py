@@ -12,15 +12,15 @@ from contextlib import suppress
 import pyarrow
 import pyarrow.parquet
 import pytest
-from dataset_helpers import articles_of, read_source, shard
 
-from dataset.digests import FileDigests, identity_of
-from dataset.pieces import Tally
-from dataset.sharding import read_summary
-from dataset.sources import check_file, customized_source, hub_source, open_source
-from dataset.tables import cut_parquet_file, iter_parquet_batches, open_parquet_file
+from dataset.shards.sharding import read_summary
+from dataset.sources.article_stream import Tally
+from dataset.sources.digests import FileDigests, identity_of
+from dataset.sources.parquet_files import cut_parquet_file, iter_parquet_batches, open_parquet_file
+from dataset.sources.registry import check_file, customized_source, hub_source, open_source
 from pipeline.errors import StageError
-from pipeline.executor import local_pool
+from pipeline.runtime.executor import local_pool
+from tests.dataset.dataset_helpers import articles_of, read_source, shard
 
 TEXTS = [
     f'Article {i} is "quoted", naïve & 中文 <b>. It has\ttwo{" very" * (i % 70)} sentences.'
@@ -109,7 +109,7 @@ def test_every_format_gives_the_same_articles(tmp_path, write, monkeypatch):
     source = customized_source(str(folder), "key")
     shard(source, tmp_path / "whole")
     assert articles_of(tmp_path / "whole") == WORDS
-    monkeypatch.setattr("dataset.sources.MIN_PART_BYTES", 2000)
+    monkeypatch.setattr("dataset.sources.registry.MIN_PART_BYTES", 2000)
     shard(source, tmp_path / "parts", num=(4, 1))
     assert articles_of(tmp_path / "parts") == WORDS
     assert len(articles_of(tmp_path / "parts", "test")) > 5
@@ -226,7 +226,8 @@ def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
 )
 def test_unusable_datasets(tmp_path, monkeypatch, streaming, split, column, message):
     monkeypatch.setattr(
-        "dataset.sources.in_a_process_of_its_own", lambda jobs: list(map(open_source, jobs))
+        "dataset.sources.registry.in_a_process_of_its_own",
+        lambda jobs: list(map(open_source, jobs)),
     )
     (tmp_path / "corpus").mkdir()
     write_parquet(tmp_path / "corpus")
@@ -283,8 +284,8 @@ def read_csv(folder, content, name="a.csv"):
 
 
 def test_csv_dirt(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.csv_files.MAX_ROW_BYTES", 1000)
-    monkeypatch.setattr("dataset.corpus_files.BLOCK_BYTES", 100)
+    monkeypatch.setattr("dataset.sources.csv_files.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("dataset.sources.corpus_files.BLOCK_BYTES", 100)
     rows = [
         b"\xef\xbb\xbfid,text",
         b'1,"Two\r\n\r\nlines, ""quoted"""',
@@ -547,7 +548,7 @@ def test_blank_lines_of_a_table_are_no_rows(tmp_path, blank):
 def test_an_unclosed_quote_ends_at_a_limit(tmp_path, monkeypatch, limit):
     """Many of them, too: the rows after the first are read once more, not each time again."""
     if limit != "end of file":
-        monkeypatch.setattr(f"dataset.csv_files.{limit}", 5000)
+        monkeypatch.setattr(f"dataset.sources.csv_files.{limit}", 5000)
     rows = "".join(f"{number},text {number}\n" for number in range(20_000))
     articles, counts, notes = read_csv(tmp_path, f'id,text\n0,"text 0\n{rows}'.encode())
     assert articles == ["text 0", *(f"text {number}" for number in range(20_000))]

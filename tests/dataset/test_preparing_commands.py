@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dataset.articles import plan_articles, write_articles
-from dataset.blanks import is_blank
 from dataset.merge_shards import concatenate, plan_merge
-from dataset.pieces import Tally
-from dataset.sources import open_file
+from dataset.sources.article_stream import Tally
+from dataset.sources.blanks import is_blank
+from dataset.sources.registry import open_file
+from dataset.sources.wiki_and_books import plan_articles, write_articles
 from pipeline.errors import StageError
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_links_to_nothing_are_passed_over(tmp_path):
 
 
 def test_many_files_become_few_and_the_same_with_any_number_of_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.articles.OUTPUT_BYTES", 100)
+    monkeypatch.setattr("dataset.sources.wiki_and_books.OUTPUT_BYTES", 100)
     files = []
     for number in range(9):
         files.append(tmp_path / f"{number}.txt")

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from dataset_helpers import read_source
 
 from dataset.command_line import list_text_shards
-from dataset.sources import customized_source, hub_source, open_sources
+from dataset.sources.registry import customized_source, hub_source, open_sources
 from pipeline.errors import ConfigError, StageError
+from tests.dataset.dataset_helpers import read_source
 from tests.malicious import malicious_module, malicious_pickle
 
 

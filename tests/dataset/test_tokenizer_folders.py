@@ -8,10 +8,10 @@ import random
 
 import pytest
 
-from dataset.tokenizer import build_tokenizer, check_building, load_tokenizer
-from dataset.tokenizer_agreement import find_difference
-from dataset.tokenizer_check import as_transformers_reads, check_agreement, look_at
-from dataset.word_encoder import WordEncoder
+from dataset.tokenizers.agreement import find_difference
+from dataset.tokenizers.build import build_tokenizer, check_building, load_tokenizer
+from dataset.tokenizers.cached_encoder import WordEncoder
+from dataset.tokenizers.corpus_check import as_transformers_reads, check_agreement, look_at
 from pipeline.errors import StageError
 from tests.dataset.tokenizer_folders import (
     BERT_NAMES,
@@ -29,7 +29,7 @@ MODEL_TYPES = ("bert", "roberta-prelayernorm", "modernbert", "electra", "deberta
 
 def export(tokenizer_dir, folder, model_type):
     """As pretraining leaves it, but for the weights."""
-    from pretrain.export import _write_tokenizer
+    from pretrain.model.export import _write_tokenizer
 
     write(folder, config__json={"model_type": model_type})
     _write_tokenizer(tokenizer_dir, folder, 128, True)
@@ -55,7 +55,7 @@ def random_texts():
 def test_samples_export_and_finetuning_have_the_same_ids(name, tmp_path):
     from transformers import AutoTokenizer
 
-    from finetune.encoding import load_tokenizer as load_for_finetuning
+    from finetune.data.encoding import load_tokenizer as load_for_finetuning
 
     make, lower = HONOURED[name]
     path = make(tmp_path / "source")
@@ -217,7 +217,7 @@ def test_every_python_class_of_transformers_is_known():
         tokenizer_class_from_name,
     )
 
-    from dataset.tokenizer_classes import BERT_CLASSES, PYTHON_CLASSES
+    from dataset.tokenizers.classes import BERT_CLASSES, PYTHON_CLASSES
 
     names = {name for name in TOKENIZER_MAPPING_NAMES.values() if name}
     found = {name: tokenizer_class_from_name(name) for name in names}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.demo_glue import demo_files
+from finetune.data.demo_glue import demo_files
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broken_files import (
+
+from finetune.data.custom_tasks import custom_task
+from finetune.data.examples import load_examples
+from finetune.data.tables import read_table
+from finetune.data.tasks import Task, find_task
+from pipeline.errors import StageError
+from tests.broken_files import (
     CHANGED,
     COMPLETE,
     CUTS,
@@ -24,12 +30,6 @@ from broken_files import (
     odd_cases_of,
     rows_of,
 )
-
-from finetune.custom_tasks import custom_task
-from finetune.examples import load_examples
-from finetune.tables import read_table
-from finetune.tasks import Task, find_task
-from pipeline.errors import StageError
 
 ALL = (CUTS, FLIPS, NOTHING, OTHERS, ENCODINGS)
 
@@ -473,8 +473,8 @@ def test_a_broken_table_is_refused_or_reported(case, tmp_path):
     ],
 )
 def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, name, begin, end, outcome):
-    monkeypatch.setattr("finetune.tsv.MAX_LINE_BYTES", 1 << 20)
-    monkeypatch.setattr("finetune.tables.MAX_CSV_FIELD", 1 << 20)
+    monkeypatch.setattr("finetune.data.tsv.MAX_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("finetune.data.tables.MAX_CSV_FIELD", 1 << 20)
     path = tmp_path / name
     with open(path, "wb") as file:
         file.writelines([begin, *(b"x" * (1 << 20) for _ in range(24)), end])
@@ -491,7 +491,7 @@ def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, name, begin, en
 
 
 def test_a_quote_that_is_never_closed_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.tables.MAX_CSV_FIELD", 1000)
+    monkeypatch.setattr("finetune.data.tables.MAX_CSV_FIELD", 1000)
     path = tmp_path / "a.csv"
     path.write_text('text,label\n"open,yes\n' + "a line,no\n" * 1000)
     with pytest.raises(StageError, match=r"a\.csv:2: a quote that is never closed"):
@@ -499,7 +499,7 @@ def test_a_quote_that_is_never_closed_is_not_read_into_memory(tmp_path, monkeypa
 
 
 def test_a_file_of_malformed_rows_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.tsv.MAX_MALFORMED", 50)
+    monkeypatch.setattr("finetune.data.tsv.MAX_MALFORMED", 50)
     for ending in ("tsv", "csv", "jsonl"):
         path = tmp_path / f"a.{ending}"
         path.write_bytes(OWN_CONTENT[ending] + b"\n" * 100 + OWN_CONTENT[ending])

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import GLUE_TASKS, custom_task_node, get_default_config
-from finetune.artifact import check_machine, finetune_artifact, load_search
-from finetune.demo_glue import write_demo_glue
-from finetune.jobs import run_job
-from finetune.runs import RESULT, model_path
+from finetune.data.demo_glue import write_demo_glue
+from finetune.plan import check_machine, finetune_artifact, load_search
+from finetune.search.job_folder import RESULT, model_path
+from finetune.search.worker import run_job
 from finetune.stage import finetune
 from pipeline.errors import ConfigError, StageError
-from pipeline.folders import read_json
+from pipeline.store.record_files import read_json
 from tests.damage import flip_byte
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -24,7 +24,9 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture
 def config(tmp_path, tiny_model, monkeypatch):
     """MNLI in two settings and RTE from the best of them, on the demo benchmark."""
-    monkeypatch.setattr("finetune.slots.num_cores", lambda: 1)  # each worker has to import torch
+    monkeypatch.setattr(
+        "finetune.search.local_workers.num_cores", lambda: 1
+    )  # each worker has to import torch
     config = get_default_config()
     config.SYSTEM.OUTPUT_ROOT = str(tmp_path)
     config.SYSTEM.NUM_GPUS = 0
@@ -415,7 +417,7 @@ def test_the_plan_counts_without_torch():
         "import sys\n"
         "import finetune.stage\n"
         "from configs.defaults import get_default_config\n"
-        "from finetune.artifact import finetune_artifact\n"
+        "from finetune.plan import finetune_artifact\n"
         "config = get_default_config()\n"
         "config.FINETUNE.MODEL_NAME_OR_PATH = 'bert-base-uncased'\n"
         "config.FINETUNE.GLUE_DIR, config.FINETUNE.TASKS = 'builtin:demo', ['CoLA']\n"

@@ -3,8 +3,9 @@
 import signal
 import time
 
-import kill_search
 import pytest
+
+from tests.finetune import kill_search
 
 
 @pytest.fixture

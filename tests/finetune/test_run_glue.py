@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from finetune import run_glue
-from finetune.demo_glue import write_demo_glue
-from finetune.runs import save_model
+from finetune.data.demo_glue import write_demo_glue
+from finetune.search.job_folder import save_model
 
 PROJECT = Path(run_glue.__file__).resolve().parents[1]
 
@@ -104,7 +104,7 @@ def test_the_batch_does_not_grow_with_the_gpus(tiny_model, tmp_path, monkeypatch
         seen.append((settings.batch_size, settings.eval_batch_size))
         raise ValueError("seen")
 
-    monkeypatch.setattr("finetune.training.finetune_task", noted)
+    monkeypatch.setattr("finetune.training.training.finetune_task", noted)
     assert run_glue.main(manual_command(tiny_model, tmp_path / "glue", tmp_path / "out")) == 3
     assert seen == [(2 * 32, 32)]
     assert "note: 4 GPUs are visible and the first is used" in capsys.readouterr().out

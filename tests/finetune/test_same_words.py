@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from dataset.tokenizer import build_tokenizer
-from finetune.custom_tasks import custom_task
-from finetune.runs import Source
-from finetune.training import finetune_task
-from pretrain.export import _write_tokenizer
+from dataset.tokenizers.build import build_tokenizer
+from finetune.data.custom_tasks import custom_task
+from finetune.search.job_folder import Source
+from finetune.training.training import finetune_task
+from pretrain.model.export import _write_tokenizer
 from tests.dataset.tokenizer_folders import BERT, BERT_NAMES, KEEPS_ACCENTS, saved, wordpiece, write
-from tests.finetune.test_training import SETTINGS
+from tests.finetune.training.test_training import SETTINGS
 
 WORDS = ["größe", "schön", "haus", "läuft", "müller", "şehir"]
 CONFIGS = {

@@ -22,11 +22,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretrain import distributed
-from pretrain.distributed import leave_ranks, rank, start_ranks
+from pretrain.engine import distributed
+from pretrain.engine.distributed import leave_ranks, rank, start_ranks
 from pretrain.flags import parse_flags
-from pretrain.metrics import SilentLog
 from pretrain.run_pretraining import run
+from pretrain.training.metrics_file import SilentLog
 from tests.pretrain.shards import write_dataset
 
 # Autocast comes last: DeepSpeed keeps in mind, for all engines to come, that one used it.
@@ -153,7 +153,7 @@ def counts_of(flags: tuple[str, ...], dataset: Path, output: Path, device) -> di
     batch = 2 * MICRO_BATCHES * torch.distributed.get_world_size()
     paths = (f"--dataset_path={dataset}", f"--output_dir={output}", f"--train_batch_size={batch}")
     args, steps = parse_flags([*paths, *SMALL, *flags]), Steps()
-    with mock.patch("pretrain.throughput.matmul_peak", lambda *_: 1e12), suppress(Enough):
+    with mock.patch("pretrain.training.throughput.matmul_peak", lambda *_: 1e12), suppress(Enough):
         run(args, device, SilentLog(), watch=steps)
     plain, line = (steps.of_step[step] for step in (LINE_STEP - 1, LINE_STEP))
     return {"plain": by_sort(plain), "line": by_sort(line)}

@@ -10,7 +10,7 @@ from unittest import mock
 
 import torch
 
-from pretrain import attention
+from pretrain.kernels import attention
 from tests.gpu.operations import Kept, KernelsOfCuda, Operations
 from tests.gpu.recipes import TOKENS, micro_batch, model_without_memory, recipe_args
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from configs.loading import load_config
-from pretrain.data import MicroBatch, collate
-from pretrain.model import build_model
+from pretrain.model.model import build_model
 from pretrain.stage import training_flags
+from pretrain.training.data_loader import MicroBatch, collate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = {path.stem: path for path in sorted((CONFIGS / "recipes").glob("*.yaml"))}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.ports import free_port
+from pretrain.engine.ports import free_port
 from tests.gpu.host_waits import RUNS
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 NONE: dict[str, int] = {}
 # Only the host can skip a step whose gradient is not finite.
-ONE = {"cpu pretrain/overflow.py:read": 1}
+ONE = {"cpu pretrain/engine/overflow.py:read": 1}
 WAITS = {
     "fp32": NONE,
     "fp16 ZeRO-1": ONE,
@@ -32,23 +32,23 @@ WAITS = {
 }
 # What a line of metrics takes besides: the losses, the gradient's norm, the loss scale.
 LINE = {
-    "tolist pretrain/losses.py:collect": 1,
-    "tolist pretrain/losses.py:_on_host": 2,
-    "cpu pretrain/overflow.py:read": 1,
-    "item pretrain/engine.py:loss_scale": 2,
+    "tolist pretrain/training/losses.py:collect": 1,
+    "tolist pretrain/training/losses.py:_on_host": 2,
+    "cpu pretrain/engine/overflow.py:read": 1,
+    "item pretrain/engine/engine.py:loss_scale": 2,
 }
 # Functions whose tensors are the host's on a GPU as well, and so is the group that adds them up.
-HOST_FUNCTIONS = ("pretrain/distributed.py:sum_numbers",)
+HOST_FUNCTIONS = ("pretrain/engine/distributed.py:sum_numbers",)
 
 DEEPSPEED = "deepspeed/comm/torch.py"
 # The predictions and the clock of a step, and a signal after each micro batch but the last.
-NUMBERS = {"host's allreduce pretrain/distributed.py:sum_numbers": 3}
+NUMBERS = {"host's allreduce pretrain/engine/distributed.py:sum_numbers": 3}
 GRADIENTS = {**NUMBERS, f"device's allreduce {DEEPSPEED}:all_reduce": 1}
 WEIGHTS = {**GRADIENTS, f"device's allgather_base {DEEPSPEED}:all_gather_into_tensor": 2}
-UPDATES = {**GRADIENTS, "device's allgather_base pretrain/distributed.py:gather": 2}
+UPDATES = {**GRADIENTS, "device's allgather_base pretrain/engine/distributed.py:gather": 2}
 COLLECTIVES = {
     "fp32": GRADIENTS,
-    "fp16 ZeRO-1": {**WEIGHTS, "device's allreduce pretrain/overflow.py:scaled_norm": 1},
+    "fp16 ZeRO-1": {**WEIGHTS, "device's allreduce pretrain/engine/overflow.py:scaled_norm": 1},
     "bf16 ZeRO-1": WEIGHTS,
     "bf16 Muon": UPDATES,
     "fp16 Muon": UPDATES,
@@ -114,7 +114,7 @@ def test_a_line_of_metrics_waits_for_its_numbers_alone(counts, run):
     for ranks in (1, 2):
         waits = _device_waits(counts[ranks][run]["line"]["waits"])
         assert _excess(waits, WAITS[run], LINE) == {}
-        assert waits["tolist pretrain/losses.py:collect"] == 1  # it is counted
+        assert waits["tolist pretrain/training/losses.py:collect"] == 1  # it is counted
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -49,7 +49,7 @@ class Child:
             os.environ.update(before)
 
     def ask(self, function: Callable, *arguments: Any, token: str = "", waits: Any = ()) -> Answer:
-        """token: HF_TOKEN. waits: those of pipeline/hub.py, shorter."""
+        """token: HF_TOKEN. waits: those of pipeline/hub/repository.py, shorter."""
         return self.pool.submit(answer, function, arguments, token, waits).result()
 
     def end(self) -> None:
@@ -57,18 +57,21 @@ class Child:
 
 
 def answer(function: Callable, arguments: tuple, token: str, waits: tuple) -> Answer:
-    import pipeline.hub
+    import pipeline.hub.repository
 
-    printed, before = io.StringIO(), (pipeline.hub.WAITS, pipeline.hub.WAITS_FOR_FILES)
+    printed, before = (
+        io.StringIO(),
+        (pipeline.hub.repository.WAITS, pipeline.hub.repository.WAITS_FOR_FILES),
+    )
     with redirect_stdout(printed), redirect_stderr(printed), with_token(token):
         if waits:
-            pipeline.hub.WAITS = pipeline.hub.WAITS_FOR_FILES = waits
+            pipeline.hub.repository.WAITS = pipeline.hub.repository.WAITS_FOR_FILES = waits
         try:
             return Answer(function(*arguments), "", printed.getvalue())
         except StageError as error:
             return Answer(None, error.cause, printed.getvalue())
         finally:
-            pipeline.hub.WAITS, pipeline.hub.WAITS_FOR_FILES = before
+            pipeline.hub.repository.WAITS, pipeline.hub.repository.WAITS_FOR_FILES = before
 
 
 @contextmanager
@@ -95,8 +98,8 @@ def read(
     """(articles, messages) of a dataset."""
     from dataclasses import replace
 
-    from dataset.pieces import PIECE_BYTES, Tally
-    from dataset.sources import hub_source, open_source
+    from dataset.sources.article_stream import PIECE_BYTES, Tally
+    from dataset.sources.registry import hub_source, open_source
 
     source = replace(hub_source(name, subset, KEY, split, column, streaming), commit=commit)
     slices, said = open_source((source, "0", work, 1 << 20))
@@ -110,7 +113,7 @@ def read(
 
 def text_shards(folder: Path, name: str, subset: str, streaming: bool) -> dict[str, bytes]:
     """Text shards by name."""
-    from dataset.sources import hub_source
+    from dataset.sources.registry import hub_source
     from tests.dataset.dataset_helpers import files_of, shard
 
     shard(hub_source(name, subset, KEY, streaming=streaming), folder)
@@ -118,14 +121,14 @@ def text_shards(folder: Path, name: str, subset: str, streaming: bool) -> dict[s
 
 
 def commit_of(name: str, kind: str) -> str:
-    from pipeline.hub import Repository, find_commit
+    from pipeline.hub.repository import Repository, find_commit
 
     return find_commit(Repository(name, kind))
 
 
 def tokenizer(name: str, folder: Path) -> str:
     """The tokenizer.json that is made of a name."""
-    from dataset.tokenizer import build_tokenizer
+    from dataset.tokenizers.build import build_tokenizer
 
     build_tokenizer(name, True, folder)
     return (folder / "tokenizer.json").read_text()
@@ -133,7 +136,7 @@ def tokenizer(name: str, folder: Path) -> str:
 
 def model(name: str) -> tuple[str, dict[str, str], list[str]]:
     """(folder, commits, names of the files) of a checkpoint."""
-    from finetune.foreign_models import local_model
+    from finetune.training.foreign_models import local_model
 
     folder, commits = local_model(name, "FINETUNE.MODEL_NAME_OR_PATH")
     files = sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
@@ -142,8 +145,8 @@ def model(name: str) -> tuple[str, dict[str, str], list[str]]:
 
 def glue(task: str, split: str) -> tuple[list, list]:
     """(texts, label words or scores) of a split of a task."""
-    from finetune.examples import load_examples
-    from finetune.tasks import find_task
+    from finetune.data.examples import load_examples
+    from finetune.data.tasks import find_task
 
     found = find_task(task)
     examples = load_examples(found, next(s for s in found.splits if s.name == split), "")

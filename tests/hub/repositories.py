@@ -128,7 +128,7 @@ def vocabulary() -> list[str]:
 
 def write_tokenizer(folder: Path) -> None:
     """As of BERT: tokenizer.json, vocab.txt and tokenizer_config.json."""
-    from dataset.tokenizer_forms import save_bert_tokenizer
+    from dataset.tokenizers.formats import save_bert_tokenizer
 
     save_bert_tokenizer(vocabulary(), True, folder)
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline import devices
-from pipeline.nvidia import lists_cards, read_system
+from pipeline.runtime import devices
+from pipeline.runtime.nvidia import lists_cards, read_system
 
 V100 = "Tesla V100-SXM2-16GB, GPU-7a1f0000-0000-0000-0000-000000000001, 16160, 7.0"
 A100 = "NVIDIA A100-SXM4-80GB, GPU-a1000000-0000-0000-0000-00000000000{}, 81920, 8.0"

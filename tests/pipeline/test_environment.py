@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import environment
-from pipeline.artifacts import write_json
+from pipeline.store.atomic_files import write_json
 from tests.pipeline.test_install import bare_copy
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -118,7 +118,11 @@ def test_the_baseline_of_frequencies_says_what_it_expects(tmp_path):
 
 
 def test_imported_as_a_library_nothing_happens(clone):
-    command = [*BARE, "-c", "import dataset.process_data, finetune.runs; print('here')"]
+    command = [
+        *BARE,
+        "-c",
+        "import dataset.process_data, finetune.search.job_folder; print('here')",
+    ]
     assert "here" in run(command, clone).stdout
 
 

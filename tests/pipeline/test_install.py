@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import environment, install
-from pipeline.artifacts import write_json
 from pipeline.errors import StageError
-from pipeline.nvidia import read_system
+from pipeline.runtime.nvidia import read_system
+from pipeline.store.atomic_files import write_json
 from tests.other_run import other_run
 from tests.pipeline.machines import A100, OLD_DRIVER, Machine, add_smi, gpu
 

@@ -10,7 +10,7 @@ from argparse import Namespace
 
 import torch
 
-from pretrain.distributed import (
+from pretrain.engine.distributed import (
     from_first_rank,
     leave_ranks,
     rank,
@@ -18,9 +18,9 @@ from pretrain.distributed import (
     sum_numbers,
     world_size,
 )
-from pretrain.engine import build_engine
-from pretrain.engine_state import gather_state, restore_state
-from pretrain.optimizers import build_optimizer
+from pretrain.engine.engine import build_engine
+from pretrain.engine.zero_state import gather_state, restore_state
+from pretrain.optimization.optimizers import build_optimizer
 
 BATCH, BEFORE, AFTER = 4, 4, 3
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from pretrain import interrupts
-from pretrain.distributed import leave_ranks, rank, start_ranks
+from pretrain.engine import interrupts
+from pretrain.engine.distributed import leave_ranks, rank, start_ranks
+from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.flags import parse_flags
-from pretrain.interrupts import Interrupted, Interrupts
-from pretrain.metrics import MetricsLog, SilentLog
 from pretrain.run_pretraining import run
+from pretrain.training.metrics_file import MetricsLog, SilentLog
 
 interrupts.BETWEEN_AGREEMENTS = 0.0  # at every call
 

@@ -17,12 +17,12 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretrain import compiling
-from pretrain.distributed import leave_ranks, start_ranks
+from pretrain.engine.distributed import leave_ranks, start_ranks
 from pretrain.flags import parse_flags
 from pretrain.loop import METRICS
-from pretrain.metrics import MetricsLog
 from pretrain.run_pretraining import run
+from pretrain.training import compiling
+from pretrain.training.metrics_file import MetricsLog
 from tests.pretrain.shards import write_dataset
 
 FP32 = ("--precision=fp32",)
@@ -81,7 +81,7 @@ def counts_of(flags, dataset: Path, output: Path, device) -> dict:
     args = parse_flags([f"--dataset_path={dataset}", f"--output_dir={output}", *SMALL, *flags])
     compile_quickly = partial(compiling.compile_if_possible, backend="aot_eager")
     with (
-        mock.patch("pretrain.throughput.matmul_peak", lambda *_: 1e12),
+        mock.patch("pretrain.training.throughput.matmul_peak", lambda *_: 1e12),
         mock.patch.object(compiling, "compile_if_possible", compile_quickly),
         nullcontext(Casts()) if "--compile" in flags else Casts() as mode,  # with it, none compiles
     ):

@@ -5,9 +5,9 @@ import pytest
 from configs.defaults import get_default_config
 from configs.loading import flatten
 from configs.pretrain_rules import ACTIVATIONS, CURVES, ELEMENTWISE_OPTIMIZERS, OPTIMIZERS
-from pretrain import lr_curves, optimizers
-from pretrain.encoder import ACTIVATIONS as MODEL_ACTIVATIONS
 from pretrain.flags import KEYS_WITHOUT_FLAG, build_parser, flag_keys, parse_flags
+from pretrain.model.encoder import ACTIVATIONS as MODEL_ACTIVATIONS
+from pretrain.optimization import lr_curves, optimizers
 
 PATHS = ["--dataset_path=d", "--output_dir=o"]
 MANUAL = """--dataset_path d --output_dir o --model_type bert-mlm

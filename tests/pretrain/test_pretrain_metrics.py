@@ -1,6 +1,6 @@
 """Lines that the ranks print for the stage that has started them."""
 
-from pretrain.metrics import ProgressLines, parse_progress
+from pretrain.training.metrics_file import ProgressLines, parse_progress
 
 
 def test_progress_is_read_back_and_nothing_else(capsys):

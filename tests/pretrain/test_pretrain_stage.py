@@ -14,14 +14,10 @@ from configs.defaults import get_default_config
 from dataset.stage import prepare_dataset
 from pipeline.errors import ConfigError, StageError
 from pretrain import stage
-from pretrain.artifact import (
-    check_machine,
-    precision_in_words,
-    pretrain_artifact,
-)
-from pretrain.checkpoints import list_checkpoints
+from pretrain.engine.checkpoints import list_checkpoints
+from pretrain.engine.placement import place_ranks
 from pretrain.flags import parse_flags
-from pretrain.placement import place_ranks
+from pretrain.plan import check_machine, precision_in_words, pretrain_artifact
 from pretrain.stage import launch_command, launcher_devices, pretrain, training_flags
 from tests.damage import flip_byte
 
@@ -244,7 +240,7 @@ def test_secrets_travel_in_the_environment_alone(config):
 
 
 def test_planning_imports_nothing_heavy():
-    code = "import pretrain.artifact, pretrain.stage, sys; print('torch' in sys.modules)"
+    code = "import pretrain.plan, pretrain.stage, sys; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -352,7 +348,7 @@ def test_nothing_is_trained_on_a_dataset_that_is_damaged(config):
 
 
 def _dataset_path(config):
-    from dataset.artifact import dataset_artifact
+    from dataset.plan import dataset_artifact
 
     return dataset_artifact(config).directory
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.oom import OomKills
-from pipeline.processes import run_logged
+from pipeline.runtime.oom import OomKills
+from pipeline.runtime.processes import run_logged
 from pretrain import stage
-from pretrain.checkpoints import TENSORS, list_checkpoints
-from pretrain.ports import free_port
+from pretrain.engine.checkpoints import TENSORS, list_checkpoints
+from pretrain.engine.ports import free_port
 from tests.pretrain.shards import write_dataset
 
 PROJECT = Path(__file__).resolve().parents[2]

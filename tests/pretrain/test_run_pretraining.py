@@ -16,17 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.ownership import owned, worked_on
-from pretrain import checkpoints, loop
-from pretrain.checkpoints import TENSORS, list_checkpoints
+from pipeline.store.ownership import owned, worked_on
+from pretrain import loop
+from pretrain.engine import checkpoints
+from pretrain.engine.checkpoints import TENSORS, list_checkpoints
+from pretrain.engine.interrupts import Interrupted, Interrupts
+from pretrain.engine.ports import free_port
 from pretrain.flags import parse_flags
-from pretrain.interrupts import Interrupted, Interrupts
-from pretrain.lr_curves import CurveShape, lr_multiplier
-from pretrain.metrics import MetricsLog, parse_warning, start_tensorboard
-from pretrain.ports import free_port
+from pretrain.optimization.lr_curves import CurveShape, lr_multiplier
 from pretrain.run_pretraining import check_device, run
+from pretrain.training.metrics_file import MetricsLog, parse_warning, start_tensorboard
+from tests.pretrain.engine.test_checkpoints import NO_ROOM, flip_byte
 from tests.pretrain.shards import write_dataset
-from tests.pretrain.test_checkpoints import NO_ROOM, flip_byte
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = str(PROJECT / "pretrain" / "run_pretraining.py")

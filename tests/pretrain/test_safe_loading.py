@@ -9,14 +9,20 @@ import h5py
 import pytest
 
 from configs.defaults import get_default_config
-from dataset.samples import read_attributes
-from pipeline.artifacts import write_json
+from dataset.samples.hdf5_files import read_attributes
 from pipeline.errors import StageError
-from pipeline.integrity import file_digest
-from pretrain.artifact import check_machine
-from pretrain.checkpoints import RECORD, TENSORS, damage, list_checkpoints, load_newest_checkpoint
-from pretrain.data import list_shards
-from pretrain.hostfile import read_hostfile
+from pipeline.store.atomic_files import write_json
+from pipeline.store.checksums import file_digest
+from pretrain.engine.checkpoints import (
+    RECORD,
+    TENSORS,
+    damage,
+    list_checkpoints,
+    load_newest_checkpoint,
+)
+from pretrain.engine.hostfile import read_hostfile
+from pretrain.plan import check_machine
+from pretrain.training.data_loader import list_shards
 from tests.malicious import malicious_pickle
 from tests.pretrain.shards import write_dataset
 
@@ -128,7 +134,7 @@ def test_no_shell_of_another_server_reads_a_value(tmp_path):
 
 def test_what_a_dataset_brings_along_is_not_exported(dataset, tmp_path):
     """Who uses a model may run the code in its folder; it is ours, then, not the dataset's."""
-    from pretrain.export import _write_tokenizer
+    from pretrain.model.export import _write_tokenizer
 
     (dataset / "tokenizer" / "modeling_extremebert.py").write_text("evil")
     (dataset / "tokenizer" / "config.json").write_text('{"auto_map": "evil"}')

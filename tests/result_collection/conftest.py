@@ -1,10 +1,10 @@
 """Finished searches, made in no time."""
 
 import pytest
-from finished_search import OWN_TASK, make_finished_search
 
-from result_collection.artifact import result_artifact
+from result_collection.plan import result_artifact
 from result_collection.stage import collect_test_result
+from tests.result_collection.finished_search import OWN_TASK, make_finished_search
 
 
 @pytest.fixture

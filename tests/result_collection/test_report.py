@@ -6,19 +6,19 @@ import shutil
 from urllib.parse import quote
 
 import pytest
-from finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
 
-from finetune.demo_glue import demo_digests
-from pipeline.artifacts import write_json
-from pipeline.folders import read_json
-from result_collection.artifact import result_artifact
-from result_collection.charts import PALETTE
-from result_collection.comparison_page import score_rows
-from result_collection.numbers import amount, difference, epochs, points, rate
-from result_collection.page import STYLE
+from finetune.data.demo_glue import demo_digests
+from pipeline.store.atomic_files import write_json
+from pipeline.store.record_files import read_json
+from result_collection.pages.charts import PALETTE
+from result_collection.pages.comparison_page import score_rows
+from result_collection.pages.numbers import amount, difference, epochs, points, rate
+from result_collection.pages.page import STYLE
+from result_collection.pages.report_data import MOST_POINTS, columns, is_secret
+from result_collection.plan import result_artifact
 from result_collection.report import main, results_folder
-from result_collection.report_data import MOST_POINTS, columns, is_secret
 from result_collection.stage import collect_test_result
+from tests.result_collection.finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
 
 
 def page(folder) -> str:

@@ -4,19 +4,19 @@ import shutil
 import zipfile
 
 import pytest
-from finished_search import OWN_TASK, finish_search, make_finished_search
 
 from configs.defaults import GLUE_TASKS
-from finetune.artifact import finetune_artifact, load_search
-from finetune.demo_glue import write_demo_glue
-from finetune.runs import predictions_path
-from finetune.tasks import find_task
-from pipeline.artifacts import write_json, write_text
+from finetune.data.demo_glue import write_demo_glue
+from finetune.data.tasks import find_task
+from finetune.plan import finetune_artifact, load_search
+from finetune.search.job_folder import predictions_path
 from pipeline.errors import ConfigError, StageError
-from pipeline.folders import read_json
-from result_collection.artifact import result_artifact, row_notes
+from pipeline.store.atomic_files import write_json, write_text
+from pipeline.store.record_files import read_json
+from result_collection.plan import result_artifact, row_notes
 from result_collection.stage import collect_test_result
 from tests.damage import flip_byte
+from tests.result_collection.finished_search import OWN_TASK, finish_search, make_finished_search
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune.runs import write_predictions
-from finetune.tasks import find_task, submission_splits
+from finetune.data.tasks import find_task, submission_splits
+from finetune.search.job_folder import write_predictions
 from pipeline.errors import StageError
-from result_collection.archive import file_name, read_submission, write_zip, zip_path
 from result_collection.submission import check, find_problems, main, submission_text
+from result_collection.submissions.archive import file_name, read_submission, write_zip, zip_path
 
 NUM_PASSAGES = 166
 
@@ -329,7 +329,7 @@ def test_members_that_cannot_be_read(tmp_path, monkeypatch):
         files, problems = read_submission(path)
         assert files == {"CoLA.tsv": None}
         assert problem in problems[0] and problems[0].startswith("CoLA.tsv: ")
-    monkeypatch.setattr("result_collection.archive.MAX_BYTES", 100)
+    monkeypatch.setattr("result_collection.submissions.archive.MAX_BYTES", 100)
     path.write_bytes(whole)
     assert "MB unpacked" in read_submission(path)[1][0]
 

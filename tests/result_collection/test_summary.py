@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from finetune.tasks import TASKS, find_task
+from finetune.data.tasks import TASKS, find_task
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 from tests.result_collection.finished_search import tokenization
 

@@ -1,4 +1,5 @@
-"""As much of torch as pipeline/torch_probe.py asks, on the machine that FAKE_MACHINE describes.
+"""As much of torch as pipeline/runtime/torch_probe.py asks, on the machine that FAKE_MACHINE
+describes.
 
 A JSON object: cuda, architectures, driver_error, hangs, and gpus, each with name, uuid, capability,
 error. CUDA_VISIBLE_DEVICES is read as CUDA reads it: the list ends at the first entry that names no

@@ -1,0 +1,1 @@
+"""Masked samples: packing, masking and the HDF5 files."""

@@ -1,0 +1,171 @@
+"""Samples of two segments, for next-sentence prediction (Devlin et al., 2018, section 3.1).
+
+A sample is [CLS] A [SEP] B [SEP]. Half of the time B is what follows A in the article, else it is
+from an earlier article of the shard, or from far back in a long one; then A's article goes on in
+the next sample, so that no token of the corpus is lost. Segments are whole sentences, except where
+they do not fit.
+"""
+
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from dataset.samples.packing import (
+    Encode,
+    RowFormat,
+    count_rows,
+    encode_text_of,
+    iter_batches,
+    iter_lengths,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RANDOM_PROB = 0.5
+POOL_TOKENS = 1 << 18  # of earlier samples that random segments are taken from
+SENTENCE_START = re.compile(rb"(?=\n)")
+FAR_BACK = 32  # samples from which on a long article counts as another one
+
+Ids = "np.ndarray"
+
+
+class Pair(NamedTuple):
+    """A next-sentence sample: token ids of both segments; is_random: B does not follow A."""
+
+    first: Ids
+    second: Ids
+    is_random: bool
+
+
+def iter_pairs(
+    path: Path,
+    encode: Encode,
+    row_format: RowFormat,
+    rng: "np.random.Generator",
+) -> Iterator[Pair]:
+    """Yields the samples of a text shard, in the order of the text."""
+    length = row_format.max_seq_length
+    pool: deque[Ids] = deque(maxlen=max(1, POOL_TOKENS // length))
+    recent: deque[Ids] = deque()  # samples of the present article that are not in the pool yet
+    lengths = (length - 1 for length in iter_lengths(row_format, rng))  # one more [SEP]
+    sentences: deque[Ids] = deque()
+    num_waiting = 0  # tokens
+    for encoded, article_ends in iter_sentences(path, encode):
+        sentences.extend(encoded)
+        num_waiting += sum(map(len, encoded))
+        while num_waiting and (article_ends or num_waiting > length):
+            pair = take_pair(sentences, max(2, next(lengths)), pool, rng)
+            yield pair
+            own = pair.first if pair.is_random else joined([pair.first, pair.second])
+            num_waiting -= len(own)
+            recent.append(own.copy())
+            if len(recent) > FAR_BACK:
+                pool.append(recent.popleft())
+        if article_ends:
+            pool.extend(recent)
+            recent.clear()
+
+
+def iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool]]:
+    """Yields (ids of each sentence, whether the article ends with them).
+
+    A sentence keeps the white space in front of it, which is part of words to some tokenizers.
+    """
+    for batch in iter_batches(path):
+        lines = [SENTENCE_START.split(text) for text, _ in batch]
+        encoded = iter(encode_text_of(path, encode, list(chain.from_iterable(lines))))
+        for some, (_, article_ends) in zip(lines, batch, strict=True):
+            yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends
+
+
+def take_pair(
+    sentences: "deque[Ids]", length: int, pool: "deque[Ids]", rng: "np.random.Generator"
+) -> Pair:
+    """Takes a sample of at most `length` tokens from the front of `sentences`."""
+    chunk = take_sentences(sentences, length)
+    num_first = int(rng.integers(1, len(chunk))) if len(chunk) > 1 else 1
+    first = joined(chunk[:num_first])
+    if pool and (len(chunk) == 1 or rng.random() < RANDOM_PROB):
+        sentences.extendleft(reversed(chunk[num_first:]))
+        first, rest = first[: length - 1], first[length - 1 :]
+        if len(rest):
+            sentences.appendleft(rest)
+        return Pair(first, random_segment(pool, length - len(first), rng), True)
+    if len(chunk) == 1:  # no other article yet: the sentence is cut in two
+        half = (len(first) + 1) // 2
+        return Pair(first[:half], first[half:], False)
+    return Pair(first, joined(chunk[num_first:]), False)
+
+
+def take_sentences(sentences: "deque[Ids]", length: int) -> list[Ids]:
+    """Sentences of `length` tokens in all, the last one cut if need be, or fewer at the end."""
+    chunk: list[Ids] = []
+    while sentences and length > 0:
+        sentence = sentences.popleft()
+        if len(sentence) > length:
+            sentences.appendleft(sentence[length:])
+        chunk.append(sentence[:length])
+        length -= len(chunk[-1])
+    return chunk
+
+
+def random_segment(pool: "deque[Ids]", length: int, rng: "np.random.Generator") -> Ids:
+    """Up to `length` tokens of an earlier sample."""
+    return pool[int(rng.integers(len(pool)))][:length]
+
+
+def joined(parts: list[Ids]) -> Ids:
+    import numpy as np
+
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def iter_pair_blocks(
+    pairs: Iterable[Pair], row_format: RowFormat, counts: Counter
+) -> Iterator[dict[str, Ids]]:
+    """Yields blocks of rows: input_ids, input_mask, segment_ids [n, L], next_sentence_labels [n].
+
+    counts: as `packing.iter_row_blocks`, and how many second segments are random; their tokens are
+    counted too.
+    """
+    block: list[Pair] = []
+    for pair in pairs:
+        block.append(pair)
+        if len(block) == row_format.block_rows:
+            yield as_rows(block, row_format, counts)
+            block = []
+    if block:
+        yield as_rows(block, row_format, counts)
+
+
+def as_rows(pairs: list[Pair], row_format: RowFormat, counts: Counter) -> dict[str, Ids]:
+    import numpy as np
+
+    shape = (len(pairs), row_format.max_seq_length)
+    first = np.array([len(pair.first) for pair in pairs])[:, None]
+    second = np.array([len(pair.second) for pair in pairs])[:, None]
+    columns = np.arange(row_format.max_seq_length)
+    in_first = (columns > 0) & (columns <= first)
+    in_second = (columns > first + 1) & (columns <= first + 1 + second)
+    tokens = joined([ids for pair in pairs for ids in (pair.first, pair.second)])
+    input_ids = np.full(shape, row_format.pad_id, dtype=tokens.dtype)
+    input_ids[in_first | in_second] = tokens
+    input_ids[:, 0] = row_format.cls_id
+    input_ids[(columns == first + 1) | (columns == first + second + 2)] = row_format.sep_id
+    count_rows((first + second + 1)[:, 0], len(pairs), row_format, counts)
+    counts["random"] += sum(pair.is_random for pair in pairs)
+    counts["tokens"] -= len(pairs)  # the [SEP] in the middle
+    counts["specials"] += len(pairs)
+    return {
+        "input_ids": input_ids,
+        "input_mask": (columns < first + second + 3).astype(np.uint8),
+        "segment_ids": ((columns > first + 1) & (columns < first + second + 3)).astype(np.uint8),
+        "next_sentence_labels": np.array([pair.is_random for pair in pairs], dtype=np.uint8),
+    }

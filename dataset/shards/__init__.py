@@ -1,0 +1,1 @@
+"""Text shards: articles shuffled and split into train and test."""

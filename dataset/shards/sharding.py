@@ -1,0 +1,228 @@
+"""Raw text to text shards: a shuffle on disk whose memory does not grow with the corpus.
+
+1. The sources are cut into parts. A worker streams a part, splits its articles into sentences,
+   and writes a run: the part's sentences grouped by the shard that they belong to.
+2. A shard is the concatenation of its groups from all runs.
+
+Split and shard of an article are drawn from a hash of the seed and the article's identity, so the
+bytes depend neither on the number of workers nor on the order in which they finish. Every run and
+shard has a record with its fingerprint, written after it: what is finished is not made again.
+
+A text shard holds one sentence per line and a blank line after each article, or after each section
+of an article that is longer than a shard.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dataset.shards.file_records import is_as_recorded, read_record, write_record
+from dataset.shards.shuffle_runs import Readable, RunWriter, copy_shard
+from dataset.shards.split_plan import HASH_RANGE, Census, Layout, with_both_splits
+from dataset.sources.article_stream import MAX_NOTES, Tally
+from dataset.sources.registry import Slice, group_slices
+from pipeline.runtime.executor import run_unordered
+from pipeline.store.atomic_files import write_sealed, written_aside
+from pipeline.store.checksums import fingerprint
+from pipeline.store.record_files import read_sealed
+
+SUMMARY = "shards.json"
+COLUMNS = ("bytes", "articles", "sentences")
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunJob:
+    path: Path
+    part: tuple[Readable, ...]
+    layout: Layout
+    fingerprint: str
+    buffer_bytes: int
+    language: str
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(piece.num_bytes for piece in self.part)
+
+
+def run_path(directory: Path, number: int) -> Path:
+    return directory / "runs" / f"{number:06d}.run"
+
+
+def write_run(job: RunJob) -> dict:
+    """Segments a part and writes its articles grouped by shard.
+
+    Returns its record: the `census` of its articles, `counts` and `notes` on what was dropped.
+    """
+    record = read_record(job.path, job.fingerprint)
+    if record:
+        return record
+    tally = Tally()
+    with written_aside(job.path) as aside, open(aside, "wb") as file:
+        run = RunWriter(file, job.layout, job.buffer_bytes, job.language)
+        for piece in job.part:
+            with tally.of_file(piece.path):
+                run.add_all(piece, tally)
+        run.finish()
+    return write_record(
+        job.path,
+        job.fingerprint,
+        census=asdict(run.census),
+        counts=tally.counts,
+        notes=tally.notes,
+    )
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """number: of the shard; num_runs: the runs that it is read from."""
+
+    path: Path
+    number: int
+    num_runs: int
+    fingerprint: str
+
+
+def write_shard(job: ShardJob) -> dict:
+    """Concatenates a shard's groups. Returns its record: bytes, articles, sentences."""
+    record = read_record(job.path, job.fingerprint)
+    if record:
+        return record
+    totals: Counter = Counter(dict.fromkeys(COLUMNS, 0))
+    with written_aside(job.path) as aside, open(aside, "wb") as file:
+        for run in range(job.num_runs):
+            sizes = copy_shard(run_path(job.path.parent, run), job.number, file)
+            totals.update(dict(zip(COLUMNS, sizes, strict=True)))
+    return write_record(job.path, job.fingerprint, **totals)
+
+
+# --- both steps ------------------------------------------------------------------------------
+
+
+def write_text_shards(
+    slices: list[Slice],
+    directory: Path,
+    layout: Layout,
+    inputs_fingerprint: str,
+    executor: Executor,
+    advance: Callable[[float], None],
+    buffer_bytes: int,
+    language: str,
+) -> dict:
+    """Makes all text shards in `directory`, going on with what is there from the same inputs.
+
+    advance: told the bytes of text that are done. buffer_bytes: of text that a worker keeps.
+    Returns and writes to shards.json `{"fingerprint", "shards": {file name: {"bytes", "articles",
+    "sentences"}}, "counts", "notes", "frac_test", "largest_held_out",
+    "is_one_article"}`: what was dropped, the share that was to be held out, sizes of articles that
+    are, and whether all is one article, of which the end is held out. Raises StageError if there
+    are neither two articles nor one of two sentences.
+    """
+    parts = group_slices(slices)
+
+    def run_jobs(layout: Layout) -> Iterator[RunJob]:
+        identity = fingerprint({"inputs": inputs_fingerprint, "layout": asdict(layout)})
+        for number, part in enumerate(parts):
+            path = run_path(directory, number)
+            yield RunJob(path, part, layout, identity, buffer_bytes, language)
+
+    asked = layout.test_draws / HASH_RANGE
+    layout, tally, largest = _write_runs(run_jobs, layout, directory, executor, advance)
+    identity = fingerprint({"inputs": inputs_fingerprint, "layout": asdict(layout)})
+    shard_jobs = [
+        ShardJob(directory / name, number, len(parts), identity)
+        for number, name in enumerate(layout.shard_names())
+    ]
+    records = {
+        job.path.name: record for job, record in run_unordered(executor, write_shard, shard_jobs)
+    }
+    summary = {
+        "fingerprint": inputs_fingerprint,
+        "shards": {
+            job.path.name: {key: records[job.path.name][key] for key in COLUMNS}
+            for job in shard_jobs
+        },
+        "counts": dict(tally.counts),
+        "notes": tally.notes,
+        "frac_test": asked,
+        "largest_held_out": list(largest),
+        "is_one_article": layout.first_test_sentence > 0,
+    }
+    write_sealed(directory / SUMMARY, summary)
+    shutil.rmtree(directory / "runs")
+    return summary
+
+
+def _write_runs(
+    run_jobs: Callable[[Layout], Iterable[RunJob]],
+    layout: Layout,
+    directory: Path,
+    executor: Executor,
+    advance: Callable[[float], None],
+) -> tuple[Layout, Tally, tuple[int, ...]]:
+    """Writes all runs; once more with another layout if a split would stay empty.
+
+    Returns the layout, what was dropped and the sizes of the largest articles that are held out.
+    The layout that was found is remembered, so that this is not done again after a kill.
+    """
+    memory = directory / "runs" / "layout.json"
+    asked = asdict(layout)
+    known = read_sealed(memory)
+    if known and known["asked"] == asked:
+        layout = Layout(**known["found"])
+    records = _run_all(run_jobs(layout), executor, advance)
+    tally = _tally_of(records)
+    if not layout.first_test_sentence:
+        found = with_both_splits(layout, _census_of(records), str(tally))
+        if found != layout:
+            write_sealed(memory, {"asked": asked, "found": asdict(found)})
+            records, layout = _run_all(run_jobs(found), executor, lambda amount: None), found
+    return layout, _tally_of(records), _census_of(records).largest
+
+
+def _census_of(records: Iterable[dict]) -> Census:
+    return sum((Census(**record["census"]) for record in records), Census())
+
+
+def _tally_of(records: Iterable[dict]) -> Tally:
+    tally = Tally()
+    for record in records:
+        tally.counts.update(record["counts"])
+        tally.notes += record["notes"][: MAX_NOTES - len(tally.notes)]
+    return tally
+
+
+def _run_all(
+    jobs: Iterable[RunJob], executor: Executor, advance: Callable[[float], None]
+) -> list[dict]:
+    """Records of all runs, in the order of the parts."""
+    records = {}
+    for job, record in run_unordered(executor, write_run, jobs):
+        records[job.path] = record
+        advance(job.num_bytes)
+    return [records[path] for path in sorted(records)]
+
+
+def read_summary(directory: Path) -> dict | None:
+    """What `write_text_shards` returned, or None if it has not finished or files are missing."""
+    summary = read_sealed(directory / SUMMARY)
+    # Names that are there, not paths that exist: they could lead out of the folder.
+    complete = (
+        summary
+        and {"fingerprint", "shards", "counts", "notes"} <= summary.keys()
+        and set(summary["shards"]) <= set(os.listdir(directory))
+    )
+    return summary if complete else None
+
+
+def damaged_shards(directory: Path, summary: dict, executor: Executor) -> list[str]:
+    """Names of those of a summary's shards that are no more what their records say."""
+    paths = (directory / name for name in summary["shards"])
+    looked_at = run_unordered(executor, is_as_recorded, paths)
+    return sorted(path.name for path, is_whole in looked_at if not is_whole)

@@ -1,0 +1,1 @@
+"""Readers: a module per kind of source, and a registry of all."""

@@ -1,0 +1,329 @@
+"""Where the text comes from: files, Hub datasets, Python's own documentation.
+
+Slices (of a file, of a table) are what workers read: each has a `name`, its size `num_bytes` and
+`pieces(limit, tally)` (dataset/sources/article_stream.py). (name, position) identifies an article.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dataset.sources.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
+from dataset.sources.csv_files import CsvSlice, check_csv_file, open_csv
+from dataset.sources.hub_text import (
+    ArrowSlice,
+    HubDataset,
+    StreamSlice,
+    cut_arrow_file,
+    open_dataset,
+    present_name,
+)
+from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file
+from dataset.sources.parquet_footer import check_parquet_file
+from dataset.sources.saved_datasets import (
+    DEFAULT_SPLIT,
+    check_arrow_file,
+    data_files,
+    folder_of_split,
+    problem_with_split,
+    splits_in,
+)
+from dataset.sources.text_files import TextSlice, check_text_file, cut_file
+from pipeline.errors import StageError
+from pipeline.hub.repository import Repository, find_commit
+
+PYTHON_DOCS = "builtin:python-docs"
+MIN_PART_BYTES = 32 << 20  # of a unit of work
+MAX_PARTS = 1024  # of a large corpus; each costs the main process some memory
+NAMED_FILES = 5  # of those that are passed over
+Slice = TextSlice | CsvSlice | ParquetSlice | ArrowSlice | StreamSlice
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the config.
+
+    kind: folder (of files, or a file) | files (local, read by `datasets`) | hub | python-docs.
+    name: path or Hub name. key: the config key or flag that it was given by, for messages.
+    subset, split, streaming: of a dataset. column: that holds the text. commit: of a Hub dataset,
+    empty for the present one.
+    """
+
+    kind: str
+    name: str
+    key: str
+    subset: str = ""
+    split: str = DEFAULT_SPLIT
+    column: str = "text"
+    streaming: bool = False
+    commit: str = ""
+
+
+# --- what the user asked for -----------------------------------------------------------------
+
+
+def hub_source(
+    name: str,
+    subset: str,
+    key: str,
+    split: str = "",
+    column: str = "text",
+    streaming: bool = False,
+) -> Source:
+    """A Hub dataset, or a local folder or file in its place. A folder of .txt files is one, and a
+    folder of Dataset.save_to_disk, or its part for the split."""
+    path = Path(os.path.expanduser(name))
+    split = split or DEFAULT_SPLIT
+    if not path.exists():
+        return Source("hub", name, key, subset, split, column, streaming)
+    if splits_in(path) is not None or data_files(path) is not None:
+        folder = folder_of_split(path, split)
+        left = split if folder == path else DEFAULT_SPLIT  # that is asked of the folder itself
+        return Source("folder", str(folder), key, split=left, column=column)
+    if any(format_of(str(file)) in ("txt", "wiki") for file in list_files(path)[0]):
+        return Source("folder", str(path), key, column=column)
+    return Source("files", str(path), key, subset, split, column, streaming)
+
+
+def customized_source(name: str, key: str, text_column: str = "text") -> Source:
+    if name == PYTHON_DOCS:
+        return Source("python-docs", name, key)
+    folder = folder_of_split(Path(os.path.expanduser(name)), DEFAULT_SPLIT)
+    return Source("folder", str(folder), key, column=text_column)
+
+
+def configured_sources(
+    hub_entries: Sequence[Sequence[str]],
+    customized: Iterable[str],
+    text_column: str = "text",
+    streaming: bool = False,
+) -> list[Source]:
+    """DATASET.HUGGINGFACE_DATASETS and DATASET.CUSTOMIZED_DATASETS as a list of Source.
+
+    hub_entries: [name, subset], [name, subset, split] or [name, subset, split, text column].
+    """
+    sources = []
+    for entry in hub_entries:
+        name, subset, split, column = (*entry, "", "", "")[:4]
+        key = "DATASET.HUGGINGFACE_DATASETS"
+        sources.append(hub_source(name, subset, key, split, column or text_column, streaming))
+    for name in customized:
+        sources.append(customized_source(name, "DATASET.CUSTOMIZED_DATASETS", text_column))
+    return sources
+
+
+def local_files(source: Source) -> list[Path]:
+    """The files that a source's content depends on; none for the Hub and the builtin."""
+    path = Path(source.name)
+    if source.kind == "folder":
+        return list_files(path)[0]
+    if source.kind == "files" and path.is_file():
+        return [path]
+    if source.kind == "files":
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return []
+
+
+def problem_with(source: Source, files_of: Callable[[Source], list[Path]] = local_files) -> str:
+    """What is wrong with a source, or an empty string. files_of: lists its files."""
+    path = Path(source.name)
+    if source.kind == "python-docs" or source.kind == "hub":
+        if source.name.startswith((".", "/", "~")):
+            return f"{source.key}: {source.name} does not exist, expected a folder or a Hub name"
+        return ""
+    if not path.exists():
+        return (
+            f"{source.key}: folder {source.name} does not exist, "
+            "expected a folder or a file of text"
+        )
+    if source.kind == "folder" and (problem := problem_with_split(path, source.split)):
+        return f"{source.key}: {problem}"
+    if not files_of(source):
+        return f"{source.key}: {source.name} holds no text, expected {EXPECTED}"
+    return ""
+
+
+def slug(sources: Sequence[Source]) -> str:
+    """A short name for a list of sources, fit for a folder."""
+    words = [Path(source.name.removeprefix("builtin:")).name for source in sources]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "text"
+
+
+def hub_repository(source: Source) -> Repository:
+    """Where a source of kind `hub` lives at present."""
+    return Repository(present_name(source.name, source.subset)[0], "dataset")
+
+
+def pinned(sources: Sequence[Source], commits: Mapping[str, str]) -> list[Source]:
+    """The sources, those of the Hub at the commit that is known of their repository, if one is,
+    else at the present one. Raises StageError, naming the key, for those that are not there."""
+    found = dict(commits)
+    for source in sources:
+        if source.kind == "hub" and (repository := hub_repository(source)).name not in found:
+            try:
+                found[repository.name] = find_commit(repository)
+            except StageError as error:
+                raise StageError(f"{source.key}: {error.cause}") from error
+    return [
+        replace(source, commit=found[hub_repository(source).name])
+        if source.kind == "hub"
+        else source
+        for source in sources
+    ]
+
+
+# --- opening ---------------------------------------------------------------------------------
+
+
+def open_sources(
+    sources: Sequence[Source], work_dir: Path, say: Callable[[str], None]
+) -> list[Slice]:
+    """All slices of all sources, in order; downloads and converts what needs it.
+
+    work_dir: for what is converted. Raises StageError, naming the file, if one cannot be used, and
+    if there is no text at all.
+    """
+    slice_bytes, needs_process = survey(sources)
+    jobs = [
+        (source, str(number), work_dir / str(number), slice_bytes)
+        for number, source in enumerate(sources)
+    ]
+    opened = in_a_process_of_its_own(jobs) if needs_process else map(open_source, jobs)
+    slices = []
+    for pieces, messages in opened:
+        slices += pieces
+        for message in messages:
+            say(message)
+    if not slices:
+        raise StageError("the sources hold no text")
+    return slices
+
+
+def survey(sources: Sequence[Source]) -> tuple[int, bool]:
+    """(size of a slice, whether opening the sources takes a process of its own)."""
+    files = [str(file) for source in sources for file in local_files(source)]
+    needs_process = any(source.kind in ("files", "hub") for source in sources)
+    return part_bytes(sum(map(text_size, files))), needs_process or any(map(needs_arrow, files))
+
+
+def needs_arrow(path: str) -> bool:
+    """Whether opening a file takes a library that the main process should not carry along."""
+    return path.lower().endswith((".parquet", ".arrow", ".zst"))
+
+
+def in_a_process_of_its_own(jobs: list[tuple]) -> list[tuple[list[Slice], list[str]]]:
+    """What `open_source` returns for each job. The process, and its memory, end with this.
+
+    Raises StageError, naming the source, if the process dies: some damage to a Parquet file, say,
+    is more than the library can bear.
+    """
+    from pipeline.runtime.executor import local_pool, run_unordered
+
+    opened = []
+    with local_pool(1) as pool:
+        for job in jobs:
+            try:
+                opened += [result for _, result in run_unordered(pool, open_source, [job])]
+            except StageError as error:
+                if not isinstance(error.__cause__, BrokenExecutor):
+                    raise
+                raise StageError(
+                    f"{job[0].name}: while it was opened, {error.cause}, or look for a damaged file"
+                ) from error
+    return opened
+
+
+def open_source(job: tuple[Source, str, Path, int]) -> tuple[list[Slice], list[str]]:
+    """(slices of a source, messages). job: source, prefix of the slices' names, folder for what is
+    converted, size of a slice."""
+    source, prefix, work_dir, slice_bytes = job
+    messages: list[str] = []
+    if source.kind == "folder":
+        return open_folder(source, prefix, slice_bytes, messages.append), messages
+    if source.kind == "python-docs":
+        from dataset.sources.builtin_text import write_python_docs
+
+        folder = Source("folder", str(write_python_docs(work_dir)), source.key)
+        return open_folder(folder, prefix, slice_bytes, messages.append), messages
+    path = Path(source.name)
+    name = str(path.absolute()) if path.exists() else source.name
+    dataset = HubDataset(
+        name, source.subset, source.split, source.column, str(work_dir), source.commit
+    )
+    try:
+        slices = open_dataset(dataset, prefix, source.streaming, slice_bytes, messages.append)
+    except StageError as error:
+        raise StageError(f"{source.key}: {error.cause}") from error
+    return slices, messages
+
+
+def open_folder(
+    source: Source, prefix: str, slice_bytes: int, say: Callable[[str], None]
+) -> list[Slice]:
+    folder = Path(source.name).absolute()
+    files, others = list_files(folder)
+    empty = [file for file in files if file.stat().st_size == 0]
+    for what, found in (("other files are passed over", others), ("empty files", empty)):
+        if found:
+            names = ", ".join(relative_name(file, folder) for file in found[:NAMED_FILES])
+            more = ", ..." if len(found) > NAMED_FILES else ""
+            say(f"{source.name}: {len(found):,} {what} ({names}{more})")
+    slices: list[Slice] = []
+    for file in files:
+        name = f"{prefix}/{relative_name(file, folder)}"
+        slices += open_file(file, name, source.column, slice_bytes)
+    return slices
+
+
+def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[Slice]:
+    """The slices of a file. Raises StageError if it cannot be used."""
+    if path.stat().st_size == 0:
+        return []
+    file_format = format_of(str(path))
+    if file_format == "parquet":
+        return cut_parquet_file(str(path), name, column, slice_bytes)
+    check_file(path, column)
+    if file_format == "arrow":
+        return cut_arrow_file(str(path), name, column, slice_bytes)
+    if file_format in ("csv", "tsv"):
+        return [open_csv(path, name, column)]
+    return cut_file(path, name, column, slice_bytes)
+
+
+def check_file(path: Path, column: str) -> None:
+    """Raises StageError if the beginning of a file that is not empty shows that it is no use."""
+    file_format = format_of(str(path))
+    if file_format in ("csv", "tsv"):
+        check_csv_file(str(path), column)
+    elif file_format == "arrow":
+        check_arrow_file(str(path), column)
+    elif file_format == "parquet":
+        check_parquet_file(str(path), column)
+    else:
+        check_text_file(str(path), column)
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+def part_bytes(num_bytes: int) -> int:
+    """Size of a unit of work, for a corpus of `num_bytes`."""
+    return max(MIN_PART_BYTES, num_bytes // MAX_PARTS)
+
+
+def group_slices(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
+    """Consecutive slices in parts of about `part_bytes`: many small files make one part."""
+    most = part_bytes(sum(piece.num_bytes for piece in slices))
+    parts: list[tuple[Slice, ...]] = []
+    part: list[Slice] = []
+    size = 0
+    for piece in slices:
+        if part and size + piece.num_bytes > most:
+            parts.append(tuple(part))
+            part, size = [], 0
+        part.append(piece)
+        size += piece.num_bytes
+    return [*parts, tuple(part)] if part else parts

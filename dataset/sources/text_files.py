@@ -1,0 +1,271 @@
+"""Articles out of text files: plain text, JSON lines and WikiExtractor's output.
+
+What an article is:
+
+- .txt: articles are separated by blank lines, and a file's end ends an article. Line ends inside
+  an article are white space: the lines may be sentences, paragraphs or wrapped text.
+- A .txt file that has no blank line in its first MiB, but lines of 1000 bytes or more on average
+  there, holds one article per line.
+- .jsonl and .json: each line is an object, the value of its text column an article.
+- A file that begins with `<doc ` comes from WikiExtractor: each element is an article; the title
+  in its first line is dropped, as it is no sentence, and HTML entities are resolved. Files named
+  wiki_00 and the like may also be WikiExtractor's JSON lines.
+"""
+
+import html
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from dataset.sources.article_stream import (
+    BLOCK_BYTES,
+    MAX_ROW_BYTES,
+    NULL_ROWS,
+    Piece,
+    RawPiece,
+    Tally,
+    clean_characters,
+    clean_text,
+    counted_raw_pieces,
+    iter_raw_pieces,
+    row_pieces,
+)
+from dataset.sources.blanks import BLANKS, is_blank, with_plain_blank_lines
+from dataset.sources.corpus_files import (
+    DOC_TAG,
+    checked_head,
+    format_of,
+    is_compressed,
+    iter_blocks,
+    read_head,
+    text_size,
+)
+from pipeline.errors import StageError
+from pipeline.user_files.file_checks import shown_list
+
+ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
+KINDS = {
+    list: "a list",
+    dict: "an object",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
+FIRST_ROWS = 10  # that are looked at before a file is read
+LINE_END = re.compile(rb"\n")
+SEPARATORS = {
+    "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
+    "lines": LINE_END,
+    "json": LINE_END,
+    "wiki": re.compile(rb"</doc>"),
+}
+# The tag of an element, and the line end behind it; a tag that is cut off takes its whole line.
+DOC_LINE = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*<doc "
+    rb"(?:[^\r\n]*title=\"([^\r\n]*)\"[^\r\n\">]*>|[^\r\n>]*>|[^\r\n]*)[ \t]*(?:\r\n?|\n)?"
+)
+LINE_BREAK = re.compile(rb"\r\n?|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class TextSlice:
+    """Bytes [start, end) of a file, cut between articles; of a compressed file, all.
+
+    name: the file's name within its source, a part of the articles' identity. column: JSON key.
+    """
+
+    name: str
+    path: str
+    num_bytes: int
+    column: str
+    start: int = 0
+    end: int | None = None
+
+    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
+        """Yields (position, text, whether the article ends), of at most `limit` bytes each.
+
+        position: the byte at which the article begins in the (decompressed) file.
+        """
+        content = content_of(self.path)
+        raw_limit = MAX_ROW_BYTES if content == "json" else limit
+        blocks = iter_blocks(self.path, self.start, self.end)
+        separator = SEPARATORS[content]
+        raw_pieces = counted_raw_pieces(blocks, self.start, separator, raw_limit, tally)
+        if content == "json":
+            yield from json_pieces(raw_pieces, self, limit, tally)
+        elif content == "wiki":
+            yield from wiki_pieces(raw_pieces, tally)
+        else:
+            for position, raw, ends in raw_pieces:
+                yield position, clean_text(raw, tally), ends
+
+
+# --- what is in a file -----------------------------------------------------------------------
+
+
+def content_of(path: str) -> str:
+    """blocks (articles between blank lines) | lines (an article each) | json | wiki."""
+    if format_of(path) == "json":
+        return "json"
+    head = read_head(path)
+    if head.startswith(DOC_TAG):
+        return "wiki"
+    if format_of(path) == "wiki" and head.startswith(b"{"):
+        return "json"
+    return "lines" if holds_one_article_per_line(head) else "blocks"
+
+
+def holds_one_article_per_line(head: bytes) -> bool:
+    """Whether a file that begins with `head` (at most 1 MiB) holds one article per line."""
+    lines = b"".join(with_plain_blank_lines([head], Counter())).splitlines()
+    if len(lines) < 2 or not all(line.strip(BLANKS) for line in lines):
+        return False
+    return len(head) / len(lines) >= ARTICLE_LINE_BYTES
+
+
+def check_text_file(path: str, column: str) -> None:
+    """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
+    first row lacks the column, none of the first lines is an object or none has text in it."""
+    head = checked_head(path)
+    is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
+    if not is_json:
+        return
+    first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES), None)
+    first_line = clean_text(first[1], Tally()) if first else ""
+    if first_line.startswith("["):
+        raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
+    row = parsed_row(first_line)
+    if row is not None and column not in row:
+        raise StageError(missing_column(path, column, row))
+    # The last line may be cut off; the first one is known, however long it is.
+    others = head.split(b"\n", FIRST_ROWS)[1:-1]
+    lines = [first_line, *(clean_text(line, Tally()) for line in others)]
+    rows = [row for line in lines if (row := parsed_row(line)) is not None]
+    if not rows and sum(not is_blank(line) for line in lines) > 1:
+        raise StageError(f"{path}: none of its first lines is a JSON object, expected one per line")
+    problems = [problem_of_row(row, column) for row in rows]
+    if rows and all(problems):
+        these = f"each of its first {len(rows):,} rows" if len(rows) > 1 else "its first row"
+        raise StageError(f"{path}: {these} {problems[0]}")
+    if len(rows) == FIRST_ROWS and all(row.get(column) is None for row in rows):
+        raise StageError(f"{path}: each of its first {FIRST_ROWS} rows has null in `{column}`")
+
+
+def missing_column(path: str, column: str, there: Iterable[str]) -> str:
+    found = shown_list(map(str, there)) or "none"
+    return f"{path}: has no column `{column}`, it has {found} (DATASET.TEXT_COLUMN names it)"
+
+
+# --- JSON lines and WikiExtractor ------------------------------------------------------------
+
+
+def parsed_row(line: str) -> dict | None:
+    """The object in a line of JSON; None if there is none."""
+    try:
+        row = json.loads(line, strict=False)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def problem_of_row(row: dict | None, column: str) -> str:
+    """Why a row holds no text, or an empty string."""
+    if row is None:
+        return "is no JSON object"
+    if column not in row:
+        return f"has no `{column}`"
+    if row[column] is None or isinstance(row[column], str):
+        return ""
+    return f"has {KINDS[type(row[column])]} in `{column}`, expected text"
+
+
+def has_twice(line: str, column: str) -> bool:
+    """Whether the object in a line of JSON has a key twice, of which `json` takes the last."""
+    if line.count(f'"{column}"') < 2:
+        return False
+    pairs = json.loads(line, strict=False, object_pairs_hook=list)
+    return [key for key, _ in pairs].count(column) > 1
+
+
+def json_pieces(
+    raw_pieces: Iterable[RawPiece], piece: TextSlice, limit: int, tally: Tally
+) -> Iterator[Piece]:
+    """Articles out of lines; lines that cannot be used are dropped and counted."""
+    is_rest = False
+    for position, raw, ends in raw_pieces:
+        place = f"{piece.path}: the row at byte {position}"
+        if ends and is_rest:
+            tally.note("oversized_rows", f"{place} is longer than {MAX_ROW_BYTES >> 20} MiB")
+        elif ends:
+            line = clean_text(raw, tally)
+            row = parsed_row(line)
+            if problem := problem_of_row(row, piece.column):
+                tally.note("malformed_rows", f"{place} {problem}")
+            else:
+                if has_twice(line, piece.column):
+                    tally.note("repeated_keys", f"{place} has `{piece.column}` twice: one is lost")
+                if row[piece.column] is None:
+                    tally.counts[NULL_ROWS] += 1
+                yield from row_pieces(position, row[piece.column] or "", limit, tally)
+        is_rest = not ends
+
+
+def wiki_pieces(raw_pieces: Iterable[RawPiece], tally: Tally) -> Iterator[Piece]:
+    begins = True
+    for position, raw, ends in raw_pieces:
+        text = without_title(raw) if begins else raw
+        yield position, clean_characters(html.unescape(clean_text(text, tally)), tally), ends
+        begins = ends
+
+
+def without_title(raw: bytes) -> bytes:
+    """An element without its tag, and without the line after it if that repeats the title."""
+    tag = DOC_LINE.match(raw)
+    if not tag:
+        return raw
+    body = raw[tag.end() :]
+    first, rest = (*LINE_BREAK.split(body, maxsplit=1), b"")[:2]
+    title = html.unescape((tag[1] or b"").decode(errors="replace")).strip()
+    is_title = html.unescape(first.decode(errors="replace")).strip() == title
+    return rest if is_title else body
+
+
+# --- cutting files ---------------------------------------------------------------------------
+
+
+def cut_file(path: Path, name: str, column: str, slice_bytes: int) -> list[TextSlice]:
+    """A file as slices of about `slice_bytes`, cut between articles.
+
+    Of what lies between the cuts nothing is read, unless articles are longer than a slice.
+    """
+    size = path.stat().st_size
+    if is_compressed(str(path)):
+        return [TextSlice(name, str(path), text_size(str(path)), column)]
+    borders = [0]
+    while (target := borders[-1] + slice_bytes) < size:
+        borders.append(find_border(str(path), target, size))
+    if borders[-1] < size:
+        borders.append(size)
+    return [
+        TextSlice(name, str(path), end - start, column, start, end)
+        for start, end in pairwise(borders)
+    ]
+
+
+def find_border(path: str, target: int, size: int) -> int:
+    """A position behind `target` at which an article begins, or the file's end.
+
+    Read from `target` on, the second article is a whole one, whatever the first one is.
+    """
+    blocks = iter_blocks(path, target, size)
+    separator = SEPARATORS[content_of(path)]
+    ended = False
+    for position, _, ends in iter_raw_pieces(blocks, target, separator, BLOCK_BYTES):
+        if ended:
+            return position
+        ended = ends
+    return size

@@ -1,0 +1,1 @@
+"""Tokenizers: built, loaded, converted, trained and checked."""

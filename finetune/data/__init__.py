@@ -1,0 +1,1 @@
+"""Tasks and their data: readers, checks and encoding."""

@@ -1,0 +1,158 @@
+"""A small made-up benchmark in GLUE's TSV layout, for trying the pipeline out (`builtin:demo`).
+
+All nine tasks and AX, a few hundred rows each, learnable by a small model that was pretrained
+for minutes. Row counts differ from GLUE's on purpose: results on it cannot be submitted.
+"""
+
+import functools
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data import demo_sentences as sentences
+from pipeline.store.atomic_files import written_aside
+from pipeline.store.checksums import file_digest
+from pipeline.store.record_files import delete_unfinished_file
+
+DEMO_NAME = "builtin:demo"
+SEED = 42
+# Share of the rows whose texts are made for a label drawn at random: people disagree too, and
+# without it every setting would score 100.
+NOISE = 0.15
+
+_BINARY = ("0", "1")
+_ENTAILMENT = ("entailment", "not_entailment")
+_THREE_WAY = ("entailment", "neutral", "contradiction")
+_SCORES = tuple(f"{quarter / 4:.3f}" for quarter in range(21))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Files of a task: (name, number of rows, with labels or not), and what a line holds.
+
+    Columns are written with `|` between them; {i} is the row's number, {a} and {b} its texts,
+    {y} its label. An empty header stands for a file without one.
+    """
+
+    make: Callable[[sentences.Words, str], tuple[str, ...]]
+    labels: tuple[str, ...]
+    header: str
+    row: str
+    test_header: str = "index|sentence1|sentence2"
+    test_row: str = "{i}|{a}|{b}"
+    labelled: tuple[tuple[str, int], ...] = (("train", 400), ("dev", 120))
+    tests: tuple[tuple[str, int], ...] = (("test", 90),)
+
+
+_STS_HEADER = "index|genre|filename|year|old_index|source1|source2|sentence1|sentence2"
+_STS_ROW = "{i}|demo|demo|2026|{i}|demo|demo|{a}|{b}"
+_MNLI_HEADER = (
+    "index|promptID|pairID|genre|sentence1_binary_parse|sentence2_binary_parse|sentence1_parse|"
+    "sentence2_parse|sentence1|sentence2"
+)
+_MNLI_ROW = "{i}|{i}|{i}e|demo|n/a|n/a|n/a|n/a|{a}|{b}"
+_MRPC_HEADER, _MRPC_ROW = "#1 ID|#2 ID|#1 String|#2 String", "{i}|{i}|{a}|{b}"
+_PAIR_HEADER, _PAIR_ROW = "index|sentence1|sentence2|label", "{i}|{a}|{b}|{y}"
+
+_LAYOUTS = {
+    "CoLA": _Layout(sentences.cola, _BINARY, "", "demo|{y}||{a}", "index|sentence", "{i}|{a}"),
+    "SST-2": _Layout(
+        sentences.sst2, _BINARY, "sentence|label", "{a}|{y}", "index|sentence", "{i}|{a}"
+    ),
+    "MRPC": _Layout(
+        sentences.paraphrase,
+        _BINARY,
+        f"Quality|{_MRPC_HEADER}",
+        f"{{y}}|{_MRPC_ROW}",
+        f"index|{_MRPC_HEADER}",
+        f"{{i}}|{_MRPC_ROW}",
+    ),
+    "STS-B": _Layout(
+        sentences.similarity,
+        _SCORES,
+        f"{_STS_HEADER}|score",
+        f"{_STS_ROW}|{{y}}",
+        _STS_HEADER,
+        _STS_ROW,
+    ),
+    "QQP": _Layout(
+        sentences.questions,
+        _BINARY,
+        "id|qid1|qid2|question1|question2|is_duplicate",
+        "{i}|{i}|{i}|{a}|{b}|{y}",
+        "id|question1|question2",
+        labelled=(("train", 500), ("dev", 120)),
+    ),
+    "MNLI": _Layout(
+        sentences.inference,
+        _THREE_WAY,
+        f"{_MNLI_HEADER}|label1|gold_label",
+        f"{_MNLI_ROW}|{{y}}|{{y}}",
+        _MNLI_HEADER,
+        _MNLI_ROW,
+        labelled=(("train", 600), ("dev_matched", 120), ("dev_mismatched", 120)),
+        tests=(("test_matched", 90), ("test_mismatched", 90)),
+    ),
+    "QNLI": _Layout(
+        sentences.answers,
+        _ENTAILMENT,
+        "index|question|sentence|label",
+        _PAIR_ROW,
+        "index|question|sentence",
+        labelled=(("train", 500), ("dev", 120)),
+    ),
+    "RTE": _Layout(sentences.two_way_inference, _ENTAILMENT, _PAIR_HEADER, _PAIR_ROW),
+    "WNLI": _Layout(sentences.pronouns, _BINARY, _PAIR_HEADER, _PAIR_ROW),
+    "AX": _Layout(
+        sentences.inference, _THREE_WAY, "", "", labelled=(), tests=(("diagnostic", 60),)
+    ),
+}
+
+
+@functools.cache
+def demo_files(seed: int = SEED) -> dict[str, str]:
+    """Content of each file, by its path below the benchmark's folder."""
+    files = {}
+    for task, layout in _LAYOUTS.items():
+        for name, num_rows in layout.labelled:
+            rng = random.Random(f"{seed} {task} {name}")
+            files[f"{task}/{name}.tsv"] = _file(layout, rng, num_rows, layout.header, layout.row)
+        for name, num_rows in layout.tests:
+            rng = random.Random(f"{seed} {task} {name}")
+            files[f"{task}/{name}.tsv"] = _file(
+                layout, rng, num_rows, layout.test_header, layout.test_row
+            )
+    return files
+
+
+def _file(layout: _Layout, rng: random.Random, num_rows: int, header: str, row: str) -> str:
+    """Labels take turns before they are shuffled, so that they are balanced."""
+    labels = [layout.labels[i % len(layout.labels)] for i in range(num_rows)]
+    rng.shuffle(labels)
+    lines = [header] if header else []
+    for i, label in enumerate(labels):
+        meant = rng.choice(layout.labels) if rng.random() < NOISE else label
+        first, second = (*layout.make(sentences.Words(rng), meant), "")[:2]
+        lines.append(row.format(i=i, a=first, b=second, y=label))
+    return "\n".join(lines).replace("|", "\t") + "\n"
+
+
+def demo_digests() -> dict[str, str]:
+    """Digest of each file, as `pipeline.store.checksums.file_digest` gives it, without writing
+    any."""
+    return {
+        path: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        for path, text in demo_files().items()
+    }
+
+
+def write_demo_glue(directory: Path) -> None:
+    """Writes what is missing or differs of the benchmark. Nobody else may be writing it."""
+    for path, digest in demo_digests().items():
+        file = directory / path
+        if not file.is_file() or file_digest(file) != digest:
+            delete_unfinished_file(file)
+            with written_aside(file) as aside:
+                aside.write_bytes(demo_files()[path].encode())

@@ -1,0 +1,256 @@
+"""The texts and labels of a task's split, out of a folder of files or from the Hub."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from finetune.data.jsonl import read_objects
+from finetune.data.superglue import NoLabel, query_answers, samples_of
+from finetune.data.tables import read_table
+from finetune.data.tasks import Split, Task
+from finetune.data.tsv import Table, leave_out, numbered_lines, read_tsv, tsv_columns
+from pipeline.errors import StageError
+from pipeline.hub.hub_datasets import check_split, look_up
+from pipeline.hub.repository import Repository, cached_commit, first_line, not_cached
+from pipeline.user_files.file_checks import shown, shown_list
+
+HUB_DATASET = "nyu-mll/glue"
+HUB_GLUE = Repository(HUB_DATASET, "dataset")
+READ_BYTES = 1 << 20
+# What each row is counted by in files with several rows per line.
+_ROW_MARKS = {"answers": b'"label"', "entities": b'"query"'}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The samples of a split: one per row of the file, or several (COPA's choices, say).
+
+    texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
+    regression task; empty for a split without labels. malformed: rows that were left out as they
+    cannot be read; unlabelled: those left out as they have no label. keys: the `idx` of each
+    sample's row and what it is of the row, for SuperGLUE's tasks: COPA (row, choice), MultiRC
+    (passage, question, answer), ReCoRD (query, entity), others (row,). answers: for ReCoRD,
+    query -> the texts that are right.
+    """
+
+    texts: list[tuple[str, ...]]
+    labels: list[float] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)
+    keys: list[tuple] = field(default_factory=list)
+    answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+
+
+def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
+    """Examples in the file's order. data_dir: folder of the task's benchmark in its official
+    layout, empty for the Hub (GLUE only).
+
+    Raises StageError for a missing file or column, an unknown label, a split without a row, a
+    test row that cannot be read (leaving it out would shift the predictions of all that follow).
+    """
+    if not data_dir:
+        return _from_hub(task, split)
+    path = find_file(split, Path(data_dir))
+    if path is None:
+        raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
+    load = _from_objects if task.benchmark == "SuperGLUE" else _from_table
+    examples = load(task, split, path)
+    if split in task.test and examples.malformed:
+        raise StageError(f"{examples.malformed[0]}; a test row cannot be left out")
+    if not examples.texts:
+        raise StageError(_no_row(path, examples))
+    return examples
+
+
+def _no_row(path: Path, examples: Examples) -> str:
+    left_out = examples.malformed or examples.unlabelled
+    lacks = "has a label" if examples.unlabelled and not examples.malformed else "can be read"
+    return f"{path}: no row that {lacks}" + (f", the first is {left_out[0]}" if left_out else "")
+
+
+def find_file(split: Split, data_dir: Path) -> Path | None:
+    """The file of a split, or None if there is none."""
+    return next((data_dir / name for name in split.files if (data_dir / name).is_file()), None)
+
+
+def has_split(split: Split, data_dir: str) -> bool:
+    """Whether the split can be loaded; the Hub has all of them."""
+    return not data_dir or find_file(split, Path(data_dir)) is not None
+
+
+def num_train_rows(task: Task, data_dir: str) -> int:
+    """Rows of a benchmark's train file, by a quick look; the benchmark's own count for the Hub."""
+    path = find_file(task.train, Path(data_dir)) if data_dir else None
+    return task.num_train_rows if path is None else num_rows(task, task.train, path)
+
+
+def num_rows(task: Task, split: Split, path: Path) -> int:
+    """Rows of a benchmark's file, by a quick look."""
+    if mark := _ROW_MARKS.get(task.layout):
+        with open(path, "rb") as file:
+            return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
+    lines = (line for _, line in numbered_lines(path))
+    return num_tsv_rows(lines, split) if task.benchmark == "GLUE" else sum(1 for _ in lines)
+
+
+def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:
+    """Lines of GLUE's file of a split that have as many fields as its header."""
+    lines = iter(lines)
+    num_tabs = len(split.header) - 1 if split.header else next(lines, b"").count(b"\t")
+    return sum(line.count(b"\t") == num_tabs for line in lines)
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def _from_table(task: Task, split: Split, path: Path) -> Examples:
+    texts = split.text_columns or task.text_columns
+    if split in task.test:
+        numbered = _id_columns(path) if task.benchmark == "GLUE" else ()
+        table = _read(task, split, path, (*texts, *numbered))
+        if numbered:
+            _check_ids(table)
+        rows = [fields[: len(texts)] for _, fields in table.rows]
+        return Examples(rows, malformed=table.malformed)
+    table = _read(task, split, path, (*texts, task.label_column))
+    rows = [(number, fields) for number, fields in table.rows if fields[-1].strip()]
+    unlabelled = [f"{path}:{n}: no label" for n, fields in table.rows if not fields[-1].strip()]
+    labels = [_label(task, fields[-1].strip(), f"{path}:{number}") for number, fields in rows]
+    found = [fields[:-1] for _, fields in rows]
+    return Examples(found, labels, table.malformed, unlabelled=unlabelled)
+
+
+def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table:
+    if task.benchmark == "GLUE":
+        return read_tsv(path, columns, split.header)
+    return read_table(path, columns, optional=[task.label_column])
+
+
+def _id_columns(path: Path) -> Sequence[str]:
+    """The column that numbers the rows of a test file, if there is one."""
+    return [name for name in tsv_columns(path) if name in ("index", "id")][:1]
+
+
+def _check_ids(table: Table) -> None:
+    """StageError for a row that stands there twice: predictions are told by their number."""
+    lines: dict[str, int] = {}
+    for number, (*_, row_id) in table.rows:
+        if (first := lines.setdefault(row_id, number)) != number:
+            raise StageError(f"{table.path}:{number}: id {shown(row_id)}, as in line {first}")
+
+
+def _label(task: Task, text: str, place: str) -> float:
+    return _read_score(task, text, place) if task.is_regression else _read_label(task, text, place)
+
+
+def _read_label(task: Task, text: str, place: str) -> int:
+    spellings = list(task.labels.values())
+    if text not in spellings:
+        expected = shown_list(spellings)
+        if not task.benchmark:  # without the key they are those of TRAIN
+            expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
+        raise StageError(f"{place}: label {shown(text)!r}, expected one of {expected}")
+    return spellings.index(text)
+
+
+def _read_score(task: Task, text: str, place: str) -> float:
+    low, high = task.score_range
+    try:
+        score = math.nan if "_" in text else float(text)  # 1_0 is ten to Python
+    except ValueError:
+        score = math.nan
+    if not low <= score <= high:
+        raise StageError(f"{place}: score {shown(text)!r}, expected a number from {low} to {high}")
+    return score
+
+
+# --- SuperGLUE --------------------------------------------------------------------------------
+
+
+def _from_objects(task: Task, split: Split, path: Path) -> Examples:
+    objects = read_objects(path)
+    examples = Examples([], malformed=objects.malformed)
+    labelled, words, lines = split not in task.test, list(task.labels), {}
+    for position, (number, row) in enumerate(objects.rows):
+        try:
+            samples = samples_of(task, split, row, position)
+            answers = query_answers(row) if labelled and task.layout == "entities" else {}
+        except NoLabel as error:
+            examples.unlabelled.append(f"{path}:{number}: {error}")
+            continue
+        except ValueError as error:
+            leave_out(examples.malformed, f"{path}:{number}: {error}")
+            continue
+        except StageError as error:
+            raise StageError(f"{path}:{number}: {error.cause}") from error
+        for sample in samples:
+            if split is not task.train and lines.setdefault(sample.key, number) != number:
+                first = lines[sample.key]
+                raise StageError(f"{path}:{number}: idx {sample.key[0]}, as in line {first}")
+            examples.keys.append(sample.key)
+            examples.texts.append(sample.texts)
+            if labelled:
+                examples.labels.append(words.index(sample.label))
+        examples.answers.update(answers)
+    return examples
+
+
+# --- the Hub ----------------------------------------------------------------------------------
+
+
+def _from_hub(task: Task, split: Split) -> Examples:
+    """The split of nyu-mll/glue; label ids are mapped by the names that the dataset gives them."""
+    if task.benchmark != "GLUE":
+        raise StageError(f"{task.name}: is not in {HUB_DATASET}, expected a folder with its files")
+    with _hub_rows(split) as data:
+        needed = task.hub_columns if split in task.test else (*task.hub_columns, "label")
+        if missing := [column for column in needed if column not in data.column_names]:
+            there = shown_list(data.column_names)
+            raise StageError(
+                f"{HUB_DATASET}, {split.hub_config}: has no column {missing[0]}, it has {there}"
+            )
+        texts = list(zip(*(data[column] for column in task.hub_columns), strict=True))
+        if split in task.test:
+            return Examples(texts)
+        if task.is_regression:
+            places = (f"{HUB_DATASET}, {task.name}, row {row}" for row in range(len(texts)))
+            scores = zip(data["label"], places, strict=True)
+            return Examples(
+                texts, [_read_score(task, str(score), place) for score, place in scores]
+            )
+        return Examples(texts, _labels_by_name(task, data))
+
+
+@contextmanager
+def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:  # noqa: F821 (imported where it is used)
+    """The rows of a split at the commit that the Hub's cache has, else at the present one.
+
+    Raises StageError with the first line of whatever `datasets` fails with.
+    """
+    with TemporaryDirectory() as folder:
+        try:
+            tables = look_up(HUB_DATASET, split.hub_config, Path(folder), cached_commit(HUB_GLUE))
+            if tables is None:
+                raise StageError(not_cached(HUB_GLUE))
+            check_split(f"{HUB_DATASET} {split.hub_config}", split.hub_split, tables.files)
+            data = tables.load(split.hub_split)
+        except StageError as error:
+            raise StageError(
+                f"FINETUNE.GLUE_DIR (--glue_dir of run_glue) is empty, and {error.cause}"
+            ) from error
+        except Exception as error:  # many readers, each with errors of its own
+            raise StageError(f"{HUB_DATASET} cannot be read: {first_line(error)}") from error
+        yield data
+
+
+def _labels_by_name(task: Task, data) -> list[int]:
+    names, words = data.features["label"].names, list(task.labels)
+    if sorted(names) != sorted(words):
+        raise StageError(f"{HUB_DATASET}, {task.name}: labels {names}, expected {words}")
+    for row, label in enumerate(data["label"]):
+        if label not in range(len(names)):
+            raise StageError(f"{HUB_DATASET}, {task.name}, row {row}: label {label!r}")
+    return [words.index(names[label]) for label in data["label"]]

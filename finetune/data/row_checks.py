@@ -1,0 +1,225 @@
+"""What the rows of a task's files are, and what is wrong or odd about their labels."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from finetune.data.examples import Examples, find_file, load_examples
+from finetune.data.tasks import Split, Task
+from pipeline.console import WARNING_PREFIX
+from pipeline.errors import StageError
+from pipeline.user_files.file_checks import shown, shown_list
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Rows of a dev set below which a single one moves its scores by more than a point.
+FEW_ROWS = 100
+# Shares of a file's rows from which on it is a warning that they are left out, or of a dev set's
+# that they are those of training.
+MANY_LEFT_OUT = 0.1
+MANY_SHARED = 0.5
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """Of the file of a split.
+
+    num_rows: those that are used. num_blank: those among them without text. labels: rows by class,
+    of a regression by the lowest and the highest score. unlabelled, malformed: of what is left
+    out, how many rows and one of them. texts: [num_rows] hashes, the same in this process alone.
+    """
+
+    num_rows: int
+    num_blank: int
+    labels: Mapping[float, int]
+    unlabelled: tuple[int, str]
+    malformed: tuple[int, str]
+    texts: "np.ndarray"
+
+
+def facts_of(task: Task, examples: Examples) -> RowFacts:
+    import numpy as np
+
+    labels = examples.labels
+    ends = {min(labels): 1, max(labels): 1} if task.is_regression and labels else {}
+    return RowFacts(
+        num_rows=len(examples.texts),
+        num_blank=sum(not any(map(str.strip, row)) for row in examples.texts),
+        labels=ends if task.is_regression else Counter(labels),
+        unlabelled=_number_and_one(examples.unlabelled),
+        malformed=_number_and_one(examples.malformed),
+        texts=np.fromiter(map(hash, examples.texts), np.int64, len(examples.texts)),
+    )
+
+
+def _number_and_one(rows: list[str]) -> tuple[int, str]:
+    return len(rows), rows[0] if rows else ""
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def row_facts(task: Task, folder: str) -> dict[Split, RowFacts]:
+    """Of each file that is there and can be used. folder: as `load_examples` takes it."""
+    found = _all_facts(task, folder)
+    return {split: facts for split, facts in found.items() if isinstance(facts, RowFacts)}
+
+
+def problems_of_rows(task: Task, folder: str) -> Iterator[tuple[Split, str]]:
+    """Of each file that is there and cannot be used, what is wrong with it. All rows are read."""
+    for split, facts in _all_facts(task, folder).items():
+        if isinstance(facts, str):
+            yield split, facts
+        elif problem := problem_with_labels(task, split, facts):
+            yield split, f"{find_file(split, Path(folder))}: {problem}"
+
+
+def notes_on_task(task: Task, folder: str) -> Iterator[str]:
+    """Lines for the plan: what is left out, what makes scores misleading; of a task of the user's
+    own also how many rows each file has."""
+    facts = row_facts(task, folder)
+    notes = list(rows_left_out(facts) if task.benchmark else _notes_on_own_rows(task, facts))
+    notes += [Note(warning, True) for warning in warnings_about_labels(task, facts)]
+    yield from (f"{WARNING_PREFIX * note.warns}{task.name}: {note.text}" for note in notes)
+
+
+def _all_facts(task: Task, folder: str) -> dict[Split, RowFacts | str]:
+    found = {split: find_file(split, Path(folder)) for split in task.splits}
+    return {
+        split: _facts(task, split, folder, *_state(path)) for split, path in found.items() if path
+    }
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """A process reads a file again only when this has changed."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@functools.cache
+def _facts(task: Task, split: Split, folder: str, size: int, mtime_ns: int) -> RowFacts | str:
+    """Or what is wrong with a file that cannot be used."""
+    try:
+        return facts_of(task, load_examples(task, split, folder))
+    except StageError as error:
+        return error.cause
+
+
+# --- labels -----------------------------------------------------------------------------------
+
+
+def problem_with_labels(task: Task, split: Split, facts: RowFacts) -> str:
+    """Why nothing can be learned from a split, or why its score says nothing; "" if neither.
+
+    Correlations with a constant are undefined, and so is F1 of a label that no row has: they are
+    counted as 0, whatever the model. The accuracy on dev rows of one class is not.
+    """
+    if task.has_several_samples or not facts.labels:
+        return ""
+    words, is_dev = list(task.labels), split in task.dev
+    if len(facts.labels) == 1 and (split == task.train or (is_dev and task.is_regression)):
+        [label] = facts.labels
+        what = f"score {label:g}" if task.is_regression else f"label {shown(words[int(label)])}"
+        return f"all rows have the {what}, expected different ones"
+    if is_dev and len(facts.labels) == 1 and "matthews_correlation" in task.metrics:
+        [label] = facts.labels
+        return (
+            f"all rows have the label {shown(words[int(label)])}, with which matthews_correlation "
+            "is always 0, expected different ones"
+        )
+    if is_dev and "f1" in task.metrics and 1 not in facts.labels:
+        return (
+            f"no row has the label {shown(words[1])}, with which f1, which is that label's, is "
+            "always 0, expected rows of both labels"
+        )
+    return ""
+
+
+def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
+    """What makes a score misleading, of a task that can be learned."""
+    if task.is_regression or task.has_several_samples:
+        return
+    words = list(map(shown, task.labels))
+    dev = {split: facts[split] for split in task.dev if split in facts}
+    for split, found in dev.items():
+        if len(found.labels) == 1:
+            word = words[int(next(iter(found.labels)))]
+            yield (
+                f"{split.files[0]}: all rows have the label {word}, so a model that always answers "
+                f"{word} scores 100"
+            )
+    if task.train not in facts:
+        return
+    unseen = [label for label in range(len(words)) if label not in facts[task.train].labels]
+    if unseen:
+        tested = sum(found.labels.get(label, 0) for found in dev.values() for label in unseen)
+        in_dev = f"; {tested:,} dev rows have" if tested else ""
+        yield (
+            f"{task.train.files[0]}: no row has the label {shown_list(words[i] for i in unseen)}, "
+            f"so no model can learn it{in_dev}"
+        )
+
+
+# --- notes ------------------------------------------------------------------------------------
+
+
+class Note(NamedTuple):
+    """warns: whether it is more than the user may pass over."""
+
+    text: str
+    warns: bool = False
+
+
+def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
+    """How many rows each file has, what is left out, and how far a score can be trusted."""
+    counts = ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
+    yield Note(counts)
+    if not task.is_regression:
+        yield Note(f"classes: {shown_list(task.labels)}")
+    yield from rows_left_out(facts)
+    for split, found in facts.items():
+        if found.num_blank:
+            yield Note(f"{split.files[0]}: {_rows(found.num_blank)} without any text")
+    for split in task.dev:
+        yield from _notes_on_dev(task, split, facts)
+
+
+def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
+    for found in facts.values():
+        left_out = found.unlabelled[0] + found.malformed[0]
+        are_many = left_out > MANY_LEFT_OUT * (left_out + found.num_rows)
+        for (number, one), what in (
+            (found.unlabelled, "without a label"),
+            (found.malformed, "that cannot be read"),
+        ):
+            if number:
+                verb = "is" if number == 1 else "are"
+                yield Note(f"{_rows(number)} {what} {verb} left out, e.g. {one}", are_many)
+
+
+def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
+    import numpy as np
+
+    found, file = facts[split], split.files[0]
+    num_shared = int(np.isin(found.texts, facts[task.train].texts).sum())
+    if num_shared:
+        yield Note(
+            f"{file}: {num_shared:,} of {_rows(found.num_rows)} have the same text as a row of "
+            f"{task.train.files[0]}, which makes scores too high",
+            num_shared >= MANY_SHARED * found.num_rows,
+        )
+    if found.num_rows < FEW_ROWS and not task.is_regression:
+        yield Note(
+            f"{file}: {_rows(found.num_rows)} only, so accuracy moves in steps of "
+            f"{100 / found.num_rows:.1f} points"
+        )
+    if "f1" in task.metrics:
+        yield Note(f"f1 is that of the label {shown(list(task.labels)[1])}, the second of LABELS")
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'s' if number != 1 else ''}"

@@ -1,0 +1,1 @@
+"""The hyperparameter search: its grid, its state and its workers."""

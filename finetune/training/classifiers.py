@@ -1,0 +1,85 @@
+"""A checkpoint as a classifier for a task, and how long its samples may be."""
+
+from typing import TYPE_CHECKING
+
+from finetune.data.tasks import Task
+from finetune.training.foreign_models import refusing_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
+    """The checkpoint's encoder with a head for the task; what it lacks is drawn from the seed.
+
+    The head of a checkpoint that is a classifier itself is kept where its labels have the same
+    words, or no words. Files stay in the page cache of the system from run to run, and loading them
+    takes milliseconds. Raises StageError, as `refusing_code` does, for one that would run code.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification, logging, set_seed
+
+    from pretrain.model.modeling_extremebert import register
+
+    register()  # so that our own architecture loads too
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    set_seed(seed)
+    words = list(task.labels) or ["score"]
+    with refusing_code(model):
+        found = AutoConfig.from_pretrained(model, trust_remote_code=False).id2label
+        built = AutoModelForSequenceClassification.from_pretrained(
+            model,
+            num_labels=len(words),
+            id2label=dict(enumerate(words)),
+            label2id={word: i for i, word in enumerate(words)},
+            problem_type="regression" if task.is_regression else "single_label_classification",
+            ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
+            dtype=torch.float32,
+            trust_remote_code=False,
+            weights_only=True,
+        )
+    _match_head(built, [found[i] for i in sorted(found)], words)
+    return built
+
+
+def _match_head(model: "PreTrainedModel", found: list[str], words: list[str]) -> None:
+    """Orders the outputs of a head as our labels are, or draws it anew if they are others.
+
+    found: the checkpoint's labels. Those that were never named are taken to be ours, in order.
+    """
+    import torch
+    from torch import nn
+
+    if len(found) != len(words) or found == words or found[0] == "LABEL_0":
+        return
+    linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+    head = [module for module in linear if module.out_features == len(words)][-1]
+    if set(found) != set(words):
+        nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+        return
+    order = torch.tensor([found.index(word) for word in words])
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[order])
+
+
+def usable_length(model: "PreTrainedModel", wanted: int) -> int:
+    """The wanted tokens per sample, or as many as the model has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    return min(wanted, positions - _reserved_positions(model)) if positions > 0 else wanted
+
+
+def _reserved_positions(model: "PreTrainedModel") -> int:
+    """Positions that no token can have.
+
+    RoBERTa and its many relatives number their tokens from the padding's id + 1. What tells them
+    apart is that their table of positions has a row for padding.
+    """
+    for name, module in model.named_modules():
+        row = getattr(module, "padding_idx", None)
+        if name.split(".")[-1] == "position_embeddings" and row is not None:
+            return row + 1
+    return 0

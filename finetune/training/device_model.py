@@ -1,0 +1,103 @@
+"""A model on the device of this process, and what goes through it."""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune.data.batches import sorted_batches
+from finetune.data.encoding import Padding, Tokens, padding_of
+from finetune.training.acceleration import accelerate
+from finetune.training.foreign_models import check_vocabulary
+from pipeline.runtime.devices import device_type
+from pipeline.runtime.oom import is_out_of_memory
+from pretrain.kernels.cpu_settings import keep_freed_memory
+
+# Tensor cores want lengths that are multiples of this.
+GPU_MULTIPLE = 8
+# Tokens that the CPU takes at a time: more no longer stay in its caches.
+CPU_TOKENS = 4096
+
+
+class Runner:
+    """A classifier on the first visible GPU, in half precision, or on the CPU, made fast.
+
+    Raises StageError, as `check_vocabulary` does, for a tokenizer that is not the model's, and as
+    `device_type` does where torch cannot use the GPU.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        check_vocabulary(model, tokenizer)
+        self.model = model
+        self.device = torch.device(device_type())
+        has_gpu = self.device.type == "cuda"
+        self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if has_gpu else 1)
+        if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
+            model.config.pad_token_id = tokenizer.pad_token_id
+        model.to(self.device)
+        self.dtype = _compute_dtype(self.device)
+        self.most_tokens = sys.maxsize if has_gpu else CPU_TOKENS  # of a batch of predictions
+        if not has_gpu:
+            keep_freed_memory()
+            accelerate(model)
+
+    @property
+    def needs_scaler(self) -> bool:
+        return self.dtype == torch.float16
+
+    def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, Tensor]:
+        """The samples as the model takes them, on the device."""
+        arrays = self.padding.batch(tokens, indices)
+        return {name: self.to_device(array) for name, array in arrays.items()}
+
+    def to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """[n, num_labels] float32."""
+        with self._autocast():
+            return self.model(**batch).logits.float()
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.device.type == "cpu":
+            return nullcontext()
+        return torch.autocast("cuda", dtype=self.dtype)
+
+    @torch.inference_mode()
+    def predict(self, tokens: Tokens, max_tokens: int) -> np.ndarray:
+        """[N, num_labels] float32 outputs in the order of the samples.
+
+        max_tokens: of a batch, with padding; less where memory does not hold that many. Raises
+        ValueError if an output is not finite.
+        """
+        self.model.eval()
+        while True:
+            size = min(max_tokens, self.most_tokens)
+            batches = sorted_batches(tokens.lengths, size)
+            try:
+                sorted_outputs = [self.logits(self.batch(tokens, batch)) for batch in batches]
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(batches) == len(tokens):
+                    raise
+            self.most_tokens = size // 2
+            print(f"out of memory: predictions are made {self.most_tokens} tokens at a time")
+        outputs = np.empty((len(tokens), self.model.config.num_labels), np.float32)
+        outputs[np.concatenate(batches)] = torch.cat(sorted_outputs).cpu().numpy()
+        if not np.isfinite(outputs).all():
+            raise ValueError("the model's outputs are not finite: training diverged")
+        return outputs
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    """Of autocast; the CPU's faster layers decide by themselves."""
+    if device.type == "cpu":
+        return torch.float32
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16

@@ -1,0 +1,1 @@
+"""Processes, clusters, memory and devices."""

@@ -1,0 +1,1 @@
+"""Folders and files: paths, manifests, checksums, owners and disk space."""

@@ -1,0 +1,47 @@
+"""All paths under SYSTEM.OUTPUT_ROOT."""
+
+from pathlib import Path
+
+NAMED = "+"  # between the two names of a search's folder; no ID has one in it
+
+
+def sharded_text_dir(root: Path, dataset_id: str) -> Path:
+    return root / "tmp" / "dataset" / dataset_id
+
+
+def dataset_dir(root: Path, dataset_id: str) -> Path:
+    return root / "data" / dataset_id
+
+
+def pretrain_dir(root: Path, dataset_id: str, pretrain_id: str) -> Path:
+    return root / "saved_models" / "pretrain" / dataset_id / pretrain_id
+
+
+def search_name(pretrain_id: str, finetune_id: str) -> str:
+    """Returns the name of a search's folders."""
+    return f"{pretrain_id}{NAMED}{finetune_id}" if finetune_id else pretrain_id
+
+
+def finetune_search_dir(root: Path, dataset_id: str, search: str) -> Path:
+    """The search's own record; `search` stands beside the folders of the tasks."""
+    return root / "output" / "finetune" / dataset_id / "search" / search
+
+
+def finetune_task_dir(root: Path, dataset_id: str, task: str, search: str) -> Path:
+    """Holds a folder for each setting of the search."""
+    return root / "output" / "finetune" / dataset_id / task / search
+
+
+def demo_glue_dir(root: Path) -> Path:
+    return root / "tmp" / "glue_demo"
+
+
+def submission_dir(root: Path, dataset_id: str, search: str) -> Path:
+    """The files that go into the zip; the zip itself stands beside this folder."""
+    return root / "output_test_translated" / "finetune" / dataset_id / search
+
+
+def log_path(root: Path, stage: str, *parts: str) -> Path:
+    """`log/<stage>/<part>/.../<part>.log`."""
+    path = root / "log" / stage / Path(*parts)
+    return path.with_name(path.name + ".log")

@@ -1,0 +1,1 @@
+"""DeepSpeed, the ranks, and everything that keeps a run alive."""

@@ -1,0 +1,250 @@
+"""The README.md of an exported model, in the form that the Hugging Face Hub takes.
+
+It says what the model was made from and how, and how to load it. Of the dataset it holds counts
+alone: no text, and no name or path of a source.
+"""
+
+import json
+import math
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.atomic_files import write_text
+from pipeline.store.record_files import MANIFEST, read_json, read_record
+from pretrain.model.export import needs_remote_code
+from pretrain.model.model import OWN_TYPE
+from pretrain.plan import CARD, CURVE
+
+LENGTHS = "## Lengths of the samples"  # a section of dataset_card.md
+
+# What a manifest's results are called in the card. Others may tell too much: names of files, say.
+DATA_FACTS = {
+    "num_tokens": "tokens",
+    "num_train_samples": "training rows (of one mask copy)",
+    "num_test_samples": "held-out rows",
+    "max_seq_length": "tokens per row",
+    "vocab_size": "vocabulary",
+    "masking": "masking",
+    "masked_share": "share of the tokens to be predicted",
+    "unknown_character_share": "share of the characters that is unknown",
+    "packed": "several texts per row",
+    "next_sentence": "pairs of segments for next sentence prediction",
+}
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
+)
+WINDOWS = ("attention_window", "global_attention_every")
+OUR_SETTINGS = (
+    *("encoder_ln_mode", "position_embedding_type", "rope_theta", "glu", "use_bias", "norm_type"),
+    *("embedding_norm", "residual_init", "word_embedding_init", "output_bias_init"),
+    *WINDOWS,
+)
+BUDGETS = {"step": "max_steps", "time": "total_training_time", "tokens": "max_tokens"}
+RECIPE = (
+    *("train_batch_size", "optimizer_type", "lr", "curve", "warmup_proportion"),
+    *("weight_decay", "gradient_clipping", "precision", "initializer_range", "seed"),
+)
+OF_CURVE = {
+    "elastic_step_decay": ("esd_r", "esd_l"),
+    "constant": (),
+    "polynomial": ("lr_end_ratio", "lr_power"),
+    "step_decay": ("lr_end_ratio", "lr_decay_steps"),
+    "wsd": ("lr_end_ratio", "lr_decay_proportion"),
+    "wsd_linear": ("lr_end_ratio", "lr_decay_proportion"),
+}
+OF_OPTIMIZER = {
+    "sgd-momentum": ("momentum",),
+    "muon": ("muon_learning_rate", "muon_momentum"),
+}
+ADAMS = ("adam", "adamw", "lamb", "stable-adamw", "muon")
+
+Metrics = Sequence[Mapping[str, Any]]
+
+
+def write_model_card(
+    folder: Path, args: Namespace, dataset_path: Path, metrics: list[dict[str, Any]]
+) -> None:
+    """Writes README.md and, if there are metrics, loss_curve.png into an exported folder.
+
+    args: the flags of run_pretraining.py; those that are not there are left out. dataset_path: its
+    manifest.json and dataset_card.md are read where they exist. metrics: the lines of
+    metrics.jsonl.
+    """
+    config = read_json(folder / "config.json") or {}
+    parts = [
+        _front_matter(args, config),
+        f"# {config['architectures'][0]} pretrained with ExtremeBERT",
+        _use(folder, args, config),
+        _data(dataset_path),
+        "## Architecture\n\n" + _architecture(args, folder),
+        "## Recipe\n\n" + _table(_picked(args, _recipe(args))),
+        _results(metrics),
+    ]
+    if _points(metrics, "train", "loss"):
+        draw_losses(metrics, folder / CURVE)
+    write_text(folder / CARD, "\n\n".join(part for part in parts if part) + "\n")
+
+
+# --- the sections ----------------------------------------------------------------------------
+
+
+def _front_matter(args: Namespace, config: Mapping[str, Any]) -> str:
+    tags = ["extremebert", config["model_type"], "pretraining", "masked-lm"]
+    if needs_remote_code(args):
+        tags.append("custom_code")
+    lines = "\n".join(f"- {tag}" for tag in tags)
+    return f"---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{lines}\n---"
+
+
+def _use(folder: Path, args: Namespace, config: Mapping[str, Any]) -> str:
+    trust = ", trust_remote_code=True" if needs_remote_code(args) else ""
+    why = (
+        "transformers has no such architecture: its code lies in this folder, hence "
+        "`trust_remote_code=True`. "
+        if trust
+        else ""
+    )
+    mask = _mask_token(folder)
+    return f"""## Use
+
+{why}`FOLDER` stands for this folder, or for its name on the Hub.
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+pipeline("fill-mask", model="FOLDER"{trust})("One word is {mask} here.")
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=2{trust})
+```
+
+It was trained to predict masked tokens and nothing else: finetune it before you use it for
+anything but filling masks. It has whatever bias its text has."""
+
+
+def _mask_token(folder: Path) -> str:
+    token = (read_json(folder / "tokenizer_config.json") or {}).get("mask_token", "[MASK]")
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _data(dataset_path: Path) -> str:
+    results = (read_record(dataset_path / MANIFEST) or {}).get("results", {})
+    facts = {DATA_FACTS[name]: results[name] for name in DATA_FACTS if name in results}
+    if not facts:
+        return ""
+    parts = ["## Data", _table(facts)]
+    card = dataset_path / "dataset_card.md"
+    if card.exists():
+        parts += _section(card.read_text(encoding="utf-8"), LENGTHS)
+    return "\n\n".join(parts)
+
+
+def _section(text: str, heading: str) -> list[str]:
+    """A section of a Markdown text, under a lower heading; nothing if it is not there."""
+    _, found, rest = text.partition(f"{heading}\n")
+    return [f"#{heading}\n{rest.partition(chr(10) + '## ')[0].rstrip()}"] if found else []
+
+
+def _architecture(args: Namespace, folder: Path) -> str:
+    names = (*SIZES, *OUR_SETTINGS) if args.model_type == OWN_TYPE else SIZES
+    rows = _picked(args, ("model_type", "vocab_size", "max_seq_length", *names))
+    if getattr(args, "position_embedding_type", "") != "rotary":
+        rows.pop("rope_theta", None)
+    if not getattr(args, "attention_window", 0):
+        rows = {name: value for name, value in rows.items() if name not in WINDOWS}
+    return _table({"parameters": num_stored_weights(folder / "model.safetensors")} | rows)
+
+
+def _recipe(args: Namespace) -> Iterable[str]:
+    """The flags that this run's curve, optimizer and length depend on."""
+    optimizer = getattr(args, "optimizer_type", "")
+    yield from ("lr_schedule", BUDGETS.get(getattr(args, "lr_schedule", ""), ""))
+    yield from RECIPE
+    yield from OF_CURVE.get(getattr(args, "curve", ""), ("lr_end_ratio",))
+    yield from OF_OPTIMIZER.get(optimizer, ())
+    if optimizer in ADAMS:
+        yield from ("adam_beta1", "adam_beta2", "adam_eps")
+
+
+def _results(metrics: Metrics) -> str:
+    train = _last(metrics, "train", "loss")
+    held_out = _last(metrics, "validation", "loss")
+    rows = {"steps": train.get("step"), "tokens seen": train.get("tokens")}
+    rows |= {"training loss, nats per predicted token": train.get("loss")}
+    rows |= {"validation loss": held_out.get("loss")}
+    rows |= {"validation accuracy": held_out.get("accuracy")}
+    rows |= {"validation perplexity": held_out.get("perplexity")}
+    rows = {name: value for name, value in rows.items() if value is not None}
+    if not rows:
+        return ""
+    picture = f"\n\n![losses and learning rate over the steps]({CURVE})" if train else ""
+    return f"## Results\n\n{_table(rows)}{picture}"
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def num_stored_weights(path: Path) -> int:
+    """Elements of all tensors of a safetensors file; reads its header alone."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return sum(math.prod(tensor["shape"]) for tensor in header.values())
+
+
+def _picked(args: Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {_shown(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _last(metrics: Metrics, kind: str, name: str) -> Mapping[str, Any]:
+    lines = [line for line in metrics if line.get("kind") == kind and name in line]
+    return lines[-1] if lines else {}
+
+
+# --- the picture -----------------------------------------------------------------------------
+
+
+def _points(metrics: Metrics, kind: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a number, where it is one."""
+    lines = [line for line in metrics if line.get("kind") == kind and name in line]
+    return [(line["step"], line[name]) for line in lines if math.isfinite(line[name])]
+
+
+def draw_losses(metrics: Metrics, path: Path) -> None:
+    """Training and validation loss over the steps, and the learning rate below, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    losses, rates = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    losses.plot(*_columns(_points(metrics, "train", "loss")), label="training", linewidth=1)
+    held_out = _points(metrics, "validation", "loss")
+    if held_out:
+        losses.plot(*_columns(held_out), "o-", label="validation", markersize=3)
+    losses.set_ylabel("loss (nats per predicted token)")
+    losses.legend()
+    rates.plot(*_columns(_points(metrics, "train", "lr")), color="tab:green", linewidth=1)
+    rates.set_ylabel("learning rate")
+    rates.set_xlabel("step")
+    for axes in (losses, rates):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]

@@ -1,0 +1,61 @@
+"""Which architectures of transformers can be trained here; no import of torch or transformers."""
+
+from difflib import get_close_matches
+
+OWN_TYPE = "bert-mlm"
+# Tried with the tested version of transformers (tests/pretrain/model/test_model_types.py).
+SUPPORTED = (
+    *("albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
+    *("deberta-v2", "distilbert", "electra", "ernie", "esm", "esmc", "eurobert", "flaubert"),
+    *("gte", "ibert", "jina_embeddings_v3", "layoutlm", "longformer", "luke", "megatron-bert"),
+    *("modernbert", "nomic_bert", "nystromformer", "rembert", "roberta", "roberta-prelayernorm"),
+    *("roc_bert", "roformer", "squeezebert", "tapas", "ultrabert", "xlm", "xlm-roberta"),
+    *("xlm-roberta-xl", "yoso"),
+)
+SIZES = "its sizes are not VOCAB_SIZE, HIDDEN_SIZE, NUM_HIDDEN_LAYERS and NUM_ATTENTION_HEADS"
+WITH_IMAGES = "it reads images, too"
+DECODER = "it writes text with a decoder"
+UNSUPPORTED = {
+    **dict.fromkeys(("bart", "mbart", "mvp"), DECODER),
+    **dict.fromkeys(("modernvbert", "ultravbert"), WITH_IMAGES),
+    "fnet": "it has no attention, and would read the padding",
+    "funnel": "its layers come in blocks, not as NUM_HIDDEN_LAYERS",
+    "mobilebert": "its layers are wider than its HIDDEN_SIZE, by sizes of its own",
+    "mpnet": "it wants token 1 for padding",
+    "mra": "its attention needs a CUDA kernel that is not part of transformers",
+    "neomme": "its HIDDEN_ACT can only be relu2",
+    "perceiver": "it reads bytes, with sizes of its own",
+    "reformer": "its layers and positions are told by settings of its own",
+    "xmod": "it wants the language of every row",
+}
+# Positions turn pairs of a head's numbers.
+ROTARY = (
+    *("esmc", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert"),
+    *("roformer", "ultrabert"),
+)
+
+
+def check_model_type(model_type: str) -> None:
+    """Raises ValueError, with what is supported, if it cannot be trained here."""
+    if model_type in (OWN_TYPE, *SUPPORTED):
+        return
+    expected = f"{OWN_TYPE}, or of transformers one of {', '.join(SUPPORTED)}"
+    if model_type in UNSUPPORTED:
+        why = f"{model_type} cannot be trained here, {UNSUPPORTED[model_type]}"
+        raise ValueError(f"model_type: {why}; expected {expected}")
+    close = get_close_matches(model_type, (OWN_TYPE, *SUPPORTED))
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise ValueError(f"model_type: expected {expected}, got {model_type}{hint}")
+
+
+def check_heads(model_type: str, hidden_size: int, num_attention_heads: int) -> None:
+    """Raises ValueError for heads that the architecture builds, but cannot compute with."""
+    head_dim = hidden_size // num_attention_heads
+    if model_type in ROTARY and head_dim % 2:
+        raise ValueError(
+            f"num_attention_heads: {model_type} needs heads of even size, got {head_dim}"
+        )
+    if model_type == "convbert" and num_attention_heads % 2:  # half of them are convolutions
+        raise ValueError(
+            f"num_attention_heads: convbert needs an even number, got {num_attention_heads}"
+        )

@@ -1,0 +1,154 @@
+"""Our own architecture as transformers' classes, for the settings that it has none of its own for.
+
+Exports hold a copy of this file, of the encoder and of what that needs, so that
+`AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` works wherever transformers
+does. In this project `register` makes that flag unnecessary.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+
+# Versions 4 of transformers find just the files that this one names itself: attention.py,
+# dropout.py, half_attention.py and linear.py must be among them.
+from pretrain.kernels.attention import Documents  # noqa: F401
+from pretrain.kernels.bf16_attention import half_attention  # noqa: F401
+from pretrain.kernels.dropout import Dropout
+from pretrain.kernels.linear import Linear
+from pretrain.model.configuration_extremebert import ExtremeBertConfig
+from pretrain.model.encoder import Encoder, PredictionHead
+
+
+class ExtremeBertPreTrainedModel(PreTrainedModel):
+    """Linear layers, embeddings and norms that a checkpoint lacks are initialised by the base."""
+
+    config_class = ExtremeBertConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["Layer"]  # noqa: RUF012, as its base class
+
+
+class ExtremeBertModel(ExtremeBertPreTrainedModel):
+    """The encoder alone."""
+
+    def __init__(self, config: ExtremeBertConfig):
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embeddings.word
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.embeddings.word = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> BaseModelOutput:
+        """last_hidden_state [batch, length, hidden_size]; arguments as in Encoder.forward.
+
+        attention_mask: of any type, 0 where a token is not to be seen. token_type_ids: default 0.
+        """
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        mask = None if attention_mask is None else attention_mask.bool()
+        hidden = self.encoder(input_ids, token_type_ids, mask, position_ids)
+        return BaseModelOutput(last_hidden_state=hidden)
+
+
+class ExtremeBertForMaskedLM(ExtremeBertPreTrainedModel):
+    """What was pretrained; the decoder's matrix is that of the word embeddings."""
+
+    _tied_weights_keys = {  # noqa: RUF012, as its base class
+        "decoder.weight": "model.encoder.embeddings.word.weight"
+    }
+
+    def __init__(self, config: ExtremeBertConfig):
+        super().__init__(config)
+        self.model = ExtremeBertModel(config)
+        self.head = PredictionHead(config)
+        self.decoder = Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.decoder = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> MaskedLMOutput:
+        """logits [batch, length, vocab_size]. labels: int64 [batch, length], -100 if not asked."""
+        hidden = self.model(input_ids, attention_mask, token_type_ids, position_ids)[0]
+        logits = self.decoder(self.head(hidden))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        return MaskedLMOutput(loss=loss, logits=logits)
+
+
+class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
+    """The pretrained head, with a new last layer, on the first token's hidden state."""
+
+    def __init__(self, config: ExtremeBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ExtremeBertModel(config)
+        self.head = PredictionHead(config)
+        self.dropout = Dropout(config.classifier_dropout)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """logits [batch, num_labels]. labels: classes int64 [batch], or floats.
+
+        The loss is that of config.problem_type: regression, single_label_classification or
+        multi_label_classification; without it, of what num_labels and the labels' type suggest.
+        """
+        hidden = self.model(input_ids, attention_mask, token_type_ids, position_ids)[0]
+        logits = self.classifier(self.dropout(self.head(hidden[:, 0])))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+AUTO_CLASSES = {
+    AutoModel: ExtremeBertModel,
+    AutoModelForMaskedLM: ExtremeBertForMaskedLM,
+    AutoModelForSequenceClassification: ExtremeBertForSequenceClassification,
+}
+
+
+def register() -> None:
+    """Makes transformers' auto classes load our architecture; what they save stays loadable."""
+    AutoConfig.register(ExtremeBertConfig.model_type, ExtremeBertConfig, exist_ok=True)
+    ExtremeBertConfig.register_for_auto_class()
+    for auto_class, model_class in AUTO_CLASSES.items():
+        auto_class.register(ExtremeBertConfig, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class.__name__)

@@ -1,0 +1,1 @@
+"""Optimizers, learning-rate curves, batch sizes and the length of a run."""

@@ -1,0 +1,322 @@
+"""Which samples a step trains on, and reading them ahead.
+
+The order is a function of the seed and the sample's number alone. Samples are numbered without
+end: epoch e holds the numbers [e * n, (e + 1) * n), and visits each row of each shard once, the
+shards in an order drawn for that epoch, the rows of a shard in an order drawn for that visit.
+Each step takes the numbers that follow those of the step before, and the ranks share them out, so
+that any number of ranks, and any restart, trains on the same batches. Samples that are stored
+unmasked are masked by their number, anew in each epoch.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from dataset.samples.hdf5_files import (
+    iter_sample_blocks,
+    read_attributes,
+    read_masking,
+    read_samples,
+)
+from dataset.samples.masking import Masker, masking_key
+from pipeline.errors import StageError
+from pipeline.store.artifacts import MANIFEST
+from pipeline.store.record_files import read_record
+from pretrain.optimization.batch_sizes import BatchSizes
+from pretrain.training.micro_batch import MicroBatch, collate
+from pretrain.training.read_ahead import ReadAhead
+
+STEPS_AHEAD = 3
+TOKEN_ARRAYS = {"input_ids", "masked_lm_ids"}
+MOST_COUNTED = 2_000_000  # predictions, for the frequencies of the tokens
+
+
+@dataclass(frozen=True)
+class Shard:
+    path: Path
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of one shard, in the order in which they are trained on; start: the first's number."""
+
+    start: int
+    shard: int
+    rows: np.ndarray
+
+
+def list_shards(dataset_path: Path, split: str) -> list[Shard]:
+    """The shards of "train" (every mask copy) or "test", by name, with their sizes.
+
+    Those that the dataset's manifest lists, where it has one: with other shards, the order of the
+    samples would be another one. Raises FileNotFoundError if there is none, StageError, naming the
+    file, if one is missing, damaged or not what the manifest says.
+    """
+    manifest = read_record(dataset_path / MANIFEST)
+    if manifest is None and (dataset_path / MANIFEST).exists():
+        raise StageError(f"{dataset_path / MANIFEST}: damaged; the dataset stage makes it again")
+    listed = (manifest or {}).get("results", {}).get(f"{split}_shards")
+    if listed:
+        _check_names(listed, dataset_path)
+        return [_listed_shard(dataset_path / name, listed[name]) for name in sorted(listed)]
+    paths = sorted(dataset_path.glob(f"{split}_*.hdf5"))
+    if not paths:
+        raise FileNotFoundError(f"{dataset_path}: holds no {split}_*.hdf5")
+    return [Shard(path, read_attributes(path)["num_samples"]) for path in paths]
+
+
+def _check_names(listed: Any, dataset_path: Path) -> None:
+    """Raises StageError unless all of a manifest's shards are files of its folder."""
+    if not isinstance(listed, dict):
+        raise StageError(f"{dataset_path / MANIFEST}: damaged, it lists no shards")
+    for name in listed:
+        if Path(name).name != name:
+            raise StageError(
+                f"{dataset_path / MANIFEST} lists {name}, expected a file of that folder"
+            )
+
+
+def one_copy(shards: list[Shard]) -> list[Shard]:
+    """Each text once: of shards that are the same text with other masks, the first."""
+    by_text: dict[str, Shard] = {}
+    for shard in shards:
+        split, number, *_ = shard.path.stem.split("_")
+        by_text.setdefault(f"{split}_{number}", shard)
+    return list(by_text.values())
+
+
+def _listed_shard(path: Path, num_samples: int) -> Shard:
+    if not path.exists():
+        raise StageError(
+            f"{path}: is missing, but {MANIFEST} lists it; the dataset stage makes it again"
+        )
+    found = read_attributes(path)["num_samples"]
+    if found != num_samples:
+        raise StageError(
+            f"{path}: holds {found} samples, expected {num_samples}, as {MANIFEST} says; "
+            "delete it and run the dataset stage again"
+        )
+    return Shard(path, num_samples)
+
+
+def sequence_length(path: Path) -> int:
+    """Tokens per sample of a shard."""
+    with h5py.File(path) as file:
+        return file["input_ids"].shape[1]
+
+
+def check_ids(shard: Shard, vocab_size: int) -> None:
+    """Raises StageError if a shard holds tokens that the vocabulary lacks: another tokenizer's."""
+    for rows in iter_sample_blocks(shard.path):
+        largest = max(int(rows[name].max(initial=0)) for name in TOKEN_ARRAYS & rows.keys())
+        if largest >= vocab_size:
+            raise StageError(
+                f"{shard.path}: holds the token {largest}, expected less than {vocab_size}, the "
+                "size of the vocabulary; was it made with another tokenizer?"
+            )
+
+
+def count_predictions(shards: list[Shard], vocab_size: int) -> torch.Tensor:
+    """How often each token is predicted, or may be if the samples are stored unmasked.
+
+    int64 [vocab_size], of the first MOST_COUNTED predictions or so.
+    """
+    counts, never = np.zeros(vocab_size, dtype=np.int64), []
+    for rows in (rows for shard in shards for rows in iter_sample_blocks(shard.path)):
+        if "masked_lm_ids" in rows:
+            found = rows["masked_lm_ids"][rows["masked_lm_positions"] > 0]
+        else:
+            found = rows["input_ids"][rows["input_mask"] > 0]
+            never = list(read_masking(shards[0].path.parent).banned_ids)
+        counts += np.bincount(found.astype(np.int64), minlength=vocab_size)
+        counts[never] = 0
+        if counts.sum() >= MOST_COUNTED:
+            break
+    return torch.from_numpy(counts)
+
+
+class SampleOrder:
+    """Maps sample numbers to rows of shards."""
+
+    def __init__(self, shard_sizes: list[int], seed: int):
+        self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self.num_samples = int(self.shard_sizes.sum())
+        self.seed = seed
+        self._row_order = lru_cache(maxsize=1)(self._draw_row_order)
+        self._shard_order = lru_cache(maxsize=2)(self._draw_shard_order)
+
+    def slices(self, start: int, stop: int) -> Iterator[Slice]:
+        """The samples [start, stop), in order, cut where the shard changes."""
+        while start < stop:
+            epoch, offset = divmod(start, self.num_samples)
+            order = self._shard_order(epoch)
+            ends = np.cumsum(self.shard_sizes[order])
+            place = int(np.searchsorted(ends, offset, side="right"))
+            shard = int(order[place])
+            first = offset - int(ends[place] - self.shard_sizes[shard])
+            count = min(stop - start, int(ends[place]) - offset)
+            yield Slice(start, shard, self._row_order(epoch, shard)[first : first + count])
+            start += count
+
+    def visits_before(self, sample: int) -> int:
+        """Visits of shards that are over when all samples before that number have been seen."""
+        epoch, offset = divmod(sample, self.num_samples)
+        ends = np.cumsum(self.shard_sizes[self._shard_order(epoch)])
+        return epoch * len(self.shard_sizes) + int(np.searchsorted(ends, offset, side="right"))
+
+    def first_sample(self, visit: int) -> int:
+        """Number of the first sample of a visit of a shard."""
+        epoch, place = divmod(visit, len(self.shard_sizes))
+        before = self.shard_sizes[self._shard_order(epoch)][:place]
+        return epoch * self.num_samples + int(before.sum())
+
+    def _draw_shard_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.shard_sizes))
+
+    def _draw_row_order(self, epoch: int, shard: int) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, epoch, shard])
+        return generator.permutation(int(self.shard_sizes[shard]))
+
+
+class ShardReader:
+    """Reads rows of shards, and masks them by their number if they are stored unmasked.
+
+    Keeps the shard read last. seed: of the masks.
+    """
+
+    def __init__(self, shards: list[Shard], seed: int):
+        self.shards = shards
+        self.held: tuple[int, dict[str, np.ndarray]] | None = None
+        self.masker: Masker | None = None
+        self.key = masking_key(seed)
+
+    def rows(self, slices: Iterator[Slice]) -> dict[str, np.ndarray]:
+        parts = [self._rows(piece) for piece in slices]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _rows(self, piece: Slice) -> dict[str, np.ndarray]:
+        shard = self._shard(piece.shard)
+        rows = {name: array[piece.rows] for name, array in shard.items()}
+        if "masked_lm_ids" in rows:
+            return rows
+        if self.masker is None:
+            self.masker = Masker(read_masking(self.shards[piece.shard].path.parent))
+        return rows | self.masker.mask(rows["input_ids"], self.key, piece.start)._asdict()
+
+    def _shard(self, number: int) -> dict[str, np.ndarray]:
+        if self.held is None or self.held[0] != number:
+            self.held = None  # so that two shards are never in memory at once
+            self.held = number, read_samples(self.shards[number].path)
+        return self.held[1]
+
+
+class PretrainDatasetProvider:
+    """The training batches of one rank, read ahead by a thread.
+
+    batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass; it must
+    divide each rank's share of every batch without rest. Use it in a `with` block.
+    """
+
+    def __init__(
+        self,
+        shards: list[Shard],
+        seed: int,
+        batch_sizes: BatchSizes,
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.order = SampleOrder([shard.num_samples for shard in shards], seed)
+        if self.order.num_samples == 0:
+            raise ValueError(f"{shards[0].path.parent}: the training shards hold no samples")
+        self.shards = shards
+        self.batch_sizes, self.micro_batch = batch_sizes, micro_batch
+        self.rank, self.world_size = rank, world_size
+        self.seconds_waited = 0.0  # for batches that were not ready
+        self.num_pairs = 0  # of tokens that attend to each other, in the batches that were read
+        self._ahead: ReadAhead | None = None
+        self._next_step = -1
+
+    def num_visits(self, step: int) -> int:
+        """Visits of shards that are over after `step` steps; the manual calls them epochs."""
+        return self.order.visits_before(self.batch_sizes.samples_before(step))
+
+    def first_step_of(self, visit: int) -> int:
+        """The first step that begins in a visit of a shard."""
+        return self.batch_sizes.first_step_at(self.order.first_sample(visit))
+
+    def batch(self, step: int) -> list[MicroBatch]:
+        """This rank's micro batches of a step. Steps asked for in order are read ahead."""
+        if self._ahead is None or step != self._next_step:
+            self.close()
+            self._ahead = ReadAhead(self._batches(step), STEPS_AHEAD)
+        self._next_step = step + 1
+        begin = time.perf_counter()
+        batch = self._ahead.get()
+        self.seconds_waited += time.perf_counter() - begin
+        self.num_pairs += sum(micro_batch.num_pairs for micro_batch in batch)
+        return batch
+
+    def _batches(self, step: int) -> Iterator[list[MicroBatch]]:
+        reader = ShardReader(self.shards, self.order.seed)
+        while True:
+            share = self.batch_sizes.size(step) // self.world_size
+            start = self.batch_sizes.samples_before(step) + self.rank * share
+            rows = reader.rows(self.order.slices(start, start + share))
+            batches = [
+                collate({name: array[i : i + self.micro_batch] for name, array in rows.items()})
+                for i in range(0, share, self.micro_batch)
+            ]
+            yield [batch.pinned() for batch in batches] if torch.cuda.is_available() else batches
+            step += 1
+
+    def close(self) -> None:
+        if self._ahead:
+            self._ahead.close()
+            self._ahead = None
+
+    def __enter__(self) -> "PretrainDatasetProvider":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def validation_batches(
+    shards: list[Shard], num_samples: int, micro_batch: int, rank: int = 0, world_size: int = 1
+) -> list[MicroBatch]:
+    """This rank's share of the first `num_samples` rows of the shards (0: all), held in memory.
+
+    The rows are dealt out in micro batches. All ranks get the same number of them, as each forward
+    pass may need all ranks; where there is none left, one without predictions.
+    """
+    if not sum(shard.num_samples for shard in shards):
+        raise ValueError(f"{shards[0].path.parent}: the test shards hold no samples to validate on")
+    rows = _first_rows(shards, num_samples or sum(shard.num_samples for shard in shards))
+    num_rows, stride = len(rows["input_ids"]), world_size * micro_batch
+    batches = []
+    for start in range(rank * micro_batch, rank * micro_batch + num_rows, stride):
+        part = {name: array[start : start + micro_batch] for name, array in rows.items()}
+        if start >= num_rows:
+            part = {name: array[:1] for name, array in rows.items()}
+            part["masked_lm_positions"] = np.zeros_like(part["masked_lm_positions"])
+        batches.append(collate(part))
+    return batches
+
+
+def _first_rows(shards: list[Shard], wanted: int) -> dict[str, np.ndarray]:
+    parts = []
+    for shard in shards:
+        if wanted <= 0:
+            break
+        parts.append({name: array[:wanted] for name, array in read_samples(shard.path).items()})
+        wanted -= shard.num_samples
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,221 @@
+"""Numbers of a run: metrics.jsonl, progress lines for the parent process, W&B and TensorBoard."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import WARNING_PREFIX, Console, print_line
+from pipeline.store.artifacts import fingerprint
+from pipeline.store.atomic_files import flush_to_disk, write_text
+from pipeline.store.disk import is_full
+
+PROGRESS_PREFIX = "@progress "
+PROGRESS_SECONDS = 1.0
+TEXT_KEYS = ("kind", "step")
+
+
+def parse_progress(line: str) -> dict[str, Any] | None:
+    """`{"done", "total", "loss"}` of a progress line, None for any other line."""
+    # The launcher puts the server's name in front of what other servers print.
+    _, found, numbers = line.partition(PROGRESS_PREFIX)
+    return _parsed(numbers) if found else None
+
+
+def parse_warning(line: str) -> str:
+    """What a line warns of; empty for any other line."""
+    return line.partition(WARNING_PREFIX)[2]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; those that were cut off are left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [found for line in lines[:-1] if (found := _parsed(line))]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None for what a power cut has left of a line, or two of them that came at the same time."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+class ProgressLines:
+    """Progress for the stage that has started us: lines that `parse_progress` reads."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def show(self, now: bool, **numbers) -> None:
+        """A line, at most one per PROGRESS_SECONDS unless `now`."""
+        if now or time.monotonic() - self.last >= PROGRESS_SECONDS:
+            self.last = time.monotonic()
+            print_line(PROGRESS_PREFIX + json.dumps(numbers))
+
+    def close(self) -> None: ...
+
+
+class ProgressBar:
+    """Progress for a person: a bar with rate and remaining time on a terminal, else lines.
+
+    total, unit, factor: as of pretrain.optimization.budget.progress_unit.
+    """
+
+    def __init__(self, log: Path, total: float, unit: str, factor: float):
+        self.factor = factor
+        self._context = Console("pretrain", log).progress("pretraining", total, unit)
+        self._bar = self._context.__enter__()
+
+    def show(self, now: bool, done: float, total: float, loss: float | None) -> None:
+        self._bar.update(done * self.factor, "" if loss is None else f"loss {loss:.3f}")
+
+    def close(self) -> None:
+        self._context.__exit__(None, None, None)
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and prints; the log of rank 0."""
+
+    def __init__(self, path: Path, wandb_run=None, tensorboard=None, progress=None):
+        self.path = path
+        self.wandb_run, self.tensorboard = wandb_run, tensorboard
+        self.bar = progress or ProgressLines()
+        self._waiting: list[str] = []  # lines that a full disk does not take
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def truncate(self, step: int, is_validated: bool) -> None:
+        """Drops the lines beyond a step: the run goes on from there and writes them again.
+
+        So it does with those of the step's validation, unless that is done.
+        """
+        lines = read_metrics(self.path)
+        kept = [line for line in lines if line["step"] <= step]
+        if not is_validated:
+            kept = [line for line in kept if line["step"] < step or line["kind"] == "train"]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """A number that is none, like the norm of a gradient that overflows, becomes null.
+
+        While the disk is full, lines wait.
+        """
+        line = {key: None if _is_no_number(value) else value for key, value in line.items()}
+        self._waiting.append(json.dumps(line) + "\n")
+        self._append_waiting()
+        step = line["step"]
+        numbers = {f"{line['kind']}/{key}": line[key] for key in line if key not in TEXT_KEYS}
+        if self.wandb_run:
+            self.wandb_run.log(numbers, step)
+        if self.tensorboard:
+            for name, value in numbers.items():
+                if value is not None:
+                    self.tensorboard.add_scalar(name, value, step)
+
+    def _append_waiting(self) -> None:
+        """All of them or none: a line that is cut in two could not be read."""
+        if not self._waiting:
+            return
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(self._waiting)
+            self._waiting.clear()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            if self.path.exists():
+                os.truncate(self.path, size)
+
+    def flush(self) -> None:
+        self._append_waiting()
+        if self.path.exists():
+            flush_to_disk(self.path)
+
+    def say(self, text: str) -> None:
+        print_line(text)  # whoever listened may be gone, and the checkpoint is still to be saved
+
+    def warn(self, text: str) -> None:
+        """What a person should hear of at once; the stage shows it on the console."""
+        self.say(WARNING_PREFIX + text)
+
+    def progress(self, now: bool, **numbers) -> None:
+        """How far the run is: done, total and the newest loss; `now`: it is worth a line."""
+        self.bar.show(now, **numbers)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.wandb_run:
+            self.wandb_run.finish()
+        if self.tensorboard:
+            self.tensorboard.close()
+
+
+class SilentLog:
+    """The log of the other ranks: takes everything and keeps nothing."""
+
+    def truncate(self, step: int, is_validated: bool) -> None: ...
+
+    def write(self, line: dict[str, Any]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def progress(self, now: bool, **numbers) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def start_wandb(mode: str, project: str, name: str, directory: Path, settings: dict[str, Any]):
+    """A W&B run, or None if mode is "disabled". The key is taken from WANDB_API_KEY.
+
+    mode: disabled | offline | online. Raises ModuleNotFoundError if wandb is not installed and
+    ValueError if there is no key to go online with.
+    """
+    if mode == "disabled":
+        return None
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "WANDB.MODE is on, but wandb is missing: "
+            f"{sys.executable} -m pip install -r requirements-wandb.txt"
+        ) from error
+    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+        raise ValueError("WANDB.MODE is online, but WANDB_API_KEY is not set")
+    directory.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=project,
+        name=name,
+        id=fingerprint({"output": str(directory.resolve())})[:16],  # a restart goes on in its run
+        mode=mode,
+        dir=str(directory),
+        config=settings,
+        resume="allow",
+    )
+
+
+def start_tensorboard(wanted: bool, directory: Path):
+    """A TensorBoard writer, or None. Raises ModuleNotFoundError if tensorboard is not there."""
+    if not wanted:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "PRETRAIN.TENSORBOARD is on, but tensorboard is missing: "
+            f"{sys.executable} -m pip install -r requirements-tensorboard.txt"
+        ) from error
+    return SummaryWriter(str(directory / "tensorboard"))

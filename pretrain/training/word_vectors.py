@@ -1,0 +1,126 @@
+"""Word embeddings that know what stands near what, before the first step of training.
+
+Tokens that stand near each other more often than chance has it have positive pointwise mutual
+information. The factors of the matrix of all pairs are word vectors as good as word2vec's (Levy and
+Goldberg, 2014), and take seconds, where a transformer spends the first part of its training on
+finding the like.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dataset.samples.hdf5_files import iter_sample_blocks
+from pretrain.training.data_loader import Shard
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+WINDOW = 5  # tokens to either side; one at distance d counts 1 / d
+SMOOTHING = 0.75  # power of a context's frequency (Levy et al., 2015): rare ones are not all news
+MOST_TOKENS = 20_000_000  # that are counted: more text changes little
+TOKENS_AT_ONCE = 1 << 20  # with all their pairs about 300 MB
+SVD_ITERATIONS = 2
+LENGTH = 0.8  # of the vectors
+
+
+def word_vectors(
+    shards: Sequence[Shard], vocab_size: int, width: int, never: Iterable[int], seed: int
+) -> torch.Tensor:
+    """float32 [vocab_size, width] for the tokens of these shards, all of the same length.
+
+    never: ids that tell nothing of their neighbours, such as [CLS]. Tokens without neighbours have
+    random vectors. seed: of these, and of the factorisation.
+    """
+    generator = np.random.default_rng(seed)
+    information = _positive_information(_count_pairs(shards, vocab_size, list(never)))
+    vectors = _factor(information, width, seed)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # Turned at random, no component is more than another.
+    turn, _ = np.linalg.qr(generator.standard_normal((width, width)))
+    vectors = LENGTH * vectors / np.maximum(norms, np.finfo(np.float32).tiny) @ turn
+    unknown = norms[:, 0] <= 1e-6 * norms.max()
+    vectors[unknown] = generator.normal(0, LENGTH / width**0.5, (unknown.sum(), width))
+    return torch.from_numpy(vectors.astype(np.float32))
+
+
+def _count_pairs(shards: Sequence[Shard], vocab_size: int, never: list[int]) -> "csr_matrix":
+    """How often, by distance, a token has stood near another; symmetric."""
+    from scipy.sparse import csr_matrix
+
+    counts = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
+    for ids, sample in _first_rows(shards):
+        counts += _pairs_within(ids, sample, never, vocab_size)
+    return (counts + counts.T).tocsr()
+
+
+def _first_rows(shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `_unmasked` makes of the first rows, some at a time, up to MOST_TOKENS."""
+    num_tokens = 0
+    for shard in shards:
+        for block in iter_sample_blocks(shard.path):
+            step = max(1, TOKENS_AT_ONCE // block["input_ids"].shape[1])
+            for start in range(0, len(block["input_ids"]), step):
+                piece = {name: array[start : start + step] for name, array in block.items()}
+                ids, sample = _unmasked(piece)
+                yield ids, sample
+                num_tokens += np.count_nonzero(sample)
+                if num_tokens >= MOST_TOKENS:
+                    return
+
+
+def _pairs_within(
+    ids: np.ndarray, sample: np.ndarray, never: list[int], vocab_size: int
+) -> "csr_matrix":
+    """Of rows [n, L], each pair of tokens that stand near each other in the same sample, once."""
+    from scipy.sparse import coo_matrix
+
+    sample = np.where(np.isin(ids, never), 0, sample)
+    left, right, weights = [], [], []
+    for distance in range(1, min(WINDOW, ids.shape[1] - 1) + 1):
+        same = sample[:, :-distance] == sample[:, distance:]
+        same &= sample[:, :-distance] > 0
+        left.append(ids[:, :-distance][same])
+        right.append(ids[:, distance:][same])
+        weights.append(np.full(len(left[-1]), 1 / distance, dtype=np.float32))
+    pairs = np.concatenate(left), np.concatenate(right)
+    return coo_matrix((np.concatenate(weights), pairs), (vocab_size, vocab_size)).tocsr()
+
+
+def _unmasked(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids int32 [n, L] with what masks hid, and each token's number of its sample, 0 in
+    padding, as it is stored."""
+    ids = rows["input_ids"].astype(np.int32)
+    if "masked_lm_ids" in rows:
+        row, column = np.nonzero(rows["masked_lm_positions"])
+        ids[row, rows["masked_lm_positions"][row, column]] = rows["masked_lm_ids"][row, column]
+    return ids, rows["input_mask"]
+
+
+def _positive_information(counts: "csr_matrix") -> "csr_matrix":
+    """log p(a, b) / (p(a) p(b)), b as the context, where that is positive, else 0.
+
+    It takes the place of the counts: those of a large vocabulary fill hundreds of MB.
+    """
+    frequencies = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    contexts = frequencies**SMOOTHING
+    contexts /= max(1.0, contexts.sum())
+    known = np.maximum((frequencies, contexts), np.finfo(np.float64).tiny)
+    of_token, of_context = np.log(known).astype(np.float32)
+    information = np.log(counts.data, out=counts.data)
+    information -= np.repeat(of_token, np.diff(counts.indptr))
+    information -= of_context[counts.indices]
+    np.maximum(information, 0, out=information)
+    counts.eliminate_zeros()
+    return counts
+
+
+def _factor(matrix: "csr_matrix", width: int, seed: int) -> np.ndarray:
+    """[rows, width]: left singular vectors times the roots of the singular values."""
+    from sklearn.utils.extmath import randomized_svd
+
+    found = min(width, matrix.shape[0])
+    left, values, _ = randomized_svd(matrix, found, n_iter=SVD_ITERATIONS, random_state=seed)
+    return np.pad(left * np.sqrt(values), ((0, 0), (0, width - found)))

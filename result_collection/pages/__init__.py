@@ -1,0 +1,1 @@
+"""The report: HTML pages and their charts."""

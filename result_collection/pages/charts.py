@@ -1,0 +1,356 @@
+"""The charts of the report, each drawn once: as SVG for the page and as PNG for a file.
+
+A figure is drawn in the colours of PALETTE. In the page's SVG each of them becomes a CSS variable
+of that name, so that report.css decides what it looks like, in the dark as well; the PNG keeps
+them, on white. Sizes are those of a phone's width, where the text is read as it is here.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.store.atomic_files import written_aside
+from result_collection.pages.numbers import amount, epochs, points, rate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 4.7  # inches; at 72 points each, about a phone's 358 CSS pixels
+PNG_DPI = 200
+PALETTE = {
+    "ink": "#1b2631",
+    "muted": "#5a6876",
+    "grid": "#d8dee5",
+    "best": "#b3470a",
+    "line-0": "#0b63a9",
+    "line-1": "#c2530d",
+    # Light to dark in even steps of lightness: to be told apart in grey and by the colour-blind.
+    "heat-0": "#eff5fc",
+    "heat-1": "#d6e5f4",
+    "heat-2": "#b9d2eb",
+    "heat-3": "#95bbdf",
+    "heat-4": "#6b9fd0",
+    "heat-5": "#3a76b3",
+    "heat-6": "#205c9b",
+    "heat-7": "#0d4784",
+    "heat-8": "#072e5c",
+    "on-low-heat": "#14202c",
+    "on-high-heat": "#fdfdfe",
+}
+HEATS = [name for name in PALETTE if name.startswith("heat-")]
+NUM_LOW_HEATS = 5  # that take the dark text
+INK, MUTED, GRID, BEST = (PALETTE[name] for name in ("ink", "muted", "grid", "best"))
+LINES = (PALETTE["line-0"], PALETTE["line-1"])
+STYLE = {
+    "font.size": 10,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9.5,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "svg.fonttype": "none",
+}
+# What the charts of a run take of metrics.jsonl: column name -> list, of equal lengths.
+Columns = Mapping[str, Sequence[float | None]]
+
+
+# --- files and pages -------------------------------------------------------------------------
+
+
+def styled(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
+    """A function that draws in STYLE, whatever the reader's matplotlibrc says."""
+
+    def drawn(*args, **kwargs) -> "Figure":
+        import matplotlib
+
+        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
+            figure = draw(*args, **kwargs)
+            # Laid out once, for all files that are made of it.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            return figure
+
+    return drawn
+
+
+def save_png(figure: "Figure", path: Path) -> None:
+    with written_aside(path) as aside:
+        figure.savefig(aside, format="png", dpi=PNG_DPI, facecolor="white")
+
+
+def svg_text(figure: "Figure", name: str) -> str:
+    """The figure as an element of a page. name: of the chart, what keeps its ids apart.
+
+    Fonts and colours are the page's; the same figure gives the same text.
+    """
+    import matplotlib
+
+    buffer = BytesIO()
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1: the same in every figure
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 aria-hidden="true"', text, count=1)
+    for color_name, color in PALETTE.items():
+        text = text.replace(color, f"var(--{color_name})")
+    return re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL).strip()
+
+
+def _figure(height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+# --- scores ----------------------------------------------------------------------------------
+
+
+@styled
+def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """A dot for each task's score, a line over its seeds, a tick where the majority label is.
+
+    rows: `tasks` of a summary, from top to bottom.
+    """
+    figure = _figure(0.85 + 0.27 * len(rows))
+    axes = figure.add_subplot()
+    lowest = 100 * min([0.0, *(row["score"] for row in rows)])
+    for place, row in enumerate(rows):
+        score, level = 100 * row["score"], [place, place]
+        axes.plot([lowest, score], level, color=GRID, linewidth=1)
+        if row["spread"]:
+            span = [100 * row["spread"]["min"], 100 * row["spread"]["max"]]
+            axes.plot(span, level, color=LINES[0], linewidth=4.5, alpha=0.35, zorder=2)
+        axes.plot(score, place, "o", color=LINES[0], markersize=6, zorder=4, clip_on=False)
+        text = {"ha": "right", "va": "center", "fontweight": "bold"}
+        axes.text(113, place, points(row["score"]), **text)
+    with_majority = [place for place, row in enumerate(rows) if row["majority"]]
+    if with_majority:
+        shares = [100 * rows[place]["majority"]["score"] for place in with_majority]
+        label = "always the majority label"
+        axes.scatter(
+            shares, with_majority, 90, LINES[1], "|", linewidths=1.6, label=label, zorder=3
+        )
+        figure.legend(loc="outside upper left", labelcolor=MUTED)
+    axes.set_yticks(range(len(rows)), [row["task"] for row in rows], color=INK)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(lowest - 1, 114)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("dev score x 100")
+    axes.tick_params(length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+@styled
+def draw_grid(settings: Sequence[Mapping[str, Any]]) -> "Figure":
+    """A heat map of learning rate by batch size for each number of epochs.
+
+    settings: of a row of a summary, with `epochs`, `batch_size`, `learning_rate`, `score`,
+    `spread` and `is_best`. Combinations that are not among them were not run.
+    """
+    rates = sorted({setting["learning_rate"] for setting in settings})
+    sizes = sorted({setting["batch_size"] for setting in settings})
+    budgets = sorted({setting["epochs"] for setting in settings})
+    low = min(setting["score"] for setting in settings)
+    high = max(setting["score"] for setting in settings)
+    row_height = 0.47 if any(setting["spread"] for setting in settings) else 0.33
+    figure = _figure(0.45 + len(budgets) * (0.32 + row_height * len(sizes)))
+    panels = figure.subplots(len(budgets), sharex=True, squeeze=False)[:, 0]
+    for number, axes in zip(budgets, panels, strict=True):
+        cells = {
+            (s["learning_rate"], s["batch_size"]): s for s in settings if s["epochs"] == number
+        }
+        for x, learning_rate in enumerate(rates):
+            for y, size in enumerate(sizes):
+                _cell(axes, x, y, cells.get((learning_rate, size)), low, high)
+        axes.set_title(epochs(number), loc="left", pad=3)
+        axes.set_xlim(0, len(rates))
+        axes.set_ylim(len(sizes), 0)
+        axes.set_yticks([y + 0.5 for y in range(len(sizes))], [str(size) for size in sizes])
+        axes.set_xticks([x + 0.5 for x in range(len(rates))], [rate(value) for value in rates])
+        axes.tick_params(length=0, labelcolor=INK)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    panels[-1].set_xlabel("learning rate")
+    figure.supylabel("batch size", fontsize=9.5, color=MUTED)
+    return figure
+
+
+def _cell(
+    axes: "Axes", x: int, y: int, setting: Mapping[str, Any] | None, low: float, high: float
+) -> None:
+    """A setting's score on its colour, with the range over the seeds below it."""
+    from matplotlib.patches import Rectangle
+
+    gap, centre = 0.02, (x + 0.5, y + 0.5)
+    corner, size = (x + gap, y + 2 * gap), (1 - 2 * gap, 1 - 4 * gap)
+    if setting is None:
+        axes.add_patch(Rectangle(corner, *size, facecolor="none", edgecolor=GRID, linestyle="--"))
+        axes.text(*centre, "not run", ha="center", va="center", color=MUTED, fontsize=8.5)
+        return
+    share = (setting["score"] - low) / (high - low) if high > low else 1.0
+    heat = round(share * (len(HEATS) - 1))
+    color = PALETTE["on-low-heat" if heat < NUM_LOW_HEATS else "on-high-heat"]
+    axes.add_patch(Rectangle(corner, *size, facecolor=PALETTE[HEATS[heat]], edgecolor="none"))
+    if setting["is_best"]:
+        axes.add_patch(
+            Rectangle(corner, *size, facecolor="none", edgecolor=BEST, linewidth=2.4, zorder=3)
+        )
+    text = {"ha": "center", "va": "center", "color": color}
+    weight = "bold" if setting["is_best"] else "normal"
+    spread = setting["spread"]
+    place = (centre[0], centre[1] - 0.15) if spread else centre
+    axes.text(*place, points(setting["score"]), fontsize=10, fontweight=weight, **text)
+    if spread:
+        span = f"{points(spread['min'])}\N{EN DASH}{points(spread['max'])}"
+        axes.text(centre[0], centre[1] + 0.24, span, fontsize=7.8, **text)
+
+
+# --- curves ----------------------------------------------------------------------------------
+
+
+@styled
+def draw_losses(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
+    """Training and validation losses of pretraining over the steps, the learning rate below.
+
+    runs: (name, training lines, validation lines); the names are shown if there are several.
+    """
+    figure = _figure(3.6)
+    losses, rates = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    for (name, train, validation), color in zip(runs, LINES, strict=False):
+        prefix = f"{name}, " if len(runs) > 1 else ""
+        held_out = color if len(runs) > 1 else LINES[1]
+        losses.plot(*_line(train, "loss"), color=color, label=f"{prefix}training")
+        if validation["step"]:
+            style = {"linestyle": "--", "marker": "o", "color": held_out}
+            losses.plot(*_line(validation, "loss"), **style, label=f"{prefix}validation")
+        rates.plot(*_line(train, "lr"), color=color)
+    _title(losses, "loss, nats per predicted token")
+    losses.legend(labelcolor="linecolor", loc="upper right")
+    _learning_rates(rates)
+    _count_steps(rates)
+    return figure
+
+
+@styled
+def draw_throughput(runs: Sequence[tuple[str, Columns]]) -> "Figure":
+    """Samples and tokens per second, and the share of the peak, over the steps."""
+    figure = _figure(3.6)
+    panels = figure.subplots(3, sharex=True)
+    names = ("samples_per_second", "tokens_per_second", "peak_share")
+    titles = ("samples per second", "tokens per second", "share of the matrix-product peak")
+    for axes, column, title in zip(panels, names, titles, strict=True):
+        for (name, train), color in zip(runs, LINES, strict=False):
+            axes.plot(*_line(train, column), color=color, label=name)
+        _from_zero(axes)
+        axes.locator_params(axis="y", nbins=3)
+        axes.yaxis.set_major_formatter(lambda value, _: amount(value))
+        _title(axes, title)
+    panels[-1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    _count_steps(panels[-1])
+    if len(runs) > 1:
+        panels[0].legend(loc="lower right", ncols=2, labelcolor="linecolor")
+    return figure
+
+
+@styled
+def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
+    """Loss and learning rate of a task's submitted run over the epochs, and its dev scores.
+
+    runs: (name, history with `epoch`, `loss`, `learning_rate`, evaluations with `epoch`, `score`).
+    """
+    scored = any(evaluations["epoch"] for _, _, evaluations in runs)
+    figure = _figure(3.6 if scored else 2.8)
+    panels = figure.subplots(2 + scored, sharex=True, height_ratios=[2, 1, 1][: 2 + scored])
+    for (name, history, evaluations), color in zip(runs, LINES, strict=False):
+        panels[0].plot(*_line(history, "loss", "epoch"), color=color, label=name)
+        if scored:
+            scores = [100 * score for score in evaluations["score"]]
+            panels[1].plot(evaluations["epoch"], scores, "o-", color=color)
+        panels[-1].plot(*_line(history, "learning_rate", "epoch"), color=color)
+    _title(panels[0], "training loss")
+    _from_zero(panels[0])
+    if scored:
+        _title(panels[1], "dev score x 100")
+        panels[1].margins(y=0.2)
+    _learning_rates(panels[-1])
+    panels[-1].set_xlabel("epoch")
+    panels[-1].set_xlim(left=0)
+    if len(runs) > 1:  # few losses come near 0, and none at the beginning
+        panels[0].legend(labelcolor="linecolor", loc="lower left")
+    return figure
+
+
+@styled
+def draw_lengths(counts: Sequence[int], max_seq_length: int) -> "Figure":
+    """How many samples have how many tokens; counts: of equal parts of 1 .. max_seq_length."""
+    figure = _figure(2.2)
+    axes = figure.add_subplot()
+    width = max_seq_length / len(counts)
+    edges = [number * width for number in range(len(counts))]
+    axes.bar(edges, counts, width=0.92 * width, align="edge", color=LINES[0])
+    axes.set_xlim(0, max_seq_length)
+    axes.set_xlabel("tokens in a sample")
+    _title(axes, "samples")
+    axes.yaxis.set_major_formatter(lambda value, _: amount(value))
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def _line(columns: Columns, name: str, over: str = "step") -> tuple[list[float], list[float]]:
+    """x and y of a line; what is no number leaves a gap."""
+    values = [math.nan if value is None else value for value in columns[name]]
+    return list(columns[over]), values
+
+
+def _title(axes: "Axes", text: str) -> None:
+    """What the y axis shows, above it: turned by a right angle it is hard to read."""
+    axes.set_title(text, loc="left", pad=4, fontsize=9.5, color=MUTED)
+    axes.tick_params(length=0)
+
+
+def _from_zero(axes: "Axes") -> None:
+    """A y axis from 0, with room above the highest line however flat it is."""
+    highest = axes.dataLim.y1
+    axes.set_ylim(0, 1.08 * highest if 0 < highest < math.inf else 1)
+
+
+def _learning_rates(axes: "Axes") -> None:
+    _title(axes, "learning rate")
+    _from_zero(axes)
+    axes.yaxis.set_major_formatter(lambda value, _: rate(value))
+    axes.locator_params(axis="y", nbins=3)
+
+
+def _count_steps(axes: "Axes") -> None:
+    """An x axis of whole steps from 0, in few words."""
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=6, integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: amount(value))

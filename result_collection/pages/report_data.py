@@ -1,0 +1,253 @@
+"""What the report shows, collected out of the folders of all stages into one JSON-able dict.
+
+It is kept as report.json in the results folder: the page can be drawn again, and compared with
+that of another run, without anything else. No secret and no line of the dataset's text is in it.
+"""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.defaults import get_default_config
+from configs.loading import flatten
+from finetune.data.tasks import Task
+from finetune.plan import Search, finetune_artifact
+from finetune.search.job_folder import RESULT
+from pipeline.errors import StageError
+from pipeline.privacy import is_secret
+from pipeline.store.paths import dataset_dir, log_path
+from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
+from pretrain.training.metrics_file import read_metrics
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+REPORT_JSON = "report.json"
+FORMAT = 1  # of report.json
+MOST_POINTS = 1500  # of a line: more than the page has pixels
+TRAIN_COLUMNS = (
+    *("step", "loss", "lr", "elapsed_seconds"),
+    *("samples_per_second", "tokens_per_second", "peak_share"),
+)
+DATASET_CARD = "dataset_card.md"
+# The card's section that quotes the text: a report is passed on more widely than the data.
+QUOTED_SECTION = "## A held-out sample"
+PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
+GPU_FILES = Path("/proc/driver/nvidia/gpus")
+
+
+def collect(
+    config: "CfgNode",
+    search: Search,
+    folder: Path,
+    summary: Mapping[str, Any],
+    submission: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that the report shows. folder: that it will lie in, where its links begin.
+
+    submission: `zips`, a list of {benchmark, zip, problems}, and `own_predictions`, task -> path.
+    What a stage has not left, as one does that did not run here, is None.
+    """
+    model = search.model
+    return {
+        "format": FORMAT,
+        "dataset_id": model.dataset_id,
+        "pretrain_id": model.pretrain_id,
+        "finetune_id": search.finetune_id,
+        "written_at": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "summary": dict(summary),
+        "submission": dict(submission),
+        "scored_by": {task.name: _scored_by(search, task) for task in search.tasks},
+        "finetuning": {row["task"]: _best_run(search, row) for row in summary["tasks"]},
+        "pretraining": _pretraining(model.artifact.directory) if model.artifact else None,
+        "dataset": _dataset(dataset_dir(search.root, model.dataset_id)) if model.artifact else None,
+        "config": _config(config),
+        "environment": environment(),
+        "stages": _stages(config, search, summary),
+        "links": _links(search, folder, summary),
+    }
+
+
+def _scored_by(search: Search, task: Task) -> dict[str, Any]:
+    """What two scores of a task have in common if they can be compared: the dev data, as digests,
+    and the metrics."""
+    files = search.task_inputs[task.name]["task_files"]
+    if not isinstance(files, str):  # the name of a dataset on the Hub
+        files = {split.name: files[split.name] for split in task.dev}
+    return {"dev": files, "metrics": list(task.metrics)}
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report.json of a results folder. Raises StageError if there is none that we can read."""
+    found = read_json(folder / REPORT_JSON) or {}
+    if found.get("format") != FORMAT or not _has_plain_names(found):
+        raise StageError(
+            f"{folder / REPORT_JSON}: no report of this version, expected a results folder like "
+            "output_test_translated/finetune/<ID>/<PRETRAIN.ID>"
+        )
+    return found
+
+
+def _has_plain_names(report: Mapping[str, Any]) -> bool:
+    """Whether files can be named after the tasks."""
+    try:
+        names = [row["task"] for row in report["summary"]["tasks"]]
+    except (KeyError, TypeError):
+        return False
+    return all(isinstance(name, str) and Path(name).name == name for name in names)
+
+
+# --- curves ----------------------------------------------------------------------------------
+
+
+def columns(lines: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list]:
+    """Name -> its values, None where a line lacks it; of very many lines every n-th and the last.
+
+    Every n-th, not means: what a log shows must be found here.
+    """
+    stride = -(-len(lines) // MOST_POINTS) or 1
+    kept = [*lines[:-1:stride], *lines[-1:]]
+    return {name: [line.get(name) for line in kept] for name in names}
+
+
+def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The curves of the run that is submitted for a task."""
+    path = search.task_dir(row["task"]) / row["submitted"]["setting"] / RESULT
+    result = read_sealed(path) or {}
+    return {
+        "history": columns(result.get("history", ()), ("epoch", "loss", "learning_rate")),
+        "evaluations": columns(result.get("evaluations", ()), ("epoch", "score")),
+        "num_train_rows": result.get("num_train_rows"),
+        "num_steps": result.get("num_steps"),
+        "seconds": result.get("seconds"),
+    }
+
+
+def _pretraining(directory: Path) -> dict[str, Any] | None:
+    lines = read_metrics(directory / "metrics.jsonl")
+    manifest = read_record(directory / MANIFEST)
+    if not manifest:
+        return None
+    validation = [line for line in lines if line["kind"] == "validation"]
+    return {
+        "results": manifest["results"],
+        "train": columns([line for line in lines if line["kind"] == "train"], TRAIN_COLUMNS),
+        "validation": columns(validation, ("step", "loss", "accuracy")),
+    }
+
+
+# --- data, settings, machine -----------------------------------------------------------------
+
+
+def _dataset(directory: Path) -> dict[str, Any] | None:
+    manifest = read_record(directory / MANIFEST)
+    if not manifest:
+        return None
+    card = directory / DATASET_CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return {"results": manifest["results"], "card": _without_section(text, QUOTED_SECTION)}
+
+
+def _without_section(text: str, heading: str) -> str:
+    before, _, after = text.partition(heading)
+    _, found, rest = after.partition("\n## ")
+    return (before + "## " + rest if found else before).strip()
+
+
+def _config(config: "CfgNode") -> dict[str, Any]:
+    """`values`: all keys but the secret ones; `changed`: the defaults of those that differ."""
+    values = {key: value for key, value in flatten(config).items() if not is_secret(key)}
+    defaults = flatten(get_default_config())
+    changed = {
+        key: defaults.get(key) for key, value in values.items() if value != defaults.get(key)
+    }
+    return {"values": values, "changed": changed}
+
+
+def environment() -> list[tuple[str, str]]:
+    """Of the machine that this runs on: processor, memory, GPUs, and versions of packages."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = [(name, version) for name in PACKAGES if (version := _version(name))]
+    return [
+        ("processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores"),
+        ("memory", f"{memory:.0f} GiB"),
+        ("GPU", ", ".join(_gpus()) or "none"),
+        ("system", platform.platform()),
+        ("Python", platform.python_version()),
+        *versions,
+    ]
+
+
+def _processor() -> str:
+    """Its name, as the kernel has it; that of the architecture where it has none."""
+    names = _values_of(Path("/proc/cpuinfo"), "model name")
+    return names[0] if names else platform.machine()
+
+
+def _gpus() -> list[str]:
+    """`2 x NVIDIA H100 80GB HBM3`, as the driver names them."""
+    files = sorted(GPU_FILES.glob("*/information"))
+    names = [name for file in files for name in _values_of(file, "Model")]
+    return [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
+
+
+def _values_of(path: Path, key: str) -> list[str]:
+    """What stands behind `key :` in a file of the kernel's; nothing if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == key]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _stages(config: "CfgNode", search: Search, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each stage that ran: the seconds of the command that finished it, when that was, and work.
+
+    work: seconds of pretraining over all restarts; of all runs of the search, one after the other.
+    """
+    model, stages = search.model, []
+    if model.artifact:
+        directory = dataset_dir(search.root, model.dataset_id)
+        stages.append(_times("dataset", read_record(directory / MANIFEST), None))
+        lines = read_metrics(model.artifact.directory / "metrics.jsonl")
+        elapsed = [line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line]
+        work = elapsed[-1] if elapsed else None
+        stages.append(_times("pretrain", model.artifact.manifest, work))
+    work = sum(row["seconds"] for row in summary["tasks"])
+    return [*stages, _times("finetune", finetune_artifact(config).manifest, work)]
+
+
+def _times(stage: str, manifest: Mapping[str, Any] | None, work: float | None) -> dict[str, Any]:
+    recorded = {key: (manifest or {}).get(key) for key in ("seconds", "finished_at")}
+    return {"stage": stage, **recorded, "work": work}
+
+
+def _links(search: Search, folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names of logs, folders and cards, to their paths from `folder`; of those that are there."""
+    model, root = search.model, search.root
+    dataset_id = model.dataset_id
+    paths = {
+        "log of the dataset stage": log_path(root, "dataset", dataset_id),
+        "log of pretraining": log_path(root, "pretrain", dataset_id, model.pretrain_id),
+        "log of the search": search.log("search", search.name),
+        "log of this stage": log_path(root, "result_collection", dataset_id, search.name),
+        "dataset card": dataset_dir(root, model.dataset_id) / DATASET_CARD,
+    }
+    if model.artifact:
+        paths["pretrained model"] = model.artifact.directory / "model"
+    for row in summary["tasks"]:
+        log = search.log(row["task"], search.name, row["submitted"]["setting"])
+        paths[f"log of {row['task']}'s submitted run"] = log
+    return [(name, os.path.relpath(path, folder)) for name, path in paths.items() if path.exists()]
