@@ -1,4 +1,4 @@
-"""What pretraining makes, and from what."""
+"""The plan of pretraining: folder and identity."""
 
 import time
 from collections.abc import Iterator
@@ -13,19 +13,18 @@ from pipeline.console import duration
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
-from pipeline.store.paths import pretrain_dir
+from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 2
-MODEL = "model"  # the folder of the export
-CARD, CURVE = "README.md", "loss_curve.png"  # for people, who are free to change them
-# Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
-# the way, how the work is shared out, and when a run that goes wrong gives up. The micro batch is
-# one of them, as the number of GPUs is: the loss is the mean over the whole batch however it is cut
-# up, so that only rounding and the dropout's draws differ, and a run that ran out of memory can go
-# on from its checkpoint with a smaller one. Where a validation may stop the run, it counts.
+CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
+# Keys that do not change the trained weights: names, logging, checkpoints, measurements, the
+# distribution of work, limits for a failing run. The micro batch and the number of GPUs belong to
+# them: the loss is the mean over the whole batch in any case, only rounding and dropout differ, and
+# a run that ran out of memory resumes with smaller micro batches. Validation counts only where it
+# may stop the run.
 VALIDATION = {
     "VALIDATION_STEPS",
     "VALIDATION_EPOCHS",
@@ -54,9 +53,9 @@ OUTSIDE_IDENTITY = VALIDATION | {
     "SCALE_CNT_LIMIT",
     "DIVERGENCE_LIMIT",
 }
-# Keys of MODEL that are younger than FORMAT, and say nothing of a model without windows.
+# Keys of MODEL newer than FORMAT, without effect on a model without windows.
 WINDOWS = {"ATTENTION_WINDOW", "GLOBAL_ATTENTION_EVERY"}
-# The key that says how long a run is, for each LR_SCHEDULE; the others are not looked at.
+# The key for the length of a run, by LR_SCHEDULE; the others have no effect.
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
 
@@ -75,7 +74,7 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
     inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL if key not in without}
     settings = config.PRETRAIN
     ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[settings.LR_SCHEDULE]}
-    if not settings.ALLOW_TF32:  # a run of before this key is one without
+    if not settings.ALLOW_TF32:  # runs from before this key have no TF32
         ignored |= {"ALLOW_TF32"}
     if settings.USE_EARLY_STOPPING:
         ignored -= VALIDATION
@@ -110,7 +109,7 @@ def _digest(path: Path) -> str:
 
 
 def _generated_id(config: "CfgNode", inputs: dict[str, Any]) -> str:
-    """e.g. `bert-mlm-24x1024-23000steps-0123456789`."""
+    """Returns a name like `bert-mlm-24x1024-23000steps-0123456789`."""
     model = config.MODEL
     return (
         f"{model.TYPE}-{model.NUM_HIDDEN_LAYERS}x{model.HIDDEN_SIZE}-"
@@ -119,15 +118,15 @@ def _generated_id(config: "CfgNode", inputs: dict[str, Any]) -> str:
 
 
 def length_of_run(pretrain: "CfgNode") -> str:
-    """`23000 steps`, `24 h` or `1000000 tokens`."""
+    """Returns `23000 steps`, `24 h` or `1000000 tokens`."""
     amount = pretrain[BUDGETS[pretrain.LR_SCHEDULE]]
     unit = {"step": "steps", "time": "h", "tokens": "tokens"}[pretrain.LR_SCHEDULE]
     return f"{amount:g} {unit}" if unit == "h" else f"{amount} {unit}"
 
 
 def last_checkpoint(artifact: Artifact) -> Iterator[str]:
-    """A line on the newest checkpoint of a run, if it has one."""
-    for path in sorted((artifact.directory / "checkpoints").glob("step_*"))[-1:]:
+    """Yields a line on the newest checkpoint of a run, if any."""
+    for path in sorted((artifact.directory / CHECKPOINTS).glob("step_*"))[-1:]:
         with suppress(FileNotFoundError):  # the run may be deleting it
             age = max(0.0, time.time() - path.stat().st_mtime)
             yield f"last checkpoint {path.name}, {duration(age)} ago"

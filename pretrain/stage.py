@@ -8,7 +8,7 @@ from pipeline.errors import StageError
 from pipeline.runtime.oom import OomKills
 from pipeline.runtime.processes import run_logged
 from pipeline.store.artifacts import Artifact
-from pipeline.store.paths import log_path
+from pipeline.store.paths import CHECKPOINTS, METRICS, MODEL, log_path
 from pipeline.store.record_files import delete_tree
 from pretrain.engine.placement import Placement, place_ranks
 from pretrain.engine.ports import free_port
@@ -24,7 +24,7 @@ from pretrain.launch import (
     training_flags,
 )
 from pretrain.optimization.budget import progress_unit
-from pretrain.plan import MODEL, PretrainPlan, plan
+from pretrain.plan import PretrainPlan, plan
 from pretrain.training.metrics_file import parse_progress, parse_warning, read_metrics
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
         return
     from pretrain.engine.checkpoints import newest_intact_checkpoint  # imports torch
 
-    if not newest_intact_checkpoint(artifact.directory / "checkpoints", console.say):
+    if not newest_intact_checkpoint(artifact.directory / CHECKPOINTS, console.say):
         raise StageError(
             f"{artifact.directory}: {damage}, and no checkpoint is left to make it again from; "
             "put it back from a copy, or train anew with --force pretrain"
@@ -149,10 +149,10 @@ def _lines_since(log: Path, size: int) -> list[str]:
 
 def _results(directory: Path) -> dict[str, Any]:
     """Returns the manifest's results: the last figures of metrics.jsonl."""
-    lines = read_metrics(directory / "metrics.jsonl")
+    lines = read_metrics(directory / METRICS)
     trained = [line for line in lines if line["kind"] == "train"]
     validated = [line for line in lines if line["kind"] == "validation"]
-    results: dict[str, Any] = {"model": MODEL, "metrics": "metrics.jsonl"}
+    results: dict[str, Any] = {"model": MODEL, "metrics": METRICS}
     if trained:
         results |= {key: trained[-1][key] for key in ("step", "samples", "tokens")}
         results["train_loss"] = trained[-1]["loss"]
