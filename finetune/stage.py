@@ -94,7 +94,8 @@ def _fetched(search: Search) -> tuple[Search, dict[str, str]]:
 
     Raises StageError for anything missing, now and not hours into the search.
     """
-    path, commits = search.model.path, {}
+    path: str = search.model.path
+    commits: dict[str, str] = {}
     if not search.model.artifact:
         path, commits = local_model(search.model.path, "FINETUNE.MODEL_NAME_OR_PATH")
         try:
