@@ -17,9 +17,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from dataset.sources.article_stream import (
     BLOCK_BYTES,
@@ -46,6 +48,7 @@ from dataset.sources.corpus_files import (
 )
 from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown_list
+from pipeline.user_files.json_lines import parsed_object
 
 ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
 KINDS = {
@@ -138,19 +141,19 @@ def check_text_file(path: str, column: str) -> None:
     first_line = clean_text(first[1], Tally()) if first else ""
     if first_line.startswith("["):
         raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
-    row = parsed_row(first_line)
-    if row is not None and column not in row:
-        raise StageError(missing_column(path, column, row))
-    # The last line may be cut off; the first one is known, however long it is.
+    first_row = next(_objects([first_line]), None)
+    if first_row is not None and column not in first_row:
+        raise StageError(missing_column(path, column, first_row))
+    # The last line may be cut off; the first one is complete, however long it is.
     others = head.split(b"\n", FIRST_ROWS)[1:-1]
     lines = [first_line, *(clean_text(line, Tally()) for line in others)]
-    rows = [row for line in lines if (row := parsed_row(line)) is not None]
+    rows = list(_objects(lines))
     if not rows and sum(not is_blank(line) for line in lines) > 1:
         raise StageError(f"{path}: none of its first lines is a JSON object, expected one per line")
-    problems = [problem_of_row(row, column) for row in rows]
+    problems = [_problem_of_row(row, column) for row in rows]
     if rows and all(problems):
         these = f"each of its first {len(rows):,} rows" if len(rows) > 1 else "its first row"
-        raise StageError(f"{path}: {these} {problems[0]}")
+        raise StageError(f"{path}: {these} has {problems[0]}")
     if len(rows) == FIRST_ROWS and all(row.get(column) is None for row in rows):
         raise StageError(f"{path}: each of its first {FIRST_ROWS} rows has null in `{column}`")
 
@@ -163,28 +166,24 @@ def missing_column(path: str, column: str, there: Iterable[str]) -> str:
 # --- JSON lines and WikiExtractor ------------------------------------------------------------
 
 
-def parsed_row(line: str) -> dict | None:
-    """The object in a line of JSON; None if there is none."""
-    try:
-        row = json.loads(line, strict=False)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields the objects in lines of JSON and skips malformed lines."""
+    for line in lines:
+        with suppress(ValueError):
+            yield parsed_object(line)
 
 
-def problem_of_row(row: dict | None, column: str) -> str:
-    """Why a row holds no text, or an empty string."""
-    if row is None:
-        return "is no JSON object"
+def _problem_of_row(row: dict[str, Any], column: str) -> str:
+    """Names the value in place of a text, or returns an empty string."""
     if column not in row:
-        return f"has no `{column}`"
+        return f"no `{column}`"
     if row[column] is None or isinstance(row[column], str):
         return ""
-    return f"has {KINDS[type(row[column])]} in `{column}`, expected text"
+    return f"{KINDS[type(row[column])]} in `{column}`, expected text"
 
 
-def has_twice(line: str, column: str) -> bool:
-    """Whether the object in a line of JSON has a key twice, of which `json` takes the last."""
+def _has_twice(line: str, column: str) -> bool:
+    """True if the object in a line of JSON repeats a key, of which `json` takes the last value."""
     if line.count(f'"{column}"') < 2:
         return False
     pairs = json.loads(line, strict=False, object_pairs_hook=list)
@@ -194,23 +193,27 @@ def has_twice(line: str, column: str) -> bool:
 def json_pieces(
     raw_pieces: Iterable[RawPiece], piece: TextSlice, limit: int, tally: Tally
 ) -> Iterator[Piece]:
-    """Articles out of lines; lines that cannot be used are dropped and counted."""
-    is_rest = False
+    """Yields the articles of JSON lines; drops and counts malformed and oversized lines."""
+    is_rest, column = False, piece.column
     for position, raw, ends in raw_pieces:
-        place = f"{piece.path}: the row at byte {position}"
+        place = f"{piece.path}: row at byte {position}"
         if ends and is_rest:
-            tally.note("oversized_rows", f"{place} is longer than {MAX_ROW_BYTES >> 20} MiB")
+            tally.note("oversized_rows", f"{place}: longer than {MAX_ROW_BYTES >> 20} MiB")
         elif ends:
             line = clean_text(raw, tally)
-            row = parsed_row(line)
-            if problem := problem_of_row(row, piece.column):
-                tally.note("malformed_rows", f"{place} {problem}")
+            try:
+                row = parsed_object(line)
+                problem = _problem_of_row(row, column)
+            except ValueError as error:
+                problem = str(error)
+            if problem:
+                tally.note("malformed_rows", f"{place}: {problem}")
             else:
-                if has_twice(line, piece.column):
-                    tally.note("repeated_keys", f"{place} has `{piece.column}` twice: one is lost")
-                if row[piece.column] is None:
+                if _has_twice(line, column):
+                    tally.note("repeated_keys", f"{place}: `{column}` twice, the first is lost")
+                if row[column] is None:
                     tally.counts[NULL_ROWS] += 1
-                yield from row_pieces(position, row[piece.column] or "", limit, tally)
+                yield from row_pieces(position, row[column] or "", limit, tally)
         is_rest = not ends
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from finetune.data.row_checks import problems_of_rows
-from finetune.data.tables import read_table, table_columns
+from finetune.data.tables import column_positions, read_table, table_columns
 from finetune.data.tasks import Split, Task
-from finetune.data.tsv import column_positions
 from pipeline.errors import ConfigError, StageError
 from pipeline.user_files.file_checks import shown, shown_list
 

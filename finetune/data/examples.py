@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from finetune.data.jsonl import read_objects
 from finetune.data.superglue import NoLabel, query_answers, samples_of
-from finetune.data.tables import read_table
+from finetune.data.tables import Table, iter_lines, read_objects, read_table, table_columns
 from finetune.data.tasks import Split, Task
-from finetune.data.tsv import Table, leave_out, numbered_lines, read_tsv, tsv_columns
 from pipeline.errors import StageError
 from pipeline.hub.hub_datasets import check_split, look_up
 from pipeline.hub.repository import Repository, cached_commit, first_line, not_cached
@@ -92,7 +90,7 @@ def num_rows(task: Task, split: Split, path: Path) -> int:
     if mark := _ROW_MARKS.get(task.layout):
         with open(path, "rb") as file:
             return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
-    lines = (line for _, line in numbered_lines(path))
+    lines = (line or b"" for _, line in iter_lines(path))
     return num_tsv_rows(lines, split) if task.benchmark == "GLUE" else sum(1 for _ in lines)
 
 
@@ -125,13 +123,13 @@ def _from_table(task: Task, split: Split, path: Path) -> Examples:
 
 def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table:
     if task.benchmark == "GLUE":
-        return read_tsv(path, columns, split.header)
+        return read_table(path, columns, header=split.header)
     return read_table(path, columns, optional=[task.label_column])
 
 
 def _id_columns(path: Path) -> Sequence[str]:
     """The column that numbers the rows of a test file, if there is one."""
-    return [name for name in tsv_columns(path) if name in ("index", "id")][:1]
+    return [name for name in table_columns(path) if name in ("index", "id")][:1]
 
 
 def _check_ids(table: Table) -> None:
@@ -182,7 +180,7 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
             examples.unlabelled.append(f"{path}:{number}: {error}")
             continue
         except ValueError as error:
-            leave_out(examples.malformed, f"{path}:{number}: {error}")
+            objects.leave_out(number, error)
             continue
         except StageError as error:
             raise StageError(f"{path}:{number}: {error.cause}") from error

@@ -284,7 +284,7 @@ def read_csv(folder, content, name="a.csv"):
 
 
 def test_csv_dirt(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.sources.csv_files.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("pipeline.user_files.delimited_files.MAX_ROW_BYTES", 1000)
     monkeypatch.setattr("dataset.sources.corpus_files.BLOCK_BYTES", 100)
     rows = [
         b"\xef\xbb\xbfid,text",
@@ -311,10 +311,10 @@ def test_csv_dirt(tmp_path, monkeypatch):
         "malformed_rows": 2,
     }
     assert notes == [
-        "a.csv: line 5 has 1 columns, the header 2, the row is dropped",
-        "a.csv: line 9 is longer than 0 MiB, it is dropped",
-        "a.csv: line 10: a quote is not closed, the line is a row",
-        "a.csv: line 412 has 3 columns, the header 2, the row is dropped",
+        "a.csv:5: 1 fields, expected 2; the row is dropped",
+        "a.csv:9: longer than 16 MiB; the line is dropped",
+        "a.csv:10: a quote is never closed; the line is a row",
+        "a.csv:412: 3 fields, expected 2; the row is dropped",
     ]
 
 
@@ -352,7 +352,7 @@ def test_a_quote_in_a_wrong_place_costs_no_text(tmp_path, line, text, count):
     articles, counts, notes = read_csv(tmp_path, content.encode())
     assert articles == [text, "a", "b", "c", "d,\nd", "e"]
     assert counts == ({count: 1} if count else {})
-    assert [note.split(": ")[:2] for note in notes] == ([["a.csv", "line 2"]] if count else [])
+    assert [note.split(": ")[0] for note in notes] == (["a.csv:2"] if count else [])
 
 
 def test_text_behind_a_quote_with_a_delimiter(tmp_path):
@@ -369,7 +369,7 @@ def test_text_behind_a_quote_with_a_delimiter(tmp_path):
     articles, counts, notes = read_csv(tmp_path, content.encode())
     assert articles == ["Fine, too."]
     assert counts == {"stray_quotes": 1, "malformed_rows": 1}
-    assert notes[1] == "a.csv: line 2 has 4 columns, the header 3, the row is dropped"
+    assert notes[1] == "a.csv:2: 4 fields, expected 3; the row is dropped"
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_cell_of_several_lines_with_quotes_in_a_wrong_place_is_one_row(tmp_pat
     content = f'id,text,z\n1,first,z\n2,{cell}{more}\n3,"last, and\nlast",z\n4,end,z\n'
     articles, counts, notes = read_csv(tmp_path, content.replace("\n", end).encode())
     assert articles == ["first", text, "last, and\nlast", "end"]
-    assert counts == {"stray_quotes": 1} and notes[0].startswith("a.csv: line 3: a quote within")
+    assert counts == {"stray_quotes": 1} and notes[0].startswith("a.csv:3: a quote within")
 
 
 def test_what_follows_an_unclosed_quote_is_no_article_of_a_wrong_cell(tmp_path):
@@ -405,7 +405,7 @@ def test_what_follows_an_unclosed_quote_is_no_article_of_a_wrong_cell(tmp_path):
     assert articles == ["never closed", "whole", "short", "e"]
     assert counts == {"unclosed_quotes": 1, "malformed_rows": 2}
     assert notes[1] == (
-        "a.csv: line 3 is no row by itself, and follows an unclosed quote, the row is dropped"
+        "a.csv:3: not a whole row, after a quote that is never closed; the row is dropped"
     )
 
 
@@ -515,7 +515,7 @@ def test_quotes_escaped_by_backslashes(tmp_path, delimiter, end):
     articles, counts, notes = read_csv(tmp_path, end.join(rows).encode())
     assert articles == UNESCAPED
     assert counts == {"files_with_backslash_escapes": 1, "stray_quotes": 1}
-    assert len(notes) == 1 and notes[0].startswith("a.csv: line 9: ")
+    assert len(notes) == 1 and notes[0].startswith("a.csv:9: ")
 
 
 def test_doubled_quotes_beside_backslashes_are_the_usual_convention(tmp_path):
@@ -548,11 +548,11 @@ def test_blank_lines_of_a_table_are_no_rows(tmp_path, blank):
 def test_an_unclosed_quote_ends_at_a_limit(tmp_path, monkeypatch, limit):
     """Many of them, too: the rows after the first are read once more, not each time again."""
     if limit != "end of file":
-        monkeypatch.setattr(f"dataset.sources.csv_files.{limit}", 5000)
+        monkeypatch.setattr(f"pipeline.user_files.delimited_files.{limit}", 5000)
     rows = "".join(f"{number},text {number}\n" for number in range(20_000))
     articles, counts, notes = read_csv(tmp_path, f'id,text\n0,"text 0\n{rows}'.encode())
     assert articles == ["text 0", *(f"text {number}" for number in range(20_000))]
-    assert counts == {"unclosed_quotes": 1} and "a.csv: line 2: " in notes[0]
+    assert counts == {"unclosed_quotes": 1} and "a.csv:2: " in notes[0]
     articles, counts, _ = read_csv(tmp_path, ("id,text\n" + 'a","b\n' * 20_000).encode())
     assert articles == ["b"] * 20_000 and counts == {"unclosed_quotes": 20_000}
 

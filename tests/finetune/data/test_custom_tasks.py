@@ -102,7 +102,7 @@ def test_a_cr_within_a_line_of_csv_ends_no_row(tmp_path):
     assert table.rows == [(2, ("good one", "1")), (4, ("in\rquotes", "1")), (5, ("bad one", "0"))]
     assert table.malformed == [f"{path}:3: CR within the line"]
     write(path, b"text,label\rgood one,1\r")
-    with pytest.raises(StageError, match=r"a\.csv:1: CR within the line"):
+    with pytest.raises(StageError, match=r"a\.csv: lines end with CR alone, expected LF or CRLF"):
         read_table(path, ("text", "label"))
 
 
@@ -133,7 +133,7 @@ def test_malformed_rows_are_named_and_left_out_but_not_of_a_test_file(tmp_path):
 def test_a_quote_that_is_never_closed_would_swallow_the_rest(tmp_path):
     task = make(tmp_path, "text,label\na,1\nb,2\n", "csv")
     write(tmp_path / "train.csv", 'text,label\na,1\n"b,2\nc,1\n')
-    with pytest.raises(StageError, match=r"train\.csv:3: a quote that is never closed"):
+    with pytest.raises(StageError, match=r"train\.csv:3: a quote is never closed"):
         load_examples(task, task.train, ".")
 
 
