@@ -126,11 +126,10 @@ class DelimitedFile:
         if error == BARE_CR or "new-line character" in error:
             return [], BARE_CR
         width = len(self.header.fields)
-        fields, problem = [], UNCLOSED
         if len(self._lines.row) == 1:
-            fields, problem = split_row(self.text.removesuffix("\n"), self.dialect, width)
-        if problem != UNCLOSED:
-            return fields, problem
+            found = split_row(self.text.removesuffix("\n"), self.dialect, width)
+            if found[1] != UNCLOSED:
+                return found
         if whole := self._row_of_lines():
             return whole, STRAY
         return split_row(self._lines.give_back().removesuffix("\n"), self.dialect, width)

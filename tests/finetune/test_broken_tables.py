@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.custom_tasks import custom_task
+from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import load_examples
 from finetune.data.tables import read_table
 from finetune.data.tasks import Task, find_task
@@ -368,7 +368,7 @@ def own_reader(ending: str, role: str, **keys) -> Reader:
             if name != role:
                 file.write_bytes(OWN_CONTENT[ending])
         paths = {name: str(file) for name, file in files.items()}
-        task = custom_task("mine", text_columns=["text"], **paths, **keys)
+        task = custom_task("mine", TaskKeys(text_columns=["text"], **paths, **keys))
         split = next(split for split in task.splits if split.name == role)
         found = found_in(task, split, Path("."))
         return Found((tuple(task.labels), found.items), found.reports)
@@ -408,7 +408,7 @@ def own_regression() -> Iterator[Case]:
     def read(path: Path) -> Found:
         path.with_name("train.tsv").write_bytes(scores)
         files = {"train": str(path.with_name("train.tsv")), "dev": str(path)}
-        task = custom_task("mine", text_columns=["text"], score_range=(0.0, 1.0), **files)
+        task = custom_task("mine", TaskKeys(text_columns=["text"], score_range=(0.0, 1.0), **files))
         return found_in(task, task.dev[0], Path("."))
 
     reader = Reader("own regression, dev.tsv", "dev.tsv", scores, read)

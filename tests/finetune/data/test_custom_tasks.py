@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.defaults import custom_task_node
-from finetune.data.custom_tasks import custom_task
+from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import has_split, load_examples
 from finetune.data.tables import read_table
 from finetune.data.tasks import find_task
@@ -30,7 +30,8 @@ def write(path, content: str | bytes) -> str:
 def make(tmp_path, train: str | bytes, ending="tsv", **keys):
     """A task whose training and dev files have the same content."""
     path = write(tmp_path / f"train.{ending}", train)
-    return custom_task("mine", **({"train": path, "dev": path, "text_columns": ["text"]} | keys))
+    files = {"train": path, "dev": path, "text_columns": ["text"]}
+    return custom_task("mine", TaskKeys(**(files | keys)))
 
 
 @pytest.mark.parametrize("ending", FILES)
@@ -54,7 +55,7 @@ def test_the_keys_of_the_config_are_the_arguments(tmp_path):
     node = custom_task_node()
     node.TRAIN = node.DEV = path
     node.TEXT_COLUMNS, node.LABELS, node.METRICS = ["text"], ["yes", "no"], ["f1", "f1_macro"]
-    task = custom_task("mine", **{key.lower(): value for key, value in node.items()})
+    task = custom_task("mine", TaskKeys(**{key.lower(): value for key, value in node.items()}))
     assert list(task.labels) == ["yes", "no"] and task.metrics == ("f1", "f1_macro")
     assert task.test == () and hash(task) == hash(task)
     dev = load_examples(task, task.dev[0], ".")
@@ -203,8 +204,7 @@ def test_sick_as_stsb_and_as_ones_own(tmp_path, shared_data):
     files = shared_data / "extra_tasks" / "SICK_in_STS-B_layout"
     shutil.copytree(files, tmp_path / "STS-B")
     stsb = find_task("STS-B")
-    own = custom_task(
-        "sick",
+    keys = TaskKeys(
         train=str(files / "train.tsv"),
         dev=str(files / "dev.tsv"),
         test=str(files / "test.tsv"),
@@ -212,6 +212,7 @@ def test_sick_as_stsb_and_as_ones_own(tmp_path, shared_data):
         label_column="score",
         score_range=[0, 5],
     )
+    own = custom_task("sick", keys)
     for split, own_split, num_rows in zip(stsb.splits, own.splits, (4422, 494, 4847), strict=True):
         examples = load_examples(stsb, split, str(tmp_path))
         assert load_examples(own, own_split, ".") == examples
