@@ -1,6 +1,6 @@
-"""Articles out of text files: plain text, JSON lines and WikiExtractor's output.
+"""Reads articles from text files: plain text, JSON lines and WikiExtractor's output.
 
-What an article is:
+An article is:
 
 - .txt: articles are separated by blank lines, and a file's end ends an article. Line ends inside
   an article are white space: the lines may be sentences, paragraphs or wrapped text.
@@ -50,7 +50,7 @@ from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown_list
 from pipeline.user_files.json_lines import parsed_object
 
-ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
+ARTICLE_LINE_BYTES = 1000  # from this mean length on, a line is a whole article
 KINDS = {
     list: "a list",
     dict: "an object",
@@ -58,7 +58,7 @@ KINDS = {
     float: "a number",
     bool: "true or false",
 }
-FIRST_ROWS = 10  # that are looked at before a file is read
+FIRST_ROWS = 10  # checked before a file is read
 LINE_END = re.compile(rb"\n")
 SEPARATORS = {
     "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
@@ -89,7 +89,7 @@ class TextSlice:
     end: int | None = None
 
     def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
-        """Yields (position, text, whether the article ends), of at most `limit` bytes each.
+        """Yields (position, text, True at the article's end), of at most `limit` bytes each.
 
         position: the byte at which the article begins in the (decompressed) file.
         """
@@ -107,7 +107,7 @@ class TextSlice:
                 yield position, clean_text(raw, tally), ends
 
 
-# --- what is in a file -----------------------------------------------------------------------
+# --- content of a file -----------------------------------------------------------------------
 
 
 def content_of(path: str) -> str:
@@ -123,7 +123,7 @@ def content_of(path: str) -> str:
 
 
 def holds_one_article_per_line(head: bytes) -> bool:
-    """Whether a file that begins with `head` (at most 1 MiB) holds one article per line."""
+    """True if a file beginning with `head` (at most 1 MiB) holds one article per line."""
     lines = b"".join(with_plain_blank_lines([head], Counter())).splitlines()
     if len(lines) < 2 or not all(line.strip(BLANKS) for line in lines):
         return False
@@ -131,8 +131,11 @@ def holds_one_article_per_line(head: bytes) -> bool:
 
 
 def check_text_file(path: str, column: str) -> None:
-    """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
-    first row lacks the column, none of the first lines is an object or none has text in it."""
+    """Raises StageError for a text or for JSON lines of no use.
+
+    These are UTF-16, lines ending with CR alone, a JSON array, a first row without the column, and
+    first lines without an object or without a text in the column.
+    """
     head = checked_head(path)
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
@@ -183,7 +186,7 @@ def _problem_of_row(row: dict[str, Any], column: str) -> str:
 
 
 def _has_twice(line: str, column: str) -> bool:
-    """True if the object in a line of JSON repeats a key, of which `json` takes the last value."""
+    """True if an object in JSON repeats the column; `json` takes the last value."""
     if line.count(f'"{column}"') < 2:
         return False
     pairs = json.loads(line, strict=False, object_pairs_hook=list)
@@ -226,7 +229,7 @@ def wiki_pieces(raw_pieces: Iterable[RawPiece], tally: Tally) -> Iterator[Piece]
 
 
 def without_title(raw: bytes) -> bytes:
-    """An element without its tag, and without the line after it if that repeats the title."""
+    """Removes an element's tag, and the line after it if it repeats the title."""
     tag = DOC_LINE.match(raw)
     if not tag:
         return raw
@@ -241,9 +244,9 @@ def without_title(raw: bytes) -> bytes:
 
 
 def cut_file(path: Path, name: str, column: str, slice_bytes: int) -> list[TextSlice]:
-    """A file as slices of about `slice_bytes`, cut between articles.
+    """Cuts a file between articles into slices of about `slice_bytes`.
 
-    Of what lies between the cuts nothing is read, unless articles are longer than a slice.
+    Reads only around the cuts, unless articles are longer than a slice.
     """
     size = path.stat().st_size
     if is_compressed(str(path)):
@@ -260,9 +263,9 @@ def cut_file(path: Path, name: str, column: str, slice_bytes: int) -> list[TextS
 
 
 def find_border(path: str, target: int, size: int) -> int:
-    """A position behind `target` at which an article begins, or the file's end.
+    """Returns the start of an article after `target`, or the file's end.
 
-    Read from `target` on, the second article is a whole one, whatever the first one is.
+    Read from `target` on, the second article is complete; the first one may not be.
     """
     blocks = iter_blocks(path, target, size)
     separator = SEPARATORS[content_of(path)]
