@@ -138,6 +138,29 @@ def test_a_quote_that_is_never_closed_would_swallow_the_rest(tmp_path):
         load_examples(task, task.train, ".")
 
 
+def test_an_unclosed_quote_before_other_quotes_swallows_no_row(tmp_path):
+    path = tmp_path / "a.csv"
+    write(path, 'text,label\r\na,1\r\n"b,2\r\nc,1\r\n"d, d",2\r\n')
+    with pytest.raises(StageError, match=r"a\.csv:3: a quote is never closed"):
+        read_table(path, ("text", "label"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text;label\n"a; b, c";1\nd;2\n',
+        'sep=;\ntext;label\n"a; b, c";1\nd;2\n',
+        'text, label\n"a; b, c", "1"\nd, "2"\n',
+    ],
+)
+def test_csv_with_other_delimiters_and_spaces(tmp_path, content):
+    path = tmp_path / "a.csv"
+    write(path, content)
+    table = read_table(path, ("text", "label"))
+    assert [cells for _, cells in table.rows] == [("a; b, c", "1"), ("d", "2")]
+    assert table.malformed == []
+
+
 def test_an_unknown_label_in_dev_names_file_and_line(tmp_path):
     dev = write(tmp_path / "dev.csv", "text,label\na,no\nb,perhaps\n")
     problem = r"mine\.DEV: .*dev\.csv:3: label 'perhaps', expected one of no, yes"
