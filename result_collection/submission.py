@@ -19,8 +19,8 @@ if __name__ == "__main__":
 
     enter_environment()
 
+from finetune.data.tables import read_table
 from finetune.data.tasks import Task
-from finetune.data.tsv import read_tsv
 from pipeline.errors import StageError
 from result_collection.submissions.archive import ENDINGS, read_submission
 from result_collection.submissions.submission_checks import HEADER, find_problems
@@ -39,7 +39,7 @@ def submission_text(task: Task, predictions: Path) -> str:
     """
     rows = [
         (index, _cell(task, value, f"{predictions}:{number}"))
-        for number, (index, value) in read_tsv(predictions, ("index", "prediction")).rows
+        for number, (index, value) in read_table(predictions, ("index", "prediction")).rows
     ]
     if task.benchmark == "SuperGLUE":
         objects = _passages(rows) if task.layout == "answers" else _labels(rows)

@@ -9,7 +9,7 @@ from dataset.sources.blanks import is_blank
 from dataset.sources.corpus_files import HEAD_BYTES, format_of, read_head
 from dataset.sources.registry import Source, check_file
 from pipeline.errors import StageError
-from pipeline.user_files.csv_escapes import escapes_by_backslash
+from pipeline.user_files.csv_dialects import escapes_by_backslash
 
 MAX_TOLD = 5  # problems of a source
 MAX_LOOKED_AT = 100  # files of a source, spread over all of it
