@@ -19,9 +19,17 @@ from finetune.data.task_data import (
     task_inputs,
 )
 from finetune.data.tasks import Task
-from finetune.search.cost_estimate import by_task
-from finetune.search.grid import HALVING, STILT_SOURCE, Grid, Job, num_runs, plan_jobs
-from finetune.search.job_folder import RESULT, JobRun, Source, TrainingSettings, model_path
+from finetune.search.grid import (
+    HALVING,
+    STILT_SOURCE,
+    Grid,
+    Job,
+    by_task,
+    num_runs,
+    plan_jobs,
+    total_rows,
+)
+from finetune.search.job_folder import RESULT, InputPaths, JobRun, TrainingSettings, model_path
 from finetune.search.local_workers import Slot, plan_slots
 from finetune.training.foreign_models import (
     can_only_be_a_folder,
@@ -141,7 +149,7 @@ class Search:
             job=job,
             task=task,
             inputs=self._inputs(job, source),
-            source=Source(start, self.model.path, self.data_dir(task)),
+            paths=InputPaths(start, self.model.path, self.data_dir(task)),
             settings=self._settings(job),
             folder=self.job_dir(job),
             log=self.log(job.task, self.name, job.setting),
@@ -463,12 +471,8 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
     yield f"{sum(counts.values())} runs: {listed}"
-    rows = {task.name: _num_rows(search, task) for task in search.tasks}
-    total = sum(
-        number * epochs * rows[task]
-        for task, jobs in by_task(search.jobs).items()
-        for epochs, number in num_runs(jobs, search.kind).items()
-    )
+    rows = {task.name: num_training_rows(search, task) for task in search.tasks}
+    total = total_rows(search.jobs, search.kind, rows)
     yield f"{total:,} rows to train on, over all runs and epochs"
     if search.kind == HALVING:
         yield from _halving_notes(search)
@@ -481,7 +485,7 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
         yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
 
 
-def _num_rows(search: Search, task: Task) -> int:
+def num_training_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
         return row_facts(task, FOLDER)[task.train].num_rows
     if _is_demo(search.with_demo, task):  # it may not have been written yet

@@ -12,7 +12,7 @@ import pytest
 
 from dataset.tokenizers.build import build_tokenizer
 from finetune.data.custom_tasks import custom_task
-from finetune.search.job_folder import Source
+from finetune.search.job_folder import InputPaths
 from finetune.training.training import finetune_task
 from pretrain.model.export import _write_tokenizer
 from tests.dataset.tokenizer_folders import BERT, BERT_NAMES, KEEPS_ACCENTS, saved, wordpiece, write
@@ -64,7 +64,7 @@ def test_an_easy_task_is_learnt_whatever_class_is_named(name, tmp_path):
         dev=write_rows(tmp_path / "dev.jsonl", 60, 2),
         text_columns=["text"],
     )
-    source = Source(str(model), str(model), ".")
+    source = InputPaths(str(model), str(model), ".")
     run = replace(SETTINGS, epochs=6, batch_size=16)
     outcome = finetune_task(task, source, run, lambda line: None)
     assert outcome.dev["dev"] == {"accuracy": 1.0}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.search.local_workers import Slot, plan_slots, slot_workers
+from finetune.search.local_workers import LocalWorkers, Slot, plan_slots
 from finetune.search.scheduler import WorkerDied, run_jobs
 from pipeline.errors import ConfigError, StageError
 from pipeline.runtime.executor import num_cores
@@ -50,7 +50,7 @@ def hand_out(*jobs):
 
 
 def outcomes_of(*jobs, slot=CPU, notes=None):
-    with slot_workers([slot]) as workers:
+    with LocalWorkers([slot]) as workers:
         note = [].append if notes is None else notes.append
         return dict(run_jobs(workers, work, hand_out(*jobs), note))
 
@@ -76,7 +76,7 @@ def test_what_fails_once_is_tried_again_in_a_new_worker(tmp_path):
 
 
 def test_a_worker_that_was_killed_while_it_was_idle_is_replaced():
-    with slot_workers([CPU]) as workers:
+    with LocalWorkers([CPU]) as workers:
         jobs = run_jobs(workers, work, hand_out("a", "b"), [].append)
         _, (process, _) = next(jobs)
         os.kill(process, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_worker_that_was_killed_while_it_was_idle_is_replaced():
 
 
 def test_when_the_caller_gives_up_no_worker_is_left():
-    with pytest.raises(KeyboardInterrupt), slot_workers([CPU, CPU]) as workers:
+    with pytest.raises(KeyboardInterrupt), LocalWorkers([CPU, CPU]) as workers:
         for _ in run_jobs(workers, work, lambda: "a", [].append):
             raise KeyboardInterrupt
     assert multiprocessing.active_children() == []
