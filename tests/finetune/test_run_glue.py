@@ -12,6 +12,7 @@ from finetune.data.demo_glue import write_demo_glue
 from finetune.search.job_folder import save_model
 
 PROJECT = Path(run_glue.__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def manual_command(model: str, glue: Path, output: Path) -> list[str]:

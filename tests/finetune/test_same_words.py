@@ -18,6 +18,7 @@ from pretrain.model.export import _write_tokenizer
 from tests.dataset.tokenizer_folders import BERT, BERT_NAMES, KEEPS_ACCENTS, saved, wordpiece, write
 from tests.finetune.training.test_training import SETTINGS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["größe", "schön", "haus", "läuft", "müller", "şehir"]
 CONFIGS = {
     "tokenizer.json alone": {},

@@ -18,6 +18,8 @@ from finetune.training.loop import _Trainer, plan_steps, train
 from finetune.training.schedules import make_schedule, scheduler_names, warmup_steps
 from finetune.training.training import MaxSamples, finetune_task
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = TrainingSettings(
     epochs=2,
     batch_size=32,
