@@ -109,9 +109,7 @@ def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
 
 
 def test_a_worker_on_the_cpu_takes_its_threads_from_the_slot():
-    number = num_cores() + 1  # not torch's default
-    found = outcomes_of("threads", "device", slot=Slot(None, number))
-    assert found == {"threads": number, "device": "cpu"}
+    assert outcomes_of("threads", "device", slot=CPU) == {"threads": 1, "device": "cpu"}
 
 
 @pytest.mark.parametrize(
