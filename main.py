@@ -3,7 +3,7 @@
     python main.py --config configs/quickstart.yaml [KEY VALUE ...]
 
 Exit codes: 0 done, 2 the config or the command line is wrong (nothing was touched), 3 a stage
-failed, 130 interrupted. Standard library only until the dependencies are known to be there.
+failed, 130 interrupted. Imports the standard library only, until the packages are installed.
 """
 
 import argparse
@@ -25,14 +25,13 @@ from pipeline.environment import (
 )
 
 if __name__ == "__main__" and sys.version_info < OLDEST_PYTHON:
-    enter_environment()  # or ends with a sentence: what follows would not load
+    enter_environment()  # or exits with a message: the imports below would fail
 
 from pipeline import install
 from pipeline.console import escape_unprintable, print_line
 from pipeline.errors import ConfigError, StageError
-from pipeline.orchestrator import STAGE_NAMES, run_pipeline
 from pipeline.privacy import print_crash
-from pipeline.status_report import report_status
+from pipeline.stage_plan import STAGE_NAMES
 from pipeline.store.paths import log_path
 
 
@@ -87,7 +86,7 @@ def main(arguments: list[str]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
     try:
-        # Path's own raises for names that are too long.
+        # Path.is_file raises for very long names.
         if not (os.path.isfile(options.config) and os.access(options.config, os.R_OK)):
             expected = "expected a YAML file that can be read"
             raise ConfigError([f"--config: not a file, got {options.config}, {expected}"])
@@ -107,7 +106,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Goes on in .venv, which is made first where it is not there yet."""
+    """Continues in .venv, after making it if needed."""
     if locked_out():
         raise StageError(locked_out(), stage="install")
     names = ", ".join(missing_packages())
@@ -140,6 +139,8 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
 
 def _run_stages(options: argparse.Namespace) -> None:
     from configs.loading import load_config
+    from pipeline.orchestrator import run_pipeline
+    from pipeline.status_report import report_status
 
     overrides = list(options.overrides)
     if options.output_root:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.card import decoded_sample, headline, quality, text_lines, write_card
-from dataset.plan import check_machine, dataset_artifact, most_sample_files, sources_of
+from dataset.checks import check_machine, most_sample_files
+from dataset.estimate import estimate
+from dataset.plan import DatasetPlan, plan
 from dataset.samples.generation import SampleSettings, generate_samples
 from dataset.shards.file_records import read_record, write_record
 from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.shards.split_plan import plan_layout
-from dataset.sources.digests import FileDigests, digest_store, identity_of
 from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
 from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
@@ -28,7 +29,6 @@ from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.runtime.memory import PeakMemory
-from pipeline.store.artifacts import Artifact
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.paths import log_path
 from pipeline.store.record_files import read_sealed
@@ -36,31 +36,36 @@ from pipeline.store.record_files import read_sealed
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FILLED_VOCABULARY = 0.9  # of the entries that were asked for, which is as good as all
-COMMITS = "commits.json"  # beside the text shards, of the Hub's datasets
+FILLED_VOCABULARY = 0.9  # of TOKENIZER.VOCAB_SIZE; below it, a warning
+COMMITS = "commits.json"  # of datasets from the Hub, beside the text shards
 
 
 def prepare_dataset(config: "CfgNode") -> None:
-    """Prepare dataset for pretraining: text shards, tokenizer and masked samples.
+    """Prepares the dataset for pretraining: text shards, tokenizer and masked samples.
 
-    Goes on with what an interrupted run left. Raises ConfigError if a source is missing or the
-    memory is too little, StageError if the text cannot be used.
+    Resumes an interrupted run. Raises ConfigError if a source is missing or the memory is too
+    small, StageError if the text cannot be used.
     """
-    artifact = dataset_artifact(config)
+    run(config, plan(config))
+
+
+def run(config: "CfgNode", plan: DatasetPlan) -> None:
+    """Makes the planned dataset; see `prepare_dataset`."""
+    artifact = plan.artifact
     root = Path(config.SYSTEM.OUTPUT_ROOT)
     with stage_console("dataset", log_path(root, "dataset", artifact.directory.name)) as console:
         if artifact.status().done:
             console.say(f"up to date ({artifact.directory})")
             return
-        check_machine(config)
+        check_machine(config, plan)
         check_named_tokenizer(config.TOKENIZER)
         artifact.begin()
         console.show_life(artifact.directory)
-        for note in artifact.notes:
+        for note in estimate(config, plan).notes:
             console.say(note)
         with PeakMemory() as memory:
-            remember_digests(config, root)
-            results, lines = make_dataset(config, artifact, console)
+            plan.digests.save()  # the next plan need not read the files
+            results, lines = make_dataset(config, plan, console)
         artifact.finish(results)
         for line in lines:
             console.say(line)
@@ -69,21 +74,22 @@ def prepare_dataset(config: "CfgNode") -> None:
 
 
 def check_named_tokenizer(tokenizer: "CfgNode") -> None:
-    """Raises StageError for one of the Hub that cannot be used, before the text is sharded."""
+    """Raises StageError for an unusable tokenizer on the Hub, before the text is sharded."""
     name = tokenizer.NAME_OR_PATH
     if not (tokenizer.TRAIN or os.path.exists(os.path.expanduser(name))):
         check_building(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS)
 
 
-def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tuple[dict, list[str]]:
-    """All steps, each with workers of its own, whose memory goes back to the machine.
+def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tuple[dict, list[str]]:
+    """Runs all steps, each with its own workers to free their memory.
 
     Returns the manifest's results, and what is to be said of them.
     """
-    dataset, identity = config.DATASET, artifact.fingerprint
-    # Absolute: the workers of a cluster stand in folders of their own.
+    artifact, sources, dataset = plan.artifact, list(plan.sources), config.DATASET
+    identity = artifact.fingerprint
+    # Absolute: the workers of a cluster have other working directories.
     directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
-    sources, tokenizer_dir = sources_of(config), directory / "tokenizer"
+    tokenizer_dir = directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
         text = make_text_shards(
@@ -115,24 +121,13 @@ def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tup
 
 @contextmanager
 def open_workers(system: "CfgNode", files: SampleFiles, console: Console) -> Iterator[Workers]:
-    """The workers of this machine, or of the cluster that SYSTEM.DASK_SCHEDULER names."""
+    """Starts workers on this machine, or connects to the cluster of SYSTEM.DASK_SCHEDULER."""
     root = Path(system.OUTPUT_ROOT).absolute()
     with open_executor(
         system.DASK_SCHEDULER, root, system.NUM_WORKERS, system.MAX_MEMORY_IN_GB, files
     ) as workers:
         console.note(f"{workers}")
         yield workers
-
-
-def remember_digests(config: "CfgNode", root: Path) -> None:
-    """Writes the digests of all inputs, so that the next planning need not read the files."""
-    digests = FileDigests(digest_store(root))
-    for source in sources_of(config):
-        if not problem_with(source, digests.files_of):  # a finished dataset can do without
-            identity_of(source, digests)
-    for path in tokenizer_files(config.TOKENIZER.NAME_OR_PATH):
-        digests.of(path)
-    digests.save()
 
 
 def sample_settings(dataset: "CfgNode") -> SampleSettings:
@@ -153,11 +148,11 @@ def make_text_shards(
     buffer_bytes: int,
     console: Console,
 ) -> dict:
-    """Text shards out of sources, with progress; num_shards: (train, test), 0 for what fits."""
-    converted = text_dir / "sources"  # text that is converted on the way
+    """Makes text shards, with progress; num_shards: (train, test), 0 for as many as fit."""
+    converted = text_dir / "sources"  # text in an intermediate format
     done = finished_text_shards(text_dir, identity, executor, console)
     if done:
-        for scratch in (text_dir / "runs", converted):  # of a run that was killed
+        for scratch in (text_dir / "runs", converted):  # of a killed run
             shutil.rmtree(scratch, ignore_errors=True)
         return done
     if problems := [problem for source in sources if (problem := problem_with(source))]:
@@ -186,7 +181,7 @@ def make_text_shards(
 
 
 def recorded_commits(text_dir: Path, identity: str) -> dict[str, str]:
-    """The commit by repository that the text shards are made of: what is resumed is of the same."""
+    """Returns the commit of each repository in the text shards: a resumed run uses the same."""
     record = read_sealed(text_dir / COMMITS) or {}
     return record.get("commits", {}) if record.get("fingerprint") == identity else {}
 
@@ -194,7 +189,7 @@ def recorded_commits(text_dir: Path, identity: str) -> dict[str, str]:
 def finished_text_shards(
     text_dir: Path, identity: str, executor: Executor, console: Console
 ) -> dict | None:
-    """The summary of text shards that are there, None if some have to be made; says why."""
+    """Returns the summary of intact text shards, or None; names damaged ones."""
     done = read_summary(text_dir)
     if not done or done["fingerprint"] != identity:
         return None
@@ -211,7 +206,7 @@ def in_mb(progress) -> Callable[[float], None]:
 def make_tokenizer(
     tokenizer: "CfgNode", text_shards: list[Path], folder: Path, identity: str, console: Console
 ) -> None:
-    """The tokenizer of config node TOKENIZER, unless the folder is there, as it was made."""
+    """Makes the tokenizer of config node TOKENIZER, unless its folder is intact."""
     if read_record(folder, identity):
         return
     if tokenizer.TRAIN:
@@ -232,7 +227,7 @@ def make_tokenizer(
 def look_at_tokenizer(
     text_shards: list[Path], folder: Path, language: str, console: Console
 ) -> dict[str, float]:
-    """Checks the tokenizer on the text, and says what is wrong. Returns results of the stage."""
+    """Checks the tokenizer on the text and prints its faults. Returns results of the stage."""
     findings = check_tokenizer(text_shards, folder)
     for line in findings.lines(language):
         console.say(line)
@@ -240,7 +235,7 @@ def look_at_tokenizer(
 
 
 def tokenizer_commit(tokenizer: "CfgNode") -> dict[str, str]:
-    """The commit of a tokenizer of the Hub, which has just been fetched or is in its cache."""
+    """Returns the commit of a tokenizer from the Hub, if the cache has it."""
     name = tokenizer.NAME_OR_PATH
     if tokenizer.TRAIN or tokenizer_files(name):
         return {}
@@ -251,7 +246,7 @@ def tokenizer_commit(tokenizer: "CfgNode") -> dict[str, str]:
 def train_in_own_process(
     tokenizer: "CfgNode", text_shards: list[Path], folder: Path, console: Console
 ) -> int:
-    """The size of the vocabulary. The memory that training took is free again afterwards."""
+    """Trains a tokenizer in a child process, to free its memory; returns the vocabulary size."""
     console.say(f"training a {tokenizer.MODEL} tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
     train = partial(
         train_tokenizer,
@@ -277,7 +272,7 @@ def make_samples(
     workers: Workers,
     console: Console,
 ) -> dict:
-    """Samples out of text shards, with progress."""
+    """Makes samples from text shards, with progress."""
     total = sum(path.stat().st_size for path in text_shards) / 1e6
     with console.progress("masking samples", total, "MB") as progress:
         return generate_samples(
@@ -298,7 +293,7 @@ def describe(
     settings: Mapping[str, Any],
     directory: Path,
 ) -> tuple[dict, list[str]]:
-    """Writes the card. Returns the manifest's results, and what is to be said, with a sample."""
+    """Writes the card. Returns the manifest's results, and lines for the console."""
     sample = decoded_sample(directory / next(iter(results["test_shards"])), directory / "tokenizer")
     write_card(directory, sources, text, results, settings, sample)
     lines = [headline(results), quality(results), f"a held-out sample:\n{sample}"]

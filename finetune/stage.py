@@ -6,21 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.checks import check_machine, check_model, slots_for
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
 from finetune.data.row_checks import notes_on_task
 from finetune.data.tasks import Task
-from finetune.plan import (
-    SUMMARY,
-    Search,
-    check_machine,
-    check_model,
-    count_runs,
-    finetune_artifact,
-    load_search,
-    num_training_rows,
-    slots_for,
-)
+from finetune.estimate import training_rows
+from finetune.plan import FinetunePlan, plan
 from finetune.search.dask_workers import dask_workers
 from finetune.search.grid import Job, best_job, run_order, total_rows
 from finetune.search.job_folder import (
@@ -33,6 +25,7 @@ from finetune.search.job_folder import (
 )
 from finetune.search.local_workers import LocalWorkers
 from finetune.search.scheduler import WorkerPool, run_jobs
+from finetune.search.search import Search, count_runs
 from finetune.search.search_state import SearchState
 from finetune.search.worker import TaskCheck, run_job
 from finetune.training.foreign_models import local_model
@@ -42,20 +35,25 @@ from pipeline.hub.repository import cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.store.atomic_files import write_json
 from pipeline.store.ownership import owned
-from pipeline.store.paths import demo_glue_dir
+from pipeline.store.paths import SUMMARY, demo_glue_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
 def finetune(config: "CfgNode") -> None:
-    """Runs the search that the config describes, as far as it is not done yet.
+    """Runs the search of this config, or the rest of it.
 
-    Raises ConfigError before anything is touched; StageError if the pretrained model is not
-    there or if runs failed (it names them; the results of the others are kept).
+    Raises ConfigError before anything is touched, StageError if the pretrained model is missing or
+    if runs failed; it names them and keeps the results of the others.
     """
-    artifact, search = finetune_artifact(config), load_search(config)
-    check_machine(config)
+    run(config, plan(config))
+
+
+def run(config: "CfgNode", plan: FinetunePlan) -> None:
+    """Runs the planned search; see `finetune`."""
+    artifact, search = plan.artifact, plan.search
+    check_machine(config, plan)
     console_log = search.log("search", search.name)
     with stage_console("finetune", console_log) as console:
         if artifact.status().done:
@@ -90,20 +88,21 @@ def _check_pretrained(search: Search) -> None:
 
 
 def _fetched(search: Search) -> tuple[Search, dict[str, str]]:
-    """The same search with a model in a folder, and the commits of what comes from the Hub.
+    """Returns the search with a local model, and the commits of repositories on the Hub.
 
-    Raises StageError if something is not there, now and not hours into the search.
+    Raises StageError for anything missing, now and not hours into the search.
     """
-    path, commits = search.model.path, {}
+    path: str = search.model.path
+    commits: dict[str, str] = {}
     if not search.model.artifact:
         path, commits = local_model(search.model.path, "FINETUNE.MODEL_NAME_OR_PATH")
         try:
             check_model(Path(path))
-        except ConfigError as error:  # of a model that has just been fetched
+        except ConfigError as error:  # of a model just fetched
             raise StageError("; ".join(error.problems)) from error
     on_hub = [task for task in search.tasks if not search.data_dir(task)]
     if on_hub:
-        with local_pool(1) as pool:  # whose memory is free again afterwards
+        with local_pool(1) as pool:  # a child process, to free its memory
             for _ in run_unordered(pool, _load_all, on_hub):
                 pass
         commits[HUB_DATASET] = cached_commit(HUB_GLUE)
@@ -121,8 +120,8 @@ def _load_all(task: Task) -> None:
 def _run_search(
     config: "CfgNode", search: Search, directory: Path, console: Console
 ) -> dict[Job, dict]:
-    """Runs what is not done; the results of all jobs. StageError if some have none."""
-    rows = {task.name: num_training_rows(search, task) for task in search.tasks}
+    """Runs the unfinished jobs; returns all results. Raises StageError if some have none."""
+    rows = training_rows(search)
     progress = SearchState(run_order(search.jobs, rows), search.make_run, search.kind)
     if progress.incomplete_tasks:
         with _workers(config, search, directory) as (workers, described):
@@ -138,7 +137,7 @@ def _run_search(
 def _workers(
     config: "CfgNode", search: Search, directory: Path
 ) -> Iterator[tuple[WorkerPool, str]]:
-    """Worker processes here or on the cluster of SYSTEM.DASK_SCHEDULER, and words for them."""
+    """Yields worker processes, here or on the cluster, and a line that describes them."""
     scheduler = config.SYSTEM.DASK_SCHEDULER
     if scheduler:
         with dask_workers(scheduler, directory, _inputs_of(search)) as workers:
@@ -157,7 +156,7 @@ def _workers(
 
 
 def _inputs_of(search: Search) -> Iterator[Path]:
-    """Files and folders that every worker reads."""
+    """Yields files and folders that all workers read."""
     yield Path(search.model.path)
     for task in search.tasks:
         found = (find_file(split, Path(search.data_dir(task))) for split in task.splits)
@@ -167,9 +166,9 @@ def _inputs_of(search: Search) -> Iterator[Path]:
 def _check_texts(
     search: Search, tasks: Iterable[str], workers: WorkerPool, console: Console
 ) -> None:
-    """Says what the model will not see of each task's texts, by a look in a worker.
+    """Prints the truncated and unknown share of each task's texts, measured in a worker.
 
-    StageError if that is nearly all, before any run.
+    Raises StageError if the model cannot be used or would see next to nothing.
     """
     found = [task for task in search.tasks if task.name in set(tasks)]
     checks = [_text_check(search, task) for task in reversed(found)]
@@ -181,7 +180,7 @@ def _check_texts(
     for check, outcome in looks:
         if isinstance(outcome, StageError):
             raise outcome
-        if isinstance(outcome, Exception):  # its runs will fail in the same way, and say so
+        if isinstance(outcome, Exception):  # its runs will fail in the same way and report it
             console.note(f"{check} failed: {outcome}")
             continue
         console.say(str(outcome))
@@ -201,7 +200,7 @@ def _run_jobs(
     workers: WorkerPool,
     console: Console,
 ) -> None:
-    """Runs the jobs without a result; the time left follows from the rows trained on so far."""
+    """Runs the jobs without a result; extrapolates the time left from the rows trained on."""
 
     def rows_done() -> int:
         return sum(job.epochs * rows[job.task] for job in progress.results)
@@ -228,7 +227,7 @@ def _next(progress: SearchState, console: Console) -> Callable[[], JobRun | None
 
 
 def _why_again(run: JobRun, is_done: bool) -> str:
-    """An empty string if it does not run again, or with other settings."""
+    """Returns a reason to repeat a finished run, or an empty string."""
     if is_done:
         found = "are damaged" if model_path(run.folder).exists() else "were not kept"
         return f"its weights are needed and {found}"
@@ -258,7 +257,7 @@ def _describe(job: Job, outcome: dict | Exception) -> str:
 
 
 def _failure(search: Search, progress: SearchState, console: Console) -> str:
-    """Says which runs failed and where their logs are; returns one line on the whole."""
+    """Prints the failed runs and their logs; returns one line for all."""
     for job, error in progress.failures.items():
         log = search.log(job.task, search.name, job.setting)
         console.say(f"{_describe(job, error)}; see {log}")
@@ -273,7 +272,7 @@ def _failure(search: Search, progress: SearchState, console: Console) -> str:
 
 
 def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
-    """All runs with their dev scores, and which of each task is to be submitted."""
+    """Returns all runs with their dev scores, and the best setting of each task."""
     done = [job for job in search.jobs if job in results]
     best = {
         task.name: best_job({j: results[j]["score"] for j in _of_task(done, task.name)}).setting

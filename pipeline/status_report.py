@@ -1,42 +1,41 @@
-"""How far each stage of a config is: for `main.py --status`, beside a run or after it.
+"""Progress of each stage, for `main.py --status`, during a run or after it.
 
-Reads what is there and changes nothing, so that it works while another process, on this server or
-on another that shares the file system, is at work.
+Only reads: the run may belong to another process, or to another server with the same file system.
 """
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from pipeline.console import duration, position_in_words, print_line
 from pipeline.errors import ConfigError
-from pipeline.orchestrator import STAGE_NAMES, STAGES, Stage
+from pipeline.stage_plan import STAGE_NAMES, StagePlan
+from pipeline.stages import STAGES, Stage, plan_stage
 from pipeline.store.artifacts import Artifact
 from pipeline.store.heartbeat import Beat, read_heartbeat
 from pipeline.store.ownership import is_owned, owner
 
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
-
-# A run at work says so every ten seconds, but for a long step or the end of a long file.
+# A run writes its heartbeat every ten seconds, except in long steps.
 SILENT_SECONDS = 300.0
 WORDS = {"new": "not begun", "unfinished": "interrupted", "changed": "changed"}
 
 
-def report_status(config: "CfgNode", stages: Collection[str] = STAGE_NAMES) -> None:
-    """Prints a few lines for each of these stages."""
+def report_status(config: CfgNode, stages: Collection[str] = STAGE_NAMES) -> None:
+    """Prints a few lines for each stage in `stages`."""
+    plans: dict[str, StagePlan] = {}
     for stage in STAGES:
-        if stage.name in stages:
-            for line in _stage_lines(stage, config):
+        if stage.name in stages and stage.name != "install":
+            for line in _stage_lines(stage, config, plans):
                 print_line(line)
 
 
-def _stage_lines(stage: Stage, config: "CfgNode") -> Iterator[str]:
+def _stage_lines(stage: Stage, config: CfgNode, plans: dict[str, StagePlan]) -> Iterator[str]:
     if not stage.enabled(config):
         yield f"{stage.name}: switched off"
         return
     try:
-        state, *details = _lines(stage, stage.artifact(config))
+        state, *details = _lines(stage, plan_stage(config, stage, plans).artifact)
     except (ConfigError, OSError, ValueError) as error:
         state, *details = "cannot be told from here", *str(error).splitlines()
     yield f"{stage.name}: {state}"
@@ -45,12 +44,12 @@ def _stage_lines(stage: Stage, config: "CfgNode") -> Iterator[str]:
 
 
 def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
-    """How it stands in one line, and what more there is to say."""
+    """Yields the state in one line, then details."""
     directory, status = artifact.directory, artifact.status()
     latest = owner(directory)
     beat = read_heartbeat(directory)
     if beat and latest and not latest.startswith(f"{beat.by} since "):
-        beat = None  # of a run before the latest
+        beat = None  # from an earlier run
     running = is_owned(directory)
     if running is None:
         running = beat is not None and beat.age_seconds < SILENT_SECONDS
@@ -67,14 +66,14 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         if status.state != "unfinished":
             return
         yield from _end(beat)
-    yield from stage.found_in(artifact)
+    yield from stage.found(artifact)
     if beat:
         yield _age(beat, running)
 
 
 def _finished(artifact: Artifact) -> str:
-    """When, and how long the last run took, which may have begun with what others had done."""
-    manifest = artifact.manifest or {}  # another run may have just begun to make it anew
+    """Returns the end and duration of the finishing command."""
+    manifest = artifact.manifest or {}  # another run may have just cleared it
     if "finished_at" not in manifest:
         return ""
     at = datetime.fromisoformat(manifest["finished_at"])
@@ -89,7 +88,7 @@ def _progress(beat: Beat | None) -> Iterator[str]:
 
 
 def _end(beat: Beat | None) -> Iterator[str]:
-    """Where a run was when it ended, and why it did if it could say so."""
+    """Yields the last position of a dead run, and the recorded cause."""
     if beat and beat.position:
         yield ", ".join(filter(None, (beat.position.share, beat.position.note)))
     if beat and beat.failed:

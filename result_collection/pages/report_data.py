@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from configs.defaults import get_default_config
 from configs.loading import flatten
 from finetune.data.tasks import Task
-from finetune.plan import Search, finetune_artifact
+from finetune.plan import FinetunePlan
 from finetune.search.job_folder import RESULT
+from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.privacy import is_secret
-from pipeline.store.paths import dataset_dir, log_path
+from pipeline.store.paths import METRICS, MODEL, dataset_dir, log_path
 from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
 from pretrain.training.metrics_file import read_metrics
 
@@ -42,7 +43,7 @@ GPU_FILES = Path("/proc/driver/nvidia/gpus")
 
 def collect(
     config: "CfgNode",
-    search: Search,
+    searched: FinetunePlan,
     folder: Path,
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
@@ -52,7 +53,7 @@ def collect(
     submission: `zips`, a list of {benchmark, zip, problems}, and `own_predictions`, task -> path.
     What a stage has not left, as one does that did not run here, is None.
     """
-    model = search.model
+    search, model = searched.search, searched.search.model
     return {
         "format": FORMAT,
         "dataset_id": model.dataset_id,
@@ -67,7 +68,7 @@ def collect(
         "dataset": _dataset(dataset_dir(search.root, model.dataset_id)) if model.artifact else None,
         "config": _config(config),
         "environment": environment(),
-        "stages": _stages(config, search, summary),
+        "stages": _stages(searched, summary),
         "links": _links(search, folder, summary),
     }
 
@@ -128,7 +129,7 @@ def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pretraining(directory: Path) -> dict[str, Any] | None:
-    lines = read_metrics(directory / "metrics.jsonl")
+    lines = read_metrics(directory / METRICS)
     manifest = read_record(directory / MANIFEST)
     if not manifest:
         return None
@@ -212,21 +213,21 @@ def _version(package: str) -> str:
         return ""
 
 
-def _stages(config: "CfgNode", search: Search, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _stages(searched: FinetunePlan, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each stage that ran: the seconds of the command that finished it, when that was, and work.
 
     work: seconds of pretraining over all restarts; of all runs of the search, one after the other.
     """
-    model, stages = search.model, []
+    search, model, stages = searched.search, searched.search.model, []
     if model.artifact:
         directory = dataset_dir(search.root, model.dataset_id)
         stages.append(_times("dataset", read_record(directory / MANIFEST), None))
-        lines = read_metrics(model.artifact.directory / "metrics.jsonl")
+        lines = read_metrics(model.artifact.directory / METRICS)
         elapsed = [line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line]
         work = elapsed[-1] if elapsed else None
         stages.append(_times("pretrain", model.artifact.manifest, work))
     work = sum(row["seconds"] for row in summary["tasks"])
-    return [*stages, _times("finetune", finetune_artifact(config).manifest, work)]
+    return [*stages, _times("finetune", searched.artifact.manifest, work)]
 
 
 def _times(stage: str, manifest: Mapping[str, Any] | None, work: float | None) -> dict[str, Any]:
@@ -246,7 +247,7 @@ def _links(search: Search, folder: Path, summary: Mapping[str, Any]) -> list[tup
         "dataset card": dataset_dir(root, model.dataset_id) / DATASET_CARD,
     }
     if model.artifact:
-        paths["pretrained model"] = model.artifact.directory / "model"
+        paths["pretrained model"] = model.artifact.directory / MODEL
     for row in summary["tasks"]:
         log = search.log(row["task"], search.name, row["submitted"]["setting"])
         paths[f"log of {row['task']}'s submitted run"] = log
