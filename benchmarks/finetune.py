@@ -33,8 +33,8 @@ if __name__ == "__main__":
 from benchmarks.stage_runs import PROJECT, SHARED
 from finetune.data.tasks import find_task
 from finetune.search.grid import Job
-from finetune.search.job_folder import JobRun, Source, TrainingSettings
-from finetune.search.local_workers import SlotWorkers, plan_slots, slot_workers
+from finetune.search.job_folder import InputPaths, JobRun, TrainingSettings
+from finetune.search.local_workers import LocalWorkers, plan_slots
 from finetune.search.scheduler import run_jobs
 from pipeline.console import table
 
@@ -93,7 +93,7 @@ def run_usual(job: Job, model: Path, glue_dir: Path) -> Done:
 
 
 def run_ours(
-    workers: SlotWorkers, jobs: list[Job], model: Path, glue_dir: Path, folder: Path
+    workers: LocalWorkers, jobs: list[Job], model: Path, glue_dir: Path, folder: Path
 ) -> tuple[float, list[Done]]:
     """The jobs in the slots, all at once: seconds until the last one was done, and all of them."""
     left = iter([_job_run(job, model, glue_dir, folder) for job in jobs])
@@ -134,8 +134,8 @@ def timed_job(run: JobRun) -> dict:
         return call
 
     training = patch.object(loop, "train", timed("training", loop.train))
-    predict = timed("prediction", device_model.Runner.predict)
-    with training, patch.object(device_model.Runner, "predict", predict):
+    predict = timed("prediction", device_model.DeviceModel.predict)
+    with training, patch.object(device_model.DeviceModel, "predict", predict):
         return {"result": run_job(run), **seconds}
 
 
@@ -153,8 +153,8 @@ def _job_run(job: Job, model: Path, glue_dir: Path, folder: Path) -> JobRun:
         eval_batch_size=128,
     )
     place = folder / job.task / job.setting
-    source = Source(str(model), str(model), str(glue_dir))
-    return JobRun(job, find_task(job.task), {}, source, settings, place, place / "job.log")
+    paths = InputPaths(str(model), str(model), str(glue_dir))
+    return JobRun(job, find_task(job.task), {}, paths, settings, place, place / "job.log")
 
 
 # --- the limit --------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     slots = plan_slots(0, (), 0, num_jobs=len(LEARNING_RATES))
     usual: dict[str, list[Done]] = {task: [] for task in args.tasks.split(",")}
     ours: dict[str, list[tuple[float, list[Done]]]] = {task: [] for task in usual}
-    with slot_workers(slots) as workers:
+    with LocalWorkers(slots) as workers:
         for number in range(args.rounds):
             for task in usual:
                 jobs = list(_jobs(task, args.epochs, number, len(slots)))
