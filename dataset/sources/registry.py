@@ -11,18 +11,11 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataset.sources.arrow_files import ArrowSlice, cut_arrow_file
 from dataset.sources.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
 from dataset.sources.csv_files import CsvSlice, check_csv_file, open_csv
-from dataset.sources.hub_text import (
-    ArrowSlice,
-    HubDataset,
-    StreamSlice,
-    cut_arrow_file,
-    open_dataset,
-    present_name,
-)
-from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file
-from dataset.sources.parquet_footer import check_parquet_file
+from dataset.sources.hub_text import HubDataset, StreamSlice, open_dataset, present_name
+from dataset.sources.parquet_files import ParquetSlice, check_parquet_file, cut_parquet_file
 from dataset.sources.saved_datasets import (
     DEFAULT_SPLIT,
     check_arrow_file,

@@ -185,24 +185,6 @@ def test_the_column_of_a_parquet_file_is_told_without_its_library(tmp_path, colu
     assert bool(found) == bool(problem)
 
 
-def test_nulls_alone_in_a_parquet_file_are_told_without_its_library(tmp_path):
-    path = tmp_path / "a.parquet"
-    for texts, group, problem in (
-        ([None] * 30, 1000, "column `text` holds null in all 30 rows"),
-        ([None] * 30, 7, "column `text` holds null in all 30 rows"),
-        ([None] * 29 + ["a"], 1000, ""),
-        ([None] * 29 + ["a"], 7, ""),
-        ([None] * 3, 1000, ""),
-    ):
-        table = pyarrow.table({"id": range(len(texts)), "text": pyarrow.array(texts, "string")})
-        pyarrow.parquet.write_table(table, path, row_group_size=group)
-        if problem:
-            with pytest.raises(StageError, match=problem):
-                check_file(path, "text")
-        else:
-            check_file(path, "text")
-
-
 def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
     write_parquet(tmp_path)
     content = (tmp_path / "a.parquet").read_bytes()
