@@ -13,11 +13,15 @@ from dataset.shards import file_records
 from dataset.shards.sharding import read_summary
 from dataset.sources.article_stream import counted
 from dataset.sources.digests import FileDigests, digest_of_files, digest_store, identity_of
-from dataset.sources.heads import notes_on_heads, problems_with_heads
 from dataset.sources.hub_text import present_name
-from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
 from dataset.sources.registry import Source, configured_sources, problem_with, slug
 from dataset.sources.saved_datasets import split_in_words
+from dataset.sources.source_checks import (
+    notes_on_heads,
+    problems_with_heads,
+    problems_with_output,
+    problems_with_overlaps,
+)
 from dataset.tokenizers.build import (
     ACCENTS_KEY,
     NAME_KEY,

@@ -32,8 +32,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import claim, run_command
     from dataset.sources.digests import FileDigests, digest_of_files
-    from dataset.sources.overlaps import problems_with_output
     from dataset.sources.registry import customized_source
+    from dataset.sources.source_checks import problems_with_output
     from pipeline.errors import ConfigError
 
     args = parse_arguments(arguments)

@@ -64,10 +64,13 @@ def main(arguments: list[str] | None = None) -> None:
     from dataset.command_line import check_memory, claim, run_command
     from dataset.plan import SCRATCH
     from dataset.sources.digests import FileDigests, identity_of
-    from dataset.sources.heads import problems_with_heads
-    from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
     from dataset.sources.registry import problem_with
     from dataset.sources.saved_datasets import split_in_words
+    from dataset.sources.source_checks import (
+        problems_with_heads,
+        problems_with_output,
+        problems_with_overlaps,
+    )
     from dataset.stage import make_text_shards
     from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError

@@ -208,7 +208,7 @@ def test_a_footer_that_cannot_be_read_is_no_problem_of_the_plan(tmp_path):
 )
 def test_unusable_datasets(tmp_path, monkeypatch, streaming, split, column, message):
     monkeypatch.setattr(
-        "dataset.sources.registry.in_a_process_of_its_own",
+        "dataset.sources.registry.open_in_subprocess",
         lambda jobs: list(map(open_source, jobs)),
     )
     (tmp_path / "corpus").mkdir()

@@ -13,8 +13,8 @@ import pytest
 from dataset.plan import dataset_artifact
 from dataset.sources.corpus_files import list_files
 from dataset.sources.digests import FileDigests, identity_of
-from dataset.sources.heads import problems_with_heads
 from dataset.sources.registry import customized_source, hub_source, local_files, problem_with
+from dataset.sources.source_checks import problems_with_heads
 from pipeline.errors import StageError
 from tests.dataset.dataset_helpers import articles_of, read_source, shard
 
