@@ -172,9 +172,9 @@ def open_dataset(
         check_column(dataset.label, dataset.column, loaded.features.arrow_schema)
         paths, cut = [file["filename"] for file in loaded.cache_files], cut_arrow_file
     return [
-        piece
+        text_slice
         for number, path in enumerate(paths)
-        for piece in cut(path, f"{prefix}/{number}", dataset.column, slice_bytes)
+        for text_slice in cut(path, f"{prefix}/{number}", dataset.column, slice_bytes)
     ]
 
 

@@ -103,13 +103,13 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
 
 
 def iter_parquet_batches(
-    file: "pyarrow.parquet.ParquetFile", piece: ParquetSlice
+    file: "pyarrow.parquet.ParquetFile", text_slice: ParquetSlice
 ) -> Iterator["pyarrow.RecordBatch"]:
-    total = num_rows(file, piece.start, piece.end)
-    rows = max(1, min(MAX_BATCH_ROWS, total * BATCH_BYTES // max(piece.num_bytes, 1)))
-    groups = list(range(piece.start, piece.end))
-    with _explained(piece.path, "damaged"):
-        yield from file.iter_batches(rows, groups, columns=[piece.column], use_threads=False)
+    total = num_rows(file, text_slice.start, text_slice.end)
+    rows = max(1, min(MAX_BATCH_ROWS, total * BATCH_BYTES // max(text_slice.num_bytes, 1)))
+    groups = list(range(text_slice.start, text_slice.end))
+    with _explained(text_slice.path, "damaged"):
+        yield from file.iter_batches(rows, groups, columns=[text_slice.column], use_threads=False)
 
 
 @contextmanager

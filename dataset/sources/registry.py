@@ -11,14 +11,13 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dataset.sources.arrow_files import ArrowSlice, cut_arrow_file
+from dataset.sources.arrow_files import ArrowSlice, check_arrow_file, cut_arrow_file
 from dataset.sources.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
 from dataset.sources.csv_files import CsvSlice, check_csv_file, open_csv
 from dataset.sources.hub_text import HubDataset, StreamSlice, open_dataset, present_name
 from dataset.sources.parquet_files import ParquetSlice, check_parquet_file, cut_parquet_file
 from dataset.sources.saved_datasets import (
     DEFAULT_SPLIT,
-    check_arrow_file,
     data_files,
     folder_of_split,
     problem_with_split,
@@ -306,14 +305,14 @@ def part_bytes(num_bytes: int) -> int:
 
 def group_slices(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
     """Groups consecutive slices into parts of about `part_bytes`."""
-    limit = part_bytes(sum(piece.num_bytes for piece in slices))
+    limit = part_bytes(sum(one.num_bytes for one in slices))
     parts: list[tuple[Slice, ...]] = []
     part: list[Slice] = []
     size = 0
-    for piece in slices:
-        if part and size + piece.num_bytes > limit:
+    for one in slices:
+        if part and size + one.num_bytes > limit:
             parts.append(tuple(part))
             part, size = [], 0
-        part.append(piece)
-        size += piece.num_bytes
+        part.append(one)
+        size += one.num_bytes
     return [*parts, tuple(part)] if part else parts
