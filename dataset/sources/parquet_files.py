@@ -1,20 +1,13 @@
-"""Articles from Parquet files. A row is an article.
+"""Articles from Parquet files. A row is an article."""
 
-Planning checks the columns without pyarrow, whose import is slow and takes memory: it reads the
-file's footer, a struct in Thrift's compact protocol
-(https://parquet.apache.org/docs/file-format/metadata).
-"""
-
-import io
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dataset.sources.arrow_files import arrow_pieces, check_column, first_line
 from dataset.sources.article_stream import BLOCK_BYTES, Piece, Tally
-from dataset.sources.text_files import missing_column
 from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, hub_session
 from pipeline.user_files.file_checks import problem_with_file
@@ -49,6 +42,22 @@ class ParquetSlice:
                 row += len(column)
             if row - self.first_row != num_rows(file, self.start, self.end):
                 raise StageError(f"{self.path}: damaged, rows are missing")
+
+
+def check_parquet_file(path: str, column: str) -> None:
+    """Raises StageError if the footer shows no such column of text.
+
+    Damage is reported by the stage: reading more here could crash the planning process.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.OSFile(os.fsencode(path)) as file:
+            schema = pyarrow.parquet.read_schema(file)
+    except (OSError, ValueError, MemoryError, pyarrow.ArrowException):
+        return
+    check_column(path, column, schema)
 
 
 def cut_parquet_file(path: str, name: str, column: str, slice_bytes: int) -> list[ParquetSlice]:
@@ -129,120 +138,3 @@ def _explained(path: str, problem: str) -> Iterator[None]:
             yield
         except damage as error:
             raise StageError(f"{path}: {problem} ({first_line(error)})") from error
-
-
-# --- the footer, read without pyarrow --------------------------------------------------------
-
-MARK = b"PAR1"
-MAX_FOOTER_BYTES = 1 << 20  # the schema lies at the beginning of the footer
-# Field numbers of FileMetaData and SchemaElement, and of LogicalType's member for nulls.
-SCHEMA, TYPE, NAME, NUM_CHILDREN, CONVERTED_TYPE, LOGICAL_TYPE, NULL_TYPE = 2, 1, 4, 5, 6, 10, 11
-KINDS = ("booleans", "int32", "int64", "int96", "float", "double", "binary", "binary")
-BYTES, TEXT_KIND = 6, "text"
-# Exceptions raised by reading a damaged footer.
-DAMAGE = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-    OSError,
-)
-
-
-def check_parquet_file(path: str, column: str) -> None:
-    """Raises StageError if the footer shows that the column is missing or does not hold text.
-
-    Other damage is reported by the stage, which reads the whole file.
-    """
-    try:
-        columns = dict(_top_columns(_schema_of(path)))
-    except DAMAGE:
-        return
-    if column not in columns:
-        raise StageError(missing_column(path, column, columns))
-    if columns[column] != TEXT_KIND:
-        raise StageError(f"{path}: column `{column}` holds {columns[column]}, expected text")
-
-
-def _schema_of(path: str) -> list[dict[int, Any]]:
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 8))
-        num_bytes, mark = int.from_bytes(file.read(4), "little"), file.read(4)
-        if mark != MARK or num_bytes + 8 > size:
-            raise ValueError("no footer")
-        file.seek(size - 8 - num_bytes)
-        footer = io.BytesIO(file.read(min(num_bytes, MAX_FOOTER_BYTES)))
-    return _read_struct(footer, last=SCHEMA)[SCHEMA]
-
-
-def _top_columns(elements: list[dict[int, Any]]) -> Iterator[tuple[str, str]]:
-    """Yields (name, kind) of the root's children, each followed by its nested columns."""
-    root, *rest = elements
-    place = 0
-    for _ in range(root[NUM_CHILDREN]):
-        element = rest[place]
-        yield element[NAME].decode(), _kind_of(element)
-        left = 1
-        while left:
-            left += rest[place].get(NUM_CHILDREN, 0) - 1
-            place += 1
-
-
-def _kind_of(element: dict[int, Any]) -> str:
-    if element.get(NUM_CHILDREN, 0) > 0:
-        return "lists or groups"
-    if NULL_TYPE in element.get(LOGICAL_TYPE, {}):
-        return "null"
-    if element[TYPE] == BYTES and {CONVERTED_TYPE, LOGICAL_TYPE} & element.keys():
-        return TEXT_KIND
-    return KINDS[element[TYPE]]
-
-
-def _read_struct(raw: io.BytesIO, last: int = 1 << 15) -> dict[int, Any]:
-    """Returns the values of a Thrift struct by field number, up to number `last`."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while (head := _read_byte(raw)) and number < last:
-        number = number + (head >> 4) if head >> 4 else _read_integer(raw)
-        fields[number] = _read_value(raw, head & 15)
-    return fields
-
-
-def _read_value(raw: io.BytesIO, kind: int) -> Any:
-    if kind in (1, 2):  # a truth value, held by its kind
-        return kind == 1
-    if kind == 3:
-        return _read_byte(raw)
-    if kind in (4, 5, 6):
-        return _read_integer(raw)
-    if kind in (7, 8):  # a float, text
-        return raw.read(8 if kind == 7 else _read_varint(raw))
-    if kind in (9, 10):  # a list, a set
-        head = _read_byte(raw)
-        size = head >> 4 if head >> 4 < 15 else _read_varint(raw)
-        # In lists a truth value takes a byte.
-        return [_read_value(raw, 3 if head & 15 in (1, 2) else head & 15) for _ in range(size)]
-    if kind == 12:
-        return _read_struct(raw)
-    raise ValueError(f"unknown type {kind}")
-
-
-def _read_byte(raw: io.BytesIO) -> int:
-    return raw.read(1)[0]  # IndexError at the end
-
-
-def _read_varint(raw: io.BytesIO) -> int:
-    number = shift = 0
-    while (byte := _read_byte(raw)) & 0x80:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-    return number | byte << shift
-
-
-def _read_integer(raw: io.BytesIO) -> int:
-    """Reads a zigzag integer."""
-    number = _read_varint(raw)
-    return (number >> 1) ^ -(number & 1)
