@@ -52,7 +52,7 @@ def in_flags(text: str) -> str:
 
 
 def check_values(args: Namespace) -> None:
-    """Raises ConfigError for values that are invalid for the flags' config keys."""
+    """Raises ConfigError for flags with values out of their config keys' range."""
     problems = []
     for flag, value in vars(args).items():
         test, expected = RULES.get(KEYS.get(flag, f"DATASET.{flag.upper()}"), (None, ""))

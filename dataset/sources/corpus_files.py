@@ -151,7 +151,7 @@ def _kind_of(entry: os.DirEntry) -> str:
 
 
 def _own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
-    """Returns the names in a folder that are this program's own, not the user's text.
+    """Returns this program's own names in a folder, without the user's text.
 
     In the folder of a stage these are all names; if the stage makes text, only the records.
     kinds: by name, see `_kind_of`.
@@ -164,7 +164,7 @@ def _own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
 
 
 def _makes_text(record: Mapping[str, Any]) -> bool:
-    """True for the record of a stage that makes text.
+    """True for the record of a text-making stage.
 
     Records of older versions lack the stage; those of text have no config keys and no tokenizer.
     """

@@ -54,7 +54,7 @@ class HubDataset:
         return present_name(self.name, self.subset)
 
     def place(self) -> dict[str, str | None]:
-        """Returns the arguments by which `datasets` finds it."""
+        """Returns the arguments for finding it with `datasets`."""
         name, subset = self.home
         return {
             "path": name,
@@ -88,7 +88,7 @@ def load(dataset: HubDataset, streaming: bool) -> Any:
 
 
 def local_parquet_paths(dataset: HubDataset) -> list[str]:
-    """Returns the paths of a local split that consists of whole Parquet files; else none."""
+    """Returns the paths of a local split if all of them are Parquet files; else none."""
     with readable(dataset):
         builder = library().load_dataset_builder(**dataset.place())
         check_places(dataset, builder.config.data_files or {})
@@ -110,7 +110,7 @@ def check_places(dataset: HubDataset, files_by_split: Mapping[str, Iterable[str]
 
 @contextmanager
 def readable(dataset: HubDataset) -> Iterator[None]:
-    """Turns any error of `datasets`, whose readers raise many kinds, into a StageError."""
+    """Turns any error of `datasets` into a StageError; its readers raise many kinds."""
     logger, last = logging.getLogger("datasets"), LastError()
     logger.addHandler(last)
     try:
@@ -125,7 +125,7 @@ def readable(dataset: HubDataset) -> Iterator[None]:
 
 
 class LastError(logging.Handler):
-    """Keeps the last line logged by `datasets`, which names the unreadable file."""
+    """Keeps the last line logged by `datasets`: it names the unreadable file."""
 
     def __init__(self):
         super().__init__(logging.ERROR)
@@ -202,7 +202,7 @@ def load_converted(dataset: HubDataset, tables: HubTables | None) -> Any:
 
 
 def only_rows_of_split(dataset: HubDataset, loaded: Any) -> Any:
-    """Copies the rows of a part like `train[:10%]`, whose cached files hold the whole split."""
+    """Copies the rows of a part like `train[:10%]`: the cached files hold the whole split."""
     if "[" not in dataset.split:
         return loaded
     folder = Path(dataset.cache) / "rows"

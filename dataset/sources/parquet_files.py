@@ -85,7 +85,7 @@ def cut_parquet_file(path: str, name: str, column: str, slice_bytes: int) -> lis
 
 
 def num_rows(file: "pyarrow.parquet.ParquetFile", start: int, end: int) -> int:
-    """Returns the number of rows that the footer gives for the row groups [start, end)."""
+    """Returns the number of rows in the row groups [start, end), by the footer."""
     return sum(file.metadata.row_group(group).num_rows for group in range(start, end))
 
 

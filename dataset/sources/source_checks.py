@@ -46,7 +46,7 @@ def problems_with_heads(sources: Sequence[Source], files_of: FilesOf) -> list[st
 
 
 def notes_on_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
-    """Returns a line for each source with files that do not begin with UTF-8."""
+    """Returns a line for each source with files not in UTF-8, by their beginnings."""
     notes = []
     for source in sources:
         files = _sample_of(source, files_of) if source.kind == "folder" else []
@@ -112,7 +112,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def problems_with_overlaps(sources: Sequence[Source]) -> list[str]:
-    """Returns a line for each two sources that share text, which would leak into the test split."""
+    """Returns a line for each two sources sharing text: it would leak into the test split."""
     places = [_place(source) for source in sources]
     problems = []
     for (first, place), (second, other) in combinations(zip(sources, places, strict=True), 2):
