@@ -34,7 +34,7 @@ from dataset.tokenizers.vocabulary_training import (
 from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.store.artifacts import Artifact, fingerprint
 from pipeline.store.disk import DiskNeed, size_in_words
 from pipeline.store.paths import dataset_dir, sharded_text_dir

@@ -31,7 +31,7 @@ from finetune.training.foreign_models import (
 )
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import ConfigError
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.runtime.devices import num_gpus
 from pipeline.store.artifacts import Artifact, fingerprint
 from pipeline.store.checksums import file_digest

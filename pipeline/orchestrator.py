@@ -13,7 +13,7 @@ from pipeline import install
 from pipeline.console import duration, print_line
 from pipeline.environment import continue_inside_environment, inside_environment
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import hub_problems
+from pipeline.hub.needs import hub_problems
 from pipeline.privacy import private_files
 from pipeline.store.artifacts import Artifact, Status
 from pipeline.store.disk import DiskNeed, shortages, space_in_words

@@ -28,8 +28,9 @@ from dataset.sources.parquet_files import (
     open_parquet_file,
 )
 from pipeline.errors import StageError
-from pipeline.hub.hub_datasets import HubTables, check_split, is_parquet, library, look_up
-from pipeline.hub.repository import SHOWN_COMMIT, Repository, bound_requests, is_offline, not_cached
+from pipeline.hub.dataset_files import HubTables, check_split, is_parquet, library, look_up
+from pipeline.hub.repository import SHOWN_COMMIT, Repository, not_cached
+from pipeline.hub.requests import bound_requests, is_offline
 from pipeline.store.disk import size_in_words
 from pipeline.user_files.file_checks import problem_with_file
 

@@ -13,8 +13,9 @@ from finetune.data.tables import read_table
 from finetune.data.tasks import Split, Task
 from finetune.data.tsv import Table, leave_out, numbered_lines, read_tsv, tsv_columns
 from pipeline.errors import StageError
-from pipeline.hub.hub_datasets import check_split, look_up
-from pipeline.hub.repository import Repository, cached_commit, first_line, not_cached
+from pipeline.hub.dataset_files import check_split, look_up
+from pipeline.hub.repository import Repository, cached_commit, not_cached
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import shown, shown_list
 
 HUB_DATASET = "nyu-mll/glue"

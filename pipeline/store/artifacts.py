@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from pipeline.console import print_line
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.store import ownership
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of

@@ -1,7 +1,7 @@
-"""A child process that asks the Hub for what the stages will need; see pipeline/hub/hub_needs.py.
+"""A child process that checks access to the Hub; see pipeline/hub/needs.py.
 
-Reads `{"parent", "needs"}` as JSON from standard input and prints a list of texts: why a need
-cannot be loaded, or nothing if it can.
+Reads `{"parent", "needs"}` as JSON from standard input. Prints a list of strings: the problem with
+each need, "" if it can be loaded.
 """
 
 import glob
@@ -17,14 +17,14 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 
-from pipeline.hub.repository import Repository, patiently, problem_in_words
+from pipeline.hub.repository import Repository, request_problem
+from pipeline.hub.requests import with_retries
 from pipeline.runtime.processes import die_with_parent
 
-MOST_AT_ONCE = 8
-# Seconds that the library itself waits for an answer; a question is two requests.
-TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT
+MAX_PARALLEL = 8
+TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT  # seconds, of each request
 WAITS, LONGEST_WAIT = (1.0, 3.0), 5.0  # seconds before further attempts
-# Small files that nearly every repository has: asked for first.
+# Small files of nearly every repository: requested first.
 LIKELY_FILES = ("config.json", "README.md")
 
 
@@ -36,13 +36,13 @@ def main() -> None:
 
 
 def problems_with(needs: list[dict[str, Any]]) -> list[str]:
-    """Returns for each need why neither the Hub nor the cache has it, or an empty text."""
+    """Returns for each need the problem of the Hub if the cache has no copy either, else ""."""
     if constants.HF_HUB_OFFLINE:
         found = ["HF_HUB_OFFLINE is set"] * len(needs)
     else:
-        pool = ThreadPoolExecutor(MOST_AT_ONCE)
+        pool = ThreadPoolExecutor(MAX_PARALLEL)
         asked = [pool.submit(problem_on_hub, need["kind"], need["name"]) for need in needs]
-        rounds = -(-len(asked) // MOST_AT_ONCE)
+        rounds = -(-len(asked) // MAX_PARALLEL)
         wait(asked, timeout=(sum(WAITS) + 4 * TIMEOUT) * rounds)
         late = f"no answer from {constants.ENDPOINT}"
         found = [answer.result() if answer.done() else late for answer in asked]
@@ -57,20 +57,20 @@ def problems_with(needs: list[dict[str, Any]]) -> list[str]:
 
 
 def problem_on_hub(kind: str, name: str) -> str:
-    """Returns why the Hub does not give the repository to this user, or an empty text."""
+    """Returns why this user cannot load the repository from the Hub, or ""."""
     repository = Repository(name, kind)
     try:
-        patiently(lambda: ask(repository), WAITS, LONGEST_WAIT)
+        with_retries(lambda: ask(repository), WAITS, LONGEST_WAIT)
     except Exception as error:  # of the library, of its HTTP client, of the network
-        return problem_in_words(error, repository)
+        return request_problem(error, repository)
     return ""
 
 
 def ask(repository: Repository) -> None:
-    """Raises whatever the library does if the Hub does not give the repository."""
+    """Raises the library's error if the Hub denies access to the repository or a file of it."""
     name, kind = repository.name, repository.kind
-    info = HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)
-    # Of a gated repository everybody sees the description, and not the files.
+    info: Any = HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)
+    # The description of a gated repository is public, its files are not.
     files = [file.rfilename for file in info.siblings or ()]
     files.sort(key=lambda file: file not in LIKELY_FILES)
     if files:
@@ -83,10 +83,12 @@ def ask(repository: Repository) -> None:
 
 
 def is_cached(need: dict[str, Any]) -> bool:
-    """True if a commit in the Hub's cache, or what `datasets` has converted, has all of it."""
-    folders = snapshots(need["kind"], need["name"])
-    if need["kind"] == "dataset" and (converted := converted_dataset(need["name"])):
-        folders.append(converted)
+    """True if one commit in the Hub's cache, or the cache of `datasets`, has the whole need."""
+    repository = f"{need['kind']}s--{need['name'].replace('/', '--')}"
+    pattern = f"{glob.escape(repository)}/snapshots/*/"
+    folders = list(Path(constants.HF_HUB_CACHE).glob(pattern))
+    if need["kind"] == "dataset":
+        folders += converted_datasets(need["name"])
     groups = [*need["files"], *([f"{subset}/*"] for subset in need["subsets"])] or [["*"]]
     return any(
         all(any(any(folder.glob(pattern)) for pattern in group) for group in groups)
@@ -94,17 +96,11 @@ def is_cached(need: dict[str, Any]) -> bool:
     )
 
 
-def snapshots(kind: str, name: str) -> list[Path]:
-    """Returns the folders of all commits of a repository in the Hub's cache."""
-    repository = f"{kind}s--{name.replace('/', '--')}"
-    return list(Path(constants.HF_HUB_CACHE).glob(f"{glob.escape(repository)}/snapshots/*/"))
-
-
-def converted_dataset(name: str) -> Path | None:
-    """Returns the folder of a dataset, `owner___name` in snake case, in the cache of `datasets`."""
+def converted_datasets(name: str) -> list[Path]:
+    """Returns the folders `owner___name`, in snake case, in the cache of `datasets`."""
     named = os.environ.get("HF_DATASETS_CACHE")
     cache = Path(os.path.expanduser(named)) if named else Path(constants.HF_HOME) / "datasets"
-    return next((path for path in cache.glob("*/") if _plain(path.name) == _plain(name)), None)
+    return [path for path in cache.glob("*/") if _plain(path.name) == _plain(name)]
 
 
 def _plain(name: str) -> str:
