@@ -183,7 +183,7 @@ def test_two_commands_do_not_make_the_environment_together(tmp_path, monkeypatch
     with other_run(environment, monkeypatch, make):
         install.run_install_script(tmp_path / "install.log")
     waits = capsys.readouterr().out
-    assert waits.startswith(f"install: waits, as {environment} is being made by process ")
+    assert waits.startswith(f"install: waiting: {environment} is being made by process ")
 
 
 # --- torch -------------------------------------------------------------------------------------
