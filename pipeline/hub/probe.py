@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ def main() -> None:
     request = json.load(sys.stdin)
     die_with_parent(request["parent"])
     print(json.dumps(problems_with(request["needs"])), flush=True)
-    os._exit(0)  # threads may still wait for an answer
 
 
 def problems_with(needs: list[dict[str, Any]]) -> list[str]:
@@ -40,12 +39,8 @@ def problems_with(needs: list[dict[str, Any]]) -> list[str]:
     if constants.HF_HUB_OFFLINE:
         found = ["HF_HUB_OFFLINE is set"] * len(needs)
     else:
-        pool = ThreadPoolExecutor(MAX_PARALLEL)
-        asked = [pool.submit(problem_on_hub, need["kind"], need["name"]) for need in needs]
-        rounds = -(-len(asked) // MAX_PARALLEL)
-        wait(asked, timeout=(sum(WAITS) + 4 * TIMEOUT) * rounds)
-        late = f"no answer from {constants.ENDPOINT}"
-        found = [answer.result() if answer.done() else late for answer in asked]
+        with ThreadPoolExecutor(MAX_PARALLEL) as pool:
+            found = list(pool.map(problem_on_hub, needs))
     lacks = f"and it is not in the cache ({constants.HF_HUB_CACHE})"
     return [
         f"{problem}, {lacks}" if problem and not is_cached(need) else ""
@@ -56,9 +51,9 @@ def problems_with(needs: list[dict[str, Any]]) -> list[str]:
 # --- the Hub -------------------------------------------------------------------------------------
 
 
-def problem_on_hub(kind: str, name: str) -> str:
+def problem_on_hub(need: dict[str, Any]) -> str:
     """Returns why this user cannot load the repository from the Hub, or ""."""
-    repository = Repository(name, kind)
+    repository = Repository(need["name"], need["kind"])
     try:
         with_retries(lambda: ask(repository), WAITS, LONGEST_WAIT)
     except Exception as error:  # of the library, of its HTTP client, of the network

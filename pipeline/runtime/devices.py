@@ -236,7 +236,7 @@ def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
     ways = [TO_CPU]
     if bad and (good := [i for i, gpu in enumerate(found.gpus) if not gpu.problem]):
         ways.insert(0, f"set CUDA_VISIBLE_DEVICES={_names_of(good)} to leave it out")
-    seen = tuple(Card(i, gpu.name, "", gpu.capability) for i, gpu in enumerate(found.gpus))
+    seen = tuple(Card(gpu.name, gpu.capability) for gpu in found.gpus)
     system = replace(system, cards=seen or system.cards)
     if not found.hangs and misfit(system, found.cuda, found.architectures):
         if way := way_out(system):

@@ -17,7 +17,7 @@ from pipeline.runtime.processes import answer
 
 # Without its persistence daemon, the driver takes seconds to start each card.
 SMI_SECONDS = 60.0
-FIELDS = ("driver_version", "index", "name", "uuid", "memory.total", "compute_cap")
+FIELDS = ("driver_version", "name", "compute_cap")
 WSL = "usr/lib/wsl/lib"  # libcuda and nvidia-smi of WSL2, on PATH or not
 # libcuda in a container on WSL2. Source: nvidia-container-toolkit, pkg/nvcdi/driver-wsl.go.
 WSL_IN_CONTAINER = "usr/lib/wsl/drivers/nv*/libcuda.so.1.1"
@@ -28,17 +28,10 @@ FIRST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU listed by the system.
+    """A GPU listed by the system. capability: as (8, 6), None if unknown."""
 
-    index: nvidia-smi's, in the order of the PCI bus. uuid: `GPU-...`, or empty. capability: as
-    (8, 6), None if unknown. memory: MiB, None if unknown.
-    """
-
-    index: int
     name: str
-    uuid: str = ""
     capability: tuple[int, int] | None = None
-    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,7 @@ def _answer_of(program: str) -> tuple[str, tuple[Card, ...], str]:
         if not done.returncode or "compute_cap" not in done.stdout + done.stderr:
             break
     rows = [line.split(", ") for line in done.stdout.splitlines()]
-    rows = [row for row in rows if len(row) == len(fields) and row[1].isdigit()]
+    rows = [row for row in rows if len(row) == len(fields)]
     if rows and not done.returncode:
         return rows[0][0], tuple(map(_card, rows)), ""
     lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
@@ -134,16 +127,10 @@ def _answer_of(program: str) -> tuple[str, tuple[Card, ...], str]:
 
 
 def _card(row: Sequence[str]) -> Card:
-    """Parses a row of FIELDS; nvidia-smi writes [N/A] for unknown values."""
-    _, index, name, uuid, memory, *more = row
+    """Parses a row of FIELDS; nvidia-smi writes [N/A] for an unknown capability."""
+    _, name, *more = row
     found = re.fullmatch(r"(\d+)\.(\d+)", more[0]) if more else None
-    return Card(
-        index=int(index),
-        name=name,
-        uuid=uuid if uuid.startswith("GPU-") else "",
-        capability=(int(found[1]), int(found[2])) if found else None,
-        memory=int(memory) if memory.isdigit() else None,
-    )
+    return Card(name, (int(found[1]), int(found[2])) if found else None)
 
 
 # --- /proc and /dev ----------------------------------------------------------------------------
@@ -173,13 +160,10 @@ def _listed_cards(root: Path) -> tuple[Card, ...]:
         if nodes and minor.isdigit() and int(minor) not in nodes:
             continue
         minors.add(int(minor) if minor.isdigit() else len(cards))
-        uuid = facts.get("GPU UUID", "")  # has question marks before the card's start
-        name = facts.get("Model", "unnamed GPU")
-        cards.append(Card(len(cards), name, uuid if "?" not in uuid else ""))
-    for _ in nodes - minors:
-        cards.append(Card(len(cards), "unnamed GPU"))
+        cards.append(Card(facts.get("Model", "unnamed GPU")))
+    cards += [Card("unnamed GPU")] * len(nodes - minors)
     if not cards and _is_wsl(root):
-        cards.append(Card(0, "GPU of Windows"))
+        cards.append(Card("GPU of Windows"))
     return tuple(cards)
 
 

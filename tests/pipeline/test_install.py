@@ -218,7 +218,9 @@ def clone(tmp_path) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(WITHOUT_PACKAGES.format(bash=shutil.which("bash"), python=sys.executable))
     python.chmod(0o755)
-    with (copy / "pipeline" / "nvidia.py").open("a") as code:  # /proc of this machine is not read
+    with (copy / "pipeline" / "runtime" / "nvidia.py").open(
+        "a"
+    ) as code:  # /proc of this machine is not read
         code.write(f"\n\nread_system.__defaults__ = (Path({str(tmp_path / 'machine')!r}),)\n")
     return copy
 

@@ -255,7 +255,7 @@ def test_wsl(machine):
     machine.torch_finds(driver_error="Found no NVIDIA driver on your system. Please check")
     assert num_gpus(-1) == 0  # no NVIDIA card behind it
     folder = machine.root / "usr/lib/wsl/lib"
-    add_smi(folder, "552.22", ["NVIDIA GeForce RTX 4090, GPU-9, 24564, 8.9"])
+    add_smi(folder, "552.22", ["NVIDIA GeForce RTX 4090, 8.9"])
     (folder / "libcuda.so.1").touch()
     assert "NVIDIA GeForce RTX 4090 (driver 552.22)" in refusal(-1)
     machine.torch_finds(gpu(9, "NVIDIA GeForce RTX 4090", (8, 9)))
