@@ -51,6 +51,9 @@ class Build:
     def least_driver(self) -> str:
         return FIRST_DRIVER[_numbers(self.cuda)[0]]
 
+    def misfit(self, system: System) -> str:
+        return misfit(system, self.cuda, self.architectures)
+
 
 # The first is preferred. Sources: PYTORCH_RELEASES_CODE_CC in torch/cuda/__init__.py of torch 2.13;
 # for CUDA 12.8, which no release after 2.11 was built for, github.com/pytorch/pytorch/pull/175253
@@ -85,7 +88,7 @@ BUILDS = (
 # --- builds that cannot use the cards ------------------------------------------------------------
 
 
-def misfit(system: System, cuda: "str | None", architectures: Iterable[str]) -> str:
+def misfit(system: System, cuda: str | None, architectures: Iterable[str]) -> str:
     """Returns why a build of torch cannot use all of this machine's cards, "" if it can.
 
     cuda: as `torch.version.cuda`; architectures: as `torch.cuda.get_arch_list()`.
@@ -125,7 +128,7 @@ def _in_words(cards: Iterable[Card]) -> str:
 # --- choosing a build ----------------------------------------------------------------------------
 
 
-def fitting_build(system: System, version: str = "") -> "Build | None":
+def fitting_build(system: System, version: str = "") -> Build | None:
     """Returns the build for the most cards, PyPI's without cards; None if no card is usable.
 
     version: a release of torch, instead of each build's newest.
@@ -153,7 +156,7 @@ def way_out(system: System) -> str:
     build = fitting_build(system)
     if not build:
         return _driver_update(system)
-    if misfit(system, build.cuda, build.architectures):
+    if build.misfit(system):
         return ""
     if build.index:
         version = f"TORCH_VERSION={build.version} " if build.version != BUILDS[0].version else ""
@@ -208,7 +211,7 @@ def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
         return Wheel(version, f"{DOWNLOADS}/{version.partition('+')[2]}", "as TORCH_VERSION asks")
     build = fitting_build(system, version)
     if build and build.index:
-        reason = f"because {_problem_of_the_usual(system)}"
+        reason = f"because {BUILDS[0].misfit(system)}"
         return Wheel(build.version + build.label, build.index, reason)
     if version:
         return Wheel(version, "", "as TORCH_VERSION asks")
@@ -219,12 +222,9 @@ def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
 
 
 def _usual_wheel(system: System, consequence: str = "") -> Wheel:
-    problem = _problem_of_the_usual(system)
+    """Returns PyPI's."""
+    problem = BUILDS[0].misfit(system)
     return Wheel(BUILDS[0].version, "", problem and f"although {problem}{consequence}")
-
-
-def _problem_of_the_usual(system: System) -> str:
-    return misfit(system, BUILDS[0].cuda, BUILDS[0].architectures)
 
 
 def install_torch() -> int:

@@ -348,7 +348,7 @@ def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monk
     found = recorded()
     problem = (
         "torch 2.13.0 for CUDA 13.0 cannot use Tesla V100 and NVIDIA A100-SXM4-80GB (driver "
-        "470.82.01 for CUDA 11.4): The NVIDIA driver on your system is too old (found version "
+        "470.82.01): The NVIDIA driver on your system is too old (found version "
         "12020); update driver 470.82.01 to 525.60.13 or newer, or train on the CPU "
         "(SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)"
     )

@@ -14,7 +14,7 @@ from configs.defaults import get_default_config
 from dataset.plan import dataset_artifact
 from dataset.shards.file_records import write_record
 from pipeline.errors import ConfigError
-from pipeline.hub import probe
+from pipeline.hub import needs, probe
 from pipeline.hub.needs import HubNeed, hub_problems
 from pipeline.orchestrator import plan, run_pipeline
 from pipeline.store.atomic_files import write_sealed
@@ -89,7 +89,9 @@ def serving():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The server, and an empty cache."""
+    """The server, an empty cache, and short waits between attempts."""
+    short = "from pipeline.hub import probe; probe.WAITS = (0.05, 0.05); probe.main()"
+    monkeypatch.setattr(needs, "PROBE", needs.PROBE.partition("from ")[0] + short)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
