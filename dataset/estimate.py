@@ -17,7 +17,7 @@ from dataset.sources.saved_datasets import split_in_words
 from dataset.sources.source_checks import notes_on_heads
 from dataset.tokenizers.build import NAME_KEY
 from pipeline.console import WARNING_PREFIX
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.stage_plan import Estimate
 from pipeline.store.disk import DiskNeed, size_in_words
 

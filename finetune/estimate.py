@@ -16,7 +16,7 @@ from finetune.search.grid import HALVING, STILT_SOURCE, by_task, total_rows
 from finetune.search.search import Search, count_runs
 from finetune.training.foreign_models import positions_of
 from pipeline.console import WARNING_PREFIX
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.stage_plan import Estimate
 from pipeline.store.disk import DiskNeed, size_of
 from pretrain.estimate import model_bytes

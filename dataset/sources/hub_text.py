@@ -20,8 +20,9 @@ from dataset.sources.article_stream import Piece, Tally
 from dataset.sources.corpus_files import list_files, text_size
 from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file, open_parquet_file
 from pipeline.errors import StageError
-from pipeline.hub.hub_datasets import HubTables, check_split, is_parquet, library, look_up
-from pipeline.hub.repository import SHOWN_COMMIT, Repository, bound_requests, is_offline, not_cached
+from pipeline.hub.dataset_files import HubTables, check_split, is_parquet, library, look_up
+from pipeline.hub.repository import SHOWN_COMMIT, Repository, not_cached
+from pipeline.hub.requests import bound_requests, is_offline
 from pipeline.store.disk import size_in_words
 
 STREAM_BYTES = 256 << 20  # assumed for a streamed shard of unknown size
