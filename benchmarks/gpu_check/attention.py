@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.contestants import HEAD_DIM, Size, model_args
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.correctness import synthetic_batch
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged
+from benchmarks.models import model_args
+from benchmarks.sizes import HEAD_DIM, Size
 from pretrain.engine.engine import compute_dtype
 from pretrain.flags import build_parser
 from pretrain.model.model import BasePretrainModel

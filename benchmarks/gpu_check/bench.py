@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from benchmarks.contestants import VOCAB_SIZE, Size
 from benchmarks.real_loop import Enough, QuietLog
-from benchmarks.stage_runs import PROJECT, PYTHON_DOCS, find_vocabulary, repeated_text
+
+from benchmarks.harness import PROJECT
+from benchmarks.models import VOCAB_SIZE
+from benchmarks.sizes import Size
+from benchmarks.texts import PYTHON_DOCS, find_vocabulary, repeated_text
 from pipeline.store.artifacts import MANIFEST
 from pretrain.engine.interrupts import Interrupts
 from pretrain.flags import parse_flags

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from benchmarks.contestants import LENGTH, Size, model_args
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.outcome import Outcome, judged
+from benchmarks.models import LENGTH, model_args
+from benchmarks.sizes import Size
 from pretrain.engine.engine import compute_dtype
 from pretrain.model.model import BasePretrainModel
 from pretrain.training.data_loader import MicroBatch, collate

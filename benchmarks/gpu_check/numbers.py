@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.real_loop import Enough
 
 from benchmarks.gpu_check.bench import (
     ON_CPU,
@@ -23,8 +24,7 @@ from benchmarks.gpu_check.bench import (
 from benchmarks.gpu_check.correctness import check_correctness
 from benchmarks.gpu_check.outcome import Check, Outcome, judged
 from benchmarks.gpu_check.synchronisation import check_data, check_error_mode, check_waits
-from benchmarks.real_loop import Enough
-from benchmarks.stage_runs import PROJECT
+from benchmarks.harness import PROJECT
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.engine import loss_scale
 from pretrain.engine.interrupts import Interrupted, Interrupts

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, child_environment, run_loop, run_settings
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, skipped
-from benchmarks.stage_runs import PROJECT
+from benchmarks.harness import PROJECT
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.placement import device_flag
 from pretrain.engine.ports import free_port

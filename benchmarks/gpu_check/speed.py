@@ -11,8 +11,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from benchmarks.real_loop import Enough
 
-from benchmarks.contestants import (
+from benchmarks.gpu_check.bench import Bench, run_loop, run_settings
+from benchmarks.gpu_check.cards import find_card
+from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed, skipped
+from benchmarks.gpu_check.profiling import profiled
+from benchmarks.harness import PROJECT
+from benchmarks.models import (
     LENGTH,
     VOCAB_SIZE,
     Size,
@@ -22,12 +28,6 @@ from benchmarks.contestants import (
     read_batches,
     usual_inputs,
 )
-from benchmarks.gpu_check.bench import Bench, run_loop, run_settings
-from benchmarks.gpu_check.cards import find_card
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed, skipped
-from benchmarks.gpu_check.profiling import profiled
-from benchmarks.real_loop import Enough
-from benchmarks.stage_runs import PROJECT
 from pipeline.runtime.oom import is_out_of_memory
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.engine import build_engine, compute_dtype

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import Size
 from benchmarks.gpu_check.bench import DATASET_ID, Bench, child_environment, main_command
 from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed, skipped
 from benchmarks.gpu_check.speed import engine_args, new_engine, peak_memory
-from benchmarks.stage_runs import PROJECT, SHARED
+from benchmarks.harness import PROJECT, SHARED
+from benchmarks.sizes import Size
 from pipeline.store.record_files import read_json
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.memory_limits import FILE as MICRO_BATCH

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import model_args, read_batches
 from benchmarks.gpu_check.bench import Bench, tensors_in, watch_steps
 from benchmarks.gpu_check.correctness import synthetic_batch
 from benchmarks.gpu_check.outcome import Outcome, judged, passed, skipped
-from benchmarks.stage_runs import PROJECT
+from benchmarks.harness import PROJECT
+from benchmarks.models import model_args, read_batches
 from pretrain.engine.engine import compute_dtype
 from pretrain.model.model import BasePretrainModel
 from pretrain.training.data_loader import MicroBatch

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks.finetune import Done, _jobs, _rates, flops_per_token, report
-from benchmarks.stage_runs import PROJECT
+from benchmarks.finetune import Done, Turn, _jobs, flops_per_token, jobs_per_hour, print_table
+from benchmarks.harness import PROJECT
 from finetune.data.demo_glue import write_demo_glue
 from finetune.search.grid import Job
 from tests.finetune.conftest import tiny_model  # noqa: F401, a fixture
@@ -19,6 +19,10 @@ def _done(seconds: float, accuracy: float = 0.5) -> Done:
     return Done(JOB, seconds, training=seconds / 2, prediction=seconds / 4, accuracy=accuracy)
 
 
+def _turn(wall: float, *seconds: float) -> Turn:
+    return Turn(wall, [_done(one) for one in seconds])
+
+
 def test_rounds_take_settings_in_turn():
     first, second = (list(_jobs("RTE", 3, number, 2)) for number in (0, 1))
     assert [job.learning_rate for job in first] == [5e-5, 8e-5]
@@ -28,13 +32,14 @@ def test_rounds_take_settings_in_turn():
 
 
 def test_rates_are_of_a_mix_of_the_tasks():
-    usual = {"RTE": [_done(10), _done(30)], "MRPC": [_done(40)]}
-    ours = {"RTE": [(8.0, [_done(6), _done(8)])], "MRPC": [(12.0, [_done(12), _done(9)])]}
-    assert _rates(usual, ours) == {"usual": 3600 / 30, "ours": 3600 / 5}
+    rte = {"usual": [_turn(10, 10), _turn(30, 30)], "ours": [_turn(8, 6, 8)]}
+    mrpc = {"usual": [_turn(40, 40)], "ours": [_turn(12, 12, 9)]}
+    assert jobs_per_hour([rte, mrpc]) == {"usual": 3600 / 30, "ours": 3600 / 5}
 
 
-def test_report_compares_the_same_setting(capsys):
-    report("RTE", [_done(20, 0.7)], [(8.0, [_done(6, 0.8), _done(8, 0.1)])])
+def test_the_table_compares_the_same_setting(capsys):
+    ours = Turn(8.0, [_done(6, 0.8), _done(8, 0.1)])
+    print_table("RTE", {"usual": [Turn(20.0, [_done(20, 0.7)])], "ours": [ours]})
     usual, ours = capsys.readouterr().out.splitlines()[-2:]
     assert usual.split() == ["usual", "1", "20.0", "10.0", "5.0", "5.0", "0.700", "180.0"]
     assert ours.split() == ["ours", "2", "4.0", "3.5", "1.8", "1.8", "0.800", "900.0"]
@@ -55,9 +60,10 @@ def test_command_line(tiny_model, tmp_path):  # noqa: F811
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    ((wall, turn),) = numbers[task]["ours"]
-    (usual,) = numbers[task]["usual"]
-    assert wall >= max(one["seconds"] for one in turn) and usual["seconds"] > usual["training"] > 0
-    assert all(one["training"] > 0 and one["prediction"] > 0 for one in turn)
-    assert numbers["rates"]["ours"] == pytest.approx(3600 * len(turn) / wall)
+    (ours,), (usual,) = numbers[task]["ours"], numbers[task]["usual"]
+    jobs = ours["jobs"]
+    assert ours["wall"] >= max(job["seconds"] for job in jobs)
+    assert usual["wall"] == usual["jobs"][0]["seconds"] > usual["jobs"][0]["training"] > 0
+    assert all(job["training"] > 0 and job["prediction"] > 0 for job in jobs)
+    assert numbers["rates"]["ours"] == pytest.approx(3600 * len(jobs) / ours["wall"])
     assert "times as many" in done.stdout and "GFLOP/s per process" in done.stdout

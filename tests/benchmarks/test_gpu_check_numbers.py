@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.contestants import LENGTH, VOCAB_SIZE, read_batches
 from benchmarks.gpu_check import attention, numbers, speed
 from benchmarks.gpu_check.bench import FULL, Bench, as_large_as_berts, tensors_in
 from benchmarks.gpu_check.correctness import check_correctness, synthetic_batch
@@ -22,7 +21,8 @@ from benchmarks.gpu_check.synchronisation import (
     is_pinned,
     recorded_synchronisations,
 )
-from benchmarks.stage_runs import PROJECT
+from benchmarks.harness import PROJECT
+from benchmarks.models import LENGTH, VOCAB_SIZE, read_batches
 from pretrain.training.data_loader import MicroBatch
 
 CPU = torch.device("cpu")
