@@ -121,38 +121,35 @@ def _reported(group: Sequence[tuple[Contestant, Outcome]]) -> Iterator[Outcome]:
 def _train(report: Report, course: Course) -> None:
     """Runs in the contestant's process; reports standings, or an error if the training diverges."""
     begin = time.perf_counter()
-    from benchmarks.trainings import quiet_log
+    from benchmarks.trainings import run_loop
     from pretrain.engine.distributed import start_ranks
     from pretrain.engine.interrupts import Interrupts
-    from pretrain.flags import parse_flags
-    from pretrain.run_pretraining import run
     from pretrain.training.data_loader import list_shards, validation_batches
     from pretrain.training.flops import training_flops
     from pretrain.training.validation import validate
 
-    args, device = parse_flags(course.flags), start_ranks()
-    shards = list_shards(course.held_out, "test")
-    held_out = validation_batches(shards, course.num_samples, args.validation_micro_batch, 0, 1)
-    end_of_turn, preparation = 0.0, math.nan
+    end_of_turn, preparation, held_out = 0.0, math.nan, []
 
     def watch(run_: Any) -> None:  # called before the first step and after each one
-        nonlocal end_of_turn, preparation
-        now, budget = time.perf_counter(), run_.budget
+        nonlocal end_of_turn, preparation, held_out
+        now, args, budget = time.perf_counter(), run_.args, run_.budget
         if budget.elapsed < end_of_turn and not budget.finished:
             return
-        if math.isnan(preparation):
-            preparation = now - begin
+        if not held_out:
+            preparation, micro = now - begin, args.validation_micro_batch
+            shards = list_shards(course.held_out, "test")
+            held_out = validation_batches(shards, course.num_samples, micro, 0, 1)
         end_of_turn = budget.elapsed + course.slice_seconds
         result = validate(run_.engine, held_out, Interrupts())
         if not math.isfinite(result.loss):  # the loop checks its own loss less often
             raise FloatingPointError(f"the held-out loss is {result.loss} at step {budget.step}")
-        predictions = run_.num_predictions
+        work = run_.num_samples, args.max_seq_length, run_.num_predictions
         report(
             Standing(
                 step=budget.step,
                 samples=run_.num_samples,
                 tokens=budget.num_tokens,
-                flops=training_flops(args, run_.num_samples, args.max_seq_length, predictions),
+                flops=training_flops(args, *work),
                 seconds=budget.elapsed,
                 loss=result.loss,
                 accuracy=result.accuracy,
@@ -162,10 +159,7 @@ def _train(report: Report, course: Course) -> None:
             )
         )
 
-    log = quiet_log(args.output_dir)
     try:
-        run(args, device, log, watch=watch)
+        run_loop(course.flags, start_ranks(), watch)
     except FloatingPointError as error:
         report(error)
-    finally:
-        log.close()

@@ -169,9 +169,9 @@ def record(results: Sequence[Result]) -> dict[str, Any]:
             "recipe": result.recipe.name,
             "config": str(result.recipe.entry.path),
             "changes": dict(result.recipe.entry.changes),
+            "tokens_per_character": result.recipe.tokens_per_character,
             "seed": outcome.course.seed,
             "flags": outcome.course.flags,
-            "tokens_per_character": result.recipe.tokens_per_character,
             "ending": outcome.ending,
             "failure": outcome.failure,
             "reports": [asdict(report) for report in outcome.reports],
@@ -182,32 +182,24 @@ def record(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Plots the measure against time, samples, tokens and FLOPs."""
+    """Plots the measure against the time of training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measure = _Measure(results)
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = {
-        "minutes of training": lambda report: report.seconds / 60,
-        "samples": lambda report: report.samples,
-        "tokens": lambda report: report.tokens,
-        "PFLOP": lambda report: report.flops / 1e15,
-    }
-    for axes, (label, position) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for number, result in enumerate(results):
-            curve = result.curve[1:]  # without the random weights
-            axes.plot(
-                [position(report) for report in curve],
-                [measure(result.recipe, report) for report in curve],
-                color=f"C{number % 10}",
-                linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
-                label=result.recipe.name,
-            )
-        axes.set_xlabel(label)
-        axes.set_ylabel(f"held-out {measure.unit}")
-        axes.grid(alpha=0.2)
-    lines = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=3, frameon=False)
+    axes = figure.subplots()
+    for number, result in enumerate(results):
+        curve = result.curve[1:]  # without the random weights
+        axes.plot(
+            [report.seconds / 60 for report in curve],
+            [measure(result.recipe, report) for report in curve],
+            linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
+            label=result.recipe.name,
+        )
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel(f"held-out {measure.unit}")
+    axes.grid(alpha=0.2)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=120)

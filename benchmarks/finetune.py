@@ -16,8 +16,8 @@ the first round.
 import argparse
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -37,28 +37,17 @@ if TYPE_CHECKING:
 
 LEARNING_RATES = (5e-5, 8e-5, 3e-5, 1e-5)  # of the paper, in the order of the rounds
 BATCH_SIZE, MAX_SEQ_LENGTH, SEED = 16, 128, 42
-HEADER = ["way", "jobs", "s per job", "training", "prediction", "rest", "accuracy", "jobs/hour"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A finished job. seconds: of the whole job, with its training and prediction; accuracy: on the
-    dev set; num_tokens: trained on, without padding (0: unknown)."""
-
-    job: "Job"
-    seconds: float
-    training: float
-    prediction: float
-    accuracy: float
-    num_tokens: int = 0
+HEADER = ["way", "jobs", "s per job", "jobs/hour", "accuracy"]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Jobs that ran at the same time. wall: seconds until the last one ended."""
+    """Jobs run together. wall: seconds until the last one ends; accuracy: of the first job, on its
+    dev set."""
 
+    num_jobs: int
     wall: float
-    jobs: Sequence[Done]
+    accuracy: float
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,12 +70,11 @@ def run_usual(job: "Job", model: Path, glue_dir: Path, log: Path) -> Turn:
     begin = time.perf_counter()
     process = Contestant(finetune_usually, job, model, glue_dir, MAX_SEQ_LENGTH, log=log)
     try:
-        found = process.await_report()
+        accuracy = process.await_report()
         process.finish()
     except Ended as error:
         raise SystemExit(f"{job}: {error}: {log.read_text()[-3000:]}") from error
-    seconds = time.perf_counter() - begin
-    return Turn(seconds, [Done(job, seconds, **found)])
+    return Turn(1, time.perf_counter() - begin, accuracy)
 
 
 def run_ours(
@@ -94,31 +82,15 @@ def run_ours(
 ) -> Turn:
     """Runs the jobs in the slots, all at once. SystemExit if one fails."""
     from finetune.search.scheduler import run_jobs
+    from finetune.search.worker import run_job
 
     left = iter([_job_run(job, model, glue_dir, folder) for job in jobs])
-    begin, done = time.perf_counter(), []
-    for run, found in run_jobs(workers, timed_job, lambda: next(left, None), print):
+    begin, accuracy = time.perf_counter(), {}
+    for run, found in run_jobs(workers, run_job, lambda: next(left, None), print):
         if isinstance(found, Exception):
             raise SystemExit(f"{run.job} failed: {found}")
-        done.append(Done(run.job, time.perf_counter() - begin, **found))
-    return Turn(time.perf_counter() - begin, sorted(done, key=lambda one: jobs.index(one.job)))
-
-
-def timed_job(run: "JobRun") -> dict[str, Any]:
-    """Runs in a worker; returns the fields of Done, except the job and its seconds."""
-    from unittest.mock import patch
-
-    from benchmarks.harness import StepClock
-    from finetune.search.worker import run_job
-    from finetune.training import device_model, loop
-
-    clock = StepClock(time.perf_counter)
-    training = patch.object(loop, "train", clock.timed("training", loop.train))
-    predict = clock.timed("prediction", device_model.Runner.predict)
-    with training, patch.object(device_model.Runner, "predict", predict):
-        result = run_job(run)
-    accuracy = result["dev"]["dev"]["accuracy"]
-    return {**clock, "accuracy": accuracy, "num_tokens": result["num_tokens"]}
+        accuracy[run.job] = found["dev"]["dev"]["accuracy"]
+    return Turn(len(jobs), time.perf_counter() - begin, accuracy[jobs[0]])
 
 
 def _job_run(job: "Job", model: Path, glue_dir: Path, folder: Path) -> "JobRun":
@@ -142,60 +114,12 @@ def _job_run(job: "Job", model: Path, glue_dir: Path, folder: Path) -> "JobRun":
     return JobRun(job, find_task(job.task), {}, source, settings, place, place / "job.log")
 
 
-# --- the limit --------------------------------------------------------------------------------
-
-
-def measure_peaks(_number: int) -> dict[str, float]:
-    """Runs in a worker; returns FLOP/s of large matrix products by kernel and precision."""
-    import torch
-
-    from finetune.training.acceleration import prefers_bf16
-    from pretrain.training.flops import matmul_peak
-
-    device = torch.device("cpu")
-    peaks = {
-        "torch's in fp32": matmul_peak(device, torch.float32, product=torch.matmul),
-        "ours in fp32": matmul_peak(device, torch.float32),
-    }
-    if prefers_bf16():
-        peaks["ours in bf16"] = matmul_peak(device, torch.bfloat16, product=torch.matmul)
-    return peaks
-
-
-def flops_per_token(model: Path) -> float:
-    """Returns the FLOPs of training, for the matrix products of the encoder's layers."""
-    from pipeline.store.record_files import read_json
-
-    config = read_json(model / "config.json") or {}
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    return 6 * config["num_hidden_layers"] * (4 * hidden**2 + 2 * hidden * inner)
-
-
-def _report_limit(
-    model: Path, turns: Sequence[Turn], peaks: Sequence[dict[str, float]]
-) -> dict[str, float]:
-    """Prints and returns the speed of our training, and its shares of the peaks."""
-    done = [one for turn in turns for one in turn.jobs]
-    tokens, seconds = sum(one.num_tokens for one in done), sum(one.training for one in done)
-    speed = flops_per_token(model) * tokens / seconds
-    shares = {name: speed / mean(peak[name] for peak in peaks) for name in peaks[0]}
-    listed = ", ".join(
-        f"{share:.0%} of {name} ({speed / share / 1e9:,.0f})" for name, share in shares.items()
-    )
-    print(
-        f"\nour training computes {speed / 1e9:,.0f} GFLOP/s per process in layers of real tokens: "
-        f"{listed}"
-    )
-    return {"flops_per_second": speed, **shares}
-
-
 # --- turns and report -------------------------------------------------------------------------
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Prints each turn as it ends, then a table; returns all numbers."""
     from finetune.search.local_workers import plan_slots, slot_workers
-    from finetune.search.scheduler import run_jobs
 
     slots = plan_slots(0, (), 0, num_jobs=len(LEARNING_RATES))
     turns: dict[str, dict[str, list[Turn]]] = {
@@ -211,26 +135,17 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 ways["ours"].append(ours)
                 print(
                     f"{jobs[0]}: usual {usual.wall:.0f} s for one job, ours {ours.wall:.0f} s for "
-                    f"{len(jobs)}; accuracy {usual.jobs[0].accuracy:.3f} and "
-                    f"{ours.jobs[0].accuracy:.3f}",
+                    f"{len(jobs)}; accuracy {usual.accuracy:.3f} and {ours.accuracy:.3f}",
                     flush=True,
                 )
-        numbers = iter(range(len(slots)))
-        peaks = [p for _, p in run_jobs(workers, measure_peaks, lambda: next(numbers, None), print)]
     for task, ways in turns.items():
         print_table(task, ways)
-    rates = jobs_per_hour(turns.values())
+    rates = jobs_per_hour(list(turns.values()))
     print(
         f"\nall tasks: usual {rates['usual']:.1f}, ours {rates['ours']:.1f} jobs per hour, "
         f"{rates['ours'] / rates['usual']:.2f} times as many"
     )
-    ours = [turn for ways in turns.values() for turn in ways["ours"]]
-    limit = _report_limit(args.model, ours, peaks)
-    found = {
-        task: {way: [asdict(turn) for turn in done] for way, done in ways.items()}
-        for task, ways in turns.items()
-    }
-    return {"rates": rates, "peaks": peaks, "limit": limit, **found}
+    return {"rates": rates, **turns}
 
 
 def _jobs(task: str, epochs: int, number: int, count: int) -> Iterator["Job"]:
@@ -241,16 +156,15 @@ def _jobs(task: str, epochs: int, number: int, count: int) -> Iterator["Job"]:
         yield Job(task, epochs, BATCH_SIZE, rate, SEED + i // len(LEARNING_RATES))
 
 
-def jobs_per_hour(turns: Iterable[Mapping[str, Sequence[Turn]]]) -> dict[str, float]:
+def jobs_per_hour(tasks: Sequence[Mapping[str, Sequence[Turn]]]) -> dict[str, float]:
     """Returns the rate of each way in a mix with as many jobs of each task."""
-    tasks = list(turns)
     return {
         way: 3600 / mean(_seconds_per_job(ways[way]) for ways in tasks) for way in ("usual", "ours")
     }
 
 
 def _seconds_per_job(turns: Sequence[Turn]) -> float:
-    return sum(turn.wall for turn in turns) / sum(len(turn.jobs) for turn in turns)
+    return sum(turn.wall for turn in turns) / sum(turn.num_jobs for turn in turns)
 
 
 def print_table(task: str, ways: Mapping[str, Sequence[Turn]]) -> None:
@@ -259,16 +173,11 @@ def print_table(task: str, ways: Mapping[str, Sequence[Turn]]) -> None:
 
     rows = [HEADER]
     for way, turns in ways.items():
-        jobs, per_job = [job for turn in turns for job in turn.jobs], _seconds_per_job(turns)
-        training, prediction = (
-            mean(getattr(j, p) for j in jobs) for p in ("training", "prediction")
-        )
-        rest = mean(job.seconds for job in jobs) - training - prediction
-        seconds = (f"{value:.1f}" for value in (per_job, training, prediction, rest))
-        accuracy = mean(turn.jobs[0].accuracy for turn in turns)
-        rows.append([way, str(len(jobs)), *seconds, f"{accuracy:.3f}", f"{3600 / per_job:.1f}"])
-    print(f"\n{task}: seconds per job of all processes together, then within the job's process\n")
-    print(table(rows))
+        seconds, num_jobs = _seconds_per_job(turns), sum(turn.num_jobs for turn in turns)
+        accuracy = mean(turn.accuracy for turn in turns)
+        rates = [f"{seconds:.1f}", f"{3600 / seconds:.1f}"]
+        rows.append([way, str(num_jobs), *rates, f"{accuracy:.3f}"])
+    print(f"\n{task}\n\n{table(rows)}")
 
 
 def main() -> None:

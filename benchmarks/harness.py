@@ -235,13 +235,11 @@ def write_numbers(path: Path | None, numbers: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class CommandRun:
-    """A command that has ended. wall, cpu: seconds, the CPU's with all children; peak_bytes: of
-    memory; output: stdout and stderr."""
+    """A finished command. wall, cpu: seconds, with all children; peak_bytes: of memory."""
 
     wall: float
     cpu: float
     peak_bytes: int
-    output: str
 
 
 def run_command(command: Sequence[str], log: Path, **environment: str) -> CommandRun:
@@ -255,10 +253,11 @@ def run_command(command: Sequence[str], log: Path, **environment: str) -> Comman
         )
         with PeakMemory(0.05, process.pid) as memory:
             code = process.wait()
-    wall, output = time.perf_counter() - begin, log.read_text(errors="replace")
     if code:
-        raise SystemExit(f"{' '.join(command[:3])} ended with exit code {code}: {output[-3000:]}")
-    return CommandRun(wall, _cpu_of_children() - cpu, memory.peak_bytes, output)
+        output = log.read_text(errors="replace")[-3000:]
+        raise SystemExit(f"{' '.join(command[:3])} ended with exit code {code}: {output}")
+    wall = time.perf_counter() - begin
+    return CommandRun(wall, _cpu_of_children() - cpu, memory.peak_bytes)
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Speed and memory of the dataset stage, beside the same work done in the obvious way.
 
-    python -m benchmarks.preprocess --megabytes 300              speed and its limits
+    python -m benchmarks.preprocess --megabytes 300              speed of each step and of the stage
     python -m benchmarks.preprocess --megabytes 300 --scaling    more text, less memory
 
 The obvious way gets a smaller piece of the text; results are per MB. Repeated text (--megabytes)
@@ -23,13 +23,12 @@ if __name__ == "__main__":
 
     enter_environment()
 
-from benchmarks.harness import DATASET_ID, CommandRun, StepClock, run_dataset_stage, seconds_of
+from benchmarks.harness import DATASET_ID, CommandRun, StepClock, run_dataset_stage
 from benchmarks.obvious_way import ObviousWay
 from benchmarks.texts import find_vocabulary, read_articles, repeated_text, text_folders
 
 STEPS = ("segmentation", "tokenization", "rows", "masking", "writing")
 STAGE_HEADER = ["stage", "CPU s/MB", "wall s", "MB/s", "peak GB", "data/text", "obvious/ours"]
-PROBE_BYTES = 256 << 20
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -169,8 +168,8 @@ def stage_table(runs: Mapping[str, StageRun], obvious: Sequence[float] = ()) -> 
 
 def report_stage(
     run: Callable[..., StageRun], workers: int, copies: int, obvious: StepClock, obvious_mb: float
-) -> StageRun:
-    """Prints the runs with static and dynamic masks; returns the parallel static one."""
+) -> None:
+    """Prints the runs with static and dynamic masks."""
     maskings = {
         "static": {"MASKING": "static", "DUP_FACTOR": copies},
         "dynamic": {"MASKING": "dynamic"},
@@ -188,33 +187,6 @@ def report_stage(
     for masking in maskings:
         one, many = (runs[f"{masking}, {name}"].command.wall for name in counts)
         print(f"{masking}: {workers} workers take {many / one:.2f} of the time of 1")
-    return runs[f"static, {workers} workers"]
-
-
-def report_limits(run: StageRun, obvious: StepClock, obvious_mb: float, folder: Path) -> None:
-    """Compares the parallel static run with the speed of the machine."""
-    block, wall = bytearray(PROBE_BYTES), run.command.wall
-    memory = PROBE_BYTES / 1e6 / seconds_of(lambda: bytes(block))
-    disk = PROBE_BYTES / 1e6 / seconds_of(lambda: _write_and_flush(folder / "disk_speed.tmp"))
-    written = run.sample_mb + 2 * run.text_mb  # runs and shards contain the text again
-    busy = run.command.cpu / wall / len(os.sched_getaffinity(0))
-    encode = obvious_mb / (obvious["tokenization"] or 1)
-    print(
-        f"\nlimits: disk {disk:,.0f} MB/s (write and flush), memory {memory:,.0f} MB/s (copy, one "
-        f"core)\nstatic run: {written:,.0f} MB written at {written / wall:,.0f} MB/s, "
-        f"{written / wall / disk:.0%} of the disk's speed; CPU {busy:.0%} busy\n"
-        f"tokenizers' encode_batch, one thread, all copies: {encode:.2f} MB/s of text"
-    )
-
-
-def _write_and_flush(path: Path) -> None:
-    block = os.urandom(1 << 20)
-    with open(path, "wb") as file:
-        for _ in range(PROBE_BYTES >> 20):
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
 
 
 def report_scaling(run: Callable[..., StageRun], workers: int, small: Path, large: Path) -> None:
@@ -260,8 +232,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     ours = our_steps(many, vocabulary, folder, args.copies)
     obvious = ObviousWay(vocabulary).run(few, folder, args.copies)
     report_steps(ours, many_mb, obvious, few_mb, args.copies)
-    parallel = report_stage(run, args.workers, args.copies, obvious, few_mb)
-    report_limits(parallel, obvious, few_mb, folder)
+    report_stage(run, args.workers, args.copies, obvious, few_mb)
 
 
 def main() -> None:

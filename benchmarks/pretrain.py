@@ -13,9 +13,8 @@ Times are medians with their range. A ratio compares turns of the same round: "x
 of a step divided by that of our model.
 
 Shares count the matrix products that our model needs to learn from these sequences; computing
-tokens without a prediction does not count. They are shares of three speeds in our precision:
-torch.matmul on large squares, our layers on the same squares, and our layers in the shapes of this
-model, one after the other.
+tokens without a prediction does not count. They are shares of the speed of torch.matmul, and of our
+layers, on large squares in our precision.
 
 The loop: turns of the real loop beside turns of bare steps on batches in memory, with the same
 model and precision.
@@ -49,9 +48,8 @@ from benchmarks.trainings import (
     LOOP_STEPS,
     NUM_BATCHES,
     SPEEDS,
-    loop_flags,
-    measure_limits,
-    product_shapes,
+    measure_products,
+    run_flags,
     train_bare,
     train_in_loop,
 )
@@ -60,7 +58,7 @@ SIZES = "4x256,12x768,24x1024"
 TEXT_MEGABYTES = 3
 HEADER = [
     *("model", "products in", "s per step", "seq/s", "real tokens/s", "x ours"),
-    *("of torch.matmul", "of our layers", "of own shapes"),
+    *(f"of {name}" for name in SPEEDS),
 ]
 TITLES = {
     "ours": "ours",
@@ -119,7 +117,6 @@ def compare(
     num_tokens = median(batch.num_tokens for batch in batches)
     num_predictions = round(median(batch.num_predictions for batch in batches))
     precision = model_args(size, dropout, precision=precision).precision
-    shapes = product_shapes(size, data.batch_size, num_predictions)
     limits: list[dict[str, float]] = []
     rows: list[dict[str, Any]] = []
     for ours, rival in RIVALS.items():
@@ -131,7 +128,7 @@ def compare(
         }
         if not group:
             continue
-        contestants["limits"] = Contestant(measure_limits, shapes, precision)
+        contestants["limits"] = Contestant(measure_products, precision)
         seconds = take_turns(contestants, rounds)
         limits += seconds.pop("limits")
         args = model_args(size, dropout, gated=ours == "gated")
@@ -164,11 +161,10 @@ def print_table(size: Size, dropout: float, results: dict[str, Any]) -> None:
         ]
         for row in results["models"]
     ]
-    matmul, ours, own = (f"{results[name] / 1e9:,.0f}" for name in SPEEDS)
+    peaks = ", ".join(f"{name} {results[name] / 1e9:,.0f}" for name in SPEEDS)
     print(
-        f"\n{size}, dropout {dropout:g}. Matrix products in {results['precision']}, GFLOP/s: "
-        f"large squares by torch.matmul {matmul}, by our layers {ours}; our layers in the shapes "
-        f"of this model {own}\n{table([HEADER, *rows])}",
+        f"\n{size}, dropout {dropout:g}. Large matrix products in {results['precision']}, GFLOP/s: "
+        f"{peaks}\n{table([HEADER, *rows])}",
         flush=True,
     )
 
@@ -178,22 +174,19 @@ def compare_loop(
 ) -> dict[str, Any]:
     """Measures and prints the cost of the real loop."""
     from benchmarks.models import model_args
+    from pretrain.stage import flag_words
 
     precision = model_args(size, dropout, precision=precision).precision
-    settings = (size, dropout, precision, *data)
-    found = take_turns(
-        {
-            "real": Contestant(train_in_loop, loop_flags(*settings, folder / f"run-{size}")),
-            "bare": Contestant(train_bare, "ours", *settings, LOOP_STEPS),
-        },
-        rounds,
-    )
-    real, bare = Spread.of(found["real"]), Spread.of(found["bare"])
+    flags = run_flags(size, *data, folder / f"run-{size}") | {"precision": precision}
+    flags |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
+    bare = Contestant(train_bare, "ours", size, dropout, precision, *data, LOOP_STEPS)
+    found = take_turns({"real": Contestant(train_in_loop, flag_words(flags)), "bare": bare}, rounds)
+    real, bare = (f"{Spread.of(found[name]):.3f}" for name in ("real", "bare"))
     times = ratio(found["real"], found["bare"])
     print(
-        f"\n{size}, dropout {dropout:g}, {precision}: a step of the real loop takes {real:.3f} s, "
-        f"a bare one {bare:.3f} s; the loop costs {times.median - 1:.1%} "
-        f"({times.low - 1:.1%} to {times.high - 1:.1%})",
+        f"\n{size}, dropout {dropout:g}, {precision}: a step of the real loop takes {real} s, a "
+        f"bare one {bare} s; the loop costs {times.median - 1:.1%} ({times.low - 1:.1%} to "
+        f"{times.high - 1:.1%})",
         flush=True,
     )
     return {"precision": precision, **found, "overhead": times.median - 1}
@@ -223,24 +216,25 @@ def measure(args: argparse.Namespace, dataset: Path, folder: Path) -> dict[str, 
 
 
 def fits(size: Size, batch_size: int, num_models: int) -> bool:
-    """True if this many trainings fit into memory together; otherwise says why not."""
+    """True if this many trainings fit into memory, each in its own process; else says why not."""
     import psutil
 
-    needed, free = memory_needed(size, batch_size, num_models), psutil.virtual_memory().available
+    needed = num_models * memory_needed(size, batch_size)
+    free = psutil.virtual_memory().available
     if needed > free:
         print(f"\n{size}: left out, it takes {needed / 1e9:.0f} GB, {free / 1e9:.0f} are free")
     return needed <= free
 
 
-def memory_needed(size: Size, batch_size: int, num_models: int) -> int:
-    """Returns the approximate bytes for that many trainings, each in its own process."""
+def memory_needed(size: Size, batch_size: int) -> int:
+    """Returns the approximate bytes of a training."""
     from benchmarks.models import BYTES_PER_WEIGHT, LENGTH, VOCAB_SIZE
 
     weights = size.hidden * (12 * size.layers * size.hidden + VOCAB_SIZE)
     tokens = batch_size * LENGTH
     per_layer = 4 * tokens * (24 * size.hidden + 4 * size.heads * LENGTH)
     logits = 4 * 4 * tokens * VOCAB_SIZE  # transformers', their fp32 copy, softmax and gradient
-    return num_models * (BYTES_PER_WEIGHT * weights + size.layers * per_layer + logits)
+    return BYTES_PER_WEIGHT * weights + size.layers * per_layer + logits
 
 
 def main() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from benchmarks import trainings
 from benchmarks.harness import DATASET_ID, run_dataset_stage
 from benchmarks.models import VOCAB_SIZE
 from benchmarks.sizes import Size
 from benchmarks.texts import PYTHON_DOCS, find_vocabulary, repeated_text
-from benchmarks.trainings import quiet_log
+from benchmarks.trainings import run_flags
 
 ON_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -149,21 +150,9 @@ class Enough(Exception):
 
 def run_settings(bench: Bench, name: str, size: Size, **changes: Any) -> dict[str, Any]:
     """Returns run_pretraining's flags for a run in the folder `name`."""
-    return {
-        "dataset_path": bench.dataset,
-        "output_dir": bench.folder / name,
-        "num_hidden_layers": size.layers,
-        "hidden_size": size.hidden,
-        "num_attention_heads": size.heads,
-        "intermediate_size": size.feed_forward(gated=False),
-        "train_batch_size": bench.scale.batch,
-        "train_micro_batch_size_per_gpu": bench.scale.batch,
-        "max_steps": 10**6,
-        "print_steps": 10**6,
-        "checkpoint_steps": 0,
-        "do_validation": False,
-        **changes,
-    }
+    flags = run_flags(size, bench.dataset, bench.scale.batch, bench.folder / name)
+    quiet = {"print_steps": 10**6, "checkpoint_steps": 0, "do_validation": False}
+    return {**flags, **quiet, **changes}
 
 
 def run_loop(
@@ -173,19 +162,18 @@ def run_loop(
 
     Raises Interrupted after a signal, which `watch` may have noted in `interrupts`.
     """
-    from pretrain.flags import parse_flags
-    from pretrain.run_pretraining import run
     from pretrain.stage import flag_words
+
+    with suppress(Enough):
+        trainings.run_loop(flag_words(settings), bench.device, watch, interrupts)
+    return metrics_in(Path(settings["output_dir"]))
+
+
+def metrics_in(output_dir: Path) -> list[dict[str, Any]]:
+    from pretrain.loop import METRICS
     from pretrain.training.metrics_file import read_metrics
 
-    args = parse_flags(flag_words(settings))
-    log = quiet_log(args.output_dir)
-    try:
-        with suppress(Enough):
-            run(args, bench.device, log, interrupts, watch)
-    finally:
-        log.close()
-    return read_metrics(log.path)
+    return read_metrics(output_dir / METRICS)
 
 
 def watch_steps(bench: Bench, name: str, context: AbstractContextManager, **changes: Any) -> None:

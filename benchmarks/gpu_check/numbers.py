@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.bench import ON_CPU, Bench, Enough, run_loop, run_settings
+from benchmarks.gpu_check.bench import ON_CPU, Bench, Enough, metrics_in, run_loop, run_settings
 from benchmarks.gpu_check.correctness import check_correctness
 from benchmarks.gpu_check.outcome import Check, Outcome, judged
 from benchmarks.gpu_check.synchronisation import check_data, check_error_mode, check_waits
@@ -89,15 +89,13 @@ def check_losses(
 
 def losses_on_cpu(bench: Bench, optimizer: str) -> list[float]:
     """Runs run_pretraining.py on the CPU in fp32."""
-    from pretrain.loop import METRICS
     from pretrain.stage import flag_words
-    from pretrain.training.metrics_file import read_metrics
 
     settings = loss_settings(bench, f"losses-cpu-{optimizer}", optimizer, "fp32")
     program = [sys.executable, str(PROJECT / "pretrain" / "run_pretraining.py")]
     log = bench.folder / f"losses-cpu-{optimizer}.log"
     run_command([*program, *flag_words(settings)], log, **ON_CPU)
-    return train_losses(read_metrics(Path(settings["output_dir"]) / METRICS))
+    return train_losses(metrics_in(Path(settings["output_dir"])))
 
 
 def compare_losses(found: Sequence[float], expected: Sequence[float], tolerance: float) -> Outcome:

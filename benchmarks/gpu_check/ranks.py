@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, run_loop, run_settings
+from benchmarks.gpu_check.bench import Bench, metrics_in, run_loop, run_settings
 from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
 from benchmarks.harness import PROJECT, child_environment
 
@@ -76,13 +76,6 @@ def last_words(settings: dict[str, Any]) -> str:
     return " | ".join(lines[-5:])
 
 
-def metrics_in(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    from pretrain.loop import METRICS
-    from pretrain.training.metrics_file import read_metrics
-
-    return read_metrics(Path(settings["output_dir"]) / METRICS)
-
-
 def check_same_loss(bench: Bench) -> Outcome:
     """One rank and two have the same loss after the same steps."""
     one = run_loop(bench, rank_settings(bench, "one-rank"))[-1]["loss"]
@@ -92,7 +85,7 @@ def check_same_loss(bench: Bench) -> Outcome:
         code = process.wait(max(1.0, bench.seconds_left))
     finally:
         process.kill()
-    lines = metrics_in(settings)
+    lines = metrics_in(Path(settings["output_dir"]))
     if code or not lines:
         return judged(f"exit code {code}: {last_words(settings)}", "see NCCL_DEBUG=INFO")
     two = lines[-1]["loss"]
@@ -106,7 +99,10 @@ def check_killed_rank(bench: Bench) -> Outcome:
     settings = rank_settings(bench, "killed", max_steps=10**6, print_steps=1)
     process = launch(bench, settings)
     try:
-        while not (found := ranks_of(settings)) or len(metrics_in(settings)) < KILLED_AT:
+        while (
+            not (found := ranks_of(settings))
+            or len(metrics_in(Path(settings["output_dir"]))) < KILLED_AT
+        ):
             if process.poll() is not None:
                 return judged(f"ended by itself: {last_words(settings)}", "see NCCL_DEBUG=INFO")
             time.sleep(0.1)
