@@ -83,7 +83,7 @@ class Contestant:
                 raise TimeoutError
             return self._connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
+            self._await_end()
             raise Ended(self._process.exitcode) from None
 
     def start_turn(self) -> None:
@@ -97,17 +97,22 @@ class Contestant:
     def finish(self) -> None:
         """Lets the function return after its last report. Raises Ended if it fails."""
         self.start_turn()
-        self._process.join()
+        self._await_end()
         if self._process.exitcode:
             raise Ended(self._process.exitcode)
 
     def kill(self) -> None:
-        """Kills the process and its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()  # in case it has no process group yet
-        self._process.join()
+        self._process.kill()
+        self._await_end()
         self._connection.close()
+
+    def _await_end(self) -> None:
+        """Waits for the end of the process, and kills its children."""
+        pid = self._process.pid
+        with suppress(ChildProcessError, ProcessLookupError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # keeps the pid from being reused
+            os.killpg(pid, signal.SIGKILL)
+        self._process.join()
 
 
 def _contend(

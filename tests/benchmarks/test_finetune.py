@@ -1,4 +1,4 @@
-"""The benchmark runs both ways, and its numbers are what it says they are."""
+"""The benchmark of finetuning runs both ways and compares their rates."""
 
 import json
 import subprocess

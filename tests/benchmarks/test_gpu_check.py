@@ -1,4 +1,4 @@
-"""The GPU check, as far as it means something without a GPU."""
+"""The GPU check, without a GPU."""
 
 import json
 import multiprocessing
@@ -64,7 +64,7 @@ def test_no_check_begins_when_the_time_is_over(tmp_path):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Sections begin at once; their own process imports torch first, for seconds."""
+    """Forks sections, which start at once; a new process would import torch for seconds."""
     get_context = multiprocessing.get_context
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: get_context("fork"))
 
@@ -81,7 +81,7 @@ def test_a_section_that_hangs_is_killed_with_all_that_it_started(forked, tmp_pat
     begin = time.monotonic()
     outcomes = dict(run_section("hangs", section, tmp_path, 1.0, rehearses=True))
     assert time.monotonic() - begin < 10
-    assert outcomes["good"].status == PASSED  # what was measured stays
+    assert outcomes["good"].status == PASSED  # the results so far are kept
     assert outcomes["hangs"].seen == "killed: its time was over"
     assert outcomes["hangs"].numbers["log"] == ["about to hang"]
     state = Path(f"/proc/{child.read_text()}/stat")
@@ -102,7 +102,7 @@ def test_the_report_is_there_after_each_check(forked, tmp_path, capsys):
 
     def second(bench):
         yield "two", lambda: judged("slow", "buy a faster one", speed=2.0)
-        seen.write_text(report.read_text())  # what a kill would leave now
+        seen.write_text(report.read_text())  # the state after a kill
 
     sections = {"first": Section("", 9, first), "second": Section("", 9, second)}
     results = command.run_sections(sections, tmp_path, 100.0, True, report)
@@ -139,7 +139,7 @@ def test_some_sections_are_asked_for(capsys):
 
 
 def test_all_sections_fit_into_ten_minutes_on_one_gpu():
-    """With several GPUs, the last section has what the others have left."""
+    """With several GPUs, the last section gets the remaining time."""
     seconds = sum(one.seconds for name, one in SECTIONS.items() if name != "ranks")
     assert seconds <= 60 * command.parse_arguments([]).minutes <= 600
     assert list(SECTIONS)[:2] == ["machine", "stage"]
@@ -237,7 +237,7 @@ time.sleep(float(sys.argv[2]))
 
 @pytest.mark.parametrize(("after", "counted"), [(0.0, 0.0), (5e8, 5e8)])
 def test_memory_counts_from_the_first_step_on(bench, tmp_path, monkeypatch, after, counted):
-    """Before it, main.py takes the GPU just to ask whether it works."""
+    """Before it, main.py uses the GPU just for a test."""
     metrics = tmp_path / "metrics.jsonl"
     program = [sys.executable, "-c", TRAINS, str(metrics), "0.5"]
     monkeypatch.setattr(stages, "main_command", lambda *_: program)

@@ -1,4 +1,4 @@
-"""What the sections of the GPU check measure, as far as it means something without a GPU."""
+"""Measurements of the GPU check's sections, without a GPU."""
 
 import math
 import warnings
@@ -52,7 +52,7 @@ FP32 = {"precision": "fp32"}
             [f"{PACKAGES}/deepspeed/runtime/engine.py", f"{PACKAGES}/torch/autograd/graph.py"],
             Synchronisation("backward pass", "ours"),
         ),
-        # The environment may lie inside of the project.
+        # The environment may be in the project's folder.
         (
             [f"{PROJECT}/main.py", f"{PROJECT}/.venv/site-packages/deepspeed/a.py"],
             Synchronisation("deepspeed/a.py:1", "DeepSpeed"),
@@ -87,7 +87,7 @@ def test_batches_that_are_not_pinned_are_told(bench):
     assert outcome.status == PASSED and "0 of 32 batches pinned" in outcome.seen
 
 
-@pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the steps that warm up
+@pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the warm-up steps
 def test_waits_in_the_real_loop(bench, device, monkeypatch):
     outcome = check_waits(bench, "fine", FP32)
     assert outcome.status == PASSED and outcome.seen == "0 a step: no waits"
@@ -166,7 +166,7 @@ def test_backends_that_work_and_those_that_do_not(bench, monkeypatch):
     assert attention.by_backend(bench, attend, SDPBackend.CUDNN_ATTENTION)["why_not"]
     outcome = attention.check_backends(bench, 32)
     assert outcome.status == PASSED and "math padded" in outcome.seen
-    assert "why_not" in outcome.numbers["varlen packed"]  # flash attention is the GPU's
+    assert "why_not" in outcome.numbers["varlen packed"]  # needs a GPU
     with sdpa_kernel(SDPBackend.MATH):
         assert attention.timed(bench, attend)["ms"] > 0
 

@@ -1,4 +1,4 @@
-"""The benchmark runs: text of the asked size, all steps, the real stage in a process tree."""
+"""The benchmark of the dataset stage: text of the given size, all steps, the real stage."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Contestants as they are asked for, what is said of their curves, and a real contest."""
+"""Contestants on the command line, figures of their curves, and a real contest."""
 
 import json
 import math
