@@ -17,6 +17,7 @@ from benchmarks.harness import (
     take_turns,
     write_numbers,
 )
+from pretrain.kernels.cpu_settings import SPIN_COUNT
 
 
 def note(report, name, path):
@@ -50,7 +51,9 @@ def test_turns_are_taken_in_order(tmp_path):
     assert path.read_text().split() == ["a1", "b1", "a2", "b2", "a3", "b3"]
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(2, ["2000", "2", None]), (0, [None] * 3)])
+@pytest.mark.parametrize(
+    ("threads", "expected"), [(2, [str(SPIN_COUNT), "2", None]), (0, [None] * 3)]
+)
 def test_contestants_get_the_settings_of_a_real_run(threads, expected, monkeypatch):
     for name in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
