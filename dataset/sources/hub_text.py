@@ -2,7 +2,7 @@
 
 Parquet files (nearly all Hub datasets) are downloaded or streamed, and read within bounded memory
 (parquet_files.py). Other formats are converted to Arrow files (arrow_files.py) or streamed by
-`datasets`. The files of a Hub dataset are looked up in pipeline/hub/hub_datasets.py.
+`datasets`. The files of a Hub dataset are looked up in pipeline/hub/dataset_files.py.
 """
 
 import logging
