@@ -9,7 +9,7 @@ from typing import Any
 from dataset.samples.hdf5_files import iter_sample_blocks
 from dataset.samples.packing import HISTOGRAM_BINS
 from dataset.sources.article_stream import counted
-from dataset.tokenizers.build import load_tokenizer
+from dataset.tokenizers.load import load_tokenizer
 from pipeline.console import WARNING_PREFIX, table
 from pipeline.store.atomic_files import write_text
 

@@ -25,8 +25,8 @@ from dataset.samples.packing import (
     iter_samples,
 )
 from dataset.shards.file_records import read_record, write_record
-from dataset.tokenizers.build import CorpusTokenizer, load_tokenizer
 from dataset.tokenizers.cached_encoder import WordEncoder
+from dataset.tokenizers.load import CorpusTokenizer, load_tokenizer
 from pipeline.errors import StageError
 from pipeline.runtime.executor import run_unordered
 

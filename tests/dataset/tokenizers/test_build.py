@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from dataset.tokenizers.build import build_tokenizer, load_tokenizer, problem_with_tokenizer
-from dataset.tokenizers.formats import save_bert_tokenizer
+from dataset.tokenizers.build import build_tokenizer, problem_with_tokenizer
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.tokenizer_files import read_vocabulary
 from pipeline.errors import StageError
+from tests.dataset.dataset_helpers import save_bert_tokenizer
 
 CASED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Paris", "paris", "cafe", "café", "[", "]"]
 

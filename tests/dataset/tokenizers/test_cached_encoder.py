@@ -16,8 +16,9 @@ from tokenizers import (
 )
 
 from dataset.sources.article_stream import Tally, clean_text
-from dataset.tokenizers.build import build_tokenizer, load_tokenizer
+from dataset.tokenizers.build import build_tokenizer
 from dataset.tokenizers.cached_encoder import ENTRY_BYTES, WordEncoder, words_are_independent
+from dataset.tokenizers.load import load_tokenizer
 
 ALPHABETS = (
     st.characters(codec="utf-8"),  # anything

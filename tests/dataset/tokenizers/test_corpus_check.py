@@ -5,8 +5,9 @@ import unicodedata
 
 import pytest
 
-from dataset.tokenizers.build import build_tokenizer, load_tokenizer
+from dataset.tokenizers.build import build_tokenizer
 from dataset.tokenizers.corpus_check import Findings, look_at, sample_articles
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.vocabulary_training import train_tokenizer
 from pipeline.errors import StageError
 from tests.dataset.tokenizer_folders import BERT

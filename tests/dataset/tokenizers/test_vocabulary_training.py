@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from dataset.plan import dataset_artifact
 from dataset.stage import make_tokenizer
-from dataset.tokenizers.build import load_tokenizer
-from dataset.tokenizers.formats import save_bert_tokenizer
+from dataset.tokenizers.formats import bert_pipeline
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.merges import learn_merges
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
 from dataset.tokenizers.vocabulary_training import (
     as_symbols,
     learn_wordpiece,
@@ -32,6 +33,7 @@ from dataset.tokenizers.word_counts import (
     iter_blocks,
 )
 from pipeline.errors import ConfigError
+from tests.dataset.dataset_helpers import save_bert_tokenizer
 
 ROOT = Path(__file__).parents[3]
 STEMS = {
@@ -236,8 +238,6 @@ def test_merges_are_those_of_the_obvious_way(counts):
 def test_same_entries_as_the_tokenizers_library(shared_data, tmp_path):
     """On real text, but for ties, which the library breaks in another order in each process."""
     from tokenizers import trainers
-
-    from dataset.tokenizers.formats import SPECIAL_TOKENS, bert_pipeline
 
     shard = shared_data / "corpora/wikipedia_articles/wiki_00.txt"
     ours = set(train([shard], tmp_path / "ours", vocab_size=4000).tokenizer.get_vocab())
