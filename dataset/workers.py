@@ -2,15 +2,19 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.errors import ConfigError, StageError
-from pipeline.runtime.executor import local_pool, num_cores
+from pipeline.runtime.executor import local_pool, num_cores, run_unordered
 from pipeline.runtime.executor import num_workers as num_workers_of
+
+Result = TypeVar("Result")
 
 # Peak resident memory in GB, measured on several corpora and rounded up. A worker's figure excludes
 # its buffer and includes the cache of words (dataset/tokenizers/cached_encoder.py).
@@ -41,18 +45,11 @@ class SampleFiles:
         return max(0, self.tokenizer_bytes - USUAL_TOKENIZER) * LOADED_TOKENIZER / 1e9
 
 
-@dataclass(frozen=True)
-class WorkPlan:
-    """The number of processes on this machine, and the text in bytes that each may hold."""
-
-    workers: int
-    buffer_bytes: int
-
-
-def plan_work(num_workers: int, max_memory_gb: float, files: SampleFiles) -> WorkPlan:
+def plan_work(num_workers: int, max_memory_gb: float, files: SampleFiles) -> tuple[int, int]:
     """Plans as many of `num_workers` (0: one per core) as fit the memory; buffers take the rest.
 
-    Raises ConfigError if the memory is too small for a single worker.
+    Returns the number of workers on this machine, and the text in bytes that each may hold. Raises
+    ConfigError if the memory is too small for a single worker.
     """
     worker = WORKER_GB + files.copies * COPY_GB + files.tokenizer_gb
     smallest_worker = worker + SMALLEST_BUFFER / 1e9
@@ -70,7 +67,7 @@ def plan_work(num_workers: int, max_memory_gb: float, files: SampleFiles) -> Wor
     left = max_memory_gb - main_process
     workers = min(num_workers or num_cores(), int(left / smallest_worker))
     buffer_bytes = int((left / workers - worker) * 1e9)
-    return WorkPlan(workers, min(buffer_bytes, LARGEST_BUFFER))
+    return workers, min(buffer_bytes, LARGEST_BUFFER)
 
 
 @dataclass(frozen=True)
@@ -104,21 +101,32 @@ def open_executor(
     cluster cannot be used.
     """
     if not scheduler:
-        plan = plan_work(num_workers, max_memory_gb, files)
-        with local_pool(plan.workers, one_thread_each) as pool:
-            yield Workers(pool, plan.buffer_bytes)
+        count, buffer_bytes = plan_work(num_workers, max_memory_gb, files)
+        with local_pool(count, one_thread_each) as pool:
+            yield Workers(pool, buffer_bytes)
         return
     from pipeline.runtime.cluster import cluster
 
     with cluster(scheduler, shared_folder, one_thread_each) as executor:
         host, most = max(executor.workers_per_host.items(), key=lambda item: item[1])
-        plan = plan_work(most, max_memory_gb, files)
-        if plan.workers < most:
+        count, buffer_bytes = plan_work(most, max_memory_gb, files)
+        if count < most:
             raise StageError(
-                f"SYSTEM.MAX_MEMORY_IN_GB: {max_memory_gb:g} holds {plan.workers} workers on a "
+                f"SYSTEM.MAX_MEMORY_IN_GB: {max_memory_gb:g} holds {count} workers on a "
                 f"server, but {host} has {most}; start fewer there, or raise it"
             )
-        yield Workers(executor, plan.buffer_bytes)
+        yield Workers(executor, buffer_bytes)
+
+
+def in_subprocess(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Returns function(*arguments), run in a subprocess to free its memory afterwards."""
+    with local_pool(1) as pool:
+        [(_, result)] = run_unordered(pool, _call, [partial(function, *arguments)])
+    return result
+
+
+def _call(function: Callable[[], Result]) -> Result:
+    return function()
 
 
 def one_thread_each() -> None:

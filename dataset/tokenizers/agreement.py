@@ -3,6 +3,7 @@
 A word known in pretraining must not be [UNK] in finetuning, or to a user of the exported model.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from pipeline.user_files.file_checks import shown
@@ -45,16 +46,7 @@ def _reduced(ours: Encode, theirs: Encode, text: str) -> str:
         return list(ours(part)[0]) != list(theirs(part)[0])
 
     words = text.split(" ")
-    end = _first(lambda number: differs(words[:number]), len(words))
-    start = end - _first(lambda number: differs(words[end - number : end]), end)
-    part = words[start:end]
+    end = 1 + bisect_left(range(1, len(words)), True, key=lambda n: differs(words[:n]))
+    num_words = 1 + bisect_left(range(1, end), True, key=lambda n: differs(words[end - n : end]))
+    part = words[end - num_words : end]
     return " ".join(part) if differs(part) else text
-
-
-def _first(holds: Callable[[int], bool], most: int) -> int:
-    """Returns the least number from 1 to `most` for which `holds` is true, by bisection."""
-    low, high = 1, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low

@@ -29,8 +29,8 @@ from dataset.tokenizers.tokenizer_files import (
     implied_settings,
     tokenizer_of,
 )
+from dataset.workers import in_subprocess
 from pipeline.errors import StageError
-from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.user_files.file_checks import shown
 
 LARGE_TOKENIZER = 4_000_000  # bytes of tokenizer.json
@@ -155,17 +155,10 @@ def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None
 
 def build_and_forget(name_or_path: str, do_lower_case: bool, folder: Path, accents: str) -> None:
     """Builds a tokenizer; a large one in a subprocess, whose memory is freed afterwards."""
-    job = (name_or_path, do_lower_case, folder, accents)
     if 0 < tokenizer_bytes(name_or_path) < LARGE_TOKENIZER:
-        build_tokenizer(*job)
-        return
-    with local_pool(1) as pool:
-        for _ in run_unordered(pool, _build, [job]):
-            pass
-
-
-def _build(job: tuple[str, bool, Path, str]) -> None:
-    build_tokenizer(*job)
+        build_tokenizer(name_or_path, do_lower_case, folder, accents)
+    else:
+        in_subprocess(build_tokenizer, name_or_path, do_lower_case, folder, accents)
 
 
 def tokenizer_bytes(name_or_path: str) -> int:

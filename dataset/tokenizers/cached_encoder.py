@@ -139,7 +139,6 @@ def words_are_independent(tokenizer: CorpusTokenizer) -> bool:
         )
         and all(_splits_at_spaces(step) for step in pre_tokenizer)
         and model.get("type", "BPE") in MODELS
-        and not model.get("dropout")
         and not any(set(t.content) & set(string.whitespace) for t in _added(tokenizer))
     )
     if not by_word:

@@ -20,8 +20,8 @@ from dataset.tokenizers.tokenizer_files import (
     SPECIAL_TOKENS,
     unknown_token,
 )
+from dataset.workers import in_subprocess
 from pipeline.errors import StageError
-from pipeline.runtime.executor import local_pool, run_unordered
 
 UNIGRAM = 1  # sentencepiece's trainer_spec.model_type
 EXPECTED_CLASS = (
@@ -34,9 +34,7 @@ def convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:
 
     Raises StageError if transformers cannot read the files.
     """
-    with local_pool(1) as pool:
-        [(_, result)] = run_unordered(pool, _convert, [source])
-    return result
+    return in_subprocess(_convert, source)
 
 
 def _convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:

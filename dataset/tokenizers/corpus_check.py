@@ -24,9 +24,9 @@ from dataset.tokenizers.unknown_text import (
     most_frequent,
     num_characters,
 )
+from dataset.workers import in_subprocess
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
-from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.user_files.file_checks import shown_list
 
 SAMPLE_BYTES = 1 << 20  # of text
@@ -113,13 +113,10 @@ def check_tokenizer(text_shards: Sequence[Path], folder: Path) -> Findings:
 
     Raises StageError if transformers gives other ids than pretraining's encoder.
     """
-    with local_pool(1) as pool:
-        [(_, findings)] = run_unordered(pool, _check, [(tuple(text_shards), folder)])
-    return findings
+    return in_subprocess(_check, tuple(text_shards), folder)
 
 
-def _check(job: tuple[Sequence[Path], Path]) -> Findings:
-    text_shards, folder = job
+def _check(text_shards: Sequence[Path], folder: Path) -> Findings:
     tokenizer = load_tokenizer(folder)
     texts = sample_articles(text_shards)
     check_agreement(tokenizer, as_transformers_reads(folder), texts)

@@ -121,10 +121,11 @@ def find_source(path: Path) -> TokenizerSource:
     found = TokenizerSource(file, folder is not None, settings, class_name)
     if kind_of(file) == "tokenizer.json":
         content = read_tokenizer_json(file)
+        implied = implied_settings(content, file)
         _check_model(file, content)
         named = find_tokens(entries_of(content), unknown_token(content), settings, file, folder)
-        settings = settings | _checked_agreement(file, content, settings)
-        return replace(found, settings=settings, content=content, named=named)
+        _check_agreement(file, implied, settings)
+        return replace(found, settings=settings | implied, content=content, named=named)
     if kind_of(file) == "vocab.txt":
         entries = read_vocabulary(file)
         ids = {entry: number for number, entry in enumerate(entries)}
@@ -238,14 +239,11 @@ def _check_model(file: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _checked_agreement(
-    file: Path, content: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, bool]:
-    """Returns the implied settings. Raises StageError if tokenizer_config.json contradicts them.
+def _check_agreement(file: Path, implied: Mapping[str, bool], settings: Mapping[str, Any]) -> None:
+    """Raises StageError if tokenizer_config.json contradicts tokenizer.json.
 
     Classes of transformers rebuild the tokenizer from the one or the other, by their version.
     """
-    implied = implied_settings(content, file)
     for name, found in implied.items():
         asked = settings.get(name)
         if isinstance(asked, bool) and asked != found:
@@ -254,4 +252,3 @@ def _checked_agreement(
                 f"{str(asked).lower()}, but {file.name} does as with {str(found).lower()}; "
                 "expected the same in both"
             )
-    return implied

@@ -104,11 +104,15 @@ def _read(path: Path) -> str:
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
     """Returns the content of a tokenizer.json, with a list as `added_tokens`.
 
-    Raises StageError for parts of the wrong type.
+    Raises StageError for malformed entries and tokens. The library checks the other parts
+    (`tokenizer_of`).
     """
     content = read_object(path)
-    content["added_tokens"] = content.get("added_tokens") or []
-    if problem := _problem_with_model(content.get("model")) or _problem_with_parts(content):
+    added = content["added_tokens"] = content.get("added_tokens") or []
+    problem = _problem_with_model(content.get("model"))
+    if not isinstance(added, list) or not all(map(_is_added_token, added)):
+        problem = "added_tokens is no list of tokens with `content`, `id` and `special`"
+    if problem:
         raise StageError(f"{NAME_KEY}: {path}: {problem}")
     return content
 
@@ -125,26 +129,6 @@ def _problem_with_model(model: Any) -> str:
         isinstance(entry, list) and entry and isinstance(entry[0], str) for entry in entries
     )
     return "" if pairs else "its vocabulary is no list of entries with their scores"
-
-
-def _problem_with_parts(content: dict[str, Any]) -> str:
-    added = content["added_tokens"]
-    if not isinstance(added, list) or not all(map(_is_added_token, added)):
-        return "added_tokens is no list of tokens with `content`, `id` and `special`"
-    for name, steps in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
-        if not _is_step(content.get(name), steps):
-            return f"its {name} is no object with steps"
-    return ""
-
-
-def _is_step(part: Any, steps: str) -> bool:
-    """True for null, an object, or an object with a list of such objects under `steps`."""
-    if part is None:
-        return True
-    inner = part.get(steps, []) if isinstance(part, dict) else None
-    return isinstance(inner, list) and all(
-        isinstance(step, dict) and _is_step(step, steps) for step in inner
-    )
 
 
 def _is_added_token(token: Any) -> bool:
@@ -178,35 +162,35 @@ def unknown_token(content: Mapping[str, Any]) -> str | None:
 
 
 def iter_steps(content: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
-    """Yields the steps of the `normalizer` or `pre_tokenizer`, nested ones too."""
+    """Yields the steps of a checked `normalizer` or `pre_tokenizer`, nested ones too."""
     waiting = [content.get(name) or {}]
     while waiting:
         step = waiting.pop(0)
-        inner = step.get("normalizers", step.get("pretokenizers"))
-        if inner is None:
+        if step.get("type") == "Sequence":
+            waiting = [*(step.get("normalizers") or step.get("pretokenizers") or ()), *waiting]
+        else:
             yield step
-        waiting = [*(inner or ()), *waiting]
 
 
 def implied_settings(content: Mapping[str, Any], path: Path) -> dict[str, bool]:
     """Returns the settings of tokenizer_config.json that a tokenizer.json implies.
 
     Casing and accents are measured on two letters. Raises StageError, naming the file, if the
-    library cannot load the normalizer.
+    library cannot load the normalizer or the pre_tokenizer.
     """
-    found = {}
+    parts = {name: content.get(name) for name in ("normalizer", "pre_tokenizer")}
+    small: dict[str, Any] = {**parts, "model": SMALLEST_MODEL, "added_tokens": []}
+    normalizer = tokenizer_of(small, path).normalizer
+    accented = normalizer.normalize_str("\u00e9") if normalizer else "\u00e9"
+    strips = "e" in accented and "\u0301" not in accented
+    found = {"do_lower_case": lower_cases(normalizer), "strip_accents": strips}
     for step in iter_steps(content, "normalizer"):
         if step.get("type") == "BertNormalizer":
             found["tokenize_chinese_chars"] = step.get("handle_chinese_chars", True)
     for step in iter_steps(content, "pre_tokenizer"):
         if step.get("type") == "ByteLevel":
             found["add_prefix_space"] = step.get("add_prefix_space", True)
-    parts = {name: content.get(name) for name in ("normalizer", "pre_tokenizer")}
-    small: dict[str, Any] = {**parts, "model": SMALLEST_MODEL, "added_tokens": []}
-    normalizer = tokenizer_of(small, path).normalizer
-    accented = normalizer.normalize_str("\u00e9") if normalizer else "\u00e9"
-    strips = "e" in accented and "\u0301" not in accented
-    return {**found, "do_lower_case": lower_cases(normalizer), "strip_accents": strips}
+    return found
 
 
 def lower_cases(normalizer: Any) -> bool:

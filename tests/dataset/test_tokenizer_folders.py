@@ -31,7 +31,7 @@ from tests.dataset.tokenizer_folders import (
 @pytest.fixture(autouse=True)
 def conversion_in_this_process(monkeypatch):
     """test_a_conversion_in_a_subprocess has the subprocess."""
-    monkeypatch.setattr("dataset.tokenizers.conversion.local_pool", lambda num_workers: Here())
+    monkeypatch.setattr("dataset.workers.local_pool", lambda num_workers: Here())
 
 
 MODEL_TYPES = ("bert", "roberta-prelayernorm", "modernbert", "electra", "deberta-v2", "xlm-roberta")
@@ -142,7 +142,7 @@ def test_what_the_files_say_is_done(name, text, tokens, tmp_path):
 
 
 def test_a_conversion_in_a_subprocess(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.tokenizers.conversion.local_pool", local_pool)
+    monkeypatch.setattr("dataset.workers.local_pool", local_pool)
     make, lower = HONOURED["spm.model"]
     build_tokenizer(str(make(tmp_path / "source")), lower, tmp_path / "tokenizer")
     assert len(tokens_of(tmp_path / "tokenizer", TEXT)) > 40
