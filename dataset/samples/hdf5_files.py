@@ -258,7 +258,7 @@ def _problem_with(file: Any) -> str:
         return f"numbers of samples disagree: {sorted(numbers)}"
     for name in names:
         if file[name].dtype.kind not in "iu":
-            return f"{name} holds {file[name].dtype}, expected whole numbers"
+            return f"{name} holds {file[name].dtype}, expected integers"
     for group in (ROW_ARRAYS, MASK_ARRAYS):
         widths = {name: file[name].shape[1] for name in group if name in names}
         if len(set(widths.values())) > 1:

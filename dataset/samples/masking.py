@@ -181,9 +181,6 @@ def _first_beyond(fits: "np.ndarray", words: "np.ndarray", wanted: "np.ndarray")
     return np.where(beyond.any(axis=1, keepdims=True), found, none)
 
 
-# --- random numbers --------------------------------------------------------------------------
-
-
 def masking_key(*identity: int) -> "np.ndarray":
     """Returns the key of a series of samples, e.g. (seed, split, shard, copy): uint64 [2]."""
     import numpy as np

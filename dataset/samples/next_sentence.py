@@ -119,9 +119,6 @@ def _joined(parts: list[Ids]) -> Ids:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-# --- rows ------------------------------------------------------------------------------------
-
-
 def iter_pair_blocks(
     pairs: Iterable[Pair], row_format: RowFormat, counts: Counter[str]
 ) -> Iterator[dict[str, Ids]]:

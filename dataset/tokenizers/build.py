@@ -7,14 +7,13 @@ remote code. vocabulary_training.py makes a tokenizer from the corpus instead.
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from dataset.tokenizers.conversion import convert
-from dataset.tokenizers.formats import bert_pipeline, save_tokenizer
+from dataset.tokenizers.formats import MAX_LENGTH, bert_pipeline, save_tokenizer
 from dataset.tokenizers.source import (
     VOCABULARY_FILES,
     TokenizerSource,
@@ -113,10 +112,10 @@ def build_tokenizer(
         if (number := tokenizer.token_to_id(token["content"])) != token["id"]:
             raise StageError(
                 f"{NAME_KEY}: {source.file}: added token {shown(token['content'])} has id "
-                f"{token['id']}, expected {number}, by its place"
+                f"{token['id']}, expected {number}, by its position"
             )
     asked = source.settings.get("model_max_length")
-    max_length = asked if isinstance(asked, int) and asked > 0 else sys.maxsize
+    max_length = asked if isinstance(asked, int) and asked > 0 else MAX_LENGTH
     save_tokenizer(tokenizer, roles, folder, max_length)
 
 
@@ -142,9 +141,6 @@ def _download(name: str) -> Path:
     if not any((folder / file).exists() for file in VOCABULARY_FILES):
         raise StageError(f"{NAME_KEY}: {name} has neither tokenizer.json nor vocab.txt on the Hub")
     return folder
-
-
-# --- memory ----------------------------------------------------------------------------------
 
 
 def check_building(name_or_path: str, do_lower_case: bool, accents: str) -> None:

@@ -19,8 +19,6 @@ from dataset.tokenizers.load import CorpusTokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-Steps = list[dict[str, Any]]  # of a normalizer or pre_tokenizer, as in tokenizer.json
-
 # Steps of `tokenizers` that treat each word by itself, if single spaces separate the words.
 NORMALIZERS = {"BertNormalizer", "Lowercase", "StripAccents", "NFC", "NFD", "NFKC", "NFKD"}
 PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits"}
@@ -130,13 +128,14 @@ def words_are_independent(tokenizer: CorpusTokenizer) -> bool:
     """True if the ids of a text are those of its words, separated by single spaces."""
     normalizer, pre_tokenizer = (_steps(tokenizer, x) for x in ("normalizer", "pre_tokenizer"))
     model = json.loads(tokenizer.tokenizer.model.__getstate__())
+    first = pre_tokenizer[0]["type"] if pre_tokenizer else ""
+    # Does a single word get the leading space of a word in a text? Not after an added token, nor
+    # where normalisation inserts a space.
+    inserts_spaces = any(step["type"] in ("NFKC", "NFKD") for step in normalizer)
+    same_space = first == "ByteLevel" and not inserts_spaces and not tokenizer.atomic_tokens
     by_word = (
         all(step["type"] in NORMALIZERS for step in normalizer)
-        and pre_tokenizer != []
-        and (
-            pre_tokenizer[0]["type"] in WHITESPACE_SPLITTERS
-            or _keeps_spaces_apart(tokenizer, normalizer, pre_tokenizer)
-        )
+        and (first in WHITESPACE_SPLITTERS or same_space)
         and all(_splits_at_spaces(step) for step in pre_tokenizer)
         and model.get("type", "BPE") in MODELS
         and not any(set(t.content) & set(string.whitespace) for t in _added(tokenizer))
@@ -146,18 +145,6 @@ def words_are_independent(tokenizer: CorpusTokenizer) -> bool:
     words = [*PROBE.split(), *(f"({token}," for token in tokenizer.atomic_tokens)]
     together = tokenizer.encode([" ".join(words)])[0]
     return together == [token for ids in tokenizer.encode(words) for token in ids]
-
-
-def _keeps_spaces_apart(
-    tokenizer: CorpusTokenizer, normalizer: Steps, pre_tokenizer: Steps
-) -> bool:
-    """True if a single word gets the same leading space as a word in a text.
-
-    It would not after an added token, or where normalisation inserts a space.
-    """
-    inserts_spaces = any(step["type"] in ("NFKC", "NFKD") for step in normalizer)
-    is_byte_level = pre_tokenizer[0]["type"] == "ByteLevel"
-    return is_byte_level and not inserts_spaces and not tokenizer.atomic_tokens
 
 
 def _splits_at_spaces(step: Mapping[str, Any]) -> bool:
@@ -170,8 +157,8 @@ def _splits_at_spaces(step: Mapping[str, Any]) -> bool:
     return step["type"] in PRE_TOKENIZERS
 
 
-def _steps(tokenizer: CorpusTokenizer, name: str) -> Steps:
-    """Returns the steps of the normalizer or the pre_tokenizer."""
+def _steps(tokenizer: CorpusTokenizer, name: str) -> list[dict[str, Any]]:
+    """Returns the steps of the normalizer or the pre_tokenizer, as in tokenizer.json."""
     step = getattr(tokenizer.tokenizer, name)
     if step is None:
         return []

@@ -24,9 +24,7 @@ from dataset.workers import in_subprocess
 from pipeline.errors import StageError
 
 UNIGRAM = 1  # sentencepiece's trainer_spec.model_type
-EXPECTED_CLASS = (
-    "expected tokenizer_class in tokenizer_config.json to name the class that it was made for"
-)
+EXPECTED_CLASS = "expected the class of this model as tokenizer_class in tokenizer_config.json"
 
 
 def convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:
@@ -43,7 +41,7 @@ def _convert(source: TokenizerSource) -> tuple[dict[str, Any], dict[str, str]]:
         name = CONVERTED_CLASSES.get(source.file.name, "")
     if not name:
         raise StageError(
-            f"{NAME_KEY}: {source.file}: which class reads it is not known, expected one of the "
+            f"{NAME_KEY}: {source.file}: its tokenizer class is unknown, expected one of the "
             f"names {', '.join(CONVERTED_CLASSES)}, or tokenizer_class in tokenizer_config.json"
         )
     tokenizer = _load(source, name)
@@ -71,7 +69,7 @@ def _load(source: TokenizerSource, name: str) -> Any:
     reader = getattr(transformers, name, None)
     if reader is None or not issubclass(reader, transformers.TokenizersBackend):
         raise StageError(
-            f"{NAME_KEY}: {source.file.parent} is for {name}, which transformers cannot turn into "
+            f"{NAME_KEY}: {source.file.parent} is for {name}, which transformers cannot convert to "
             "a tokenizer.json"
         )
     if kind_of(source.file) == "sentencepiece":
@@ -105,11 +103,12 @@ def _check_sentencepiece(file: Path, name: str) -> None:
     try:
         proto.ParseFromString(file.read_bytes())
     except Exception as error:  # the error class has no stable import path
-        raise StageError(f"{NAME_KEY}: {file}: no SentencePiece model ({error})") from error
+        raise StageError(f"{NAME_KEY}: {file}: not a SentencePiece model ({error})") from error
     if not proto.pieces:
         raise StageError(f"{NAME_KEY}: {file}: a SentencePiece model without pieces")
     is_unigram = proto.trainer_spec.model_type == UNIGRAM
     if getattr(transformers, name).model is models.Unigram and not is_unigram:
         raise StageError(
-            f"{NAME_KEY}: {file} is no unigram model, but {name} reads it as one; {EXPECTED_CLASS}"
+            f"{NAME_KEY}: {file} is not a unigram model, but {name} reads it as one; "
+            f"{EXPECTED_CLASS}"
         )

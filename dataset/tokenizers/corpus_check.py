@@ -78,7 +78,7 @@ class Findings:
         token_share = self.unknown_tokens / max(1, self.tokens)
         frequent = sorted(self.unknown_words, key=lambda word: (-self.unknown_words[word], word))
         line = (
-            f"{token_share:.1%} of the tokens are unknown, which stand for "
+            f"{token_share:.1%} of the tokens are unknown, which hide "
             f"{self.unknown_share:.1%} of the characters (as {shown_list(frequent[:NAMED])}); "
             f"likely cause: {self.cause}"
         )
@@ -98,12 +98,12 @@ class Findings:
         share = sum(lost.values()) / max(1, self.characters)
         if share <= ALTERED_WARNING:
             return
-        remedy = "TOKENIZER.ACCENTS keep leaves them"
+        remedy = "TOKENIZER.ACCENTS keep preserves them"
         if set(lost) <= set(JOINERS):
-            remedy = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe keeps them"
+            remedy = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe preserves them"
         likely = f", which words of DATASET.LANGUAGE {language} need" if is_marked else ""
         yield (
-            f"{WARNING_PREFIX}the tokenizer takes away or alters {share:.1%} of the characters "
+            f"{WARNING_PREFIX}the tokenizer removes or alters {share:.1%} of the characters "
             f"({most_frequent(lost)}){likely}; {remedy}"
         )
 
@@ -166,7 +166,7 @@ def check_agreement(tokenizer: CorpusTokenizer, theirs: Any, texts: Sequence[str
     plain = [text for text in texts if not any(token in text for token in roles)]
     name = f"{type(theirs).__name__} of transformers"
     if found := find_difference(("pretraining", ours), (name, running), plain, token_of):
-        raise StageError(f"{NAME_KEY}: {found}; expected the same of both")
+        raise StageError(f"{NAME_KEY}: {found}; expected the same ids")
 
 
 def look_at(tokenizer: CorpusTokenizer, lines: Sequence[str]) -> Findings:
@@ -191,9 +191,6 @@ def look_at(tokenizer: CorpusTokenizer, lines: Sequence[str]) -> Findings:
         cause=str(likely_cause(tokenizer.tokenizer, unknown_id, words)) if words else "",
         altered=_altered_letters(tokenizer.tokenizer.normalizer, letters),
     )
-
-
-# --- normalisation ---------------------------------------------------------------------------
 
 
 def _altered_letters(normalizer: Any, letters: Counter[str]) -> dict[str, int]:

@@ -81,9 +81,6 @@ def byte_level_pipeline(
     return tokenizer
 
 
-# --- saving ----------------------------------------------------------------------------------
-
-
 def save_tokenizer(
     tokenizer: "Tokenizer",
     roles: Mapping[str, str],

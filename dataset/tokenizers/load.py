@@ -56,26 +56,19 @@ class CorpusTokenizer:
         """
         content = json.loads(self.tokenizer.to_str())
         prefix = content["model"].get("continuing_subword_prefix")
-        marker = _word_marker(content)
+        markers = (
+            step.get("replacement", BYTE_LEVEL_MARKER)
+            for step in iter_steps(content, "pre_tokenizer")
+            if step.get("type") in ("ByteLevel", "Metaspace")
+        )
+        marker = next(markers, "")
         if not prefix and not marker:
             return ()
         added = {token["id"] for token in content["added_tokens"]}
-        return tuple(
-            sorted(
-                number
-                for token, number in self.tokenizer.get_vocab().items()
-                if number not in added
-                and (token.startswith(prefix) if prefix else _continues_word(token, marker))
-            )
-        )
-
-
-def _word_marker(content: Mapping[str, Any]) -> str:
-    """Returns the mark of a word's beginning in byte-level and SentencePiece models, or ""."""
-    for step in iter_steps(content, "pre_tokenizer"):
-        if step.get("type") in ("ByteLevel", "Metaspace"):
-            return step.get("replacement", BYTE_LEVEL_MARKER)
-    return ""
+        ids = {token: i for token, i in self.tokenizer.get_vocab().items() if i not in added}
+        if prefix:
+            return tuple(sorted(i for token, i in ids.items() if token.startswith(prefix)))
+        return tuple(sorted(i for token, i in ids.items() if _continues_word(token, marker)))
 
 
 def _continues_word(token: str, marker: str) -> bool:
@@ -124,7 +117,7 @@ def _read_roles(folder: Path) -> dict[str, str]:
     roles = {role: text_of(settings.get(role) or own) for role, own in SPECIAL_TOKENS.items()}
     for role, token in roles.items():
         if token is None:
-            raise StageError(f"{NAME_KEY}: {path}: {role} is no text")
+            raise StageError(f"{NAME_KEY}: {path}: {role} is not text")
     return roles
 
 

@@ -31,18 +31,15 @@ class PairMerger:
         self.places: dict[int, array[int]] = defaultdict(lambda: array("i"))
         for ids, count in words:
             if len(ids) > 1:
-                self._add(ids, count)
+                for left, right in pairwise(ids):
+                    pair = left << SHIFT | right
+                    self.counts[pair] += count
+                    self.places[pair].append(len(self.words))
+                self.words.append(ids)
+                self.word_counts.append(count)
         frequent = (item for item in self.counts.items() if item[1] >= MIN_FREQUENCY)
         self.heap = [(-count, pair) for pair, count in frequent]
         heapify(self.heap)
-
-    def _add(self, ids: list[int], count: int) -> None:
-        for left, right in pairwise(ids):
-            pair = left << SHIFT | right
-            self.counts[pair] += count
-            self.places[pair].append(len(self.words))
-        self.words.append(ids)
-        self.word_counts.append(count)
 
     def most_frequent(self) -> tuple[int, int] | None:
         """Returns the pair to merge next; None if no pair is frequent enough.

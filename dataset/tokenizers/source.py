@@ -172,7 +172,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         found = read_object(folder / name)
         for key, token in iter_named(found):
             if token is None:
-                raise StageError(f"{NAME_KEY}: {folder / name}: a token of {key} is no text")
+                raise StageError(f"{NAME_KEY}: {folder / name}: a token of {key} is not text")
         settings |= found
     return settings
 
@@ -194,9 +194,9 @@ def _check_class(file: Path, name: str, settings: Mapping[str, Any]) -> None:
         is_refused, name = True, f"a tokenizer with word_tokenizer_type {shown(str(words))}"
     if is_refused:
         raise StageError(
-            f"{NAME_KEY}: {file.parent} is for {name}, whose way to split text is not in "
-            f"{file.name}; expected a tokenizer.json, which AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(folder) writes where there is one"
+            f"{NAME_KEY}: {file.parent} is for {name}, which splits text by rules that are not "
+            f"in {file.name}; expected a tokenizer.json, from AutoTokenizer.from_pretrained(...)"
+            ".save_pretrained(folder) if the class has one"
         )
 
 
@@ -205,12 +205,12 @@ def _check_bert_settings(file: Path, settings: Mapping[str, Any], named: NamedTo
     place = file.parent / "tokenizer_config.json"
     never_split = settings.get("never_split") or []
     if not isinstance(never_split, list):
-        raise StageError(f"{NAME_KEY}: {place}: never_split is no list")
+        raise StageError(f"{NAME_KEY}: {place}: never_split is not a list")
     kept_whole = {*map(str, never_split)} - {*named.special}
     if kept_whole:
         raise StageError(
             f"{NAME_KEY}: {place}: never_split lists {shown(min(kept_whole))}, which is not "
-            "supported; words to keep whole belong into added_tokens.json"
+            "supported; list words to keep whole in added_tokens.json"
         )
     for name, only in (("do_basic_tokenize", True), ("wordpieces_prefix", "##")):
         if (value := settings.get(name)) not in (None, only):
@@ -219,7 +219,7 @@ def _check_bert_settings(file: Path, settings: Mapping[str, Any], named: NamedTo
             )
     for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
         if not isinstance(settings.get(name), bool | None):
-            raise StageError(f"{NAME_KEY}: {place}: {name} is neither true nor false")
+            raise StageError(f"{NAME_KEY}: {place}: {name} is not true or false")
 
 
 def _check_model(file: Path, content: Mapping[str, Any]) -> None:
@@ -227,15 +227,15 @@ def _check_model(file: Path, content: Mapping[str, Any]) -> None:
     model = content["model"]
     if model.get("dropout"):
         raise StageError(
-            f"{NAME_KEY}: {file}: model.dropout is {model['dropout']}, which gives other ids each "
-            "time, expected null"
+            f"{NAME_KEY}: {file}: model.dropout is {model['dropout']}, which gives different ids "
+            "each time, expected null"
         )
     steps = [*iter_steps(content, "normalizer"), *iter_steps(content, "pre_tokenizer")]
     knows_bytes = model.get("byte_fallback") or any(s.get("type") == "ByteLevel" for s in steps)
     if model.get("type") == "BPE" and not (model.get("unk_token") or knows_bytes):
         raise StageError(
-            f"{NAME_KEY}: {file}: model.unk_token is not set, so that text outside of the "
-            "vocabulary would vanish; expected a token, or a model of bytes"
+            f"{NAME_KEY}: {file}: model.unk_token is not set, so text outside the vocabulary "
+            "would be dropped; expected a token, or a byte-level model"
         )
 
 
@@ -249,6 +249,6 @@ def _check_agreement(file: Path, implied: Mapping[str, bool], settings: Mapping[
         if isinstance(asked, bool) and asked != found:
             raise StageError(
                 f"{NAME_KEY}: {file.parent / 'tokenizer_config.json'} has {name} "
-                f"{str(asked).lower()}, but {file.name} does as with {str(found).lower()}; "
+                f"{str(asked).lower()}, but {file.name} behaves as with {str(found).lower()}; "
                 "expected the same in both"
             )

@@ -104,7 +104,7 @@ def _iter_added(settings: Mapping[str, Any], folder: Path | None) -> Iterator[tu
     path = folder / "added_tokens.json" if folder else None
     for token, number in (read_object(path) if path else {}).items():
         if not isinstance(number, int) or isinstance(number, bool):
-            raise StageError(f"{NAME_KEY}: {path}: {shown(token)} has no whole number as its id")
+            raise StageError(f"{NAME_KEY}: {path}: the id of {shown(token)} is not an integer")
         yield token, number
 
 
@@ -129,8 +129,8 @@ def check_distinct(roles: dict[str, str], file: Path) -> dict[str, str]:
         others = [other for other, same in roles.items() if same == token and other != role]
         if others:
             raise StageError(
-                f"{NAME_KEY}: {file}: {shown(token)} is {role} and {', '.join(others)}, expected a "
-                "token for each"
+                f"{NAME_KEY}: {file}: {shown(token)} is {role} and {', '.join(others)}, expected "
+                "different tokens"
             )
     return roles
 

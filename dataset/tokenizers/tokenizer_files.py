@@ -60,8 +60,8 @@ def read_vocabulary(path: Path) -> list[str]:
             raise StageError(f"{NAME_KEY}: {path}:{number}: NUL byte")
         if first := places.get(entry):
             raise StageError(
-                f"{NAME_KEY}: {path} has entries that occur twice, like `{shown(entry)}` in lines "
-                f"{first} and {number}"
+                f"{NAME_KEY}: {path} has duplicate entries, like `{shown(entry)}` in lines {first} "
+                f"and {number}"
             )
         places[entry] = number
     return entries
@@ -79,7 +79,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise StageError(f"{NAME_KEY}: {path}: not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise StageError(f"{NAME_KEY}: {path}: no JSON object")
+        raise StageError(f"{NAME_KEY}: {path}: not a JSON object")
     return content
 
 
@@ -111,7 +111,7 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     added = content["added_tokens"] = content.get("added_tokens") or []
     problem = _problem_with_model(content.get("model"))
     if not isinstance(added, list) or not all(map(_is_added_token, added)):
-        problem = "added_tokens is no list of tokens with `content`, `id` and `special`"
+        problem = "added_tokens is not a list of tokens with `content`, `id` and `special`"
     if problem:
         raise StageError(f"{NAME_KEY}: {path}: {problem}")
     return content
@@ -121,14 +121,14 @@ def _problem_with_model(model: Any) -> str:
     entries = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(entries, Mapping):
         if not all(map(_is_id, entries.values())):
-            return f"an entry's id is no whole number from 0 to {MAX_ID}"
+            return f"an entry's id is not an integer from 0 to {MAX_ID}"
         return "two entries have the same id" if len({*entries.values()}) < len(entries) else ""
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         return "has no vocabulary"
     pairs = all(
         isinstance(entry, list) and entry and isinstance(entry[0], str) for entry in entries
     )
-    return "" if pairs else "its vocabulary is no list of entries with their scores"
+    return "" if pairs else "its vocabulary is not a list of [entry, score]"
 
 
 def _is_added_token(token: Any) -> bool:

@@ -20,7 +20,7 @@ ERROR_SHARE = 0.9  # nothing can be learned above it
 CAUSE_SHARE = 0.5  # of the unknown text, explained by a cause
 NAMED = 5  # characters in a message
 TRIED_WORDS = 2000
-OWN = "a vocab.txt, or TOKENIZER.TRAIN,"  # other tokenizers have no such settings
+OWN = "with a vocab.txt or TOKENIZER.TRAIN, set"  # other tokenizers have no such settings
 
 
 @dataclass(frozen=True)
@@ -48,31 +48,31 @@ def without_accents(text: str) -> str:
 
 
 TOO_LONG = Cause(
-    f"words of more than {LONG_WORD} characters, which WordPiece takes for unknown",
-    "a vocab.txt, or TOKENIZER.TRAIN, has them cut",
+    f"words of more than {LONG_WORD} characters, which are unknown to WordPiece",
+    "a vocab.txt or TOKENIZER.TRAIN cuts them",
 )
 CASE_TAKEN = Cause(
-    "casing, as the vocabulary has these words with their capitals",
-    f"{OWN} takes TOKENIZER.DO_LOWER_CASE False",
+    "casing, as the vocabulary has these words with capital letters",
+    f"{OWN} TOKENIZER.DO_LOWER_CASE False",
 )
 MARKS_TAKEN = Cause(
-    "accents and other marks that the tokenizer takes away and the vocabulary has",
-    f"{OWN} takes TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
+    "accents and other marks, which the tokenizer removes but the vocabulary has",
+    f"{OWN} TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
 )
 LOWER = Cause(
     "casing, as the vocabulary has these words in lower case",
-    f"{OWN} takes TOKENIZER.DO_LOWER_CASE True",
+    f"{OWN} TOKENIZER.DO_LOWER_CASE True",
 )
 UPPER = Cause("casing, as the vocabulary is in capitals")
 CAPITALIZED = Cause("casing, as the vocabulary has these words with a capital letter")
 PLAIN = Cause(
-    "accents, as the vocabulary has these words without", f"{OWN} takes TOKENIZER.ACCENTS strip"
+    "accents, as the vocabulary has these words without them", f"{OWN} TOKENIZER.ACCENTS strip"
 )
-COMPOSED = Cause("accents, as the vocabulary has composed characters (NFC) and the text has not")
+COMPOSED = Cause("accents, as the vocabulary has composed characters (NFC) but the text has not")
 DECOMPOSED = Cause(
-    "accents, as the vocabulary has decomposed characters (NFD) and the text has not"
+    "accents, as the vocabulary has decomposed characters (NFD) but the text has not"
 )
-ONE_BY_ONE = Cause("characters in a row that the vocabulary has one by one")
+ONE_BY_ONE = Cause("adjacent characters, which the vocabulary has one by one")
 # Forms of an unknown word, and the cause if the vocabulary has that form.
 FORMS: tuple[tuple[Callable[[str], str], Cause], ...] = (
     (str.lower, LOWER),

@@ -39,7 +39,7 @@ def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[
     counts = Counter([*SPECIAL_TOKENS.values(), *special_tokens])
     for token in special_tokens:
         if counts[token] > 1 or token.split() != [token]:
-            return f"TOKENIZER.SPECIAL_TOKENS: {token!r} is there twice or has white space"
+            return f"TOKENIZER.SPECIAL_TOKENS: {token!r} appears twice or contains white space"
     return ""
 
 
@@ -98,9 +98,6 @@ def _learn_byte_level(
 
 def _numbered(entries: list[str]) -> dict[str, int]:
     return {entry: number for number, entry in enumerate(entries)}
-
-
-# --- text to pieces --------------------------------------------------------------------------
 
 
 def _count_corpus(text_shards: Iterable[Path], max_training_bytes: int) -> BoundedCounts:

@@ -202,7 +202,7 @@ def test_a_planted_disagreement_is_found_in_one_text_of_many(tmp_path):
         check_agreement(load_tokenizer(folder), as_transformers_reads(folder), texts)
     assert found.value.cause == (
         "TOKENIZER.NAME_OR_PATH: `Größe` is [CLS] größe [SEP] (2, 5, 3) to pretraining, but [CLS] "
-        "[UNK] [SEP] (2, 1, 3) to BertTokenizer of transformers; expected the same of both"
+        "[UNK] [SEP] (2, 1, 3) to BertTokenizer of transformers; expected the same ids"
     )
 
 

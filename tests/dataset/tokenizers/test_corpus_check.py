@@ -29,7 +29,7 @@ def test_shares_are_of_tokens_and_of_characters(tmp_path):
     assert found.unknown_words == {"unbelievable": 1}
     [line] = found.lines("en")
     assert line.startswith(
-        "WARNING: 14.3% of the tokens are unknown, which stand for 46.2% of the characters (as "
+        "WARNING: 14.3% of the tokens are unknown, which hide 46.2% of the characters (as "
         "unbelievable); likely cause: characters that the vocabulary lacks (U+0062"
     )
 
