@@ -8,7 +8,6 @@ import random
 
 import pytest
 
-from dataset.tokenizers.agreement import find_difference
 from dataset.tokenizers.build import build_tokenizer, check_building
 from dataset.tokenizers.cached_encoder import WordEncoder
 from dataset.tokenizers.corpus_check import as_transformers_reads, check_agreement, look_at
@@ -212,19 +211,6 @@ def test_texts_that_spell_a_special_token_are_left_out(tmp_path):
     texts = ["a [MASK] a", "a [SEP]"]
     folder = tmp_path / "tokenizer"
     check_agreement(load_tokenizer(folder), as_transformers_reads(folder), texts)
-
-
-def test_a_difference_is_cut_down_to_the_words_that_matter():
-    def count(some):
-        return [[len(word) for word in text.split(" ")] for text in some]
-
-    def count_otherwise(some):
-        return [[0 if "x y" in text else len(word) for word in text.split(" ")] for text in some]
-
-    ours, theirs = ("one", count), ("another", count_otherwise)
-    found = find_difference(ours, theirs, ["a bb", "ccc x y dd e f"], str)
-    assert found == "`x y` is 1 1 (1, 1) to one, but 0 0 (0, 0) to another"
-    assert find_difference(ours, ours, ["a bb", ""], str) == ""
 
 
 def test_every_python_class_of_transformers_is_known():
