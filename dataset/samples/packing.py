@@ -42,9 +42,6 @@ class RowFormat:
         return max(1, BLOCK_TOKENS // self.max_seq_length)
 
 
-# --- articles --------------------------------------------------------------------------------
-
-
 def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[bytes, bool]]:
     """Yields (text, True at the end of an article) of a text shard, with a sentence per line.
 
@@ -98,9 +95,6 @@ def iter_batches(path: Path) -> Iterator[list[tuple[bytes, bool]]]:
         yield batch
 
 
-# --- samples ---------------------------------------------------------------------------------
-
-
 def iter_samples(
     articles: Iterable[tuple["np.ndarray", bool]],
     row_format: RowFormat,
@@ -143,9 +137,6 @@ def iter_lengths(row_format: RowFormat, rng: "np.random.Generator") -> Iterator[
         short = rng.random(4096) < row_format.short_seq_prob
         lengths = rng.integers(min(2, longest), longest, 4096, endpoint=True)
         yield from np.where(short, lengths, longest).tolist()
-
-
-# --- rows ------------------------------------------------------------------------------------
 
 
 def iter_row_blocks(

@@ -159,9 +159,6 @@ def kind_of(file: Path) -> str:
     return "sentencepiece" if file.suffix == ".model" else "vocab.txt"
 
 
-# --- settings --------------------------------------------------------------------------------
-
-
 def _read_settings(folder: Path) -> dict[str, Any]:
     """Merges tokenizer_config.json over the older special_tokens_map.json.
 
