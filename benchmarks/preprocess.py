@@ -59,8 +59,9 @@ def our_steps(articles: Sequence[str], vocabulary: Path, folder: Path, copies: i
     from dataset.samples.hdf5_files import SampleWriter
     from dataset.samples.masking import Masker, masking_key
     from dataset.shards.sentences import load_segmenter
-    from dataset.tokenizers.build import build_tokenizer, load_tokenizer
+    from dataset.tokenizers.build import build_tokenizer
     from dataset.tokenizers.cached_encoder import WordEncoder
+    from dataset.tokenizers.load import load_tokenizer
 
     clock = StepClock(time.process_time)
     text = folder / "train_00000.txt"

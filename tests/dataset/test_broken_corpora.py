@@ -29,8 +29,8 @@ from dataset.sources.registry import (
 )
 from dataset.sources.source_checks import notes_on_heads, problems_with_heads
 from dataset.sources.wiki_and_books import ArticlesJob, find_files, write_articles
-from dataset.tokenizers.build import build_tokenizer, load_tokenizer, problem_with_tokenizer
-from dataset.tokenizers.formats import save_bert_tokenizer
+from dataset.tokenizers.build import build_tokenizer, problem_with_tokenizer
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS, read_vocabulary
 from pipeline.errors import ConfigError, StageError
 from tests.broken_files import (
@@ -53,7 +53,7 @@ from tests.broken_files import (
     rows_of,
     writing,
 )
-from tests.dataset.dataset_helpers import shard
+from tests.dataset.dataset_helpers import save_bert_tokenizer, shard
 
 TEXTS = [
     f'Article {number} is naïve, {number} km "long" (café).\nIts second line: 中文, déjà {number}.'
