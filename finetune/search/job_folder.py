@@ -17,6 +17,7 @@ from finetune.search.grid import Job
 from pipeline.store.atomic_files import flush_to_disk, write_sealed, write_text
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
 from pipeline.store.record_files import delete_tree, read_sealed
+from pretrain.model.exported_code import write_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -167,6 +168,8 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
     """Saves a model under another name, then renames it: an existing model is always complete."""
     saved = _temporary_path(folder)
     model.save_pretrained(saved)
+    if type(model).__module__.startswith("pretrain."):  # our architecture, not a stock one
+        write_code(saved)  # transformers copies only files with relative imports
     for path in (*saved.iterdir(), saved):
         flush_to_disk(path)
     drop_model(folder)

@@ -6,7 +6,6 @@ trust_remote_code=True.
 """
 
 import os
-import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -17,22 +16,10 @@ from dataset.tokenizers.formats import PLAIN_CLASS
 from pipeline.store.atomic_files import flush_to_disk, write_json
 from pipeline.store.record_files import delete_tree, read_json
 from pretrain.model.architectures import architecture_of, hugging_face_config, hugging_face_weights
+from pretrain.model.exported_code import write_code
 from pretrain.model.model import OWN_TYPE
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
-# modeling_extremebert.py and all that it imports of this package.
-# Our code, from pretrain/, that an export of our own architecture needs.
-CODE = (
-    "model/modeling_extremebert.py",
-    "model/configuration_extremebert.py",
-    "model/encoder.py",
-    "kernels/attention.py",
-    "kernels/dropout.py",
-    "kernels/bf16_attention.py",
-    "kernels/linear.py",
-)
-# In the export's flat folder the modules import each other by relative names.
-ABSOLUTE_IMPORT = re.compile(r"^from pretrain\.(?:model|kernels)\.", re.MULTILINE)
 
 
 def export_model(
@@ -79,10 +66,7 @@ def _write_our_model(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", hugging_face_config(args, special_ids))
     if needs_remote_code(args):
-        for name in CODE:
-            source = Path(__file__).parents[1] / name
-            code = ABSOLUTE_IMPORT.sub("from .", source.read_text(encoding="utf-8"))
-            (folder / source.name).write_text(code, encoding="utf-8")
+        write_code(folder)
     return args.position_embedding_type == "absolute"
 
 
