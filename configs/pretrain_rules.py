@@ -1,34 +1,14 @@
-"""What the keys of MODEL and PRETRAIN must satisfy; the flags of run_pretraining.py too."""
+"""Contradictions between values of MODEL and PRETRAIN, also as flags of run_pretraining.py."""
 
 from collections.abc import Iterator
 
 from yacs.config import CfgNode
 
-from configs.defaults import get_default_config
-from configs.predicates import (
-    FILE_NAME,
-    SEED,
-    Rule,
-    above,
-    at_least,
-    between,
-    each,
-    from_to,
-    inside,
-    one_of,
-)
+from configs.defaults import OPTIMIZERS
+from configs.keys import KEYS
 
-OPTIMIZERS = (
-    *("adamw", "adam", "sgd", "sgd-momentum"),
-    *("lamb", "adafactor", "stable-adamw", "muon"),
-)
-# Their update of a weight depends on no other weight, so that ZeRO may cut them up anywhere.
+# The update of a weight depends on no other weight: ZeRO may split the tensors anywhere.
 ELEMENTWISE_OPTIMIZERS = OPTIMIZERS[:4]
-ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
-CURVES = (
-    *("elastic_step_decay", "linear", "cosine", "exponential", "step_decay"),
-    *("inverse_time", "polynomial", "constant", "wsd", "wsd_linear"),
-)
 CURVES_THAT_END_ABOVE_0 = ("exponential", "step_decay", "inverse_time")
 
 # Of the architecture bert-mlm alone.
@@ -38,89 +18,11 @@ OWN_MODEL_KEYS = (
     *("RESIDUAL_INIT", "WORD_EMBEDDING_INIT", "OUTPUT_BIAS_INIT"),
 )
 
-MAX_RAMP_SIZES = 1000  # of a batch; finding a sample's step looks at all of them
-
-PRETRAIN_RULES: dict[str, Rule] = {
-    "MODEL.TYPE": (  # a run's folder may be named after it
-        lambda value: value != "" and FILE_NAME[0](value),
-        "bert-mlm or an architecture of transformers",
-    ),
-    "MODEL.ENCODER_LN_MODE": one_of("pre-ln", "post-ln"),
-    "MODEL.POSITION_EMBEDDING_TYPE": one_of("absolute", "rotary"),
-    "MODEL.ROPE_THETA": above(0),
-    "MODEL.ATTENTION_WINDOW": (
-        lambda value: value >= 0 and value % 2 == 0,
-        "an even number, 0 or more",
-    ),
-    "MODEL.GLOBAL_ATTENTION_EVERY": at_least(1),
-    "MODEL.NORM_TYPE": one_of("layernorm", "rmsnorm"),
-    "MODEL.PAD_VOCAB_TO_MULTIPLE_OF": at_least(1),
-    "MODEL.HIDDEN_SIZE": at_least(1),
-    "MODEL.NUM_HIDDEN_LAYERS": at_least(1),
-    "MODEL.NUM_ATTENTION_HEADS": at_least(1),
-    "MODEL.INTERMEDIATE_SIZE": at_least(1),
-    "MODEL.HIDDEN_ACT": one_of(*ACTIVATIONS),
-    "MODEL.HIDDEN_DROPOUT_PROB": between(0, 1),
-    "MODEL.ATTENTION_PROBS_DROPOUT_PROB": between(0, 1),
-    "MODEL.INITIALIZER_RANGE": above(0),
-    "MODEL.RESIDUAL_INIT": one_of("same", "scaled", "zero"),
-    "MODEL.WORD_EMBEDDING_INIT": one_of("random", "cooccurrence"),
-    "MODEL.OUTPUT_BIAS_INIT": one_of("zero", "frequencies"),
-    "MODEL.LAYER_NORM_EPS": above(0),
-    "PRETRAIN.ID": FILE_NAME,
-    "PRETRAIN.LR_SCHEDULE": one_of("step", "time", "tokens"),
-    "PRETRAIN.NUM_STEPS": at_least(0),
-    "PRETRAIN.TOTAL_TRAINING_TIME": at_least(0),
-    "PRETRAIN.NUM_TOKENS": at_least(0),
-    "PRETRAIN.EARLY_EXIT_TIME_MARKER": at_least(0),
-    "PRETRAIN.BATCH_SIZE": at_least(1),
-    "PRETRAIN.BATCH_SIZE_RAMP_START": at_least(0),
-    "PRETRAIN.BATCH_SIZE_RAMP_STEPS": at_least(0),
-    "PRETRAIN.MICRO_BATCH_SIZE": at_least(0),
-    "PRETRAIN.LEARNING_RATE": above(0),
-    "PRETRAIN.WARMUP_PROPORTION": between(0, 1),
-    "PRETRAIN.LR_CURVE": one_of(*CURVES),
-    "PRETRAIN.ESD_R": inside(0.5, 1),
-    "PRETRAIN.ESD_L": at_least(1),
-    "PRETRAIN.LR_END_RATIO": from_to(0, 1),
-    "PRETRAIN.LR_POWER": above(0),
-    "PRETRAIN.LR_DECAY_STEPS": at_least(2),
-    "PRETRAIN.LR_DECAY_PROPORTION": from_to(0, 1),
-    "PRETRAIN.OPTIMIZER": one_of(*OPTIMIZERS),
-    "PRETRAIN.ADAM_BETA1": between(0, 1),
-    "PRETRAIN.ADAM_BETA2": between(0, 1),
-    "PRETRAIN.ADAM_EPS": above(0),
-    "PRETRAIN.MOMENTUM": between(0, 1),
-    "PRETRAIN.MUON_LEARNING_RATE": above(0),
-    "PRETRAIN.MUON_MOMENTUM": between(0, 1),
-    "PRETRAIN.WEIGHT_DECAY": at_least(0),
-    "PRETRAIN.GRADIENT_CLIPPING": at_least(0),
-    "PRETRAIN.PRECISION": one_of("auto", "fp16", "bf16", "fp32"),
-    "PRETRAIN.SCALE_CNT_LIMIT": at_least(0),
-    "PRETRAIN.DIVERGENCE_LIMIT": at_least(0),
-    "PRETRAIN.ZERO_STAGE": one_of(-1, 0, 1, 2, 3),
-    "PRETRAIN.SEED": SEED,
-    "PRETRAIN.PRINT_STEPS": at_least(1),
-    "PRETRAIN.CHECKPOINT_STEPS": at_least(0),
-    "PRETRAIN.CHECKPOINT_MINUTES": at_least(0),
-    "PRETRAIN.NUM_EPOCHS_BETWEEN_CHECKPOINTS": at_least(0),
-    "PRETRAIN.KEEP_CHECKPOINTS": at_least(1),
-    "PRETRAIN.FINETUNE_TIME_MARKERS": each(above(0)),
-    "PRETRAIN.VALIDATION_STEPS": at_least(0),
-    "PRETRAIN.VALIDATION_EPOCHS": at_least(1),
-    "PRETRAIN.VALIDATION_EPOCHS_BEGIN": at_least(1),
-    "PRETRAIN.VALIDATION_EPOCHS_END": at_least(1),
-    "PRETRAIN.VALIDATION_BEGIN_PROPORTION": from_to(0, 1),
-    "PRETRAIN.VALIDATION_END_PROPORTION": from_to(0, 1),
-    "PRETRAIN.VALIDATION_MICRO_BATCH": at_least(1),
-    "PRETRAIN.VALIDATION_SAMPLES": at_least(0),
-    "PRETRAIN.EARLY_STOP_TIME": at_least(0),
-    "PRETRAIN.EARLY_STOP_EVAL_LOSS": above(0),
-}
+MAX_RAMP_SIZES = 1000  # of a batch; finding the step of a sample looks at all of them
 
 
 def problems_of_pretraining(config: CfgNode) -> Iterator[str]:
-    """One line for each combination of values of MODEL and PRETRAIN that cannot work."""
+    """Yields a line for each contradiction between values of MODEL and PRETRAIN."""
     yield from _model_problems(config)
     yield from _budget_problems(config.PRETRAIN)
     yield from _schedule_problems(config.PRETRAIN)
@@ -156,17 +58,18 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
 
 
 def _problems_with_other_architectures(config: CfgNode) -> Iterator[str]:
-    model, default = config.MODEL, get_default_config().MODEL
+    model = config.MODEL
     if config.DATASET.PACKING:
         yield (
             f"DATASET.PACKING: only bert-mlm keeps the samples of a row apart, got MODEL.TYPE "
             f"{model.TYPE}, expected bert-mlm or DATASET.PACKING False"
         )
     for key in OWN_MODEL_KEYS:
-        if model[key] != default[key]:
+        default = KEYS[f"MODEL.{key}"].default
+        if model[key] != default:
             yield (
                 f"MODEL.{key}: only bert-mlm has it, got {model[key]} with MODEL.TYPE "
-                f"{model.TYPE}, expected {default[key]}, its default"
+                f"{model.TYPE}, expected {default}, its default"
             )
 
 

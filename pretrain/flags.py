@@ -1,6 +1,6 @@
-"""The flags of run_pretraining.py: the manual's, and one for every other key of MODEL and PRETRAIN.
+"""Flags of run_pretraining.py: the manual's, and one for every other key of MODEL and PRETRAIN.
 
-A flag takes its default, its help and its checks from its key, so that a YAML file and a command
+A flag takes its name, default, help and check from the row of its key. A YAML file and a command
 line mean the same.
 """
 
@@ -11,44 +11,25 @@ from typing import Any
 from yacs.config import CfgNode
 
 from configs.defaults import get_default_config
-from configs.key_rules import RULES
-from configs.loading import flatten
+from configs.keys import KEYS
 from configs.manual import comments
 from configs.pretrain_rules import problems_of_pretraining
 from pipeline.runtime.devices import DEVICE
 
-# Keys whose flag is not just their name in lower case.
-FLAG_NAMES = {
-    "MODEL.TYPE": "model_type",
-    "PRETRAIN.NUM_STEPS": "max_steps",
-    "PRETRAIN.NUM_TOKENS": "max_tokens",
-    "PRETRAIN.BATCH_SIZE": "train_batch_size",
-    "PRETRAIN.BATCH_SIZE_RAMP_START": "batch_size_ramp_start",
-    "PRETRAIN.MICRO_BATCH_SIZE": "train_micro_batch_size_per_gpu",
-    "PRETRAIN.LEARNING_RATE": "lr",
-    "PRETRAIN.LR_CURVE": "curve",
-    "PRETRAIN.OPTIMIZER": "optimizer_type",
-    "WANDB.PROJECT": "project_name",
-    "WANDB.MODE": "wandb_mode",
-}
-# ENABLED and ID are the stage's, not the run's.
-KEYS_WITHOUT_FLAG = ("PRETRAIN.ENABLED", "PRETRAIN.ID")
+SECTIONS_WITH_FLAGS = ("MODEL", "PRETRAIN")
 PATHS = ("dataset_path", "output_dir")
 EPOCH_FLAGS = ("validation_epochs", "validation_epochs_begin", "validation_epochs_end")
 
 
 def flag_keys() -> dict[str, str]:
-    """`{flag: full key}` of all flags that stand for a key."""
-    keys = (
-        key
-        for key in flatten(get_default_config())
-        if key.startswith(("MODEL.", "PRETRAIN.")) or key in FLAG_NAMES
-    )
-    return {
-        FLAG_NAMES.get(key, key.partition(".")[2].lower()): key
-        for key in keys
-        if key not in KEYS_WITHOUT_FLAG
-    }
+    """Returns `{flag: full key}` of all flags that set a key."""
+    flags = {}
+    for key, row in KEYS.items():
+        section, _, name = key.partition(".")
+        has_flag = section in SECTIONS_WITH_FLAGS if row.flag is None else row.flag != ""
+        if has_flag:
+            flags[row.flag or name.lower()] = key
+    return flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,12 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_paths(parser.add_argument_group("paths and names"))
     _add_engine(parser.add_argument_group("engine"))
     groups: dict[str, Any] = {}
-    defaults, explained = flatten(get_default_config()), comments()
+    explained = comments()
     for flag, key in flag_keys().items():
         section = key.partition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        _add_key(groups[section], flag, defaults[key], f"{key}: {explained[key]}")
+        _add_key(groups[section], flag, KEYS[key].default, f"{key}: {explained[key]}")
     return parser
 
 
@@ -142,7 +123,7 @@ def _add_engine(group) -> None:
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags as a namespace. Exits with code 2, naming the flags, if they cannot work.
+    """Returns the flags as a namespace. Exits with code 2 and the flags' names if they cannot work.
 
     The manual's validation_epochs flags decide when to validate if any of them is given and
     validation_steps is not.
@@ -172,14 +153,14 @@ def _take_shorthands(
 
 
 def _problems(args: argparse.Namespace) -> list[str]:
-    """The problems of the keys that the flags stand for, under the flags' names."""
+    """Returns the problems of the flags' keys, with the names of the flags."""
     config, names = _config_of(args), {key: f"--{flag}" for flag, key in flag_keys().items()}
     problems = []
     for flag, key in flag_keys().items():
         value = getattr(args, flag)
-        test, expected = RULES.get(key, (lambda value: True, ""))
-        if not test(value):
-            problems.append(f"--{flag}: got {value!r}, expected {expected}")
+        rule = KEYS[key].rule
+        if rule and not rule.test(value):
+            problems.append(f"--{flag}: got {value!r}, expected {rule.expected}")
     problems = problems or list(problems_of_pretraining(config))
     return [_renamed(problem, names) for problem in problems]
 

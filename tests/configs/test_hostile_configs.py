@@ -271,7 +271,7 @@ def test_what_is_no_plain_yaml_is_refused(text, expected):
 )
 def test_a_key_stands_once(text, key):
     (line,) = problems(text)
-    assert f"{key} stands twice" in line
+    assert f"{key} appears twice" in line
 
 
 def test_merged_keys_give_way_to_own_ones():

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import get_default_config
-from configs.finetune_rules import GRID_RULES
-from configs.key_rules import RULES
 from configs.loading import flatten, load_config
 from configs.manual import MANUAL, comments, render
 from configs.yaml_files import read_files
@@ -313,7 +311,7 @@ DATASET:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("SYSTEM: {NUM_GPUS: 1, NUM_GPUS: 2}", "stands twice"),
+        ("SYSTEM: {NUM_GPUS: 1, NUM_GPUS: 2}", "appears twice"),
         ("SYSTEM: [1, 2", "line 1"),
         ("- a\n- b", "expected sections"),
         ("SYSTEM: 3", "expected a section"),

@@ -51,17 +51,17 @@ NO_YAML = {
     "a key twice": (
         "PRETRAIN:\n  SEED: 3\n  NUM_STEPS: 5\n  SEED: 4",
         4,
-        "SEED stands twice, first in line 2",
+        "SEED appears twice, first in line 2",
     ),
     "a section twice": (
         "PRETRAIN:\n  SEED: 3\nMODEL:\n  GLU: yes\nPRETRAIN:\n  NUM_STEPS: 3",
         5,
-        "PRETRAIN stands twice, first in line 1",
+        "PRETRAIN appears twice, first in line 1",
     ),
     "an .ini file": (
         "[PRETRAIN]\nNUM_STEPS = 5",
         2,
-        "more than what the lines before it make complete, expected sections like `SYSTEM:`",
+        "text after a complete value, expected sections like `SYSTEM:`",
     ),
     "two documents": (
         "PRETRAIN:\n  SEED: 3\n---\nMODEL:\n  GLU: yes",
@@ -174,8 +174,8 @@ def test_the_key_is_named(tmp_path, mistake):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("SYSTEM: {}".encode("utf-16"), "line 1: not UTF-8 text, as which it must be saved"),
-        (b"SYSTEM: {}\n# caf\xe9", "line 2: not UTF-8 text, as which it must be saved"),
+        ("SYSTEM: {}".encode("utf-16"), "line 1: not UTF-8 text, expected UTF-8"),
+        (b"SYSTEM: {}\n# caf\xe9", "line 2: not UTF-8 text, expected UTF-8"),
         (b"SYSTEM: {}\n\0", "line 2: character #x0000 is not allowed in YAML"),
         (b"NUM_STEPS=5\nSEED=3", "expected sections like `SYSTEM:`, got a single value"),
         (b"- SYSTEM", "expected sections like `SYSTEM:`, got a list"),
