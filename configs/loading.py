@@ -90,7 +90,7 @@ def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
 def _node_of(config: CfgNode, section: str) -> Any:
     """Returns the node of a section, by full name; None if there is none."""
     node: Any = config
-    for name in filter(None, section.split(".")):
+    for name in section.split(".") if section else ():
         node = node.get(name) if isinstance(node, CfgNode) else None
     return node
 
