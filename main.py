@@ -30,9 +30,8 @@ if __name__ == "__main__" and sys.version_info < OLDEST_PYTHON:
 from pipeline import install
 from pipeline.console import escape_unprintable, print_line
 from pipeline.errors import ConfigError, StageError
-from pipeline.orchestrator import STAGE_NAMES, run_pipeline
 from pipeline.privacy import print_crash
-from pipeline.status_report import report_status
+from pipeline.stage_plan import STAGE_NAMES
 from pipeline.store.paths import log_path
 
 
@@ -140,6 +139,8 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
 
 def _run_stages(options: argparse.Namespace) -> None:
     from configs.loading import load_config
+    from pipeline.orchestrator import run_pipeline
+    from pipeline.status_report import report_status
 
     overrides = list(options.overrides)
     if options.output_root:

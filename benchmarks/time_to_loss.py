@@ -39,13 +39,13 @@ from benchmarks.contest import Course, Outcome, hold_contest
 from benchmarks.contest_results import Entry, Recipe, Result, draw, record, result_table
 from benchmarks.sizes import HEAD_DIM, feed_forward_width
 from configs.loading import load_config
-from dataset.plan import dataset_artifact
 from dataset.stage import prepare_dataset
 from pipeline.errors import ConfigError
 from pipeline.store.atomic_files import write_json
 from pipeline.store.checksums import file_digest
 from pipeline.store.paths import dataset_dir, sharded_text_dir
 from pretrain.stage import flag_words, training_flags
+from tests.plans import dataset_artifact
 
 # Held-out samples are made as the paper makes them, whatever the recipe trains on.
 HELD_OUT_KEYS = {

@@ -1,42 +1,24 @@
-"""What the dataset stage makes, and out of what: planning, which reads and never writes."""
+"""What the dataset stage makes, and from what."""
 
-import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.card import CARD
 from dataset.samples.hdf5_files import MASKING_FILE
-from dataset.shards import file_records
-from dataset.shards.sharding import read_summary
-from dataset.sources.article_stream import counted
 from dataset.sources.digests import FileDigests, digest_of_files, digest_store, identity_of
-from dataset.sources.heads import notes_on_heads, problems_with_heads
-from dataset.sources.hub_text import present_name
+from dataset.sources.heads import problems_with_heads
 from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
 from dataset.sources.registry import Source, configured_sources, problem_with, slug
-from dataset.sources.saved_datasets import split_in_words
-from dataset.tokenizers.build import (
-    ACCENTS_KEY,
-    NAME_KEY,
-    check_building,
-    problem_with_tokenizer,
-    tokenizer_bytes,
-)
+from dataset.tokenizers.build import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
-from dataset.tokenizers.vocabulary_training import (
-    TRAINING_BYTES,
-    TRAINING_KEYS,
-    problem_with_training,
-)
-from dataset.workers import MAIN_PROCESS_GB, SampleFiles, plan_work
-from pipeline.console import WARNING_PREFIX
-from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import HubNeed
-from pipeline.store.artifacts import Artifact, fingerprint
-from pipeline.store.disk import DiskNeed, size_in_words
+from dataset.tokenizers.vocabulary_training import TRAINING_KEYS, problem_with_training
+from pipeline.errors import ConfigError
+from pipeline.stage_plan import StagePlan
+from pipeline.store.artifacts import Artifact
+from pipeline.store.checksums import fingerprint
 from pipeline.store.paths import dataset_dir, sharded_text_dir
 from pipeline.store.record_files import MANIFEST, read_record
 
@@ -62,18 +44,21 @@ SHAPING_KEYS = (
     "LANGUAGE",
     "SEED",
 )
-LEAST_SHARE_OF_PREDICTIONS = 0.9  # of those that MASKED_LM_PROB asks for, without a warning
-MOST_SHARDS = 4096  # that the stage makes of itself
-SHARDING_SHARE = 2  # of the text's size: the text shards, and what they are made from
-BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
-LISTED_SOURCES = 30  # in the plan
-FILLED_SHARE = 0.85  # of the positions of a sample, roughly
 
 
-def dataset_artifact(config: "CfgNode") -> Artifact:
-    """Raises ConfigError, with all problems, if a source or the tokenizer is not there.
+@dataclass(frozen=True)
+class DatasetPlan(StagePlan):
+    """sources: as configured. digests: of their files, each read at most once."""
 
-    Also if sources share text, or lie in the folders that the dataset is written to.
+    sources: tuple[Source, ...]
+    digests: FileDigests
+
+
+def plan(config: "CfgNode", upstream: None = None) -> DatasetPlan:
+    """Plans the dataset of this config.
+
+    Raises ConfigError, with all problems, if a source or the tokenizer is missing, if sources
+    share text, or if they lie in the folders that the dataset is written to.
     """
     root = Path(config.SYSTEM.OUTPUT_ROOT)
     sources = sources_of(config)
@@ -84,32 +69,17 @@ def dataset_artifact(config: "CfgNode") -> Artifact:
     problems = problems_with_output(sources, (directory, text_dir))
     if problems:
         raise ConfigError(problems)
-    files = [path for source in sources for path in digests.files_of(source)]
-    num_bytes = sum(map(digests.size_of, files))
-    is_static = config.DATASET.MASKING == "static"
-    samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
-    notes = (
-        *size_notes(config, sources, len(files), num_bytes),
-        *source_notes(sources, digests),
-        *unused_notes(config),
-        *prediction_notes(config.DATASET),
-    )
-    return Artifact(
+    artifact = Artifact(
         stage="dataset",
         directory=directory,
         inputs=inputs,
         parts=(text_dir,),
         user_named="DATASET.ID" if config.DATASET.ID else "",
         made_from="sources",
-        notes=(*notes, *notes_on_heads(sources, digests.files_of)),
         scratch=SCRATCH,
         files_in=files_of_samples,
-        hub=tuple(hub_needs(config, sources, directory, text_dir, fingerprint(inputs))),
-        disk=(
-            DiskNeed(text_dir, SHARDING_SHARE * num_bytes, "the text"),
-            DiskNeed(directory, sample_bytes_per_text_byte(config) * num_bytes, *samples),
-        ),
     )
+    return DatasetPlan(artifact, None, tuple(sources), digests)
 
 
 def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
@@ -119,36 +89,6 @@ def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
         yield MASKING_FILE
     for split in ("train", "test"):
         yield from results[f"{split}_shards"]
-
-
-def check_machine(config: "CfgNode") -> None:
-    """Raises ConfigError if the stage may not use the memory that it needs, or has no tokenizer."""
-    memory, tokenizer = config.SYSTEM.MAX_MEMORY_IN_GB, config.TOKENIZER
-    files = replace(
-        most_sample_files(config.DATASET),
-        tokenizer_bytes=0 if tokenizer.TRAIN else tokenizer_bytes(tokenizer.NAME_OR_PATH),
-    )
-    plan_work(config.SYSTEM.NUM_WORKERS, memory, files)
-    needed = MAIN_PROCESS_GB + TRAINING_BYTES / 1e9
-    if tokenizer.TRAIN and memory < needed - 1e-9:
-        raise ConfigError(
-            [
-                "SYSTEM.MAX_MEMORY_IN_GB: too little for TOKENIZER.TRAIN, got "
-                f"{memory:g}, expected at least {math.ceil(needed * 100) / 100:g}"
-            ]
-        )
-    if not tokenizer.TRAIN and os.path.exists(os.path.expanduser(tokenizer.NAME_OR_PATH)):
-        try:
-            check_building(tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS)
-        except StageError as error:
-            raise ConfigError([error.cause]) from error
-
-
-def most_sample_files(dataset: "CfgNode") -> SampleFiles:
-    copies = dataset.DUP_FACTOR if dataset.MASKING == "static" else 1
-    num_train_shards = dataset.NUM_TRAIN_SHARDS or MOST_SHARDS
-    total = num_train_shards * copies + (dataset.NUM_TEST_SHARDS or MOST_SHARDS)
-    return SampleFiles(total, copies)
 
 
 def sources_of(config: "CfgNode") -> list[Source]:
@@ -222,95 +162,3 @@ def tokenizer_inputs(
     if problems:
         raise ConfigError(problems)
     return found | {ACCENTS_KEY: tokenizer.ACCENTS}
-
-
-def hub_needs(
-    config: "CfgNode", sources: list[Source], directory: Path, text_dir: Path, identity: str
-) -> Iterator[HubNeed]:
-    """Yields what the stage loads from the Hub, as far as it has not done so yet."""
-    name = config.TOKENIZER.NAME_OR_PATH
-    is_local = config.TOKENIZER.TRAIN or os.path.exists(os.path.expanduser(name))
-    if not is_local and not file_records.read_record(directory / "tokenizer", identity):
-        yield HubNeed(
-            "model",
-            name,
-            NAME_KEY,
-            "the tokenizer",
-            "a folder or a vocab.txt here, or TOKENIZER.TRAIN True to make one of the text",
-            files=(("tokenizer.json", "vocab*", "*.model"),),
-        )
-    if (read_summary(text_dir) or {}).get("fingerprint") == identity:
-        return
-    for source in sources:
-        if source.kind == "hub":
-            home, _ = present_name(source.name, source.subset)
-            instead = "a folder here in its place, or text in DATASET.CUSTOMIZED_DATASETS"
-            yield HubNeed("dataset", home, source.key, "text", instead)
-
-
-def source_notes(sources: list[Source], digests: FileDigests) -> Iterator[str]:
-    """Yields a line for each source; of very many, the first."""
-    for source in sources[:LISTED_SOURCES]:
-        if source.kind == "hub":
-            home = present_name(source.name, source.subset)
-            parts = [*home, source.split, "from the Hub"]
-            if home != (source.name, source.subset):
-                parts.append(f"the present home of [{source.name}, {source.subset}]")
-        elif source.kind == "python-docs":
-            parts = [source.name, "the documentation that comes with Python"]
-        else:
-            files = digests.files_of(source)
-            size = size_in_words(sum(map(digests.size_of, files)))
-            number = f"{len(files):,} file{'' if len(files) == 1 else 's'}"
-            subset = source.subset if source.kind == "files" else ""
-            parts = [source.name, subset, f"{size} in {number}"]
-        yield f"source: {', '.join(filter(None, parts))}"
-    if len(sources) > LISTED_SOURCES:
-        yield f"and {len(sources) - LISTED_SOURCES} more sources"
-
-
-def unused_notes(config: "CfgNode") -> Iterator[str]:
-    """Yields a line if finetuning starts from a model that this dataset has no part in."""
-    model = config.FINETUNE.MODEL_NAME_OR_PATH
-    if config.FINETUNE.ENABLED and model and not config.PRETRAIN.ENABLED:
-        yield f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
-
-
-def prediction_notes(dataset: "CfgNode") -> Iterator[str]:
-    """Yields a warning if full samples have far fewer predictions than MASKED_LM_PROB asks for."""
-    length, most = dataset.MAX_SEQ_LENGTH, dataset.MAX_PREDICTIONS_PER_SEQ
-    asked = dataset.MASKED_LM_PROB * length
-    if most < LEAST_SHARE_OF_PREDICTIONS * asked:
-        yield (
-            f"{WARNING_PREFIX}DATASET.MAX_PREDICTIONS_PER_SEQ: {most} are at most "
-            f"{most / length:.1%} of the {length} tokens of a sample; "
-            f"DATASET.MASKED_LM_PROB {dataset.MASKED_LM_PROB:g} needs {math.ceil(asked)}"
-        )
-
-
-def size_notes(
-    config: "CfgNode", sources: list[Source], num_files: int, num_bytes: int
-) -> tuple[str, ...]:
-    """Size of the text and of what will be made from it, for the plan."""
-    unknown = sum(source.kind in ("hub", "python-docs") for source in sources)
-    notes = []
-    if num_bytes:
-        disk = num_bytes * (1 + sample_bytes_per_text_byte(config))
-        notes.append(
-            f"text: {size_in_words(num_bytes)} in {counted(num_files, 'files')}; disk: about "
-            f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
-        )
-    notes += [split for source in sources if (split := split_in_words(Path(source.name)))]
-    if unknown:
-        notes.append(f"{unknown} of {len(sources)} sources: size not known before they are loaded")
-    return tuple(notes)
-
-
-def sample_bytes_per_text_byte(config: "CfgNode") -> float:
-    """Rough size of the samples, with 2 bytes per id and per position."""
-    dataset = config.DATASET
-    filled = 1.0 if dataset.PACKING else FILLED_SHARE
-    text_bytes = (dataset.MAX_SEQ_LENGTH - 2) * filled * BYTES_PER_TOKEN
-    row, mask = 2 * dataset.MAX_SEQ_LENGTH, 4 * dataset.MAX_PREDICTIONS_PER_SEQ
-    train = row if dataset.MASKING == "dynamic" else (row + mask) * dataset.DUP_FACTOR
-    return ((1 - dataset.FRAC_TEST) * train + dataset.FRAC_TEST * (row + mask)) / text_bytes

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.card import decoded_sample, headline, quality, text_lines, write_card
-from dataset.plan import check_machine, dataset_artifact, most_sample_files, sources_of
+from dataset.checks import check_machine, most_sample_files
+from dataset.estimate import estimate
+from dataset.plan import DatasetPlan, plan
 from dataset.samples.generation import SampleSettings, generate_samples
 from dataset.shards.file_records import read_record, write_record
 from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.shards.split_plan import plan_layout
-from dataset.sources.digests import FileDigests, digest_store, identity_of
 from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
 from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
@@ -28,7 +29,6 @@ from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.runtime.memory import PeakMemory
-from pipeline.store.artifacts import Artifact
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.paths import log_path
 from pipeline.store.record_files import read_sealed
@@ -41,26 +41,31 @@ COMMITS = "commits.json"  # beside the text shards, of the Hub's datasets
 
 
 def prepare_dataset(config: "CfgNode") -> None:
-    """Prepare dataset for pretraining: text shards, tokenizer and masked samples.
+    """Prepares the dataset for pretraining: text shards, tokenizer and masked samples.
 
-    Goes on with what an interrupted run left. Raises ConfigError if a source is missing or the
-    memory is too little, StageError if the text cannot be used.
+    Resumes an interrupted run. Raises ConfigError if a source is missing or the memory is too
+    small, StageError if the text cannot be used.
     """
-    artifact = dataset_artifact(config)
+    run(config, plan(config))
+
+
+def run(config: "CfgNode", plan: DatasetPlan) -> None:
+    """Makes the planned dataset; see `prepare_dataset`."""
+    artifact = plan.artifact
     root = Path(config.SYSTEM.OUTPUT_ROOT)
     with stage_console("dataset", log_path(root, "dataset", artifact.directory.name)) as console:
         if artifact.status().done:
             console.say(f"up to date ({artifact.directory})")
             return
-        check_machine(config)
+        check_machine(config, plan)
         check_named_tokenizer(config.TOKENIZER)
         artifact.begin()
         console.show_life(artifact.directory)
-        for note in artifact.notes:
+        for note in estimate(config, plan).notes:
             console.say(note)
         with PeakMemory() as memory:
-            remember_digests(config, root)
-            results, lines = make_dataset(config, artifact, console)
+            plan.digests.save()  # the next plan need not read the files
+            results, lines = make_dataset(config, plan, console)
         artifact.finish(results)
         for line in lines:
             console.say(line)
@@ -75,15 +80,16 @@ def check_named_tokenizer(tokenizer: "CfgNode") -> None:
         check_building(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS)
 
 
-def make_dataset(config: "CfgNode", artifact: Artifact, console: Console) -> tuple[dict, list[str]]:
+def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tuple[dict, list[str]]:
     """All steps, each with workers of its own, whose memory goes back to the machine.
 
     Returns the manifest's results, and what is to be said of them.
     """
-    dataset, identity = config.DATASET, artifact.fingerprint
+    artifact, sources, dataset = plan.artifact, list(plan.sources), config.DATASET
+    identity = artifact.fingerprint
     # Absolute: the workers of a cluster stand in folders of their own.
     directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
-    sources, tokenizer_dir = sources_of(config), directory / "tokenizer"
+    tokenizer_dir = directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
         text = make_text_shards(
@@ -122,17 +128,6 @@ def open_workers(system: "CfgNode", files: SampleFiles, console: Console) -> Ite
     ) as workers:
         console.note(f"{workers}")
         yield workers
-
-
-def remember_digests(config: "CfgNode", root: Path) -> None:
-    """Writes the digests of all inputs, so that the next planning need not read the files."""
-    digests = FileDigests(digest_store(root))
-    for source in sources_of(config):
-        if not problem_with(source, digests.files_of):  # a finished dataset can do without
-            identity_of(source, digests)
-    for path in tokenizer_files(config.TOKENIZER.NAME_OR_PATH):
-        digests.of(path)
-    digests.save()
 
 
 def sample_settings(dataset: "CfgNode") -> SampleSettings:

@@ -7,21 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.checks import check_machine, check_model, slots_for
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
 from finetune.data.row_checks import notes_on_task
 from finetune.data.tasks import Task
-from finetune.plan import (
-    SUMMARY,
-    Search,
-    check_machine,
-    check_model,
-    count_runs,
-    finetune_artifact,
-    known_positions,
-    load_search,
-    slots_for,
-)
+from finetune.estimate import known_positions
+from finetune.plan import SUMMARY, FinetunePlan, plan
 from finetune.search.cost_estimate import SearchEffort, estimate_effort
 from finetune.search.dask_workers import absolute_source, cluster_workers, with_absolute_paths
 from finetune.search.grid import Job, best_job, run_order
@@ -35,6 +27,7 @@ from finetune.search.job_folder import (
 )
 from finetune.search.local_workers import slot_workers
 from finetune.search.scheduler import Workers, run_jobs
+from finetune.search.search import Search, count_runs
 from finetune.search.search_state import SearchProgress
 from finetune.search.worker import SpeedTest, TextCheck, do
 from finetune.training.foreign_models import local_model
@@ -56,8 +49,13 @@ def finetune(config: "CfgNode") -> None:
     Raises ConfigError before anything is touched; StageError if the pretrained model is not
     there or if runs failed (it names them; the results of the others are kept).
     """
-    artifact, search = finetune_artifact(config), load_search(config)
-    check_machine(config)
+    run(config, plan(config))
+
+
+def run(config: "CfgNode", plan: FinetunePlan) -> None:
+    """Runs the planned search; see `finetune`."""
+    artifact, search = plan.artifact, plan.search
+    check_machine(config, plan)
     console_log = search.log("search", search.name)
     with stage_console("finetune", console_log) as console:
         if artifact.status().done:

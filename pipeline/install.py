@@ -11,8 +11,10 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.console import print_line
 from pipeline.environment import (
@@ -23,6 +25,7 @@ from pipeline.environment import (
     asked_torch,
     environment_is_ready,
     has_asked_torch,
+    inside_environment,
     installation,
     pinned_requirements,
     requirements_digest,
@@ -31,11 +34,65 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.runtime.devices import usable_gpus
 from pipeline.runtime.nvidia import Card, read_system
 from pipeline.runtime.processes import run_logged
+from pipeline.stage_plan import Estimate
+from pipeline.store.artifacts import Status
 from pipeline.store.atomic_files import write_json
 from pipeline.store.ownership import owned
+from pipeline.store.paths import log_path
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 # Set once this command has run install.sh, for the processes that it goes on in.
 INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"
+
+
+class InstallPlan:
+    """Stands for the packages in .venv, of which install.sh keeps the record, among the plans."""
+
+    upstream = None
+    headline: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.others = ", ".join(other_versions().values())
+
+    @property
+    def place(self) -> str:
+        return ", ".join(filter(None, (sys.prefix, self.others)))
+
+    def status(self) -> Status:
+        if inside_environment() and has_changed():
+            return Status("changed", self.others or "another torch is asked for")
+        return Status("done", "up to date")
+
+    def check_owner(self, forced: bool) -> None:
+        """Does nothing: .venv is the project's own."""
+
+    def locked(self, say: Callable[[str], None], wait: bool) -> AbstractContextManager[None]:
+        return nullcontext()  # `run_install_script` locks .venv
+
+    def clear(self) -> None:
+        """Does nothing: install.sh makes .venv again."""
+
+    def record_time(self, seconds: float) -> None:
+        """Does nothing: there is no manifest."""
+
+
+def plan(config: "CfgNode", upstream: None = None) -> InstallPlan:
+    return InstallPlan()
+
+
+def estimate(config: "CfgNode", plan: InstallPlan) -> Estimate:
+    return Estimate()
+
+
+def check_machine(config: "CfgNode", plan: InstallPlan) -> None:
+    """Does nothing: install.sh checks the machine."""
+
+
+def run(config: "CfgNode", plan: InstallPlan) -> None:
+    """Installs the packages again."""
+    run_install_script(log_path(Path(config.SYSTEM.OUTPUT_ROOT), "install"), again=True)
 
 
 def other_versions() -> dict[str, str]:

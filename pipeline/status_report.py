@@ -6,37 +6,37 @@ on another that shares the file system, is at work.
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from pipeline.console import duration, position_in_words, print_line
 from pipeline.errors import ConfigError
-from pipeline.orchestrator import STAGE_NAMES, STAGES, Stage
+from pipeline.stage_plan import STAGE_NAMES, StagePlan
+from pipeline.stages import STAGES, Stage, plan_stage
 from pipeline.store.artifacts import Artifact
 from pipeline.store.heartbeat import Beat, read_heartbeat
 from pipeline.store.ownership import is_owned, owner
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 # A run at work says so every ten seconds, but for a long step or the end of a long file.
 SILENT_SECONDS = 300.0
 WORDS = {"new": "not begun", "unfinished": "interrupted", "changed": "changed"}
 
 
-def report_status(config: "CfgNode", stages: Collection[str] = STAGE_NAMES) -> None:
+def report_status(config: CfgNode, stages: Collection[str] = STAGE_NAMES) -> None:
     """Prints a few lines for each of these stages."""
+    plans: dict[str, StagePlan] = {}
     for stage in STAGES:
-        if stage.name in stages:
-            for line in _stage_lines(stage, config):
+        if stage.name in stages and stage.name != "install":
+            for line in _stage_lines(stage, config, plans):
                 print_line(line)
 
 
-def _stage_lines(stage: Stage, config: "CfgNode") -> Iterator[str]:
+def _stage_lines(stage: Stage, config: CfgNode, plans: dict[str, StagePlan]) -> Iterator[str]:
     if not stage.enabled(config):
         yield f"{stage.name}: switched off"
         return
     try:
-        state, *details = _lines(stage, stage.artifact(config))
+        state, *details = _lines(stage, plan_stage(config, stage, plans).artifact)
     except (ConfigError, OSError, ValueError) as error:
         state, *details = "cannot be told from here", *str(error).splitlines()
     yield f"{stage.name}: {state}"
@@ -67,7 +67,7 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         if status.state != "unfinished":
             return
         yield from _end(beat)
-    yield from stage.found_in(artifact)
+    yield from stage.found(artifact)
     if beat:
         yield _age(beat, running)
 

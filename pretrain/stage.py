@@ -6,11 +6,10 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from dataset.plan import dataset_artifact
 from pipeline.console import WARNING_PREFIX, Console, print_line, stage_console
 from pipeline.errors import StageError
 from pipeline.runtime.oom import OomKills, cause_of_death
@@ -24,10 +23,14 @@ from pretrain.engine.placement import Placement, place_ranks
 from pretrain.engine.ports import free_port
 from pretrain.engine.time_limits import SILENT_WHILE_ENDING
 from pretrain.engine.watchdog import Patience, SilenceReport
+from pretrain.estimate import estimate, precision_in_words
 from pretrain.flags import flag_keys
 from pretrain.optimization.budget import progress_unit
-from pretrain.plan import MODEL, precision_in_words, pretrain_artifact
+from pretrain.plan import MODEL, PretrainPlan, plan
 from pretrain.training.metrics_file import parse_progress, parse_warning, read_metrics
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 SCRIPT = Path(__file__).resolve().with_name("run_pretraining.py")
 LAUNCHER = "deepspeed.launcher.launch"  # what the runner starts on each server, for its ranks
@@ -43,14 +46,18 @@ AFTERMATH = re.compile(r"connection (closed|reset)|DistBackendError|gloo|NCCL|Br
 CODES_OF_KILL = (-signal.SIGKILL, 1, 0)
 
 
-def pretrain(config) -> None:
-    """Pretrains the model of this config, or goes on where it was; does nothing if it is done.
+def pretrain(config: "CfgNode") -> None:
+    """Pretrains the model of this config, or resumes; does nothing if it is finished.
 
-    Raises StageError if the dataset is not there, if training fails, or if the finished model is
+    Raises StageError if the dataset is missing, if training fails, or if the finished model is
     damaged and no checkpoint is left.
     """
-    artifact = pretrain_artifact(config)
-    dataset = dataset_artifact(config)
+    run(config, plan(config))
+
+
+def run(config: "CfgNode", plan: PretrainPlan) -> None:
+    """Trains the planned model; see `pretrain`."""
+    artifact, dataset = plan.artifact, plan.upstream.artifact
     log = log_path(
         Path(config.SYSTEM.OUTPUT_ROOT), "pretrain", dataset.directory.name, artifact.directory.name
     )
@@ -61,10 +68,13 @@ def pretrain(config) -> None:
         _check_dataset(dataset)
         _check_checkpoints(artifact, console)
         artifact.begin()
-        delete_tree(artifact.directory / MODEL)  # an old one would be taken for what is to come
+        delete_tree(artifact.directory / MODEL)  # an old one would be taken for the new one
         console.show_life(artifact.directory)
+        for note in estimate(config, plan).notes:
+            console.say(note)
         place = place_ranks(config)
-        _announce(config, console, artifact, dataset, place)
+        precision = precision_in_words(config, place.on_gpus)
+        console.say(f"on {place} in {precision}: {dataset.directory} -> {artifact.directory}")
         _launch(config, console, artifact, dataset, place)
         results = _results(artifact.directory)
         artifact.finish(results)
@@ -94,19 +104,10 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
         )
 
 
-def _announce(
-    config, console: Console, artifact: Artifact, dataset: Artifact, place: Placement
-) -> None:
-    for note in artifact.notes:
-        console.say(note)
-    precision = precision_in_words(config, place.on_gpus)
-    console.say(f"on {place} in {precision}: {dataset.directory} -> {artifact.directory}")
-
-
 # --- the command -----------------------------------------------------------------------------
 
 
-def training_flags(config, dataset_path: Path, output_dir: Path) -> dict[str, Any]:
+def training_flags(config: "CfgNode", dataset_path: Path, output_dir: Path) -> dict[str, Any]:
     """run_pretraining's flags for this config, by name."""
     flags: dict[str, Any] = {
         "dataset_path": dataset_path,
@@ -159,7 +160,7 @@ def launcher_devices(hostfile: str, num_ranks: int) -> tuple[str, ...]:
     return "--hostfile", os.devnull, "--num_gpus", str(max(1, num_ranks))
 
 
-def _environment(config, place: Placement) -> dict[str, str]:
+def _environment(config: "CfgNode", place: Placement) -> dict[str, str]:
     """What the launcher and the ranks need to know besides their flags. Secrets travel here and
     nowhere else.
 
@@ -181,7 +182,7 @@ def _environment(config, place: Placement) -> dict[str, str]:
 
 
 def _launch(
-    config, console: Console, artifact: Artifact, dataset: Artifact, place: Placement
+    config: "CfgNode", console: Console, artifact: Artifact, dataset: Artifact, place: Placement
 ) -> None:
     """Trains to the end; where memory runs out, once more with half the micro batch."""
     while shortage := _train(config, console, artifact, dataset, place):
@@ -189,7 +190,7 @@ def _launch(
 
 
 def _train(
-    config, console: Console, artifact: Artifact, dataset: Artifact, place: Placement
+    config: "CfgNode", console: Console, artifact: Artifact, dataset: Artifact, place: Placement
 ) -> str:
     """Starts the ranks and waits for them. Returns words on a lack of memory that another start
     may not meet, or nothing when all is done."""

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.examples import HUB_DATASET
 from finetune.data.tasks import Split, Task, submission_splits
-from finetune.plan import Search, finetune_artifact, load_search
 from finetune.search.job_folder import predictions_path
+from finetune.search.search import Search
 from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.disk import FULL
 from pipeline.store.paths import log_path
 from pipeline.store.record_files import delete_unfinished_file, read_json
+from result_collection.checks import check_machine
+from result_collection.estimate import tasks_not_searched
 from result_collection.pages.report_data import collect
-from result_collection.plan import all_zips, check_machine, result_artifact, tasks_not_searched
+from result_collection.plan import ResultPlan, plan
 from result_collection.report import write_report
 from result_collection.submission import submission_text
-from result_collection.submissions.archive import file_name, write_zip, zip_path
+from result_collection.submissions.archive import all_zips, file_name, write_zip, zip_path
 from result_collection.submissions.submission_checks import find_problems
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 
@@ -40,15 +42,20 @@ def collect_test_result(config: "CfgNode") -> None:
     RESULT_COLLECTION.ALLOW_PARTIAL. Raises StageError if the search is not finished, or if it has
     all tasks and the server would refuse the zip (it lists why; that zip is not made).
     """
-    artifact, search = result_artifact(config), load_search(config)
+    run(config, plan(config))
+
+
+def run(config: "CfgNode", plan: ResultPlan) -> None:
+    """Collects the results of the planned search; see `collect_test_result`."""
+    artifact, search = plan.artifact, plan.search
     folder = artifact.directory
     log = log_path(search.root, artifact.stage, search.model.dataset_id, search.name)
     with stage_console(artifact.stage, log) as console:
         if artifact.status().done:
             console.say(f"up to date ({folder})")
             return
-        found = _finished_search(config)
-        check_machine(config)
+        found = _finished_search(plan)
+        check_machine(config, plan)
         artifact.begin()
         console.show_life(artifact.directory)
         summary = summarize(search.tasks, found, _sources(config, search))
@@ -58,7 +65,7 @@ def collect_test_result(config: "CfgNode") -> None:
         zips = _make_zips(config, search, summary, folder, console)
         own = _own_predictions(search, summary, folder, console)
         submission = {"zips": zips, "own_predictions": own}
-        report = _report(config, search, folder, summary, submission, console)
+        report = _report(config, plan, summary, submission, console)
         _check_zips(zips)
         made = [_outcome(folder, made) for made in zips]
         artifact.finish(
@@ -71,9 +78,9 @@ def collect_test_result(config: "CfgNode") -> None:
         )
 
 
-def _finished_search(config: "CfgNode") -> dict[str, Any]:
+def _finished_search(plan: ResultPlan) -> dict[str, Any]:
     """The search's summary.json. StageError if the search is not finished."""
-    searched = finetune_artifact(config)
+    searched = plan.upstream.artifact
     found = read_json(searched.directory / "summary.json")
     if not searched.status().done or not found:
         raise StageError(
@@ -81,7 +88,7 @@ def _finished_search(config: "CfgNode") -> dict[str, Any]:
             f"({searched.status().reason}); run the finetune stage first (FINETUNE.ENABLED: True, "
             "or --stages finetune)"
         )
-    _check_settings(found, searched.directory / "summary.json", load_search(config))
+    _check_settings(found, searched.directory / "summary.json", plan.search)
     return found
 
 
@@ -243,8 +250,7 @@ def _own_predictions(
 
 def _report(
     config: "CfgNode",
-    search: Search,
-    folder: Path,
+    plan: ResultPlan,
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
     console: Console,
@@ -254,7 +260,8 @@ def _report(
     Raises OSError if the disk is to blame: the next run will not find it full.
     """
     try:
-        page = write_report(folder, collect(config, search, folder, summary, submission))
+        folder = plan.artifact.directory
+        page = write_report(folder, collect(config, plan.upstream, folder, summary, submission))
     except Exception as error:  # whatever a plot fails at, days of work have succeeded
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise

@@ -127,8 +127,8 @@ def clone(tmp_path_factory) -> Path:
 
 def write_results(copy: Path) -> None:
     """Two results folders, A and B."""
-    from result_collection.plan import result_artifact
     from result_collection.stage import collect_test_result
+    from tests.plans import result_artifact
 
     config = make_finished_search(copy / "search", [OWN_TASK], (1,), (3,), external=True)
     collect_test_result(config)

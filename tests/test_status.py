@@ -14,15 +14,14 @@ import pytest
 
 import main as door
 from configs.loading import load_config
-from dataset.plan import dataset_artifact
 from pipeline.console import Console
 from pipeline.runtime.processes import this_process
 from pipeline.store import ownership
 from pipeline.store.artifacts import Artifact
 from pipeline.store.heartbeat import heartbeat_path
 from pipeline.store.ownership import lock_path
-from pretrain.plan import pretrain_artifact
 from tests.other_run import other_run
+from tests.plans import dataset_artifact, pretrain_artifact
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIG = """

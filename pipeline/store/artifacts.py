@@ -20,11 +20,9 @@ from typing import IO, Any
 
 from pipeline.console import print_line
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import HubNeed
 from pipeline.store import ownership
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
-from pipeline.store.disk import DiskNeed
 from pipeline.store.paths import NAMED
 from pipeline.store.record_files import (
     MANIFEST,
@@ -99,12 +97,9 @@ class Artifact:
     user_named: the config key that names the directory, empty if the name was generated.
     made_from: the input that says what it is made from; only runs that share it, or the generated
     name, are ever compared with it.
-    notes: lines on size and effort, for the plan.
     scratch: names of files and folders of its folders that are of no use once the inputs change.
     files_in: paths from `directory` of the files, and of folders with all their files, that the
     finished stage vouches for, given its results.
-    disk: about how much space the stage takes.
-    hub: what the stage will load from the Hub.
     replaces: key of an input -> what the finished stage will write over if that input changes.
     """
 
@@ -114,11 +109,8 @@ class Artifact:
     parts: tuple[Path, ...] = ()
     user_named: str = ""
     made_from: str = ""
-    notes: tuple[str, ...] = field(default=(), compare=False)
     scratch: tuple[str, ...] = field(default=(), compare=False)
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
-    disk: tuple[DiskNeed, ...] = field(default=(), compare=False)
-    hub: tuple[HubNeed, ...] = field(default=(), compare=False)
     replaces: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property

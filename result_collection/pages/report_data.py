@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from configs.defaults import get_default_config
 from configs.loading import flatten
 from finetune.data.tasks import Task
-from finetune.plan import Search, finetune_artifact
+from finetune.plan import FinetunePlan
 from finetune.search.job_folder import RESULT
+from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.privacy import is_secret
 from pipeline.store.paths import dataset_dir, log_path
@@ -42,7 +43,7 @@ GPU_FILES = Path("/proc/driver/nvidia/gpus")
 
 def collect(
     config: "CfgNode",
-    search: Search,
+    searched: FinetunePlan,
     folder: Path,
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
@@ -52,7 +53,7 @@ def collect(
     submission: `zips`, a list of {benchmark, zip, problems}, and `own_predictions`, task -> path.
     What a stage has not left, as one does that did not run here, is None.
     """
-    model = search.model
+    search, model = searched.search, searched.search.model
     return {
         "format": FORMAT,
         "dataset_id": model.dataset_id,
@@ -67,7 +68,7 @@ def collect(
         "dataset": _dataset(dataset_dir(search.root, model.dataset_id)) if model.artifact else None,
         "config": _config(config),
         "environment": environment(),
-        "stages": _stages(config, search, summary),
+        "stages": _stages(searched, summary),
         "links": _links(search, folder, summary),
     }
 
@@ -212,12 +213,12 @@ def _version(package: str) -> str:
         return ""
 
 
-def _stages(config: "CfgNode", search: Search, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _stages(searched: FinetunePlan, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each stage that ran: the seconds of the command that finished it, when that was, and work.
 
     work: seconds of pretraining over all restarts; of all runs of the search, one after the other.
     """
-    model, stages = search.model, []
+    search, model, stages = searched.search, searched.search.model, []
     if model.artifact:
         directory = dataset_dir(search.root, model.dataset_id)
         stages.append(_times("dataset", read_record(directory / MANIFEST), None))
@@ -226,7 +227,7 @@ def _stages(config: "CfgNode", search: Search, summary: Mapping[str, Any]) -> li
         work = elapsed[-1] if elapsed else None
         stages.append(_times("pretrain", model.artifact.manifest, work))
     work = sum(row["seconds"] for row in summary["tasks"])
-    return [*stages, _times("finetune", finetune_artifact(config).manifest, work)]
+    return [*stages, _times("finetune", searched.artifact.manifest, work)]
 
 
 def _times(stage: str, manifest: Mapping[str, Any] | None, work: float | None) -> dict[str, Any]:

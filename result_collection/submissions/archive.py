@@ -95,3 +95,12 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) 
     if len(content) > limit:
         raise ValueError(too_large)
     return content
+
+
+def all_zips(directory: Path) -> list[Path]:
+    """Returns the paths of all zips that a search can have."""
+    return [
+        zip_path(directory, partial, benchmark)
+        for benchmark in ENDINGS
+        for partial in (False, True)
+    ]

@@ -6,8 +6,9 @@ import pytest
 
 from configs.loading import load_config
 from configs.yaml_files import read_files
-from dataset.plan import dataset_artifact, sources_of
+from dataset.plan import sources_of
 from pipeline.errors import ConfigError
+from tests.plans import dataset_estimate
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SHIPPED = sorted((PROJECT / "configs").rglob("*.yaml"))
@@ -136,7 +137,7 @@ def test_a_config_for_own_text_needs_nothing_from_the_hub(name, monkeypatch, tmp
     config = load_config(PROJECT / "configs" / f"{name}.yaml", stages=["dataset", "pretrain"])
     assert not any(source.kind == "hub" for source in sources_of(config))
     assert config.TOKENIZER.TRAIN
-    assert not dataset_artifact(config).hub
+    assert not dataset_estimate(config).hub
     assert config.FINETUNE.GLUE_DIR or not config.FINETUNE.ENABLED
 
 

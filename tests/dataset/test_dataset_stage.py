@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.plan import dataset_artifact
 from dataset.samples.hdf5_files import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
 from dataset.sources.registry import local_files
 from dataset.stage import prepare_dataset
@@ -24,6 +23,7 @@ from dataset.tokenizers.build import load_tokenizer
 from pipeline.errors import ConfigError, StageError
 from tests.damage import flip_byte
 from tests.dataset.dataset_helpers import files_of
+from tests.plans import dataset_artifact, dataset_estimate
 
 ROOT = Path(__file__).parents[2]
 
@@ -181,7 +181,7 @@ def test_planning_lists_a_source_once(config, monkeypatch):
         "dataset.sources.digests.local_files",
         lambda source: listed.append(source) or local_files(source),
     )
-    assert dataset_artifact(config).notes[0].startswith("text: 0.1 MB in 2 files")
+    assert dataset_estimate(config).notes[0].startswith("text: 0.1 MB in 2 files")
     assert len(listed) == 1
 
 
@@ -484,6 +484,6 @@ def test_manifest_is_json_of_plain_numbers(config):
 def test_a_limit_that_cuts_the_share_of_predictions_is_told(config, most, is_enough):
     config.DATASET.MAX_SEQ_LENGTH, config.DATASET.MASKED_LM_PROB = 512, 0.15
     config.DATASET.MAX_PREDICTIONS_PER_SEQ = most
-    told = [note for note in dataset_artifact(config).notes if "MAX_PREDICTIONS_PER_SEQ" in note]
+    told = [note for note in dataset_estimate(config).notes if "MAX_PREDICTIONS_PER_SEQ" in note]
     assert len(told) == (not is_enough)
     assert all(note.startswith("WARNING: ") and note.endswith("needs 77") for note in told)

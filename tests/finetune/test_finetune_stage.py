@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import GLUE_TASKS, custom_task_node, get_default_config
+from finetune.checks import check_machine
 from finetune.data.demo_glue import write_demo_glue
-from finetune.plan import check_machine, finetune_artifact, load_search
+from finetune.plan import plan
 from finetune.search.job_folder import RESULT, model_path
 from finetune.search.worker import run_job
 from finetune.stage import finetune
 from pipeline.errors import ConfigError, StageError
 from pipeline.store.record_files import read_json
 from tests.damage import flip_byte
+from tests.plans import finetune_artifact, finetune_estimate, load_search
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -181,7 +183,7 @@ def test_what_is_truncated_is_said_and_the_length_that_was_used_is_recorded(conf
     assert (
         "WARNING: samples are cut to at most 65 tokens, as the model has only 65 positions; "
         "FINETUNE.MAX_SEQ_LENGTH is 512"
-    ) in finetune_artifact(config).notes
+    ) in finetune_estimate(config).notes
     finetune(config)
     said = capsys.readouterr().out
     # 131 tokens each, of which the model takes 65 with two special ones.
@@ -217,7 +219,7 @@ def test_halving_and_its_table(config, capsys):
     config.FINETUNE.GRID.CoLA.EPOCHS = [2, 1]
     config.FINETUNE.GRID.CoLA.LEARNING_RATES = [1e-3, 1e-2, 1e-5]
     config.FINETUNE.EVALS_PER_EPOCH = 1
-    assert "halving: 5 of the grid's 6 runs" in finetune_artifact(config).notes
+    assert "halving: 5 of the grid's 6 runs" in finetune_estimate(config).notes
     finetune(config)
     said, summary = capsys.readouterr().out, summary_of(config)
     assert "5 runs (CoLA 5), by halving; in 1 process(es)" in said and "a minute" in said
@@ -373,7 +375,7 @@ def test_a_model_that_is_of_no_use_is_named_before_all_runs_fail(config, tmp_pat
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     config.FINETUNE.MODEL_NAME_OR_PATH = str(model)
-    check_machine(config)
+    check_machine(config, plan(config))
     (model / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(StageError, match=r"^/.*/model cannot be loaded: .*unheard-of") as error:
         finetune(config)
@@ -382,7 +384,7 @@ def test_a_model_that_is_of_no_use_is_named_before_all_runs_fail(config, tmp_pat
         for path in model.glob(pattern):
             path.unlink()
         with pytest.raises(ConfigError, match=rf"MODEL_NAME_OR_PATH: no {what} in /.*/model,"):
-            check_machine(config)
+            check_machine(config, plan(config))
 
 
 def test_a_tokenizer_that_is_too_large_for_the_model_is_named_in_the_plan(
@@ -398,7 +400,7 @@ def test_a_tokenizer_that_is_too_large_for_the_model_is_named_in_the_plan(
         rf"MODEL_NAME_OR_PATH: .* has {entries:,} entries, the model embeddings for {entries - 1:,}"
     )
     with pytest.raises(ConfigError, match=expected):
-        check_machine(config)
+        check_machine(config, plan(config))
 
 
 def test_lengths_of_the_default_grid_and_a_lost_table(config):
@@ -417,11 +419,11 @@ def test_the_plan_counts_without_torch():
         "import sys\n"
         "import finetune.stage\n"
         "from configs.defaults import get_default_config\n"
-        "from finetune.plan import finetune_artifact\n"
+        "from tests.plans import finetune_estimate\n"
         "config = get_default_config()\n"
         "config.FINETUNE.MODEL_NAME_OR_PATH = 'bert-base-uncased'\n"
         "config.FINETUNE.GLUE_DIR, config.FINETUNE.TASKS = 'builtin:demo', ['CoLA']\n"
-        "print(*finetune_artifact(config).notes, sep='\\n')\n"
+        "print(*finetune_estimate(config).notes, sep='\\n')\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
     )
     found = subprocess.run(

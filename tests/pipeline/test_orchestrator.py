@@ -3,7 +3,7 @@
 import json
 
 from configs.defaults import custom_task_node, get_default_config
-from pipeline.orchestrator import plan
+from pipeline.orchestrator import plan_steps
 
 
 def test_a_search_that_starts_from_another_model_is_not_redone_with_pretraining(tmp_path):
@@ -21,7 +21,7 @@ def test_a_search_that_starts_from_another_model_is_not_redone_with_pretraining(
     config.FINETUNE.GLUE_DIR = "builtin:demo"
 
     def forced():
-        steps = plan(config, ("dataset", "pretrain", "finetune"), ("pretrain",))
+        steps = plan_steps(config, ("dataset", "pretrain", "finetune"), ("pretrain",))
         return {step.stage.name: step.forced for step in steps}
 
     redone = {"dataset": "", "pretrain": "as asked", "finetune": "because pretrain is"}
@@ -31,8 +31,8 @@ def test_a_search_that_starts_from_another_model_is_not_redone_with_pretraining(
 
     config.PRETRAIN.ENABLED = False
     config.FINETUNE.CUSTOM_TASKS.mine = custom_task_node()
-    dataset, finetune = plan(config, ("dataset", "finetune"), ())
+    dataset, finetune = plan_steps(config, ("dataset", "finetune"), dry_run=True)
     unused = f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
-    assert dataset.artifact.notes[-1] == unused
+    assert dataset.estimate.notes[-1] == unused
     forgotten = "not searched: mine of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
-    assert forgotten in finetune.artifact.notes
+    assert forgotten in finetune.estimate.notes

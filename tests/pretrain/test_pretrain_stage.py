@@ -14,12 +14,14 @@ from configs.defaults import get_default_config
 from dataset.stage import prepare_dataset
 from pipeline.errors import ConfigError, StageError
 from pretrain import stage
+from pretrain.checks import check_machine
 from pretrain.engine.checkpoints import list_checkpoints
 from pretrain.engine.placement import place_ranks
+from pretrain.estimate import precision_in_words
 from pretrain.flags import parse_flags
-from pretrain.plan import check_machine, precision_in_words, pretrain_artifact
 from pretrain.stage import launch_command, launcher_devices, pretrain, training_flags
 from tests.damage import flip_byte
+from tests.plans import pretrain_artifact
 
 PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {
@@ -348,7 +350,7 @@ def test_nothing_is_trained_on_a_dataset_that_is_damaged(config):
 
 
 def _dataset_path(config):
-    from dataset.plan import dataset_artifact
+    from tests.plans import dataset_artifact
 
     return dataset_artifact(config).directory
 

@@ -13,6 +13,7 @@ from dataset.samples.hdf5_files import read_attributes
 from pipeline.errors import StageError
 from pipeline.store.atomic_files import write_json
 from pipeline.store.checksums import file_digest
+from pretrain.checks import check_machine
 from pretrain.engine.checkpoints import (
     RECORD,
     TENSORS,
@@ -21,7 +22,6 @@ from pretrain.engine.checkpoints import (
     load_newest_checkpoint,
 )
 from pretrain.engine.hostfile import read_hostfile
-from pretrain.plan import check_machine
 from pretrain.training.data_loader import list_shards
 from tests.malicious import malicious_pickle
 from tests.pretrain.shards import write_dataset

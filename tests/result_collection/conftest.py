@@ -2,8 +2,8 @@
 
 import pytest
 
-from result_collection.plan import result_artifact
 from result_collection.stage import collect_test_result
+from tests.plans import result_artifact
 from tests.result_collection.finished_search import OWN_TASK, make_finished_search
 
 

@@ -6,13 +6,11 @@ from pathlib import Path
 
 from configs.defaults import custom_task_node, get_default_config
 from dataset.card import write_card
-from dataset.plan import dataset_artifact
-from finetune.plan import finetune_artifact, load_search
 from finetune.search.grid import best_job
 from finetune.search.job_folder import RESULT, predictions_path
 from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.paths import log_path
-from pretrain.plan import pretrain_artifact
+from tests.plans import dataset_artifact, finetune_artifact, load_search, pretrain_artifact
 
 OWN_TASK = "<script>alert(1)"
 OWN_LABEL = "<img src=x onerror=alert(2)>"

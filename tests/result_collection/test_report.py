@@ -15,9 +15,9 @@ from result_collection.pages.comparison_page import score_rows
 from result_collection.pages.numbers import amount, difference, epochs, points, rate
 from result_collection.pages.page import STYLE
 from result_collection.pages.report_data import MOST_POINTS, columns, is_secret
-from result_collection.plan import result_artifact
 from result_collection.report import main, results_folder
 from result_collection.stage import collect_test_result
+from tests.plans import result_artifact
 from tests.result_collection.finished_search import OWN_LABEL, OWN_TASK, SAMPLE_OF_TEXT, SECRET
 
 

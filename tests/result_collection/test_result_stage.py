@@ -8,14 +8,15 @@ import pytest
 from configs.defaults import GLUE_TASKS
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.tasks import find_task
-from finetune.plan import finetune_artifact, load_search
 from finetune.search.job_folder import predictions_path
 from pipeline.errors import ConfigError, StageError
 from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.record_files import read_json
-from result_collection.plan import result_artifact, row_notes
+from result_collection.estimate import run_notes
+from result_collection.plan import plan
 from result_collection.stage import collect_test_result
 from tests.damage import flip_byte
+from tests.plans import finetune_artifact, load_search, result_artifact, result_estimate
 from tests.result_collection.finished_search import OWN_TASK, finish_search, make_finished_search
 
 
@@ -84,33 +85,33 @@ def test_a_full_search_is_zipped_and_one_that_the_server_refuses_is_an_error(ful
 
 
 def test_the_plan_says_what_a_submission_will_lack(config, make_search):
-    [note] = result_artifact(config).notes
+    [note] = result_estimate(config).notes
     assert note.startswith("GLUE: no zip, as SST-2, MRPC") and "CoLA" not in note
     assert note.endswith("WNLI are not in FINETUNE.TASKS")
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
-    assert "a zip that cannot be submitted" in result_artifact(config).notes[0]
+    assert "a zip that cannot be submitted" in result_estimate(config).notes[0]
     own = make_search(["CB", OWN_TASK], external=True, seeds=(1,), epochs=(3,))
-    [note] = result_artifact(own).notes
+    [note] = result_estimate(own).notes
     assert note.startswith("SuperGLUE: no zip, as BoolQ, COPA") and "CB" not in note
     own.RESULT_COLLECTION.ALLOW_PARTIAL = True
-    [note] = result_artifact(own).notes  # CB's test file is not there
+    [note] = result_estimate(own).notes  # CB's test file is not there
     assert note.startswith("SuperGLUE: a zip") and "CB.jsonl" in note
 
 
 def test_the_plan_says_that_a_full_search_of_the_demo_cannot_be_submitted(full_search):
     config = full_search.clone()
-    [note] = result_artifact(config).notes
+    [note] = result_estimate(config).notes
     assert note == (
         "GLUE: no zip, and an error at the end, as builtin:demo (FINETUNE.GLUE_DIR) has fewer "
         "rows than GLUE (RESULT_COLLECTION.ALLOW_PARTIAL is False; True "
         "makes one for trying out)"
     )
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
-    [note] = result_artifact(config).notes
+    [note] = result_estimate(config).notes
     assert note.startswith(
         "GLUE: a zip that cannot be submitted, as builtin:demo (FINETUNE.GLUE_DIR) has"
     )
-    assert list(row_notes(config)) == []
+    assert list(run_notes(config, plan(config))) == []
 
 
 def test_the_plan_says_which_test_files_have_other_rows_than_the_server_expects(
@@ -122,12 +123,12 @@ def test_the_plan_says_which_test_files_have_other_rows_than_the_server_expects(
     rows = "".join(f"{i}\tA.\tB.\n" for i in range(146))
     (tmp_path / "WNLI" / "test.tsv").write_text(header + rows)  # as many as there should be
     config.FINETUNE.GLUE_DIR = str(tmp_path)
-    assert result_artifact(config).notes == ()
-    [note] = row_notes(config)
+    assert result_estimate(config).notes == ()
+    [note] = run_notes(config, plan(config))
     assert note.startswith("GLUE: no zip, and an error at the end, as ")
     assert f"{tmp_path}/CoLA/test.tsv has 90 rows, expected 1,063 (and 9 more such files)" in note
     config.FINETUNE.TASKS = ["CoLA"]  # no zip without an error, whatever CoLA's rows are
-    assert list(row_notes(config)) == []
+    assert list(run_notes(config, plan(config))) == []
 
 
 def test_a_partial_zip_says_so(config, capsys):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset.plan import dataset_artifact
 from dataset.sources.heads import notes_on_heads, problems_with_heads
 from dataset.sources.registry import customized_source, hub_source, local_files
 from pipeline.errors import ConfigError
+from tests.plans import dataset_artifact, dataset_estimate
 
 LATIN1 = "Größe und Maß. Über alles.\n".encode("latin-1")
 HINT = (
@@ -105,7 +105,7 @@ def test_the_plan_tells_both(config, tmp_path):
     folder.mkdir()
     (folder / "a.txt").write_bytes(LATIN1)
     config.DATASET.CUSTOMIZED_DATASETS = [str(folder)]
-    assert f"{folder}/a.txt: {HINT}" in dataset_artifact(config).notes
+    assert f"{folder}/a.txt: {HINT}" in dataset_estimate(config).notes
     (folder / "b.jsonl").write_text('{"text": 1}\n')
     with pytest.raises(
         ConfigError, match=r"CUSTOMIZED_DATASETS: .*b\.jsonl: its first row has a n"

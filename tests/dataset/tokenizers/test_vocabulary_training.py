@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.plan import dataset_artifact
 from dataset.stage import make_tokenizer
 from dataset.tokenizers.build import load_tokenizer
 from dataset.tokenizers.formats import save_bert_tokenizer
@@ -32,6 +31,7 @@ from dataset.tokenizers.word_counts import (
     iter_blocks,
 )
 from pipeline.errors import ConfigError
+from tests.plans import dataset_artifact
 
 ROOT = Path(__file__).parents[3]
 STEMS = {

@@ -6,15 +6,18 @@ import pytest
 
 from configs.defaults import custom_task_node, get_default_config
 from configs.loading import load_config
+from finetune.checks import check_machine
 from finetune.data.custom_tasks import custom_task
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.examples import load_examples, num_train_rows
 from finetune.data.row_checks import notes_on_task
 from finetune.data.tasks import find_task
-from finetune.plan import check_machine, finetune_artifact, row_notes
+from finetune.estimate import run_notes
+from finetune.plan import plan
 from finetune.stage import finetune
 from pipeline.errors import ConfigError, StageError
-from pipeline.orchestrator import plan, run_pipeline
+from pipeline.orchestrator import plan_steps, run_pipeline
+from tests.plans import finetune_estimate
 
 
 def make(tmp_path, train: str, dev: str, ending="csv", **keys):
@@ -122,13 +125,17 @@ def edit_rows(tmp_path, name: str, edit) -> None:
 )
 def test_the_plan_and_the_run_refuse_a_benchmarks_file_alike(tmp_path, cola, name, edit, problem):
     edit_rows(tmp_path, name, edit)
-    for refusing in (check_machine, finetune, lambda config: plan(config, ["finetune"], [])):
+    for refusing in (
+        lambda config: check_machine(config, plan(config)),
+        finetune,
+        lambda config: plan_steps(config, ["finetune"]),
+    ):
         with pytest.raises(ConfigError, match=r"^FINETUNE\.GLUE_DIR: .*" + problem):
             refusing(cola)
 
 
 def test_the_plan_says_what_is_odd_about_a_benchmarks_rows(tmp_path, cola, capsys):
-    assert list(row_notes(cola)) == []
+    assert list(run_notes(cola, plan(cola))) == []
     edit_rows(tmp_path, "train", lambda row: [row[0], "", *row[2:]] if row[1] == "0" else row)
     path = tmp_path / "glue" / "CoLA" / "train.tsv"
     num_empty = sum(line.split("\t")[1] == "" for line in path.read_text().splitlines())
@@ -138,7 +145,7 @@ def test_the_plan_says_what_is_odd_about_a_benchmarks_rows(tmp_path, cola, capsy
     warning = f"  WARNING: CoLA: {num_empty} rows without a label are left out, e.g. "
     assert warning in capsys.readouterr().out
     cola.FINETUNE.GLUE_DIR = "builtin:demo"  # which is as it shall be, and not written yet
-    assert list(row_notes(cola)) == []
+    assert list(run_notes(cola, plan(cola))) == []
 
 
 # --- other things that mislead ----------------------------------------------------------------
@@ -210,7 +217,7 @@ def test_quoted_cells_that_span_lines_are_one_row(tmp_path):
     config.FINETUNE.MODEL_NAME_OR_PATH = "bert-base-uncased"
     total = 100 * (3 + 5 + 10) * 8
     assert (
-        f"{total:,} rows to train on, over all runs and epochs" in finetune_artifact(config).notes
+        f"{total:,} rows to train on, over all runs and epochs" in finetune_estimate(config).notes
     )
 
 
@@ -271,5 +278,5 @@ def test_labels_that_yaml_takes_for_truth_values_stay_words(tmp_path):
     config = load_config(tmp_path / "c.yaml", stages=["finetune"])
     assert config.FINETUNE.CUSTOM_TASKS.mine.LABELS == ["no", "yes"]
     assert "mine: f1 is that of the label yes, the second of LABELS" in (
-        finetune_artifact(config).notes
+        finetune_estimate(config).notes
     )

@@ -10,12 +10,12 @@ from threading import Thread
 import pytest
 
 from configs.defaults import get_default_config
-from dataset.plan import dataset_artifact
 from dataset.shards.file_records import write_record
 from pipeline.errors import ConfigError
 from pipeline.hub.hub_needs import HubNeed, hub_problems
-from pipeline.orchestrator import plan, run_pipeline
+from pipeline.orchestrator import plan_steps, run_pipeline
 from pipeline.store.atomic_files import write_sealed
+from tests.plans import dataset_artifact, dataset_estimate
 
 TOKEN = "hf_planted0123456789ABCDEF"
 SHA = "0" * 40
@@ -235,7 +235,7 @@ def config(tmp_path):
 
 
 def test_a_run_that_will_need_the_hub_is_refused_before_it_begins(no_hub, config, tmp_path):
-    plan(config, DRY, ())  # needs nothing
+    plan_steps(config, DRY)  # needs nothing
     config.TOKENIZER.TRAIN, config.FINETUNE.GLUE_DIR = False, ""
     config.DATASET.HUGGINGFACE_DATASETS = [["wikipedia", "20220301.en"]]
     for dry_run in (True, False):
@@ -249,21 +249,24 @@ def test_a_run_that_will_need_the_hub_is_refused_before_it_begins(no_hub, config
     assert not (tmp_path / "root").exists()
     config.FINETUNE.MODEL_NAME_OR_PATH = "some/model"
     with pytest.raises(ConfigError, match=r"^FINETUNE.MODEL_NAME_OR_PATH: some/model is needed"):
-        plan(config, ("finetune",), ())
+        plan_steps(config, ("finetune",))
 
 
 def test_a_resumed_run_does_not_need_what_it_has_loaded(no_hub, config):
     config.TOKENIZER.TRAIN = False
     config.DATASET.HUGGINGFACE_DATASETS = [["public/data", "default"]]
     artifact = dataset_artifact(config)
-    assert [need.name for need in artifact.hub] == ["bert-large-uncased", "public/data"]
+    assert [need.name for need in dataset_estimate(config).hub] == [
+        "bert-large-uncased",
+        "public/data",
+    ]
     artifact.begin()
     shards = {"fingerprint": artifact.fingerprint, "shards": [], "counts": {}, "notes": []}
     write_sealed(artifact.parts[0] / "shards.json", shards)
-    assert [need.name for need in dataset_artifact(config).hub] == ["bert-large-uncased"]
+    assert [need.name for need in dataset_estimate(config).hub] == ["bert-large-uncased"]
     (artifact.directory / "tokenizer").mkdir()
     write_record(artifact.directory / "tokenizer", artifact.fingerprint)
-    plan(config, ("dataset",), ())
+    plan_steps(config, ("dataset",))
 
 
 def test_the_plan_names_what_is_loaded_from_the_hub(hub, config, capsys):

@@ -10,7 +10,7 @@ import pytest
 from configs.defaults import get_default_config
 from pipeline.console import Console
 from pipeline.errors import ConfigError
-from pipeline.orchestrator import plan, run_pipeline
+from pipeline.orchestrator import plan_steps, run_pipeline
 from pipeline.runtime.processes import python_command, run_logged
 from pipeline.store.disk import DiskNeed, is_full, shortages, size_in_words, size_of, space_in_words
 
@@ -98,7 +98,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_touches_nothing(config, tmp_pat
     config.PRETRAIN.KEEP_CHECKPOINTS = 10**9
     config.PRETRAIN.CHECKPOINT_STEPS = 0
     with pytest.raises(ConfigError) as refusal:
-        plan(config, ("dataset", "pretrain"), ())
+        plan_steps(config, ("dataset", "pretrain"))
     (problem,) = refusal.value.problems
     assert "too little space" in problem and "PRETRAIN.KEEP_CHECKPOINTS" in problem
     assert "checkpoints and models of pretraining" in problem
@@ -108,7 +108,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_touches_nothing(config, tmp_pat
 def test_a_run_that_makes_few_checkpoints_needs_few(config):
     config.PRETRAIN.KEEP_CHECKPOINTS = 10**9
     config.PRETRAIN.NUM_STEPS = 100
-    assert plan(config, ("dataset", "pretrain"), ())
+    assert plan_steps(config, ("dataset", "pretrain"))
 
 
 def test_the_dry_run_says_how_much_there_is(config, capsys):

@@ -28,8 +28,8 @@ from pretrain.engine.memory_limits import (
 )
 from pretrain.engine.ports import free_port
 from pretrain.flags import parse_flags
-from pretrain.plan import pretrain_artifact
 from tests.pipeline.runtime.test_oom import count, fail_to_allocate
+from tests.plans import pretrain_artifact
 from tests.pretrain.shards import write_dataset
 from tests.pretrain.test_pretrain_stage import small_config, write_corpus
 

@@ -11,11 +11,12 @@ from configs.defaults import get_default_config
 from pipeline.errors import ConfigError
 from pipeline.runtime.devices import Gpu
 from pretrain import stage
+from pretrain.checks import check_machine
 from pretrain.engine.placement import expects_gpus, place_ranks
 from pretrain.engine.ports import free_port
-from pretrain.plan import check_machine, pretrain_artifact
 from pretrain.stage import launch_command, launcher_devices
 from tests.pipeline.machines import OLD_DRIVER, Machine, gpu
+from tests.plans import pretrain_estimate
 from tests.small_pipeline import write_pipeline
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -197,12 +198,12 @@ def test_a_gpu_without_its_driver_is_noted(machine, config, tmp_path, monkeypatc
     config.TOKENIZER.TRAIN = True
     monkeypatch.setattr("pipeline.runtime.devices.is_on_pci_bus", lambda: True)
     note = "on the CPU: the driver of this machine's NVIDIA GPU is not loaded"
-    assert note in pretrain_artifact(config).notes
+    assert note in pretrain_estimate(config).notes
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert note not in pretrain_artifact(config).notes
+    assert note not in pretrain_estimate(config).notes
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     machine.has(gpu(0))
-    assert note not in pretrain_artifact(config).notes
+    assert note not in pretrain_estimate(config).notes
 
 
 # --- main.py -------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from configs import defaults
+from pretrain.estimate import num_parameters
 from pretrain.kernels.linear import multiply_in_bf16
 from pretrain.model.encoder import ACTIVATIONS, rotate, rotation, turned_pairs
 from pretrain.model.model import BasePretrainModel, build_model, check_model_args, padded_vocab_size
-from pretrain.plan import num_parameters
 
 SIZES = Namespace(
     model_type="bert-mlm",

@@ -5,9 +5,11 @@ import torch
 
 from configs.defaults import get_default_config
 from pipeline.errors import ConfigError
+from pretrain.checks import check_machine
+from pretrain.estimate import model_bytes
 from pretrain.model.model import build_model
 from pretrain.model.model_types import OWN_TYPE, SUPPORTED, UNSUPPORTED, check_model_type
-from pretrain.plan import check_machine, model_bytes, pretrain_artifact
+from tests.plans import pretrain_estimate
 from tests.pretrain.model.test_model import LABELS, example_batch, model_args
 from tests.pretrain.model.test_transformers_model import SPECIAL_IDS
 
@@ -89,7 +91,7 @@ def test_the_plan_tells_the_size_of_our_own_model_alone(tmp_path, model_type):
     config.DATASET.HUGGINGFACE_DATASETS = []
     config.DATASET.CUSTOMIZED_DATASETS = [str(tmp_path / "text.txt")]
     config.TOKENIZER.NAME_OR_PATH = str(tmp_path / "vocab.txt")
-    notes = pretrain_artifact(config).notes
+    notes = pretrain_estimate(config).notes
     settings = {key.lower(): value for key, value in config.MODEL.items()}
     args = model_args(
         **settings,

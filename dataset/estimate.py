@@ -1,0 +1,147 @@
+"""Size and needs of the dataset stage."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataset.plan import DatasetPlan
+from dataset.shards import file_records
+from dataset.shards.sharding import read_summary
+from dataset.sources.article_stream import counted
+from dataset.sources.digests import FileDigests
+from dataset.sources.heads import notes_on_heads
+from dataset.sources.hub_text import present_name
+from dataset.sources.registry import Source
+from dataset.sources.saved_datasets import split_in_words
+from dataset.tokenizers.build import NAME_KEY
+from pipeline.console import WARNING_PREFIX
+from pipeline.hub.hub_needs import HubNeed
+from pipeline.stage_plan import Estimate
+from pipeline.store.disk import DiskNeed, size_in_words
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+LEAST_SHARE_OF_PREDICTIONS = 0.9  # of those that MASKED_LM_PROB asks for, without a warning
+SHARDING_SHARE = 2  # of the text's size: the text shards and their intermediate files
+BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
+LISTED_SOURCES = 30  # in the plan
+FILLED_SHARE = 0.85  # of the positions of a sample, roughly
+
+
+def estimate(config: "CfgNode", plan: DatasetPlan) -> Estimate:
+    """Returns the size of the text and the samples, and what comes from the Hub."""
+    sources, digests = plan.sources, plan.digests
+    files = [path for source in sources for path in digests.files_of(source)]
+    num_bytes = sum(map(digests.size_of, files))
+    directory, text_dir = plan.artifact.folders
+    is_static = config.DATASET.MASKING == "static"
+    samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
+    return Estimate(
+        notes=(
+            *size_notes(config, sources, len(files), num_bytes),
+            *source_notes(sources, digests),
+            *unused_notes(config),
+            *prediction_notes(config.DATASET),
+            *notes_on_heads(sources, digests.files_of),
+        ),
+        disk=(
+            DiskNeed(text_dir, SHARDING_SHARE * num_bytes, "the text"),
+            DiskNeed(directory, sample_bytes_per_text_byte(config) * num_bytes, *samples),
+        ),
+        hub=tuple(hub_needs(config, plan)),
+    )
+
+
+def hub_needs(config: "CfgNode", plan: DatasetPlan) -> Iterator[HubNeed]:
+    """Yields the repositories that the stage has yet to load from the Hub."""
+    identity = plan.artifact.fingerprint
+    directory, text_dir = plan.artifact.folders
+    name = config.TOKENIZER.NAME_OR_PATH
+    is_local = config.TOKENIZER.TRAIN or os.path.exists(os.path.expanduser(name))
+    if not is_local and not file_records.read_record(directory / "tokenizer", identity):
+        yield HubNeed(
+            "model",
+            name,
+            NAME_KEY,
+            "the tokenizer",
+            "a folder or a vocab.txt here, or TOKENIZER.TRAIN True to make one of the text",
+            files=(("tokenizer.json", "vocab*", "*.model"),),
+        )
+    if (read_summary(text_dir) or {}).get("fingerprint") == identity:
+        return
+    for source in plan.sources:
+        if source.kind == "hub":
+            home, _ = present_name(source.name, source.subset)
+            instead = "a folder here in its place, or text in DATASET.CUSTOMIZED_DATASETS"
+            yield HubNeed("dataset", home, source.key, "text", instead)
+
+
+def source_notes(sources: Sequence[Source], digests: FileDigests) -> Iterator[str]:
+    """Yields a line for each source; of very many, the first."""
+    for source in sources[:LISTED_SOURCES]:
+        if source.kind == "hub":
+            home = present_name(source.name, source.subset)
+            parts = [*home, source.split, "from the Hub"]
+            if home != (source.name, source.subset):
+                parts.append(f"the present home of [{source.name}, {source.subset}]")
+        elif source.kind == "python-docs":
+            parts = [source.name, "the documentation that comes with Python"]
+        else:
+            files = digests.files_of(source)
+            size = size_in_words(sum(map(digests.size_of, files)))
+            number = f"{len(files):,} file{'' if len(files) == 1 else 's'}"
+            subset = source.subset if source.kind == "files" else ""
+            parts = [source.name, subset, f"{size} in {number}"]
+        yield f"source: {', '.join(filter(None, parts))}"
+    if len(sources) > LISTED_SOURCES:
+        yield f"and {len(sources) - LISTED_SOURCES} more sources"
+
+
+def unused_notes(config: "CfgNode") -> Iterator[str]:
+    """Yields a line if finetuning starts from a model that this dataset has no part in."""
+    model = config.FINETUNE.MODEL_NAME_OR_PATH
+    if config.FINETUNE.ENABLED and model and not config.PRETRAIN.ENABLED:
+        yield f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
+
+
+def prediction_notes(dataset: "CfgNode") -> Iterator[str]:
+    """Yields a warning if full samples have far fewer predictions than MASKED_LM_PROB asks for."""
+    length, most = dataset.MAX_SEQ_LENGTH, dataset.MAX_PREDICTIONS_PER_SEQ
+    asked = dataset.MASKED_LM_PROB * length
+    if most < LEAST_SHARE_OF_PREDICTIONS * asked:
+        yield (
+            f"{WARNING_PREFIX}DATASET.MAX_PREDICTIONS_PER_SEQ: {most} are at most "
+            f"{most / length:.1%} of the {length} tokens of a sample; "
+            f"DATASET.MASKED_LM_PROB {dataset.MASKED_LM_PROB:g} needs {math.ceil(asked)}"
+        )
+
+
+def size_notes(
+    config: "CfgNode", sources: Sequence[Source], num_files: int, num_bytes: int
+) -> tuple[str, ...]:
+    """Size of the text and of what will be made from it, for the plan."""
+    unknown = sum(source.kind in ("hub", "python-docs") for source in sources)
+    notes = []
+    if num_bytes:
+        disk = num_bytes * (1 + sample_bytes_per_text_byte(config))
+        notes.append(
+            f"text: {size_in_words(num_bytes)} in {counted(num_files, 'files')}; disk: about "
+            f"{size_in_words(disk)}, and {size_in_words(num_bytes)} more while it is made"
+        )
+    notes += [split for source in sources if (split := split_in_words(Path(source.name)))]
+    if unknown:
+        notes.append(f"{unknown} of {len(sources)} sources: size not known before they are loaded")
+    return tuple(notes)
+
+
+def sample_bytes_per_text_byte(config: "CfgNode") -> float:
+    """Rough size of the samples, with 2 bytes per id and per position."""
+    dataset = config.DATASET
+    filled = 1.0 if dataset.PACKING else FILLED_SHARE
+    text_bytes = (dataset.MAX_SEQ_LENGTH - 2) * filled * BYTES_PER_TOKEN
+    row, mask = 2 * dataset.MAX_SEQ_LENGTH, 4 * dataset.MAX_PREDICTIONS_PER_SEQ
+    train = row if dataset.MASKING == "dynamic" else (row + mask) * dataset.DUP_FACTOR
+    return ((1 - dataset.FRAC_TEST) * train + dataset.FRAC_TEST * (row + mask)) / text_bytes

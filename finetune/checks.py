@@ -1,0 +1,79 @@
+"""Checks of this machine, the model and the data for a search."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.data.row_checks import problems_of_rows
+from finetune.data.task_data import FOLDER_KEYS
+from finetune.data.tasks import Task
+from finetune.plan import FinetunePlan
+from finetune.search.local_workers import Slot, plan_slots
+from finetune.search.search import Search
+from finetune.training.foreign_models import problem_with_places, problem_with_vocabulary
+from pipeline.errors import ConfigError
+from pipeline.runtime.devices import num_gpus
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+# Files of a model's folder that nothing can be done without.
+MODEL_FILES = {
+    "config": ("config.json",),
+    "weights": ("*.safetensors", "*.bin"),
+    "tokenizer": ("tokenizer*", "vocab*", "*.model"),
+}
+
+
+def check_machine(config: "CfgNode", plan: FinetunePlan) -> None:
+    """Raises ConfigError if the search cannot run on the GPUs of this machine, or with the model
+    or the data that is there."""
+    search = plan.search
+    if not search.model.artifact and Path(search.model.path).is_dir():
+        check_model(Path(search.model.path))
+    if not config.SYSTEM.DASK_SCHEDULER:
+        slots_for(config, search)
+    problems = [
+        f"{FOLDER_KEYS[task.benchmark]}: {problem}"
+        for task in tasks_in_folders(search)
+        for _, problem in problems_of_rows(task, search.data_dir(task))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def tasks_in_folders(search: Search) -> Iterator[Task]:
+    """Those of the benchmarks whose files are here: not on the Hub, and not made by this program.
+
+    Reading all of GLUE takes some seconds, which only a search that will run spends.
+    """
+    for task in search.tasks:
+        if task.benchmark and search.data_dir(task) and not search.is_demo(task):
+            yield task
+
+
+def check_model(folder: Path) -> None:
+    """Raises ConfigError for a folder that lacks files, or whose files name others elsewhere.
+
+    Without files of its own, transformers makes up a tokenizer that knows no word.
+    """
+    for what, patterns in MODEL_FILES.items():
+        if not any(any(folder.glob(pattern)) for pattern in patterns):
+            raise ConfigError(
+                [
+                    f"FINETUNE.MODEL_NAME_OR_PATH: no {what} in {folder.absolute()}, expected a "
+                    f"model in Hugging Face format, with {' or '.join(patterns)}"
+                ]
+            )
+    if problem := problem_with_places(folder) or problem_with_vocabulary(folder):
+        raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: {problem}"])
+
+
+def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
+    """The processes that the search runs in. Raises ConfigError for GPUs that cannot be used."""
+    return plan_slots(
+        num_gpus(config.SYSTEM.NUM_GPUS),
+        config.FINETUNE.MULTIPROCESS_GPU_LIST,
+        config.SYSTEM.NUM_WORKERS,
+        len(search.jobs),
+    )

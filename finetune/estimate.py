@@ -1,0 +1,153 @@
+"""Size and needs of a search."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.checks import MODEL_FILES, tasks_in_folders
+from finetune.data.custom_tasks import FOLDER
+from finetune.data.demo_glue import demo_files
+from finetune.data.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
+from finetune.data.row_checks import notes_on_task, row_facts
+from finetune.data.task_data import demo_file
+from finetune.data.tasks import Task
+from finetune.plan import FinetunePlan
+from finetune.search.cost_estimate import by_task
+from finetune.search.grid import HALVING, STILT_SOURCE, num_runs
+from finetune.search.search import Search, count_runs
+from finetune.training.foreign_models import positions_of
+from pipeline.console import WARNING_PREFIX
+from pipeline.hub.hub_needs import HubNeed
+from pipeline.stage_plan import Estimate
+from pipeline.store.disk import DiskNeed, size_of
+from pretrain.estimate import model_bytes
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+
+def estimate(config: "CfgNode", plan: FinetunePlan) -> Estimate:
+    """Returns the number of runs and rows, the disk space and the needs from the Hub."""
+    search = plan.search
+    return Estimate(
+        notes=tuple(_notes(search, config.FINETUNE.CUSTOM_TASKS)),
+        disk=tuple(_disk_needs(config, search)),
+        hub=tuple(_hub_needs(search)),
+    )
+
+
+def run_notes(config: "CfgNode", plan: FinetunePlan) -> Iterator[str]:
+    """Yields lines on the rows of the benchmarks' files, if the search will run.
+
+    Those on the user's own tasks are in the estimate.
+    """
+    for task in tasks_in_folders(plan.search):
+        yield from notes_on_task(task, plan.search.data_dir(task))
+
+
+def _disk_needs(config: "CfgNode", search: Search) -> Iterator[DiskNeed]:
+    """The MNLI model that others start from, and one that may be better; the rest is small."""
+    if not any(job.stilt for job in search.jobs):
+        return
+    size = size_of(Path(search.model.path))  # 0 if it is not made or loaded yet
+    if not size and search.model.artifact:
+        size = model_bytes(config, config.TOKENIZER.VOCAB_SIZE)
+    folder, key = search.task_dir(STILT_SOURCE), "FINETUNE.STILT_TASKS"
+    yield DiskNeed(folder, 2 * size, "models of finetuning", key)
+
+
+def _hub_needs(search: Search) -> Iterator[HubNeed]:
+    name = search.model.path
+    if not search.model.artifact and not Path(name).is_dir():
+        yield HubNeed(
+            "model",
+            name,
+            "FINETUNE.MODEL_NAME_OR_PATH",
+            "the model to finetune",
+            "a folder with a model here",
+            files=tuple(MODEL_FILES.values()),
+        )
+    of_glue = [task for task in search.tasks if task.benchmark == "GLUE"]
+    if of_glue and not search.data_dirs["GLUE"]:
+        later = (
+            ", or --stages dataset,pretrain to do just these now" if search.model.artifact else ""
+        )
+        yield HubNeed(
+            "dataset",
+            HUB_DATASET,
+            "FINETUNE.GLUE_DIR",
+            f"the data of {', '.join(task.name for task in of_glue)}",
+            f"a folder with the tasks here{later}",
+            subsets=tuple({split.hub_config: 0 for task in of_glue for split in task.splits}),
+        )
+
+
+def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
+    counts = count_runs(search)
+    listed = ", ".join(f"{task} {count}" for task, count in counts.items())
+    yield f"{sum(counts.values())} runs: {listed}"
+    rows = {task.name: _num_rows(search, task) for task in search.tasks}
+    total = sum(
+        number * epochs * rows[task]
+        for task, jobs in by_task(search.jobs).items()
+        for epochs, number in num_runs(jobs, search.kind).items()
+    )
+    yield f"{total:,} rows to train on, over all runs and epochs"
+    if search.kind == HALVING:
+        yield from _halving_notes(search)
+    yield from _missing_tests_note(search)
+    yield from _length_notes(search)
+    for task in search.tasks:
+        if not task.benchmark:
+            yield from notes_on_task(task, FOLDER)
+    if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
+        yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
+
+
+def _num_rows(search: Search, task: Task) -> int:
+    if not task.benchmark:
+        return row_facts(task, FOLDER)[task.train].num_rows
+    if search.is_demo(task):  # it may not have been written yet
+        lines = demo_files()[demo_file(task.train)].encode().splitlines()
+        return num_tsv_rows(lines, task.train)
+    return num_train_rows(task, search.data_dir(task))
+
+
+def known_positions(search: Search) -> int:
+    """Of a model in a folder, as its config says it; 0 if that is not known before it is loaded."""
+    return positions_of(Path(search.model.path))
+
+
+def _length_notes(search: Search) -> Iterator[str]:
+    """Tasks whose samples shall be longer than the model can take."""
+    positions, keys = known_positions(search), {}
+    for task, length in search.max_seq_lengths.items():
+        if 0 < positions < length:
+            keys[search.length_keys[task]] = length
+    for key, length in keys.items():
+        yield (
+            f"{WARNING_PREFIX}samples are cut to at most {positions} tokens, as the model has only "
+            f"{positions} positions; {key} is {length}"
+        )
+
+
+def _halving_notes(search: Search) -> Iterator[str]:
+    """What is left of the grid, and where halving has nothing to halve."""
+    grids = by_task(search.jobs)
+    yield f"halving: {sum(count_runs(search).values())} of the grid's {len(search.jobs)} runs"
+    single = [task for task, jobs in grids.items() if len({job.epochs for job in jobs}) == 1]
+    if single:
+        yield f"halving: all of the grid for {', '.join(single)}, with one number of epochs"
+
+
+def _missing_tests_note(search: Search) -> Iterator[str]:
+    """Test sets that will not be predicted because they are not there."""
+    missing = [
+        split.files[0]
+        for task in search.tasks
+        if not search.is_demo(task)
+        for split in task.test
+        if not has_split(split, search.data_dir(task))
+    ]
+    if missing:
+        yield f"no predictions for {', '.join(missing)}: no such files"

@@ -1,0 +1,134 @@
+"""The search of a finetuning stage, as plain values."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.data.tasks import Task
+from finetune.search.cost_estimate import by_task
+from finetune.search.grid import STILT_SOURCE, Job, num_runs
+from finetune.search.job_folder import JobRun, Source, TrainingSettings, model_path
+from pipeline.store.artifacts import Artifact
+from pipeline.store.paths import finetune_search_dir, finetune_task_dir, log_path, search_name
+
+FORMAT = 3  # raised whenever the same inputs would give other results
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """The model that is finetuned. inputs: its identity; artifact: of the stage that makes it,
+    None if it comes from elsewhere."""
+
+    path: str
+    dataset_id: str
+    pretrain_id: str
+    inputs: dict[str, Any]
+    artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search in plain values.
+
+    finetune_id: as configured. kind: `grid` or `halving`. data_dirs: folder of each benchmark, as
+    `load_examples` takes it. with_demo: GLUE is the built-in benchmark, which is written when the
+    search begins. jobs: the whole grid. max_seq_lengths: tokens per sample that are asked for, by
+    task; length_keys: the keys that say so. run_inputs: config keys that every run depends on.
+    task_inputs: what each task and its data is. eval_batch_size: samples per forward pass.
+    """
+
+    root: Path
+    finetune_id: str
+    kind: str
+    model: StartingModel
+    data_dirs: dict[str, str]
+    with_demo: bool
+    tasks: tuple[Task, ...]
+    jobs: tuple[Job, ...]
+    max_seq_lengths: dict[str, int]
+    length_keys: dict[str, str]
+    run_inputs: dict[str, Any]
+    task_inputs: dict[str, dict[str, Any]]
+    eval_batch_size: int
+
+    def data_dir(self, task: Task) -> str:
+        return self.data_dirs[task.benchmark]
+
+    def is_demo(self, task: Task) -> bool:
+        """True for a task of the built-in benchmark."""
+        return self.with_demo and task.benchmark == "GLUE"
+
+    @property
+    def name(self) -> str:
+        """Of its folders."""
+        return search_name(self.model.pretrain_id, self.finetune_id)
+
+    @property
+    def directory(self) -> Path:
+        return finetune_search_dir(self.root, self.model.dataset_id, self.name)
+
+    def task_dir(self, task: str) -> Path:
+        return finetune_task_dir(self.root, self.model.dataset_id, task, self.name)
+
+    def job_dir(self, job: Job) -> Path:
+        return self.task_dir(job.task) / job.setting
+
+    def log(self, *parts: str) -> Path:
+        return log_path(self.root, "finetune", self.model.dataset_id, *parts)
+
+    def make_run(self, job: Job, source: Job | None) -> JobRun:
+        """source: the MNLI job that it starts from, None for the pretrained model."""
+        task = next(task for task in self.tasks if task.name == job.task)
+        start = str(model_path(self.job_dir(source))) if source else self.model.path
+        return JobRun(
+            job=job,
+            task=task,
+            inputs=self._inputs(job, source),
+            source=Source(start, self.model.path, self.data_dir(task)),
+            settings=self._settings(job),
+            folder=self.job_dir(job),
+            log=self.log(job.task, self.name, job.setting),
+            keep_model=job.task == STILT_SOURCE and any(other.stilt for other in self.jobs),
+        )
+
+    def _inputs(self, job: Job, source: Job | None) -> dict[str, Any]:
+        return {
+            **self.run_inputs,
+            **self.model.inputs,
+            **self.task_inputs[job.task],
+            "task": job.task,
+            "max_seq_length_asked": self.max_seq_lengths[job.task],
+            "epochs": job.epochs,
+            "batch_size": job.batch_size,
+            "learning_rate": job.learning_rate,
+            "seed": job.seed,
+            "start": self.make_run(source, None).fingerprint if source else "pretrained",
+            "format": FORMAT,
+        }
+
+    def _settings(self, job: Job) -> TrainingSettings:
+        keys = self.run_inputs
+        evals_per_epoch = keys["FINETUNE.EVALS_PER_EPOCH"]
+        return TrainingSettings(
+            epochs=job.epochs,
+            batch_size=job.batch_size,
+            learning_rate=job.learning_rate,
+            seed=job.seed,
+            max_seq_length=self.max_seq_lengths[job.task],
+            weight_decay=keys["FINETUNE.WEIGHT_DECAY"],
+            warmup=keys["FINETUNE.WARMUP_PROPORTION"],
+            lr_scheduler_type=keys["FINETUNE.LR_SCHEDULER_TYPE"],
+            max_grad_norm=keys["FINETUNE.MAX_GRAD_NORM"],
+            eval_batch_size=self.eval_batch_size,
+            evals_per_epoch=evals_per_epoch,
+            keep_best=evals_per_epoch > 0,
+            patience=keys["FINETUNE.EARLY_STOPPING_PATIENCE"],
+        )
+
+
+def count_runs(search: Search) -> dict[str, int]:
+    """Task -> number of runs."""
+    return {
+        task: sum(num_runs(jobs, search.kind).values())
+        for task, jobs in by_task(search.jobs).items()
+    }
