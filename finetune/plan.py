@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.finetune_rules import task_names
+from configs.keys import identity_inputs
 from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import DEMO_NAME
 from finetune.data.task_data import check_files, configured_tasks, task_inputs
@@ -36,15 +37,6 @@ EXTERNAL = "external"
 # Longest part of a folder's name that is taken from a model's folder, in characters: file systems
 # take 255 bytes.
 MODEL_WORDS = 60
-# Keys that hold for every run; evaluation's batch size does not change a result.
-_RUN_KEYS = (
-    "EVALS_PER_EPOCH",
-    "EARLY_STOPPING_PATIENCE",
-    "WEIGHT_DECAY",
-    "WARMUP_PROPORTION",
-    "LR_SCHEDULER_TYPE",
-    "MAX_GRAD_NORM",
-)
 
 
 @dataclass(frozen=True)
@@ -111,7 +103,7 @@ def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
         jobs=_jobs(finetune, tasks),
         max_seq_lengths={task.name: _max_seq_length(finetune, task.name)[1] for task in tasks},
         length_keys={task.name: _max_seq_length(finetune, task.name)[0] for task in tasks},
-        run_inputs={f"FINETUNE.{key}": finetune[key] for key in _RUN_KEYS},
+        run_inputs=identity_inputs(config, "FINETUNE"),
         task_inputs={
             task.name: task_inputs(
                 task, data_dirs[task.benchmark], with_demo and task.benchmark == "GLUE"

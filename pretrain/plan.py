@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.keys import identity_inputs
 from dataset.plan import DatasetPlan
 from dataset.plan import plan as plan_dataset
 from pipeline.console import duration
@@ -21,41 +22,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 MODEL = "model"  # the folder of the export
 CARD, CURVE = "README.md", "loss_curve.png"  # for people, who are free to change them
-# Keys that do not change the trained weights: names, logging, checkpoints and what is measured on
-# the way, how the work is shared out, and when a run that goes wrong gives up. The micro batch is
-# one of them, as the number of GPUs is: the loss is the mean over the whole batch however it is cut
-# up, so that only rounding and the dropout's draws differ, and a run that ran out of memory can go
-# on from its checkpoint with a smaller one. Where a validation may stop the run, it counts.
-VALIDATION = {
-    "VALIDATION_STEPS",
-    "VALIDATION_EPOCHS",
-    "VALIDATION_EPOCHS_BEGIN",
-    "VALIDATION_EPOCHS_END",
-    "VALIDATION_BEGIN_PROPORTION",
-    "VALIDATION_END_PROPORTION",
-    "VALIDATION_SAMPLES",
-}
-OUTSIDE_IDENTITY = VALIDATION | {
-    "ENABLED",
-    "ID",
-    "PRINT_STEPS",
-    "TENSORBOARD",
-    "CHECKPOINT_STEPS",
-    "CHECKPOINT_MINUTES",
-    "NUM_EPOCHS_BETWEEN_CHECKPOINTS",
-    "KEEP_CHECKPOINTS",
-    "FINETUNE_TIME_MARKERS",
-    "DO_VALIDATION",
-    "VALIDATION_MICRO_BATCH",
-    "MICRO_BATCH_SIZE",
-    "ZERO_STAGE",
-    "GRADIENT_CHECKPOINTING",
-    "COMPILE",
-    "SCALE_CNT_LIMIT",
-    "DIVERGENCE_LIMIT",
-}
-# Keys of MODEL that are younger than FORMAT, and say nothing of a model without windows.
-WINDOWS = {"ATTENTION_WINDOW", "GLOBAL_ATTENTION_EVERY"}
 # The key that says how long a run is, for each LR_SCHEDULE; the others are not looked at.
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
@@ -71,19 +37,7 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
     """Plans the pretraining run of this config: weights, metrics and checkpoints."""
     upstream = upstream or plan_dataset(config)
     dataset = upstream.artifact
-    without = () if config.MODEL.ATTENTION_WINDOW else WINDOWS
-    inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL if key not in without}
-    settings = config.PRETRAIN
-    ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[settings.LR_SCHEDULE]}
-    if not settings.ALLOW_TF32:  # a run of before this key is one without
-        ignored |= {"ALLOW_TF32"}
-    if settings.USE_EARLY_STOPPING:
-        ignored -= VALIDATION
-    else:
-        ignored |= {"EARLY_STOP_TIME", "EARLY_STOP_EVAL_LOSS"}
-    inputs |= {
-        f"PRETRAIN.{key}": config.PRETRAIN[key] for key in config.PRETRAIN if key not in ignored
-    }
+    inputs = identity_inputs(config, "MODEL") | identity_inputs(config, "PRETRAIN")
     if config.PRETRAIN.DEEPSPEED_CONFIG:  # its content counts, not its name
         inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
     inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}

@@ -28,8 +28,6 @@ TRAINING_BYTES = 400_000_000  # what training takes at most, with the process it
 # that need them for this share of the text.
 MAX_ALPHABET, COVERAGE = 1000, 0.9999
 CONTINUATION = "##"
-# Keys of TOKENIZER that decide what is trained, besides casing and accents.
-TRAINING_KEYS = ("MODEL", "VOCAB_SIZE", "SPECIAL_TOKENS", "MAX_TRAINING_MB")
 
 
 def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[str]) -> str:
