@@ -411,9 +411,7 @@ PRETRAIN.EARLY_STOP_EVAL_LOSS = Key(6.0, above(0), identity=IF_EARLY_STOPPING)
 
 # A task of the user's own, FINETUNE.CUSTOM_TASKS.<name>.
 CUSTOM_TASK = {
-    "TRAIN": Key("", PATH, identity=by_plan, is_path=True),
-    "DEV": Key("", PATH, identity=by_plan, is_path=True),
-    "TEST": Key("", PATH, identity=by_plan, is_path=True),
+    **dict.fromkeys(("TRAIN", "DEV", "TEST"), Key("", PATH, identity=by_plan, is_path=True)),
     "TEXT_COLUMNS": Key(
         [],
         Rule(
@@ -464,11 +462,7 @@ PAPER_GRID = {
     "BATCH_SIZES": [16, 32],
     "LEARNING_RATES": [1e-5, 3e-5, 5e-5, 8e-5],
 }
-PAPER_GRID_OF_LARGE_TASKS = {
-    "EPOCHS": [3, 5],
-    "BATCH_SIZES": [32],
-    "LEARNING_RATES": [5e-5, 8e-5],
-}
+LARGE_TASK_GRID = {"EPOCHS": [3, 5], "BATCH_SIZES": [32], "LEARNING_RATES": [5e-5, 8e-5]}
 
 FINETUNE = SimpleNamespace()
 # Run this stage. If False, its existing results are used.
@@ -519,7 +513,7 @@ FINETUNE.GRID = NamedEntries(
     {
         "DEFAULT": PAPER_GRID,
         **{task: {} for task in (*GLUE_TASKS, *SUPERGLUE_TASKS)},
-        **dict.fromkeys(LARGE_TASKS, PAPER_GRID_OF_LARGE_TASKS),
+        **dict.fromkeys(LARGE_TASKS, LARGE_TASK_GRID),
     },
 )
 # Every setting is run once for each of these seeds. The score of a setting is the median of its

@@ -16,7 +16,6 @@ TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
 # Names with another meaning among tasks and among their folders.
 RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
 TABLE_ENDINGS = (".tsv", ".csv", ".jsonl")
-MAX_LISTED = 50  # names in a message
 
 
 def task_names(names: list[str], finetune: CfgNode) -> list[str]:
@@ -84,7 +83,7 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
 
 def _problems_of_names(finetune: CfgNode) -> Iterator[str]:
     known = [*GLUE_TASKS, *SUPERGLUE_TASKS, *finetune.CUSTOM_TASKS]
-    listed = ", ".join(known[:MAX_LISTED]) + (", ..." if len(known) > MAX_LISTED else "")
+    listed = ", ".join(known)
     for key in ("TASKS", "STILT_TASKS"):
         for name in sorted(set(task_names(finetune[key], finetune)) - set(known)):
             yield f"FINETUNE.{key}: unknown task, got {name}, expected some of {listed}"

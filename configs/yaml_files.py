@@ -43,26 +43,26 @@ NOTICED_LATE = ("could not find expected ':'", "expected ',' or", "found unexpec
 TEXT, MERGE, NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "null"))
 
 
-def read_files(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
-    """Yields the (full key, value) pairs of a YAML file, those of its base files first.
+def read_files(path: str | os.PathLike, users: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Yields the (full key, value) pairs of a YAML file, after those of its base file.
 
-    Raises ConfigError, with the file and mostly the line.
+    users: paths of the files with this one as their base. Raises ConfigError, with the file and
+    mostly the line.
     """
-    contents: dict[str, dict] = {}  # by real path, each before its base
-    following: str | None = os.fspath(path)
-    place = ""
-    while following is not None:
-        named_by, place = place, _real_path(following)
-        if place in contents:
-            raise ConfigError([f"{place}: {BASE} leads back to this file"])
-        contents[place] = content = _read_file(place, named_by)
-        following = _base_of(content, place)
-    for place, content in reversed(contents.items()):
-        pairs = list(_pairs(content))
-        for key, count in Counter(key for key, _ in pairs).items():
-            if count > 1:  # `DATASET: {ID: a}` and `DATASET.ID: b`
-                raise ConfigError([f"{place}: {key} appears twice"])
-        yield from pairs
+    place = os.path.realpath(path)
+    if place in users:
+        raise ConfigError([f"{place}: {BASE} leads back to this file"])
+    content = _read_file(place, users)
+    if BASE in content:
+        name = content.pop(BASE)
+        if not isinstance(name, str) or not name or problem_with_text(name):
+            raise ConfigError([f"{place}: {BASE}: expected the name of a YAML file"])
+        yield from read_files(os.path.join(os.path.dirname(place), name), (*users, place))
+    pairs = list(_pairs(content))
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:  # `DATASET: {ID: a}` and `DATASET.ID: b`
+            raise ConfigError([f"{place}: {key} appears twice"])
+    yield from pairs
 
 
 def read_overrides(overrides: Sequence[str], defaults: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -79,26 +79,9 @@ def read_overrides(overrides: Sequence[str], defaults: dict[str, Any]) -> Iterat
             yield from _pairs({key: _parse(text, key)})
 
 
-def _real_path(path: str) -> str:
-    try:
-        return os.path.realpath(path)
-    except ValueError as error:
-        raise ConfigError([f"{path}: not the name of a file ({error})"]) from error
-
-
-def _base_of(content: dict, place: str) -> str | None:
-    """Removes `_BASE_` from a file's content; returns the path of that file or None."""
-    if BASE not in content:
-        return None
-    name = content.pop(BASE)
-    if not isinstance(name, str) or not name or problem_with_text(name):
-        raise ConfigError([f"{place}: {BASE}: expected the name of a YAML file"])
-    return os.path.join(os.path.dirname(place), name)
-
-
-def _read_file(path: str, named_by: str) -> dict:
-    """Returns the sections of a file. named_by: the file with this one as its base, if any."""
-    content = _parse(_text_of(path, named_by), path)
+def _read_file(path: str, users: Sequence[str]) -> dict:
+    """Returns the sections of a file."""
+    content = _parse(_text_of(path, users), path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -107,19 +90,18 @@ def _read_file(path: str, named_by: str) -> dict:
     return content
 
 
-def _text_of(path: str, named_by: str) -> str:
+def _text_of(path: str, users: Sequence[str]) -> str:
     try:
         size = os.stat(path).st_size
-        if not os.path.isfile(path):
+        if not os.path.isfile(path):  # a pipe may never end
             raise ConfigError([f"{path}: cannot be read (not a regular file)"])
         if size > MAX_SIZE:
             raise ConfigError([f"{path}: more than {MAX_SIZE:,} bytes, expected a config"])
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        hint = f"; {BASE} of {named_by} is a path that starts at the folder of that file"
-        problem = f"{path}: cannot be read ({error.strerror}){hint if named_by else ''}"
-        raise ConfigError([problem]) from error
+        hint = f"; {BASE} of {users[-1]} is a path from the folder of that file" if users else ""
+        raise ConfigError([f"{path}: cannot be read ({error.strerror}){hint}"]) from error
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

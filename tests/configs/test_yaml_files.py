@@ -200,7 +200,7 @@ def test_a_missing_base_is_explained(problems):
     here = os.path.realpath("mine")
     assert problems("_BASE_: mine/a.yaml") == [
         f"{here}/recipes/fast.yaml: cannot be read (No such file or directory); _BASE_ of "
-        f"{here}/a.yaml is a path that starts at the folder of that file"
+        f"{here}/a.yaml is a path from the folder of that file"
     ]
 
 
