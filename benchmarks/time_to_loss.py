@@ -44,7 +44,7 @@ from pipeline.errors import ConfigError
 from pipeline.store.atomic_files import write_json
 from pipeline.store.checksums import file_digest
 from pipeline.store.paths import dataset_dir, sharded_text_dir
-from pretrain.stage import flag_words, training_flags
+from pretrain.launch import flag_words, training_flags
 from tests.plans import dataset_artifact
 
 # Held-out samples are made as the paper makes them, whatever the recipe trains on.

@@ -262,10 +262,11 @@ MODEL.OUTPUT_BIAS_INIT = Key("zero", one_of("zero", "frequencies"), identity=Tru
 # Epsilon of all norms, of every TYPE (as in BERT).
 MODEL.LAYER_NORM_EPS = Key(1e-12, above(0), identity=True)
 
-# Results do not depend on names, logging, checkpoints and measurements on the way, on the division
-# of the work, and on the limits that end a failing run. MICRO_BATCH_SIZE is part of the division,
-# like the number of GPUs: the loss is the mean over the whole batch, so only rounding and the draws
-# of dropout differ, and a run out of memory can resume with a smaller micro batch.
+# Keys without effect on the trained weights: names, logging, checkpoints, measurements, the
+# distribution of work, limits for a failing run. The micro batch and the number of GPUs belong to
+# them: the loss is the mean over the whole batch in any case, only rounding and dropout differ, and
+# a run that ran out of memory resumes with smaller micro batches. Validation counts only if it may
+# stop the run.
 PRETRAIN = SimpleNamespace()
 # Run this stage. If False, its existing results are used.
 PRETRAIN.ENABLED = Key(True, identity=False, flag="")
@@ -570,15 +571,9 @@ RESULT_COLLECTION.ALLOW_PARTIAL = Key(False, identity=False)
 
 
 SECTIONS: dict[str, dict[str, Row]] = {
-    "SYSTEM": vars(SYSTEM),
-    "INSTALL": vars(INSTALL),
-    "WANDB": vars(WANDB),
-    "TOKENIZER": vars(TOKENIZER),
-    "DATASET": vars(DATASET),
-    "MODEL": vars(MODEL),
-    "PRETRAIN": vars(PRETRAIN),
-    "FINETUNE": vars(FINETUNE),
-    "RESULT_COLLECTION": vars(RESULT_COLLECTION),
+    name: vars(section)
+    for name, section in list(globals().items())
+    if isinstance(section, SimpleNamespace)
 }
 
 

@@ -50,7 +50,7 @@ def problems_with_task_names(finetune: CfgNode) -> Iterator[str]:
             )
 
 
-def _tried(finetune: CfgNode, task: str) -> dict[str, list]:
+def grid_of(finetune: CfgNode, task: str) -> dict[str, list]:
     """Returns the values of a task's grid; an empty list is replaced by the default's."""
     own, default = finetune.GRID.get(task, finetune.GRID.DEFAULT), finetune.GRID.DEFAULT
     return {key: own[key] or default[key] for key in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES")}
@@ -64,7 +64,7 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
     if not tasks:
         yield "FINETUNE.TASKS: no task, expected at least one of " + ", ".join(GLUE_TASKS)
     for task in tasks:
-        for name, values in _tried(finetune, task).items():
+        for name, values in grid_of(finetune, task).items():
             if not values:
                 yield f"FINETUNE.GRID.{task}.{name}: nothing to try, expected at least one value"
     yield from _problems_of_folders(finetune, tasks)

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, StageError
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-MOST_SHARDS = 4096  # of those that the stage makes of itself
+MAX_SHARDS = 4096  # without a configured number
 
 
 def check_machine(config: "CfgNode", plan: DatasetPlan) -> None:
@@ -41,7 +41,8 @@ def check_machine(config: "CfgNode", plan: DatasetPlan) -> None:
 
 
 def most_sample_files(dataset: "CfgNode") -> SampleFiles:
+    """Returns the upper limit of the number of sample files."""
     copies = dataset.DUP_FACTOR if dataset.MASKING == "static" else 1
-    num_train_shards = dataset.NUM_TRAIN_SHARDS or MOST_SHARDS
-    total = num_train_shards * copies + (dataset.NUM_TEST_SHARDS or MOST_SHARDS)
+    num_train_shards = dataset.NUM_TRAIN_SHARDS or MAX_SHARDS
+    total = num_train_shards * copies + (dataset.NUM_TEST_SHARDS or MAX_SHARDS)
     return SampleFiles(total, copies)

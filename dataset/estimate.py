@@ -24,7 +24,7 @@ from pipeline.store.disk import DiskNeed, size_in_words
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-LEAST_SHARE_OF_PREDICTIONS = 0.9  # of those that MASKED_LM_PROB asks for, without a warning
+LEAST_SHARE_OF_PREDICTIONS = 0.9  # of MASKED_LM_PROB; below it, a warning
 SHARDING_SHARE = 2  # of the text's size: the text shards and their intermediate files
 BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
 LISTED_SOURCES = 30  # in the plan
@@ -80,7 +80,7 @@ def hub_needs(config: "CfgNode", plan: DatasetPlan) -> Iterator[HubNeed]:
 
 
 def source_notes(sources: Sequence[Source], digests: FileDigests) -> Iterator[str]:
-    """Yields a line for each source; of very many, the first."""
+    """Yields a line for each of the first sources."""
     for source in sources[:LISTED_SOURCES]:
         if source.kind == "hub":
             home = present_name(source.name, source.subset)
@@ -101,14 +101,14 @@ def source_notes(sources: Sequence[Source], digests: FileDigests) -> Iterator[st
 
 
 def unused_notes(config: "CfgNode") -> Iterator[str]:
-    """Yields a line if finetuning starts from a model that this dataset has no part in."""
+    """Yields a line if finetuning starts from a model of other origin."""
     model = config.FINETUNE.MODEL_NAME_OR_PATH
     if config.FINETUNE.ENABLED and model and not config.PRETRAIN.ENABLED:
         yield f"not used by finetuning, which starts from {model} (FINETUNE.MODEL_NAME_OR_PATH)"
 
 
 def prediction_notes(dataset: "CfgNode") -> Iterator[str]:
-    """Yields a warning if full samples have far fewer predictions than MASKED_LM_PROB asks for."""
+    """Yields a warning if MAX_PREDICTIONS_PER_SEQ is far below MASKED_LM_PROB."""
     length, most = dataset.MAX_SEQ_LENGTH, dataset.MAX_PREDICTIONS_PER_SEQ
     asked = dataset.MASKED_LM_PROB * length
     if most < LEAST_SHARE_OF_PREDICTIONS * asked:
@@ -122,7 +122,7 @@ def prediction_notes(dataset: "CfgNode") -> Iterator[str]:
 def size_notes(
     config: "CfgNode", sources: Sequence[Source], num_files: int, num_bytes: int
 ) -> tuple[str, ...]:
-    """Size of the text and of what will be made from it, for the plan."""
+    """Returns lines on the size of the text, and on the disk space for its samples."""
     unknown = sum(source.kind in ("hub", "python-docs") for source in sources)
     notes = []
     if num_bytes:
@@ -138,7 +138,7 @@ def size_notes(
 
 
 def sample_bytes_per_text_byte(config: "CfgNode") -> float:
-    """Rough size of the samples, with 2 bytes per id and per position."""
+    """Returns the rough size of the samples: 2 bytes for each token ID and position."""
     dataset = config.DATASET
     filled = 1.0 if dataset.PACKING else FILLED_SHARE
     text_bytes = (dataset.MAX_SEQ_LENGTH - 2) * filled * BYTES_PER_TOKEN

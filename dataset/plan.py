@@ -1,4 +1,4 @@
-"""What the dataset stage makes, and from what."""
+"""The plan of the dataset stage: folders and identity."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ FORMAT = 4  # raised whenever the same inputs would give other files
 
 @dataclass(frozen=True)
 class DatasetPlan(StagePlan):
-    """sources: as configured. digests: of their files, each read at most once."""
+    """sources: as configured. digests: of their files, each file read once."""
 
     sources: tuple[Source, ...]
     digests: FileDigests
@@ -67,7 +67,7 @@ def plan(config: "CfgNode", upstream: None = None) -> DatasetPlan:
 
 
 def files_of_samples(results: Mapping[str, Any]) -> Iterator[str]:
-    """What the folder of a finished dataset holds."""
+    """Yields the paths in the folder of a finished dataset."""
     yield from ("tokenizer", CARD)
     if results["masking"] == "dynamic":
         yield MASKING_FILE
@@ -88,7 +88,7 @@ def sources_of(config: "CfgNode") -> list[Source]:
 def dataset_inputs(
     config: "CfgNode", sources: list[Source], digests: FileDigests
 ) -> dict[str, Any]:
-    """Everything that decides the samples' content.
+    """Returns all inputs that decide the content of the samples.
 
     Raises ConfigError for what is missing, unless the dataset has a name and is finished (made
     elsewhere, or its text has been moved away): then its record says what it was made from.
@@ -113,7 +113,7 @@ def dataset_inputs(
 
 
 def recorded_inputs(config: "CfgNode") -> dict[str, Any]:
-    """The inputs of the finished dataset of a user's name; nothing if there is none."""
+    """Returns the inputs of the finished dataset with the user's DATASET.ID, or an empty dict."""
     if not config.DATASET.ID:
         return {}
     directory = dataset_dir(Path(config.SYSTEM.OUTPUT_ROOT), config.DATASET.ID)
@@ -123,7 +123,7 @@ def recorded_inputs(config: "CfgNode") -> dict[str, Any]:
 def tokenizer_inputs(
     config: "CfgNode", digests: FileDigests, recorded: dict[str, Any], problems: list[str]
 ) -> dict[str, Any]:
-    """The tokenizer's part of the inputs. Raises ConfigError with `problems` and its own."""
+    """Returns the tokenizer's inputs. Raises ConfigError with `problems` and its own ones."""
     tokenizer = config.TOKENIZER
     name = tokenizer.NAME_OR_PATH
     if tokenizer.TRAIN:

@@ -36,8 +36,8 @@ from pipeline.store.record_files import read_sealed
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FILLED_VOCABULARY = 0.9  # of the entries that were asked for, which is as good as all
-COMMITS = "commits.json"  # beside the text shards, of the Hub's datasets
+FILLED_VOCABULARY = 0.9  # of TOKENIZER.VOCAB_SIZE; below it, a warning
+COMMITS = "commits.json"  # of datasets from the Hub, beside the text shards
 
 
 def prepare_dataset(config: "CfgNode") -> None:
@@ -74,20 +74,20 @@ def run(config: "CfgNode", plan: DatasetPlan) -> None:
 
 
 def check_named_tokenizer(tokenizer: "CfgNode") -> None:
-    """Raises StageError for one of the Hub that cannot be used, before the text is sharded."""
+    """Raises StageError for an unusable tokenizer on the Hub, before the text is sharded."""
     name = tokenizer.NAME_OR_PATH
     if not (tokenizer.TRAIN or os.path.exists(os.path.expanduser(name))):
         check_building(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS)
 
 
 def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tuple[dict, list[str]]:
-    """All steps, each with workers of its own, whose memory goes back to the machine.
+    """Runs all steps, each with its own workers to free their memory.
 
     Returns the manifest's results, and what is to be said of them.
     """
     artifact, sources, dataset = plan.artifact, list(plan.sources), config.DATASET
     identity = artifact.fingerprint
-    # Absolute: the workers of a cluster stand in folders of their own.
+    # Absolute: the workers of a cluster have other working directories.
     directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
     tokenizer_dir = directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
@@ -121,7 +121,7 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
 
 @contextmanager
 def open_workers(system: "CfgNode", files: SampleFiles, console: Console) -> Iterator[Workers]:
-    """The workers of this machine, or of the cluster that SYSTEM.DASK_SCHEDULER names."""
+    """Starts workers on this machine, or connects to the cluster of SYSTEM.DASK_SCHEDULER."""
     root = Path(system.OUTPUT_ROOT).absolute()
     with open_executor(
         system.DASK_SCHEDULER, root, system.NUM_WORKERS, system.MAX_MEMORY_IN_GB, files
@@ -148,11 +148,11 @@ def make_text_shards(
     buffer_bytes: int,
     console: Console,
 ) -> dict:
-    """Text shards out of sources, with progress; num_shards: (train, test), 0 for what fits."""
-    converted = text_dir / "sources"  # text that is converted on the way
+    """Makes text shards, with progress; num_shards: (train, test), 0 for as many as fit."""
+    converted = text_dir / "sources"  # text in an intermediate format
     done = finished_text_shards(text_dir, identity, executor, console)
     if done:
-        for scratch in (text_dir / "runs", converted):  # of a run that was killed
+        for scratch in (text_dir / "runs", converted):  # of a killed run
             shutil.rmtree(scratch, ignore_errors=True)
         return done
     if problems := [problem for source in sources if (problem := problem_with(source))]:
@@ -181,7 +181,7 @@ def make_text_shards(
 
 
 def recorded_commits(text_dir: Path, identity: str) -> dict[str, str]:
-    """The commit by repository that the text shards are made of: what is resumed is of the same."""
+    """Returns the commit of each repository in the text shards: a resumed run uses the same."""
     record = read_sealed(text_dir / COMMITS) or {}
     return record.get("commits", {}) if record.get("fingerprint") == identity else {}
 
@@ -189,7 +189,7 @@ def recorded_commits(text_dir: Path, identity: str) -> dict[str, str]:
 def finished_text_shards(
     text_dir: Path, identity: str, executor: Executor, console: Console
 ) -> dict | None:
-    """The summary of text shards that are there, None if some have to be made; says why."""
+    """Returns the summary of intact text shards, or None; names damaged ones."""
     done = read_summary(text_dir)
     if not done or done["fingerprint"] != identity:
         return None
@@ -206,7 +206,7 @@ def in_mb(progress) -> Callable[[float], None]:
 def make_tokenizer(
     tokenizer: "CfgNode", text_shards: list[Path], folder: Path, identity: str, console: Console
 ) -> None:
-    """The tokenizer of config node TOKENIZER, unless the folder is there, as it was made."""
+    """Makes the tokenizer of config node TOKENIZER, unless its folder is intact."""
     if read_record(folder, identity):
         return
     if tokenizer.TRAIN:
@@ -227,7 +227,7 @@ def make_tokenizer(
 def look_at_tokenizer(
     text_shards: list[Path], folder: Path, language: str, console: Console
 ) -> dict[str, float]:
-    """Checks the tokenizer on the text, and says what is wrong. Returns results of the stage."""
+    """Checks the tokenizer on the text and prints its faults. Returns results of the stage."""
     findings = check_tokenizer(text_shards, folder)
     for line in findings.lines(language):
         console.say(line)
@@ -235,7 +235,7 @@ def look_at_tokenizer(
 
 
 def tokenizer_commit(tokenizer: "CfgNode") -> dict[str, str]:
-    """The commit of a tokenizer of the Hub, which has just been fetched or is in its cache."""
+    """Returns the commit of a tokenizer from the Hub, if the cache has it."""
     name = tokenizer.NAME_OR_PATH
     if tokenizer.TRAIN or tokenizer_files(name):
         return {}
@@ -246,7 +246,7 @@ def tokenizer_commit(tokenizer: "CfgNode") -> dict[str, str]:
 def train_in_own_process(
     tokenizer: "CfgNode", text_shards: list[Path], folder: Path, console: Console
 ) -> int:
-    """The size of the vocabulary. The memory that training took is free again afterwards."""
+    """Trains a tokenizer in a child process, to free its memory; returns the vocabulary size."""
     console.say(f"training a {tokenizer.MODEL} tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
     train = partial(
         train_tokenizer,
@@ -272,7 +272,7 @@ def make_samples(
     workers: Workers,
     console: Console,
 ) -> dict:
-    """Samples out of text shards, with progress."""
+    """Makes samples from text shards, with progress."""
     total = sum(path.stat().st_size for path in text_shards) / 1e6
     with console.progress("masking samples", total, "MB") as progress:
         return generate_samples(
@@ -293,7 +293,7 @@ def describe(
     settings: Mapping[str, Any],
     directory: Path,
 ) -> tuple[dict, list[str]]:
-    """Writes the card. Returns the manifest's results, and what is to be said, with a sample."""
+    """Writes the card. Returns the manifest's results, and lines for the console."""
     sample = decoded_sample(directory / next(iter(results["test_shards"])), directory / "tokenizer")
     write_card(directory, sources, text, results, settings, sample)
     lines = [headline(results), quality(results), f"a held-out sample:\n{sample}"]

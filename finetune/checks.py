@@ -17,7 +17,7 @@ from pipeline.runtime.devices import num_gpus
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-# Files of a model's folder that nothing can be done without.
+# Files that a model's folder must have.
 MODEL_FILES = {
     "config": ("config.json",),
     "weights": ("*.safetensors", "*.bin"),
@@ -26,8 +26,7 @@ MODEL_FILES = {
 
 
 def check_machine(config: "CfgNode", plan: FinetunePlan) -> None:
-    """Raises ConfigError if the search cannot run on the GPUs of this machine, or with the model
-    or the data that is there."""
+    """Raises ConfigError if the GPUs, the model or the data do not allow the search."""
     search = plan.search
     if not search.model.artifact and Path(search.model.path).is_dir():
         check_model(Path(search.model.path))
@@ -43,9 +42,9 @@ def check_machine(config: "CfgNode", plan: FinetunePlan) -> None:
 
 
 def tasks_in_folders(search: Search) -> Iterator[Task]:
-    """Those of the benchmarks whose files are here: not on the Hub, and not made by this program.
+    """Yields the benchmarks' tasks with files in a folder, without the built-in benchmark.
 
-    Reading all of GLUE takes some seconds, which only a search that will run spends.
+    Reading all of GLUE takes seconds: call this only for a search that will run.
     """
     for task in search.tasks:
         if task.benchmark and search.data_dir(task) and not search.is_demo(task):
@@ -53,9 +52,9 @@ def tasks_in_folders(search: Search) -> Iterator[Task]:
 
 
 def check_model(folder: Path) -> None:
-    """Raises ConfigError for a folder that lacks files, or whose files name others elsewhere.
+    """Raises ConfigError for missing files, and for references to files elsewhere.
 
-    Without files of its own, transformers makes up a tokenizer that knows no word.
+    Without tokenizer files, transformers makes up a tokenizer that knows no word.
     """
     for what, patterns in MODEL_FILES.items():
         if not any(any(folder.glob(pattern)) for pattern in patterns):
@@ -70,7 +69,7 @@ def check_model(folder: Path) -> None:
 
 
 def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
-    """The processes that the search runs in. Raises ConfigError for GPUs that cannot be used."""
+    """Returns the slots of the search. Raises ConfigError for unusable GPUs."""
     return plan_slots(
         num_gpus(config.SYSTEM.NUM_GPUS),
         config.FINETUNE.MULTIPROCESS_GPU_LIST,

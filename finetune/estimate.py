@@ -37,19 +37,19 @@ def estimate(config: "CfgNode", plan: FinetunePlan) -> Estimate:
 
 
 def run_notes(config: "CfgNode", plan: FinetunePlan) -> Iterator[str]:
-    """Yields lines on the rows of the benchmarks' files, if the search will run.
+    """Yields lines on the rows of the benchmarks' files, for a search that will run.
 
-    Those on the user's own tasks are in the estimate.
+    The estimate covers custom tasks.
     """
     for task in tasks_in_folders(plan.search):
         yield from notes_on_task(task, plan.search.data_dir(task))
 
 
 def _disk_needs(config: "CfgNode", search: Search) -> Iterator[DiskNeed]:
-    """The MNLI model that others start from, and one that may be better; the rest is small."""
+    """Yields the space for the best MNLI model and a candidate; everything else is small."""
     if not any(job.stilt for job in search.jobs):
         return
-    size = size_of(Path(search.model.path))  # 0 if it is not made or loaded yet
+    size = size_of(Path(search.model.path))  # 0 before it is made or loaded
     if not size and search.model.artifact:
         size = model_bytes(config, config.TOKENIZER.VOCAB_SIZE)
     folder, key = search.task_dir(STILT_SOURCE), "FINETUNE.STILT_TASKS"
@@ -107,19 +107,19 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
 def _num_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
         return row_facts(task, FOLDER)[task.train].num_rows
-    if search.is_demo(task):  # it may not have been written yet
+    if search.is_demo(task):  # maybe not written yet
         lines = demo_files()[demo_file(task.train)].encode().splitlines()
         return num_tsv_rows(lines, task.train)
     return num_train_rows(task, search.data_dir(task))
 
 
 def known_positions(search: Search) -> int:
-    """Of a model in a folder, as its config says it; 0 if that is not known before it is loaded."""
+    """Returns the number of positions of a local model, 0 if its config does not tell."""
     return positions_of(Path(search.model.path))
 
 
 def _length_notes(search: Search) -> Iterator[str]:
-    """Tasks whose samples shall be longer than the model can take."""
+    """Yields warnings of samples longer than the model's positions."""
     positions, keys = known_positions(search), {}
     for task, length in search.max_seq_lengths.items():
         if 0 < positions < length:
@@ -132,7 +132,7 @@ def _length_notes(search: Search) -> Iterator[str]:
 
 
 def _halving_notes(search: Search) -> Iterator[str]:
-    """What is left of the grid, and where halving has nothing to halve."""
+    """Yields the number of runs after halving, and tasks without effect of halving."""
     grids = by_task(search.jobs)
     yield f"halving: {sum(count_runs(search).values())} of the grid's {len(search.jobs)} runs"
     single = [task for task, jobs in grids.items() if len({job.epochs for job in jobs}) == 1]
@@ -141,7 +141,7 @@ def _halving_notes(search: Search) -> Iterator[str]:
 
 
 def _missing_tests_note(search: Search) -> Iterator[str]:
-    """Test sets that will not be predicted because they are not there."""
+    """Yields a line on missing test sets."""
     missing = [
         split.files[0]
         for task in search.tasks

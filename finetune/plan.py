@@ -1,4 +1,4 @@
-"""What the finetuning stage makes, and from what: the search, unpacked from the config."""
+"""The plan of the finetuning stage: the search, its folders and its identity."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.finetune_rules import task_names
+from configs.finetune_rules import grid_of, task_names
 from configs.keys import identity_inputs
 from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import DEMO_NAME
@@ -21,27 +21,24 @@ from pipeline.errors import ConfigError
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
-from pipeline.store.paths import demo_glue_dir
+from pipeline.store.paths import MODEL, SUMMARY, demo_glue_dir
 from pretrain.plan import CARD, CURVE, PretrainPlan
 from pretrain.plan import plan as plan_pretraining
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-# What a search under the same name does, and the way out.
+# A warning about a search of the same name.
 REPLACES = "writes over the summary of the other search (set FINETUNE.ID to keep both)"
-# The table of all runs, in the search's own folder.
-SUMMARY = "summary.json"
 # Dataset ID of models that were not pretrained here.
 EXTERNAL = "external"
-# Longest part of a folder's name that is taken from a model's folder, in characters: file systems
-# take 255 bytes.
+# Longest part of a folder's name from a model's folder, in characters: file systems take 255 bytes.
 MODEL_WORDS = 60
 
 
 @dataclass(frozen=True)
 class FinetunePlan(StagePlan):
-    """upstream: the pretraining, None for a model from elsewhere."""
+    """upstream: pretraining, or None for a model from elsewhere."""
 
     upstream: PretrainPlan | None
     search: Search
@@ -78,7 +75,7 @@ def plan(config: "CfgNode", upstream: PretrainPlan | None = None) -> FinetunePla
 
 
 def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
-    """Unpacks the config; pretrained: the plan of the model that the search starts from.
+    """Returns the search of this config; pretrained: the plan of its model, if we make it.
 
     Raises ConfigError for missing or contradictory values.
     """
@@ -114,13 +111,8 @@ def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
     )
 
 
-def _grid_node(finetune: "CfgNode", task: str) -> "CfgNode":
-    """What the config says of a task; a user's own one may have nothing of its own."""
-    return finetune.GRID.get(task, finetune.GRID.DEFAULT)
-
-
 def _max_seq_length(finetune: "CfgNode", task: str) -> tuple[str, int]:
-    """The key that holds for a task, and its value."""
+    """Returns the key that applies to a task, and its value."""
     for name in (task, "DEFAULT"):
         if name in finetune.GRID and (length := finetune.GRID[name].MAX_SEQ_LENGTH):
             return f"FINETUNE.GRID.{name}.MAX_SEQ_LENGTH", length
@@ -128,12 +120,7 @@ def _max_seq_length(finetune: "CfgNode", task: str) -> tuple[str, int]:
 
 
 def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
-    default, grids = finetune.GRID.DEFAULT, {}
-    for task in tasks:
-        own = _grid_node(finetune, task.name)
-        values = (own[key] or default[key] for key in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES"))
-        grids[task.name] = Grid(*(tuple(value) for value in values))
-    return grids
+    return {task.name: Grid(*map(tuple, grid_of(finetune, task.name).values())) for task in tasks}
 
 
 def _grid_inputs(search: Search) -> dict[str, Any]:
@@ -165,7 +152,7 @@ def _starting_model(config: "CfgNode", pretrained: PretrainPlan | None) -> Start
     if pretrained:
         artifact = pretrained.artifact
         return StartingModel(
-            path=str(artifact.directory / "model"),
+            path=str(artifact.directory / MODEL),
             dataset_id=artifact.directory.parent.name,
             pretrain_id=artifact.directory.name,
             inputs={"pretrain": artifact.fingerprint},
@@ -184,16 +171,15 @@ def _starting_model(config: "CfgNode", pretrained: PretrainPlan | None) -> Start
 
 
 def _model_digests(folder: Path) -> dict[str, str]:
-    """Digests of a model's files, without hidden ones, which other programs leave behind, and
-    those for people, who are free to change them."""
+    """Returns digests of a model's files, except hidden ones and those for people."""
     files = (path for path in folder.glob("[!.]*") if path.is_file())
     return {path.name: file_digest(path) for path in files if path.name not in (CARD, CURVE)}
 
 
 def _folder_name(model: Path, digest: str) -> str:
-    """For what is made of a model in a folder: `models--mine-0a1b2c3d`.
+    """Returns a folder's name for results of a local model, like `models--mine-0a1b2c3d`.
 
-    The names alone do not tell models apart: many are called `checkpoint-1000` or `model`.
+    The digest tells models of the same name apart: many are called `checkpoint-1000` or `model`.
     """
     parts = [part for part in model.parts if part.strip("./~")]
     words = "--".join(parts[-2:])[-MODEL_WORDS:].lstrip(".-") or "model"
@@ -201,7 +187,7 @@ def _folder_name(model: Path, digest: str) -> str:
 
 
 def _files_of(search: Search, results: Mapping[str, Any]) -> Iterator[str]:
-    """The table, and the results and predictions of the runs that are to be submitted."""
+    """Yields the summary, and the results and predictions of the best runs."""
     yield SUMMARY
     for task, setting in results["best"].items():
         folder = search.task_dir(task) / setting

@@ -13,7 +13,7 @@ from finetune.data.examples import HUB_DATASET, HUB_GLUE, find_file, load_exampl
 from finetune.data.row_checks import notes_on_task
 from finetune.data.tasks import Task
 from finetune.estimate import known_positions
-from finetune.plan import SUMMARY, FinetunePlan, plan
+from finetune.plan import FinetunePlan, plan
 from finetune.search.cost_estimate import SearchEffort, estimate_effort
 from finetune.search.dask_workers import absolute_source, cluster_workers, with_absolute_paths
 from finetune.search.grid import Job, best_job, run_order
@@ -37,17 +37,17 @@ from pipeline.hub.repository import cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.store.atomic_files import write_json
 from pipeline.store.ownership import owned
-from pipeline.store.paths import demo_glue_dir
+from pipeline.store.paths import SUMMARY, demo_glue_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 
 def finetune(config: "CfgNode") -> None:
-    """Runs the search that the config describes, as far as it is not done yet.
+    """Runs the search of this config, or the rest of it.
 
-    Raises ConfigError before anything is touched; StageError if the pretrained model is not
-    there or if runs failed (it names them; the results of the others are kept).
+    Raises ConfigError before anything is touched, StageError if the pretrained model is missing or
+    if runs failed; it names them and keeps the results of the others.
     """
     run(config, plan(config))
 
@@ -90,20 +90,20 @@ def _check_pretrained(search: Search) -> None:
 
 
 def _fetched(search: Search) -> tuple[Search, dict[str, str]]:
-    """The same search with a model in a folder, and the commits of what comes from the Hub.
+    """Returns the search with a local model, and the commits of repositories on the Hub.
 
-    Raises StageError if something is not there, now and not hours into the search.
+    Raises StageError for anything missing, now and not hours into the search.
     """
     path, commits = search.model.path, {}
     if not search.model.artifact:
         path, commits = local_model(search.model.path, "FINETUNE.MODEL_NAME_OR_PATH")
         try:
             check_model(Path(path))
-        except ConfigError as error:  # of a model that has just been fetched
+        except ConfigError as error:  # of a model just fetched
             raise StageError("; ".join(error.problems)) from error
     on_hub = [task for task in search.tasks if not search.data_dir(task)]
     if on_hub:
-        with local_pool(1) as pool:  # whose memory is free again afterwards
+        with local_pool(1) as pool:  # a child process, to free its memory
             for _ in run_unordered(pool, _load_all, on_hub):
                 pass
         commits[HUB_DATASET] = cached_commit(HUB_GLUE)
@@ -121,7 +121,7 @@ def _load_all(task: Task) -> None:
 def _run_search(
     config: "CfgNode", search: Search, directory: Path, console: Console
 ) -> dict[Job, dict]:
-    """Runs what is not done; the results of all jobs. StageError if some have none."""
+    """Runs the unfinished jobs; returns all results. Raises StageError if some have none."""
     effort = _effort(search)
     progress = SearchProgress(run_order(search.jobs, effort.of_job), search.make_run, search.kind)
     if progress.incomplete_tasks:
@@ -147,7 +147,7 @@ def _effort(search: Search) -> SearchEffort:
 
 @contextmanager
 def _workers(config: "CfgNode", search: Search, directory: Path) -> Iterator[tuple[Workers, str]]:
-    """Worker processes here or on the cluster of SYSTEM.DASK_SCHEDULER, and words for them."""
+    """Yields worker processes, here or on the cluster, and a line that describes them."""
     scheduler = config.SYSTEM.DASK_SCHEDULER
     if scheduler:
         with cluster_workers(scheduler, directory, _inputs_of(search)) as workers:
@@ -166,7 +166,7 @@ def _workers(config: "CfgNode", search: Search, directory: Path) -> Iterator[tup
 
 
 def _inputs_of(search: Search) -> Iterator[Path]:
-    """Files and folders that every worker reads."""
+    """Yields files and folders that all workers read."""
     yield Path(search.model.path)
     for task in search.tasks:
         found = (find_file(split, Path(search.data_dir(task))) for split in task.splits)
@@ -174,9 +174,9 @@ def _inputs_of(search: Search) -> Iterator[Path]:
 
 
 def _check_texts(search: Search, tasks: Iterable[str], workers: Workers, console: Console) -> None:
-    """Says what the model will not see of each task's texts, by a look in a worker.
+    """Prints the truncated and unknown share of each task's texts, measured in a worker.
 
-    StageError if that is nearly all, before any run.
+    Raises StageError if the model would see next to nothing.
     """
     found = [task for task in search.tasks if task.name in set(tasks)]
     checks = [_text_check(search, task) for task in reversed(found)]
@@ -188,7 +188,7 @@ def _check_texts(search: Search, tasks: Iterable[str], workers: Workers, console
     for check, outcome in looks:
         if isinstance(outcome, StageError):
             raise outcome
-        if isinstance(outcome, Exception):  # its runs will fail in the same way, and say so
+        if isinstance(outcome, Exception):  # its runs will fail in the same way and report it
             console.note(f"{check} failed: {outcome}")
             continue
         console.say(str(outcome))
@@ -250,7 +250,7 @@ def _next(
 
 
 def _why_again(run: JobRun, is_done: bool) -> str:
-    """An empty string if it does not run again, or with other settings."""
+    """Returns a reason to repeat a finished run, or an empty string."""
     if is_done:
         found = "are damaged" if model_path(run.folder).exists() else "were not kept"
         return f"its weights are needed and {found}"
@@ -296,7 +296,7 @@ def _describe(job: Job, outcome: dict | Exception) -> str:
 
 
 def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
-    """Says which runs failed and where their logs are; returns one line on the whole."""
+    """Prints the failed runs and their logs; returns one line for all."""
     for job, error in progress.failures.items():
         log = search.log(job.task, search.name, job.setting)
         console.say(f"{_describe(job, error)}; see {log}")
@@ -311,7 +311,7 @@ def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
 
 
 def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
-    """All runs with their dev scores, and which of each task is to be submitted."""
+    """Returns all runs with their dev scores, and the best setting of each task."""
     done = [job for job in search.jobs if job in results]
     best = {
         task.name: best_job({j: results[j]["score"] for j in _of_task(done, task.name)}).setting

@@ -1,7 +1,6 @@
-"""How far each stage of a config is: for `main.py --status`, beside a run or after it.
+"""Progress of each stage, for `main.py --status`, during a run or after it.
 
-Reads what is there and changes nothing, so that it works while another process, on this server or
-on another that shares the file system, is at work.
+Only reads: the run may belong to another process, or to another server with the same file system.
 """
 
 from collections.abc import Collection, Iterator
@@ -17,13 +16,13 @@ from pipeline.store.artifacts import Artifact
 from pipeline.store.heartbeat import Beat, read_heartbeat
 from pipeline.store.ownership import is_owned, owner
 
-# A run at work says so every ten seconds, but for a long step or the end of a long file.
+# A run writes its heartbeat every ten seconds, except in long steps.
 SILENT_SECONDS = 300.0
 WORDS = {"new": "not begun", "unfinished": "interrupted", "changed": "changed"}
 
 
 def report_status(config: CfgNode, stages: Collection[str] = STAGE_NAMES) -> None:
-    """Prints a few lines for each of these stages."""
+    """Prints a few lines for each stage in `stages`."""
     plans: dict[str, StagePlan] = {}
     for stage in STAGES:
         if stage.name in stages and stage.name != "install":
@@ -45,12 +44,12 @@ def _stage_lines(stage: Stage, config: CfgNode, plans: dict[str, StagePlan]) -> 
 
 
 def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
-    """How it stands in one line, and what more there is to say."""
+    """Yields the state in one line, then details."""
     directory, status = artifact.directory, artifact.status()
     latest = owner(directory)
     beat = read_heartbeat(directory)
     if beat and latest and not latest.startswith(f"{beat.by} since "):
-        beat = None  # of a run before the latest
+        beat = None  # from an earlier run
     running = is_owned(directory)
     if running is None:
         running = beat is not None and beat.age_seconds < SILENT_SECONDS
@@ -73,8 +72,8 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
 
 
 def _finished(artifact: Artifact) -> str:
-    """When, and how long the last run took, which may have begun with what others had done."""
-    manifest = artifact.manifest or {}  # another run may have just begun to make it anew
+    """Returns the end and duration of the last command that worked on the stage."""
+    manifest = artifact.manifest or {}  # another run may have just cleared it
     if "finished_at" not in manifest:
         return ""
     at = datetime.fromisoformat(manifest["finished_at"])
@@ -89,7 +88,7 @@ def _progress(beat: Beat | None) -> Iterator[str]:
 
 
 def _end(beat: Beat | None) -> Iterator[str]:
-    """Where a run was when it ended, and why it did if it could say so."""
+    """Yields the last position of a run that ended, and the cause if it is recorded."""
     if beat and beat.position:
         yield ", ".join(filter(None, (beat.position.share, beat.position.note)))
     if beat and beat.failed:

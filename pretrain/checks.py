@@ -24,7 +24,7 @@ PLAIN_WORDS = re.compile(r"[\w@+=:,./ -]*")
 
 
 def check_machine(config: "CfgNode", plan: PretrainPlan | None = None) -> None:
-    """Raises ConfigError for what would stop the run on this machine as soon as it begins."""
+    """Raises ConfigError for everything that would stop the run at its start on this machine."""
     place = place_ranks(config)
     ranks = place.num_ranks
     smallest = config.PRETRAIN.BATCH_SIZE_RAMP_START or config.PRETRAIN.BATCH_SIZE
@@ -54,7 +54,7 @@ def _precision_problems(config: "CfgNode", place: Placement) -> Iterator[str]:
 
 
 def _shell_problems(config: "CfgNode") -> Iterator[str]:
-    """Values that are more than words: DeepSpeed hands them to a shell on the other servers."""
+    """Yields values with special characters: DeepSpeed passes them to a shell on other servers."""
     hostfile = config.SYSTEM.HOSTFILE
     if not hostfile or is_this_machine(read_hostfile(Path(hostfile))):
         return
@@ -69,7 +69,7 @@ def _shell_problems(config: "CfgNode") -> Iterator[str]:
 
 
 def _type_problems(config: "CfgNode") -> Iterator[str]:
-    """What speaks against MODEL.TYPE; an architecture of transformers is built, without weights."""
+    """Yields problems with MODEL.TYPE; builds architectures of transformers without weights."""
     model = config.MODEL
     if model.TYPE == OWN_TYPE:
         return
@@ -94,7 +94,7 @@ def _type_problems(config: "CfgNode") -> Iterator[str]:
 
 
 def _deepspeed_problems(path: str) -> Iterator[str]:
-    """What is wrong with a user's DeepSpeed JSON."""
+    """Yields problems with the user's DeepSpeed JSON."""
     if not path:
         return
     try:

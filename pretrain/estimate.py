@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 NUM_SEGMENTS = 2
-# Numbers that an optimizer keeps for a weight, if not two; muon, for those of the layers.
+# Numbers that an optimizer keeps per weight, if not two (muon: per weight of a layer).
 STATE_SIZES = {"sgd": 0, "sgd-momentum": 1, "adafactor": 0, "muon": 1}
-SHARED_LAYERS = "albert"  # whose layers are all the same one
+SHARED_LAYERS = "albert"  # all layers share their weights
 
 
 def estimate(config: "CfgNode", plan: PretrainPlan) -> Estimate:
@@ -30,8 +30,7 @@ def estimate(config: "CfgNode", plan: PretrainPlan) -> Estimate:
 
 
 def precision_in_words(config: "CfgNode", on_gpus: bool) -> str:
-    """What "auto" stands for (pretrain.engine.precision), as far as one knows without a look at
-    torch."""
+    """Returns the meaning of "auto", without torch; pretrain.engine.precision decides."""
     if config.PRETRAIN.PRECISION != "auto":
         return config.PRETRAIN.PRECISION
     if on_gpus:
@@ -41,7 +40,7 @@ def precision_in_words(config: "CfgNode", on_gpus: bool) -> str:
 
 
 def model_bytes(config: "CfgNode", vocab_size: int) -> int:
-    """Of an exported model, whose weights are fp32; an estimate for those of transformers."""
+    """Returns the size of the exported fp32 model; approximate for those of transformers."""
     model = dict(config.MODEL)
     if config.MODEL.TYPE == SHARED_LAYERS:
         model["NUM_HIDDEN_LAYERS"] = 1
@@ -49,13 +48,13 @@ def model_bytes(config: "CfgNode", vocab_size: int) -> int:
 
 
 def _vocab_size(dataset: Artifact) -> int:
-    """0: the dataset is not there to tell."""
+    """Returns the size of the vocabulary, 0 before the dataset is finished."""
     manifest = dataset.manifest if dataset.status().done else None
     return manifest["results"]["vocab_size"] if manifest else 0
 
 
 def _disk_need(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> DiskNeed:
-    """The checkpoints that are kept, the one that is being written, and the models."""
+    """Returns the space for the kept checkpoints, the one being written, and the models."""
     settings = config.PRETRAIN
     model = model_bytes(config, _vocab_size(dataset) or config.TOKENIZER.VOCAB_SIZE)
     num_checkpoints = settings.KEEP_CHECKPOINTS + 1
@@ -69,8 +68,8 @@ def _disk_need(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> Disk
 
 
 def _notes(config: "CfgNode", dataset: Artifact) -> Iterator[str]:
-    """Steps, epochs where the dataset is there to tell, and the model's size."""
-    # Without a look at torch: this may be just a look at what another machine has made.
+    """Yields the number of steps, of epochs (of a finished dataset), and the model's size."""
+    # Without torch: the run may belong to another machine.
     on_gpus = expects_gpus(config)
     precision = precision_in_words(config, on_gpus)
     batch = config.PRETRAIN.BATCH_SIZE
@@ -86,12 +85,12 @@ def _notes(config: "CfgNode", dataset: Artifact) -> Iterator[str]:
     yield effort
     if config.SYSTEM.NUM_GPUS and not expects_gpus(config) and lacks_driver():
         yield ("on the CPU: the driver of this machine's NVIDIA GPU is not loaded")
-    if config.MODEL.TYPE == OWN_TYPE:  # the others are counted by building them alone
+    if config.MODEL.TYPE == OWN_TYPE:  # the others can only be counted by building them
         yield (_size_note(config, _vocab_size(dataset)))
 
 
 def num_samples(pretrain: "CfgNode") -> int:
-    """Samples of a run of NUM_STEPS steps."""
+    """Returns the number of samples in NUM_STEPS steps."""
     ramp = (pretrain.BATCH_SIZE_RAMP_START, pretrain.BATCH_SIZE_RAMP_STEPS)
     return BatchSizes(pretrain.BATCH_SIZE, *ramp).samples_before(pretrain.NUM_STEPS)
 
@@ -107,7 +106,7 @@ def _size_note(config: "CfgNode", vocab_size: int) -> str:
 
 
 def num_parameters(model: Mapping[str, Any], vocab_size: int, max_seq_length: int) -> int:
-    """Number of trained weights of BasePretrainModel, without the padding of its vocabulary.
+    """Returns the number of trained weights of BasePretrainModel, without vocabulary padding.
 
     model: the keys of MODEL.
     """

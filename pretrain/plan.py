@@ -1,4 +1,4 @@
-"""What pretraining makes, and from what."""
+"""The plan of pretraining: folder and identity."""
 
 import time
 from collections.abc import Iterator
@@ -14,15 +14,14 @@ from pipeline.console import duration
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
-from pipeline.store.paths import pretrain_dir
+from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 2
-MODEL = "model"  # the folder of the export
-CARD, CURVE = "README.md", "loss_curve.png"  # for people, who are free to change them
-# The key that says how long a run is, for each LR_SCHEDULE; the others are not looked at.
+CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
+# The key for the length of a run, by LR_SCHEDULE; the others have no effect.
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
 
@@ -64,7 +63,7 @@ def _digest(path: Path) -> str:
 
 
 def _generated_id(config: "CfgNode", inputs: dict[str, Any]) -> str:
-    """e.g. `bert-mlm-24x1024-23000steps-0123456789`."""
+    """Returns a name like `bert-mlm-24x1024-23000steps-0123456789`."""
     model = config.MODEL
     return (
         f"{model.TYPE}-{model.NUM_HIDDEN_LAYERS}x{model.HIDDEN_SIZE}-"
@@ -73,15 +72,15 @@ def _generated_id(config: "CfgNode", inputs: dict[str, Any]) -> str:
 
 
 def length_of_run(pretrain: "CfgNode") -> str:
-    """`23000 steps`, `24 h` or `1000000 tokens`."""
+    """Returns `23000 steps`, `24 h` or `1000000 tokens`."""
     amount = pretrain[BUDGETS[pretrain.LR_SCHEDULE]]
     unit = {"step": "steps", "time": "h", "tokens": "tokens"}[pretrain.LR_SCHEDULE]
     return f"{amount:g} {unit}" if unit == "h" else f"{amount} {unit}"
 
 
 def last_checkpoint(artifact: Artifact) -> Iterator[str]:
-    """A line on the newest checkpoint of a run, if it has one."""
-    for path in sorted((artifact.directory / "checkpoints").glob("step_*"))[-1:]:
+    """Yields a line on the newest checkpoint of a run, if any."""
+    for path in sorted((artifact.directory / CHECKPOINTS).glob("step_*"))[-1:]:
         with suppress(FileNotFoundError):  # the run may be deleting it
             age = max(0.0, time.time() - path.stat().st_mtime)
             yield f"last checkpoint {path.name}, {duration(age)} ago"

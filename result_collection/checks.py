@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_machine(config: "CfgNode", plan: ResultPlan) -> None:
-    """Raises ConfigError if a zip would have the name of another search's."""
+    """Raises ConfigError if a zip would overwrite that of another search."""
     directory = plan.artifact.directory
     names = {archive.stem for archive in all_zips(directory)}
     for other in (path for path in directory.parent.glob("*/") if path.name != directory.name):

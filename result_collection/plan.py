@@ -1,4 +1,4 @@
-"""What the result stage makes, and from what."""
+"""The plan of the result stage: folder and identity."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from finetune.plan import plan as plan_finetuning
 from finetune.search.search import Search
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
-from pipeline.store.paths import submission_dir
+from pipeline.store.paths import SUMMARY, submission_dir
 from result_collection.pages.report_data import REPORT_JSON
-from result_collection.submissions.archive import file_name
+from result_collection.submissions.archive import SUMMARY_TABLE, file_name
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 3
-# What a search under the same name does, and the way out.
+# A warning about a search of the same name.
 REPLACES = (
     "writes over the summary, zips and report of the other search (set FINETUNE.ID to keep both)"
 )
@@ -57,8 +57,8 @@ def plan(config: "CfgNode", upstream: FinetunePlan | None = None) -> ResultPlan:
 
 
 def _files_of(directory: Path, results: Mapping[str, Any]) -> Iterator[str]:
-    """The tables, the submissions, and the report, which is not missed if it could not be drawn."""
-    yield from ("summary.json", "summary.tsv")
+    """Yields the summary, the submissions, and the report unless it could not be drawn."""
+    yield from (SUMMARY, SUMMARY_TABLE)
     for made in results["zips"]:
         benchmark = made["benchmark"]
         names = (file_name(name, benchmark) for name in submission_splits(benchmark))

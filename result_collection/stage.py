@@ -15,7 +15,7 @@ from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.disk import FULL
-from pipeline.store.paths import log_path
+from pipeline.store.paths import SUMMARY, log_path
 from pipeline.store.record_files import delete_unfinished_file, read_json
 from result_collection.checks import check_machine
 from result_collection.estimate import tasks_not_searched
@@ -23,7 +23,13 @@ from result_collection.pages.report_data import collect
 from result_collection.plan import ResultPlan, plan
 from result_collection.report import write_report
 from result_collection.submission import submission_text
-from result_collection.submissions.archive import all_zips, file_name, write_zip, zip_path
+from result_collection.submissions.archive import (
+    SUMMARY_TABLE,
+    all_zips,
+    file_name,
+    write_zip,
+    zip_path,
+)
 from result_collection.submissions.submission_checks import find_problems
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
 
@@ -60,8 +66,8 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
         console.show_life(artifact.directory)
         summary = summarize(search.tasks, found, _sources(config, search))
         console.say(as_text(summary))
-        write_json(folder / "summary.json", summary)
-        write_text(folder / "summary.tsv", as_tsv(summary))
+        write_json(folder / SUMMARY, summary)
+        write_text(folder / SUMMARY_TABLE, as_tsv(summary))
         zips = _make_zips(config, search, summary, folder, console)
         own = _own_predictions(search, summary, folder, console)
         submission = {"zips": zips, "own_predictions": own}
@@ -81,14 +87,14 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
 def _finished_search(plan: ResultPlan) -> dict[str, Any]:
     """The search's summary.json. StageError if the search is not finished."""
     searched = plan.upstream.artifact
-    found = read_json(searched.directory / "summary.json")
+    found = read_json(searched.directory / SUMMARY)
     if not searched.status().done or not found:
         raise StageError(
             f"the results of finetuning are not there, or not as they were: {searched.directory} "
             f"({searched.status().reason}); run the finetune stage first (FINETUNE.ENABLED: True, "
             "or --stages finetune)"
         )
-    _check_settings(found, searched.directory / "summary.json", plan.search)
+    _check_settings(found, searched.directory / SUMMARY, plan.search)
     return found
 
 

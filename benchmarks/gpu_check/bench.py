@@ -20,8 +20,8 @@ from benchmarks.stage_runs import PROJECT, PYTHON_DOCS, find_vocabulary, repeate
 from pipeline.store.artifacts import MANIFEST
 from pretrain.engine.interrupts import Interrupts
 from pretrain.flags import parse_flags
+from pretrain.launch import flag_words
 from pretrain.run_pretraining import run
-from pretrain.stage import flag_words
 from pretrain.training.metrics_file import read_metrics
 
 DATASET_ID = "gpu-check"

@@ -28,7 +28,7 @@ from benchmarks.stage_runs import PROJECT
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.engine import loss_scale
 from pretrain.engine.interrupts import Interrupted, Interrupts
-from pretrain.stage import flag_words
+from pretrain.launch import flag_words
 from pretrain.training.metrics_file import read_metrics
 
 LOSS_STEPS = 8

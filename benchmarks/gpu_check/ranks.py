@@ -17,7 +17,7 @@ from benchmarks.stage_runs import PROJECT
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.placement import device_flag
 from pretrain.engine.ports import free_port
-from pretrain.stage import launch_command, launcher_devices
+from pretrain.launch import launch_command, launcher_devices
 from pretrain.training.metrics_file import read_metrics
 
 TOLERANCE = 1e-3  # of the loss

@@ -32,9 +32,9 @@ from pipeline.runtime.oom import is_out_of_memory
 from pretrain.engine.distributed import start_ranks
 from pretrain.engine.engine import build_engine, compute_dtype
 from pretrain.engine.precision import resolve_precision
+from pretrain.launch import training_flags
 from pretrain.model.model import build_model
 from pretrain.optimization.optimizers import build_optimizer
-from pretrain.stage import training_flags
 from pretrain.training.compiling import compile_if_possible
 from pretrain.training.data_loader import MicroBatch
 from pretrain.training.flops import training_flops

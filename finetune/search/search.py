@@ -11,13 +11,16 @@ from finetune.search.job_folder import JobRun, Source, TrainingSettings, model_p
 from pipeline.store.artifacts import Artifact
 from pipeline.store.paths import finetune_search_dir, finetune_task_dir, log_path, search_name
 
-FORMAT = 3  # raised whenever the same inputs would give other results
+FORMAT = 3  # increase it whenever the same inputs would give other results
 
 
 @dataclass(frozen=True)
 class StartingModel:
-    """The model that is finetuned. inputs: its identity; artifact: of the stage that makes it,
-    None if it comes from elsewhere."""
+    """The model to finetune.
+
+    path: its folder, or its name on the Hub. inputs: its identity. artifact: of pretraining, None
+    for a model from elsewhere.
+    """
 
     path: str
     dataset_id: str
@@ -30,11 +33,11 @@ class StartingModel:
 class Search:
     """A search in plain values.
 
-    finetune_id: as configured. kind: `grid` or `halving`. data_dirs: folder of each benchmark, as
-    `load_examples` takes it. with_demo: GLUE is the built-in benchmark, which is written when the
-    search begins. jobs: the whole grid. max_seq_lengths: tokens per sample that are asked for, by
-    task; length_keys: the keys that say so. run_inputs: config keys that every run depends on.
-    task_inputs: what each task and its data is. eval_batch_size: samples per forward pass.
+    finetune_id: FINETUNE.ID. kind: `grid` or `halving`. data_dirs: folder of each benchmark, for
+    `load_examples`. with_demo: GLUE is the built-in benchmark, written when the search begins.
+    jobs: the whole grid. max_seq_lengths: configured tokens per sample, by task; length_keys: the
+    keys they come from. run_inputs: config keys that all runs depend on. task_inputs: identity of
+    each task and its data. eval_batch_size: samples per forward pass.
     """
 
     root: Path
@@ -60,7 +63,7 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of its folders."""
+        """Name of the search's folders."""
         return search_name(self.model.pretrain_id, self.finetune_id)
 
     @property
@@ -77,7 +80,7 @@ class Search:
         return log_path(self.root, "finetune", self.model.dataset_id, *parts)
 
     def make_run(self, job: Job, source: Job | None) -> JobRun:
-        """source: the MNLI job that it starts from, None for the pretrained model."""
+        """Returns the run of a job; source: the MNLI job to start from, if any."""
         task = next(task for task in self.tasks if task.name == job.task)
         start = str(model_path(self.job_dir(source))) if source else self.model.path
         return JobRun(
@@ -127,7 +130,7 @@ class Search:
 
 
 def count_runs(search: Search) -> dict[str, int]:
-    """Task -> number of runs."""
+    """Returns the number of runs by task."""
     return {
         task: sum(num_runs(jobs, search.kind).values())
         for task, jobs in by_task(search.jobs).items()

@@ -1,12 +1,11 @@
-"""Where everything is written, and when it counts as done.
+"""Artifacts: the folders of a stage, their identity and their manifest.
 
-A stage is described by an `Artifact`: the folders that it owns and the inputs that decide their
-content. It is done only if its manifest exists, was made from the same inputs, and the files are
-still what they were then. The manifest is written last, and every file is written aside and then
-moved into place, so that a kill at any moment leaves either the old state or the new one.
+An artifact is finished if its manifest names the same inputs and its files have not changed since.
+The manifest is written last, and all files are moved into place when complete: a kill at any
+moment leaves the old state or the new one.
 
-A folder is taken only if it is new, empty or has a record of the same stage, and only a folder
-with such a record is ever deleted: what users keep there is safe.
+A stage takes a folder only if it is new, empty or has a record of the same stage, and deletes only
+folders with such a record: the users' own files are safe.
 """
 
 import json
@@ -46,9 +45,9 @@ GENERATED_NAME = re.compile(r"(.+)-[0-9a-f]{8,}")
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """`MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`; digests are not spelled out.
+    """Returns a line like `MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`.
 
-    Of many changes the first few are named, those of keys that both have before others.
+    Shows no digests, and of many changes the first few, beginning with keys that both have.
     """
     changes = []
     for key in sorted(old.keys() | new.keys(), key=lambda key: (key not in old.keys() & new, key)):
@@ -72,7 +71,7 @@ def _brief(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Status:
-    """state: done | new | unfinished | changed; reason: for the person who reads the console."""
+    """state: done | new | unfinished | changed. reason: for the reader of the console."""
 
     state: str
     reason: str
@@ -83,24 +82,22 @@ class Status:
 
 
 def no_files(results: Mapping[str, Any]) -> Iterable[str]:
-    """For `Artifact.files_in`, where the manifest is all that counts."""
+    """Lists no files: an artifact that consists of its manifest."""
     return ()
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What one stage makes, and out of what.
+    """The result of one stage, and its inputs.
 
-    stage: its name. directory: holds the manifest. inputs: everything that decides the content,
-    flat and JSON-able, config keys under their full names and what it was built from under the
-    upstream stage's name (its fingerprint). parts: other folders that belong to it.
-    user_named: the config key that names the directory, empty if the name was generated.
-    made_from: the input that says what it is made from; only runs that share it, or the generated
-    name, are ever compared with it.
-    scratch: names of files and folders of its folders that are of no use once the inputs change.
-    files_in: paths from `directory` of the files, and of folders with all their files, that the
-    finished stage vouches for, given its results.
-    replaces: key of an input -> what the finished stage will write over if that input changes.
+    stage: name of the stage. directory: holds the manifest. inputs: all values that decide the
+    content, flat and JSON-able: config keys by their full names, the upstream stage's fingerprint
+    by its name. parts: further folders. user_named: the config key that names the directory, empty
+    if the name was generated. made_from: key of the main input; `status` compares only runs that
+    share it, or the generated name. scratch: names in the folders that are useless once the inputs
+    change. files_in: returns, for the results, the paths from `directory` of the files and whole
+    folders under checksum. replaces: key of an input -> a warning of what is overwritten if it
+    changes.
     """
 
     stage: str
@@ -123,20 +120,19 @@ class Artifact:
 
     @property
     def manifest(self) -> dict | None:
-        """`{"stage", "fingerprint", "inputs", "results", "files"}` of the finished stage, or None.
+        """The keys stage, fingerprint, inputs, results and files (see `states_of`), or None.
 
-        files: as `states_of` has it. After a run of the pipeline there are `seconds` and
-        `finished_at`, too.
+        A run of the pipeline adds `seconds` and `finished_at`. None before the stage has finished.
         """
         found = read_record(self.directory / MANIFEST)
         return found if found and "results" in found else None
 
     @property
     def headline(self) -> list[str]:
-        """What the finished stage says of its result; nothing if another run has deleted it."""
+        """Lines on the result of the finished stage; empty if another run has deleted it."""
         return (self.manifest or {}).get("results", {}).get("headline", [])
 
-    # --- how it stands ---
+    # --- status ---
 
     def status(self) -> Status:
         finished = self.manifest
@@ -156,28 +152,28 @@ class Artifact:
         return Status("done", "up to date")
 
     def _lost(self, before: Mapping[str, Any]) -> Iterable[str]:
-        """Returns what is written over, given the inputs of a finished stage."""
+        """Returns warnings of overwritten results, given the inputs of the finished stage."""
         changed = (key for key in self.replaces if before and before.get(key) != self.inputs[key])
         return dict.fromkeys(self.replaces[key] for key in changed)
 
     def damage(self) -> str:
-        """`x is missing` or `x is damaged`, of what the finished stage vouches for.
+        """Returns `x is missing` or `x is damaged` for the first changed file under checksum.
 
-        An empty string if all is as it was, or the stage has not finished.
+        Returns an empty string if none changed, or the stage has not finished.
         """
         finished = self.manifest
         if not finished:
             return f"{MANIFEST} is damaged" if (self.directory / MANIFEST).exists() else ""
         try:
             files = finished.get(FILES)
-            if files is None:  # of a version that noted no more than names
+            if files is None:  # an early version recorded names only
                 files = dict.fromkeys(self.files_in(finished["results"]))
             return damage_to(self.directory, files)
-        except (KeyError, TypeError, ValueError, AttributeError):  # nobody here has written that
+        except (KeyError, TypeError, ValueError, AttributeError):  # not written by this program
             return f"{MANIFEST} is damaged"
 
     def _reason_for_new(self) -> str:
-        """What differs from the last run of the same thing that is most similar, if any."""
+        """Returns the differences from the most similar finished run of the same kind, if any."""
         made = {
             path: record["inputs"]
             for path in self.directory.parent.glob(f"*/{MANIFEST}")
@@ -197,30 +193,30 @@ class Artifact:
         return describe_changes(made[max(found, key=similarity)], self.inputs)
 
     def _is_kin(self, name: str, inputs: Mapping[str, Any]) -> bool:
-        """True if a run beside this one, of that name, is made from the same.
+        """True if a neighbouring run has the same kind of name or the same main input.
 
-        A search with a FINETUNE.ID stays as it is, whatever the others do.
+        False for searches with a FINETUNE.ID: they are independent of all others.
         """
         if NAMED in name or NAMED in self.directory.name:
             return False
-        names = GENERATED_NAME.fullmatch(name), GENERATED_NAME.fullmatch(self.directory.name)
-        if all(names) and names[0][1] == names[1][1]:
+        other, own = map(GENERATED_NAME.fullmatch, (name, self.directory.name))
+        if other and own and other[1] == own[1]:
             return True
         key = self.made_from
         return not key or inputs.get(key) == self.inputs[key]
 
     @property
     def is_only_begun(self) -> bool:
-        """Whether its folders hold nothing yet but its own records and scratch."""
+        """True if the folders hold only records and scratch files."""
         if (self.directory / MANIFEST).exists():
             return False
         known = {STARTED, *self.scratch}
         return not any(True for folder in self.folders for _ in files_besides(folder, known))
 
-    # --- whose it is ---
+    # --- ownership ---
 
     def check_owner(self) -> None:
-        """ConfigError if the folders, or the user's name for this run, stand for something else."""
+        """Raises ConfigError if the folders, or the user's name for them, are already taken."""
         status = self.status()
         if status.done:
             return
@@ -235,9 +231,9 @@ class Artifact:
             raise ConfigError(problems)
 
     def _problem_with(self, folder: Path) -> str:
-        """Why a folder cannot be taken or deleted, or an empty string."""
+        """Returns a reason not to take or delete a folder, or an empty string."""
         key = self.user_named or self.stage
-        # Looked at before its records: another rank may write the first of them meanwhile.
+        # Before its records are read: another rank may write the first of them meanwhile.
         found = next(files_besides(folder), None)
         owner = owner_of(folder)
         if owner is None:
@@ -251,7 +247,7 @@ class Artifact:
         return ""
 
     def check_clearable(self) -> None:
-        """ConfigError if the folders cannot be deleted: they are not ours, or links to others."""
+        """Raises ConfigError if the folders must not be deleted: foreign ones, or links."""
         if problems := list(self._problems_with_clearing()):
             raise ConfigError(problems)
 
@@ -264,9 +260,9 @@ class Artifact:
                 yield f"{problem}; it is not deleted"
 
     def claim(self) -> None:
-        """Makes the folders this stage's own, for a command line that keeps no other record.
+        """Marks the folders as this stage's, for a command that is not part of the pipeline.
 
-        Raises ConfigError if they hold anything else. What the pipeline has begun stays as it is.
+        Leaves records of the pipeline alone. Raises ConfigError if the folders hold anything else.
         """
         if problems := [found for folder in self.folders if (found := self._problem_with(folder))]:
             raise ConfigError(problems)
@@ -277,39 +273,39 @@ class Artifact:
     def owned(
         self, say: Callable[[str], None] = print_line, wait: bool = False
     ) -> AbstractContextManager[IO]:
-        """Holds the artifact for this process; a lock of a process that died is free again.
+        """Locks the artifact for this process; the lock of a dead process is free.
 
-        If another process is at work on it, or reads it, `say` hears who, and this one waits; or,
-        without `wait`, leaves with InUse, a StageError.
+        If another process writes or reads it, waits and names that process through `say`; without
+        `wait`, raises InUse.
         """
         return ownership.owned(self.directory, say, wait)
 
     def in_use(
         self, say: Callable[[str], None] = print_line, wait: bool = False
     ) -> AbstractContextManager[None]:
-        """Keeps it as it is while another stage builds on it; several may. Else as `owned`."""
+        """Locks the artifact for reading; several processes may. Waits as `owned` does."""
         return ownership.in_use(self.directory, say, wait)
 
-    # --- its life ---
+    # --- begin and end ---
 
     def begin(self) -> None:
-        """Claims the folders. An unfinished run from the same inputs is gone on with.
+        """Claims the folders, keeping the files of an unfinished run with the same inputs.
 
-        Raises ConfigError, as `check_owner` does, if they are not ours to take.
+        Raises ConfigError, as `check_owner` does.
         """
         self.check_owner()
         for folder in self.folders:
             delete_leftovers(folder)
             if owner_of(folder) is not None:
                 delete_unfinished(folder)
-            else:  # killed at its very first write, a run leaves no record by which it is ours
+            else:  # a kill during the very first write leaves no record
                 delete_unfinished_file(folder / STARTED)
         if self.status().state == "changed":
-            if self.is_only_begun:  # an attempt that came to nothing, from other inputs
+            if self.is_only_begun:  # an attempt with other inputs that made no file
                 for folder in self.folders:
                     for name in self.scratch:
                         delete_tree(folder / name)
-            # What the manifest vouches for is about to change.
+            # The files under checksum are about to change.
             (self.directory / MANIFEST).unlink(missing_ok=True)
         record = self._record()
         for folder in self.folders:
@@ -320,22 +316,22 @@ class Artifact:
         return {"stage": self.stage, "fingerprint": self.fingerprint, "inputs": self.inputs}
 
     def finish(self, results: Mapping[str, Any]) -> None:
-        """Writes the manifest: from now on the stage is done."""
+        """Writes the manifest, the mark of a finished stage."""
         results = dict(results)
         files = states_of(self.directory, self.files_in(results))
         write_sealed(self.directory / MANIFEST, self._record() | {"results": results, FILES: files})
 
     def record_time(self, seconds: float) -> None:
-        """Adds to the manifest how long the command took that finished the stage, and when."""
+        """Adds the duration and the end of the finishing command to the manifest."""
         finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
         times = {"seconds": round(seconds, 1), "finished_at": finished_at}
         if finished := self.manifest:
             write_sealed(self.directory / MANIFEST, finished | times)
 
     def clear(self) -> None:
-        """Deletes what the stage made.
+        """Deletes the folders.
 
-        Raises StageError, and deletes nothing, if one of the folders is not the stage's own.
+        Raises StageError, and deletes nothing, if one is not the stage's own.
         """
         for problem in self._problems_with_clearing():
             raise StageError(problem)

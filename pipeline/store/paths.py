@@ -1,7 +1,11 @@
-"""All paths under SYSTEM.OUTPUT_ROOT."""
+"""Paths under SYSTEM.OUTPUT_ROOT, and names of files that several stages use."""
 
 from pathlib import Path
 
+MODEL = "model"  # folder of an exported or finetuned model
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
 NAMED = "+"  # between the two names of a search's folder; no ID has one in it
 
 
@@ -23,12 +27,12 @@ def search_name(pretrain_id: str, finetune_id: str) -> str:
 
 
 def finetune_search_dir(root: Path, dataset_id: str, search: str) -> Path:
-    """The search's own record; `search` stands beside the folders of the tasks."""
+    """Returns the folder of the search's summary, beside the folders of the tasks."""
     return root / "output" / "finetune" / dataset_id / "search" / search
 
 
 def finetune_task_dir(root: Path, dataset_id: str, task: str, search: str) -> Path:
-    """Holds a folder for each setting of the search."""
+    """Returns the folder of a task, with a subfolder for each setting."""
     return root / "output" / "finetune" / dataset_id / task / search
 
 
@@ -37,11 +41,11 @@ def demo_glue_dir(root: Path) -> Path:
 
 
 def submission_dir(root: Path, dataset_id: str, search: str) -> Path:
-    """The files that go into the zip; the zip itself stands beside this folder."""
+    """Returns the folder of the submission's files; the zip is beside it."""
     return root / "output_test_translated" / "finetune" / dataset_id / search
 
 
 def log_path(root: Path, stage: str, *parts: str) -> Path:
-    """`log/<stage>/<part>/.../<part>.log`."""
+    """Returns `log/<stage>/<part>/.../<part>.log`."""
     path = root / "log" / stage / Path(*parts)
     return path.with_name(path.name + ".log")

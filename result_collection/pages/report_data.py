@@ -20,7 +20,7 @@ from finetune.search.job_folder import RESULT
 from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.privacy import is_secret
-from pipeline.store.paths import dataset_dir, log_path
+from pipeline.store.paths import METRICS, MODEL, dataset_dir, log_path
 from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
 from pretrain.training.metrics_file import read_metrics
 
@@ -129,7 +129,7 @@ def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pretraining(directory: Path) -> dict[str, Any] | None:
-    lines = read_metrics(directory / "metrics.jsonl")
+    lines = read_metrics(directory / METRICS)
     manifest = read_record(directory / MANIFEST)
     if not manifest:
         return None
@@ -222,7 +222,7 @@ def _stages(searched: FinetunePlan, summary: Mapping[str, Any]) -> list[dict[str
     if model.artifact:
         directory = dataset_dir(search.root, model.dataset_id)
         stages.append(_times("dataset", read_record(directory / MANIFEST), None))
-        lines = read_metrics(model.artifact.directory / "metrics.jsonl")
+        lines = read_metrics(model.artifact.directory / METRICS)
         elapsed = [line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line]
         work = elapsed[-1] if elapsed else None
         stages.append(_times("pretrain", model.artifact.manifest, work))
@@ -247,7 +247,7 @@ def _links(search: Search, folder: Path, summary: Mapping[str, Any]) -> list[tup
         "dataset card": dataset_dir(root, model.dataset_id) / DATASET_CARD,
     }
     if model.artifact:
-        paths["pretrained model"] = model.artifact.directory / "model"
+        paths["pretrained model"] = model.artifact.directory / MODEL
     for row in summary["tasks"]:
         log = search.log(row["task"], search.name, row["submitted"]["setting"])
         paths[f"log of {row['task']}'s submitted run"] = log

@@ -13,8 +13,7 @@ ENDINGS = {"GLUE": ".tsv", "SuperGLUE": ".jsonl"}
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 # Bytes that all files together may unpack to; a whole submission has less than a tenth of it.
 MAX_BYTES = 200_000_000
-# What the result stage keeps beside the files to be submitted.
-SUMMARY = "summary.tsv"
+SUMMARY_TABLE = "summary.tsv"  # beside the files to be submitted
 
 
 def file_name(name: str, benchmark: str = "GLUE") -> str:
@@ -60,7 +59,7 @@ def read_submission(path: Path) -> tuple[dict[str, bytes | None], list[str]]:
 
 def _is_submitted(file: Path) -> bool:
     ending = file.suffix.lower() in ENDINGS.values()
-    return ending and file.is_file() and file.name != SUMMARY
+    return ending and file.is_file() and file.name != SUMMARY_TABLE
 
 
 def _read_members(archive: zipfile.ZipFile) -> tuple[dict[str, bytes | None], list[str]]:

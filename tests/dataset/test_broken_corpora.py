@@ -729,7 +729,7 @@ def endless_line(path: Path, begin: bytes, end: bytes, fill: bytes) -> None:
 )
 def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, fill, name, begin, end, count):
     for module in ("text_files", "csv_files"):
-        monkeypatch.setattr(f"dataset.{module}.MAX_ROW_BYTES", 1 << 20)
+        monkeypatch.setattr(f"dataset.sources.{module}.MAX_ROW_BYTES", 1 << 20)
     endless_line(tmp_path / name, begin, end, fill)
     source, tally, last = customized_source(str(tmp_path), "key"), Tally(), ""
     tracemalloc.start()

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from configs.loading import load_config
+from pretrain.launch import training_flags
 from pretrain.model.model import build_model
-from pretrain.stage import training_flags
 from pretrain.training.data_loader import MicroBatch, collate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

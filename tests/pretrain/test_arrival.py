@@ -12,13 +12,13 @@ from configs.loading import flatten
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.engine.engine import Update
 from pretrain.flags import KEYS_WITHOUT_FLAG, parse_flags
+from pretrain.launch import launch_command, training_flags
 from pretrain.loop import TrainingRun
 from pretrain.model.model import build_model
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.budget import Budget
 from pretrain.optimization.lr_curves import curve_shape, lr_multiplier
 from pretrain.optimization.optimizers import build_optimizer
-from pretrain.stage import launch_command, training_flags
 from pretrain.training.metrics_file import SilentLog
 from pretrain.training.validation import is_validation_due
 

@@ -13,13 +13,18 @@ import pytest
 from configs.defaults import get_default_config
 from dataset.stage import prepare_dataset
 from pipeline.errors import ConfigError, StageError
-from pretrain import stage
 from pretrain.checks import check_machine
 from pretrain.engine.checkpoints import list_checkpoints
 from pretrain.engine.placement import place_ranks
 from pretrain.estimate import precision_in_words
 from pretrain.flags import parse_flags
-from pretrain.stage import launch_command, launcher_devices, pretrain, training_flags
+from pretrain.launch import (
+    launch_command,
+    launch_environment,
+    launcher_devices,
+    training_flags,
+)
+from pretrain.stage import pretrain
 from tests.damage import flip_byte
 from tests.plans import pretrain_artifact
 
@@ -234,9 +239,9 @@ def test_the_command_line_carries_every_flag(config):
 
 def test_secrets_travel_in_the_environment_alone(config):
     config.WANDB.API_KEY = "secret"
-    assert "WANDB_API_KEY" not in stage._environment(config, place_ranks(config))
+    assert "WANDB_API_KEY" not in launch_environment(config, place_ranks(config))
     config.WANDB.MODE = "offline"
-    assert stage._environment(config, place_ranks(config))["WANDB_API_KEY"] == "secret"
+    assert launch_environment(config, place_ranks(config))["WANDB_API_KEY"] == "secret"
     flags = training_flags(config, Path("d"), Path("s/d/p"))
     assert not any("secret" in word for word in launch_command(flags, (), 1))
 

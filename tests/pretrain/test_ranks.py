@@ -15,9 +15,10 @@ import pytest
 
 from pipeline.runtime.oom import OomKills
 from pipeline.runtime.processes import run_logged
-from pretrain import stage
+from pretrain import launch
 from pretrain.engine.checkpoints import TENSORS, list_checkpoints
 from pretrain.engine.ports import free_port
+from pretrain.failures import Failure
 from tests.pretrain.shards import write_dataset
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -124,20 +125,20 @@ if __name__ == "__main__":
 """
 
 
-def launch(folder, dataset, monkeypatch, well=""):
+def stuck_ranks(folder, dataset, monkeypatch, well=""):
     """The command of two such ranks."""
     script = folder / "stuck.py"
     script.write_text(STUCK.format(project=str(PROJECT), well=well))
-    monkeypatch.setattr(stage, "SCRIPT", script)
+    monkeypatch.setattr(launch, "SCRIPT", script)
     out = {"output_dir": folder / "out"}
-    return [*stage.launch_command(out, ("--num_gpus", "2"), free_port()), *flags(dataset)]
+    return [*launch.launch_command(out, ("--num_gpus", "2"), free_port()), *flags(dataset)]
 
 
 def test_when_a_rank_is_killed_the_other_ends_and_the_kill_is_the_cause(
     dataset, tmp_path, monkeypatch
 ):
     """The launcher alone would take 30 s for each of the others."""
-    command = launch(tmp_path, dataset, monkeypatch)
+    command = stuck_ranks(tmp_path, dataset, monkeypatch)
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     launcher = subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
     stuck = (line.split()[1:] for line in launcher.stdout if line.startswith("stuck: "))
@@ -151,7 +152,7 @@ def test_when_a_rank_is_killed_the_other_ends_and_the_kill_is_the_cause(
                 os.kill(int(process), signal.SIGKILL)
     assert "rank 1 has ended; so does rank 0\n" in errors
     said = "a training process was killed by SIGKILL from outside"
-    assert stage._cause(errors.splitlines(), launcher.returncode, OomKills()).startswith(said)
+    assert Failure(errors.splitlines(), launcher.returncode, OomKills()).cause.startswith(said)
 
 
 class Interruption(Exception):
@@ -169,10 +170,10 @@ def test_a_rank_that_answers_no_signal_does_not_keep_the_others_from_ending(
             raise Interruption
 
     def workers(runner):
-        asked.extend(stage.ranks_here(runner))
+        asked.extend(launch.local_ranks(runner))
         return asked
 
-    command = launch(tmp_path, dataset, monkeypatch, well="0")
+    command = stuck_ranks(tmp_path, dataset, monkeypatch, well="0")
     with pytest.raises(Interruption):
         run_logged(command, tmp_path / "x.log", ENVIRONMENT, on_line, 2.0, workers=workers)
     assert len(asked) == 2 and not any(map(is_running, asked))

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from dataset.stage import prepare_dataset
 from pipeline.runtime.oom import OomKills
-from pretrain import stage
+from pipeline.store.paths import log_path
+from pretrain import launch, stage
 from pretrain.engine.memory_limits import (
     EXIT_CODE,
     FILE,
@@ -27,6 +28,7 @@ from pretrain.engine.memory_limits import (
     within_memory,
 )
 from pretrain.engine.ports import free_port
+from pretrain.failures import Failure
 from pretrain.flags import parse_flags
 from tests.pipeline.runtime.test_oom import count, fail_to_allocate
 from tests.plans import pretrain_artifact
@@ -194,7 +196,8 @@ def test_where_not_even_one_sample_fits_there_is_no_next_time(dataset, tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     said = done.stderr.splitlines()
     assert "micro batches of 1 (" in said[-1] and "not even one sample fits" in said[-1]
-    assert shortage_in(said) == "" and stage._refusals(said) == said[-1:]
+    assert shortage_in(said) == ""
+    assert Failure(said, 1, OomKills()).cause == said[-1]
 
 
 def losses(output):
@@ -219,7 +222,7 @@ def test_one_rank_of_two_runs_out_and_the_stage_starts_again(config, tmp_path, m
     prepare_dataset(config)
     (tmp_path / "hosts").write_text("localhost slots=2\n")
     config.SYSTEM.HOSTFILE = str(tmp_path / "hosts")
-    monkeypatch.setattr(stage, "SCRIPT", short_of_memory(tmp_path, most=2, first=11, rank=1))
+    monkeypatch.setattr(launch, "SCRIPT", short_of_memory(tmp_path, most=2, first=11, rank=1))
     stage.pretrain(config)
     out = capsys.readouterr().out
     assert "pretrain: out of memory in training with micro batches of 4 (" in out
@@ -227,7 +230,7 @@ def test_one_rank_of_two_runs_out_and_the_stage_starts_again(config, tmp_path, m
     artifact = pretrain_artifact(config)
     assert artifact.status().done and artifact.manifest["results"]["step"] == 12
     assert known_limit_of(artifact) == 2
-    log = stage.log_path(
+    log = log_path(
         tmp_path / "root", "pretrain", artifact.directory.parent.name, artifact.directory.name
     )
     assert "going on from the checkpoint of step " in log.read_text()
@@ -257,17 +260,15 @@ KILLED = 256 - signal.SIGKILL  # as DeepSpeed's launcher ends
 def test_a_rank_that_the_kernel_killed_is_named_and_the_run_goes_on(tmp_path, errors, code):
     kills = Kills(tmp_path, 1)
     said = "a training process was killed by the kernel because memory ran out"
-    assert stage._cause(errors, code, kills) == said
-    assert stage._killed_for_memory(errors, code, kills, tmp_path) == ""  # it had not begun yet
+    assert Failure(errors, code, kills).cause == said
+    assert Failure(errors, code, kills).shortage(tmp_path) == ""  # it had not begun yet
     remember(tmp_path, {}, 8, 16)
-    found = stage._killed_for_memory(errors, code, kills, tmp_path)
+    found = Failure(errors, code, kills).shortage(tmp_path)
     assert found == f"{said}; the next start takes at most 4 samples at once"
     # Killed again, before it could take them: there is no end to such starts.
-    assert stage._killed_for_memory(errors, code, kills, tmp_path) == ""
+    assert Failure(errors, code, kills).shortage(tmp_path) == ""
     remember(tmp_path, {}, 4, 4)
-    assert stage._killed_for_memory(errors, code, kills, tmp_path).endswith(
-        "at most 2 samples at once"
-    )
+    assert Failure(errors, code, kills).shortage(tmp_path).endswith("at most 2 samples at once")
 
 
 @pytest.mark.parametrize(
@@ -285,21 +286,21 @@ def test_a_rank_that_the_kernel_killed_is_named_and_the_run_goes_on(tmp_path, er
 def test_other_ends_are_named_too_and_stay_ends(tmp_path, errors, code, said):
     kills = Kills(tmp_path)
     remember(tmp_path, {}, 8, 16)
-    assert stage._cause(errors, code, kills).startswith(said)
-    assert stage._killed_for_memory(errors, code, kills, tmp_path) == ""
+    assert Failure(errors, code, kills).cause.startswith(said)
+    assert Failure(errors, code, kills).shortage(tmp_path) == ""
 
 
 def test_an_error_of_its_own_is_not_taken_for_a_kill(tmp_path):
     remember(tmp_path, {}, 8, 16)
     kills = Kills(tmp_path, 1)
-    assert stage._killed_for_memory(["ValueError: x"], 1, kills, tmp_path) == ""
-    assert stage._cause(["ValueError: x"], 1, kills) == "ValueError: x"
+    assert Failure(["ValueError: x"], 1, kills).shortage(tmp_path) == ""
+    assert Failure(["ValueError: x"], 1, kills).cause == "ValueError: x"
 
 
 def test_a_real_kill_is_told_from_other_ends(tmp_path, monkeypatch):
     """What the launcher makes of a rank's SIGKILL, which nobody else can say."""
-    monkeypatch.setattr(stage, "SCRIPT", tmp_path / "killed.py")
-    stage.SCRIPT.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    command = stage.launch_command({}, ("--num_gpus", "1"), free_port())
+    monkeypatch.setattr(launch, "SCRIPT", tmp_path / "killed.py")
+    launch.SCRIPT.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    command = launch.launch_command({}, ("--num_gpus", "1"), free_port())
     done = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
-    assert stage._exit_code_of_rank(done.returncode) == -signal.SIGKILL
+    assert Failure([], done.returncode, OomKills()).code == -signal.SIGKILL

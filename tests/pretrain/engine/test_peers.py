@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pretrain import stage
 from pretrain.engine import peers
 from pretrain.engine.peers import EXIT_CODE
 from pretrain.engine.ports import free_port, interface_to
 from pretrain.engine.time_limits import FOR_OTHER_RANKS, LOST_SERVER
+from pretrain.failures import CODES_OF_KILL
 
 PROJECT = Path(__file__).resolve().parents[3]
 # A rank whose main thread does what a line on stdin says; it never returns from `sleep`, as from a
@@ -117,7 +117,7 @@ def test_the_first_to_end_is_seen_first(start):
 
 
 def test_a_rank_that_lost_another_may_have_lost_it_to_the_kernel():
-    assert EXIT_CODE in stage.CODES_OF_KILL
+    assert EXIT_CODE in CODES_OF_KILL
 
 
 def test_a_rank_that_fails_by_itself_ends_with_its_own_code(start):

@@ -10,11 +10,11 @@ import pytest
 from configs.defaults import get_default_config
 from pipeline.errors import ConfigError
 from pipeline.runtime.devices import Gpu
-from pretrain import stage
+from pretrain import launch
 from pretrain.checks import check_machine
 from pretrain.engine.placement import expects_gpus, place_ranks
 from pretrain.engine.ports import free_port
-from pretrain.stage import launch_command, launcher_devices
+from pretrain.launch import launch_command, launch_environment, launcher_devices
 from tests.pipeline.machines import OLD_DRIVER, Machine, gpu
 from tests.plans import pretrain_estimate
 from tests.small_pipeline import write_pipeline
@@ -48,7 +48,7 @@ HERE = ("--hostfile", os.devnull)  # DeepSpeed's default is /job/hostfile
 def words(config):
     """The launcher's options, the ranks' flag, and the two variables that the launcher gets."""
     place = place_ranks(config)
-    environment = stage._environment(config, place)
+    environment = launch_environment(config, place)
     variables = environment["DS_ACCELERATOR"], environment.get("CUDA_VISIBLE_DEVICES")
     return launcher_devices(config.SYSTEM.HOSTFILE, place.num_ranks), place.device, variables
 
@@ -108,12 +108,12 @@ def test_the_launcher_leaves_the_ranks_their_cards(tmp_path, monkeypatch, config
     """Through DeepSpeed's own launcher, which sets CUDA_VISIBLE_DEVICES to 0,1."""
     script = tmp_path / "rank.py"
     script.write_text(RANK.format(project=str(PROJECT)))
-    monkeypatch.setattr(stage, "SCRIPT", script)
+    monkeypatch.setattr(launch, "SCRIPT", script)
     config.SYSTEM.NUM_GPUS = 0
     devices = launcher_devices("", 2)
     command = launch_command({"device": "cuda:GPU-2,GPU-0"}, devices, free_port())
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,6"}
-    environment |= stage._environment(config, place_ranks(config))
+    environment |= launch_environment(config, place_ranks(config))
     done = subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, env=environment, timeout=200
     )
