@@ -67,9 +67,7 @@ SYSTEM.NUM_WORKERS = Key(0, at_least(0), identity=False)
 # servers must see OUTPUT_ROOT, the text, the tasks and the model under the same paths. Empty: this
 # machine alone.
 SYSTEM.DASK_SCHEDULER = Key(
-    "",
-    matching(r"([a-z]+://[^\s/]+:\d+)?", "an address like tcp://server:8786"),
-    identity=False,
+    "", matching(r"([a-z]+://[^\s/]+:\d+)?", "an address like tcp://server:8786"), identity=False
 )
 # DeepSpeed hostfile (a line `server slots=8` per server) for pretraining on several servers; all
 # must see OUTPUT_ROOT and this project under the same paths. A slot is a GPU, or with NUM_GPUS 0 a
@@ -132,11 +130,7 @@ DATASET.ID = Key("", FILE_NAME, identity=False)
 # text column: [name, subset, train, text]. A local folder or file of parquet, json, csv or text, or
 # a folder of `save_to_disk`, can replace the name.
 DATASET.HUGGINGFACE_DATASETS = Key(
-    [],
-    each(HUB_DATASET),
-    identity=by_plan,
-    element=["wikipedia", "20220301.en"],
-    is_path=True,
+    [], each(HUB_DATASET), identity=by_plan, element=["wikipedia", "20220301.en"], is_path=True
 )
 # Folders (or single files) of .txt, .jsonl, .csv, .parquet, or the output of WikiExtractor or
 # `Dataset.save_to_disk`; text also as .gz, .bz2 or .zst. In .txt, articles are separated by blank
@@ -196,10 +190,7 @@ MODEL = SimpleNamespace()
 MODEL.TYPE = Key(
     "bert-mlm",
     # Part of the names of folders.
-    Rule(
-        lambda value: value != "" and FILE_NAME.test(value),
-        "bert-mlm or an architecture of transformers",
-    ),
+    matching("[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "bert-mlm or an architecture of transformers"),
     identity=True,
     flag="model_type",
 )
@@ -442,10 +433,7 @@ CUSTOM_TASK = {
         element=5.0,
     ),
     "METRICS": Key(
-        [],
-        each(one_of(*CLASS_METRICS, *REGRESSION_METRICS)),
-        identity=by_plan,
-        element="accuracy",
+        [], each(one_of(*CLASS_METRICS, *REGRESSION_METRICS)), identity=by_plan, element="accuracy"
     ),
 }
 
@@ -475,9 +463,8 @@ FINETUNE.ENABLED = Key(True, identity=False)
 FINETUNE.ID = Key(
     "",
     # Part of file names, after PRETRAIN.ID.
-    Rule(
-        lambda value: FILE_NAME.test(value) and len(value) <= 64,
-        f"{FILE_NAME.expected}, with at most 64 characters",
+    matching(
+        "([A-Za-z0-9][A-Za-z0-9._-]{0,63})?", f"{FILE_NAME.expected}, with at most 64 characters"
     ),
     identity=False,
 )

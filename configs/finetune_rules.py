@@ -39,8 +39,8 @@ def problems_with_task_names(finetune: CfgNode) -> Iterator[str]:
     for name in finetune.CUSTOM_TASKS:
         if plain[plain_name(name)] > 1:
             yield (
-                f"FINETUNE.CUSTOM_TASKS.{name}: only case or punctuation tells it from another "
-                "task of your own, expected another name"
+                f"FINETUNE.CUSTOM_TASKS.{name}: differs from another task of your "
+                "own in case or punctuation only, expected another name"
             )
         if plain_name(name) in taken or not name or not FILE_NAME.test(name):
             yield (
@@ -57,7 +57,7 @@ def grid_of(finetune: CfgNode, task: str) -> dict[str, list]:
 
 
 def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
-    """Yields a line for each contradiction between values of FINETUNE, and each missing file."""
+    """Yields a line for each contradiction between values of FINETUNE and for each missing file."""
     finetune = config.FINETUNE
     tasks = task_names(finetune.TASKS, finetune)
     yield from _problems_of_names(finetune)
@@ -73,7 +73,7 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
     yield from _problems_of_stilt(finetune, tasks)
     if finetune.EARLY_STOPPING_PATIENCE and not finetune.EVALS_PER_EPOCH:
         yield (
-            "FINETUNE.EARLY_STOPPING_PATIENCE: nothing to stop by, got "
+            "FINETUNE.EARLY_STOPPING_PATIENCE: needs evaluations, got "
             f"{finetune.EARLY_STOPPING_PATIENCE} with FINETUNE.EVALS_PER_EPOCH 0, expected at "
             "least 1 evaluation per epoch"
         )
@@ -122,7 +122,7 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         elif Path(path).suffix.lower() not in TABLE_ENDINGS:
             yield f"{key}.{part}: got {path}, expected a .tsv, .csv or .jsonl file"
     if task.TRAIN and task.TRAIN == task.DEV:
-        yield f"{key}.DEV: got the file of TRAIN, expected other rows, as scores are those of DEV"
+        yield f"{key}.DEV: got the file of TRAIN, expected other rows, for the scores"
     if not task.LABEL_COLUMN:
         yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:

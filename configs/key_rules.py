@@ -14,7 +14,7 @@ from configs.pretrain_rules import problems_of_pretraining
 
 
 def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> list[str]:
-    """Returns one line for every value or combination of values that cannot work.
+    """Returns a line for each impossible value and each contradiction.
 
     stages: those that will run, None for all; needs of the others are not checked.
     """
@@ -58,7 +58,7 @@ def _can_be_a_folder(path: Path) -> bool:
 
 
 def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:
-    """Yields contradictions between values of DATASET, by name of the key (or a CfgNode)."""
+    """Yields a line for each contradiction between values of DATASET, by name of the key."""
     room, predictions = dataset["MAX_SEQ_LENGTH"] - 2, dataset["MAX_PREDICTIONS_PER_SEQ"]
     if predictions > room:
         yield (
@@ -79,7 +79,7 @@ def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions(config: CfgNode, running: set[str]) -> Iterator[str]:
-    """Yields a line if finetuning would not use the model that pretraining makes."""
+    """Yields a line if finetuning would not use the pretrained model."""
     model = config.FINETUNE.MODEL_NAME_OR_PATH
     if model and "pretrain" in running and running & {"finetune", "result_collection"}:
         yield (

@@ -37,7 +37,7 @@ def flatten(node: CfgNode, prefix: str = "") -> dict[str, Any]:
 
 
 def row_of(key: str) -> Key:
-    """Returns the row of a full key, also of one under a name that a user has added."""
+    """Returns the row of a full key, also in an entry added by a user."""
     if key in KEYS:
         return KEYS[key]
     section, _, name = key.rpartition(".")

@@ -88,7 +88,7 @@ def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
 
 
 def _node_of(config: CfgNode, section: str) -> Any:
-    """Returns the node of a section, by full name; None if there is none."""
+    """Returns the node of a section, by full name, or None."""
     node: Any = config
     for name in section.split(".") if section else ():
         node = node.get(name) if isinstance(node, CfgNode) else None
@@ -96,7 +96,7 @@ def _node_of(config: CfgNode, section: str) -> Any:
 
 
 def _add_named_entry(config: CfgNode, key: str, value: Any) -> None:
-    """Adds the entry that a key is in, if its name is new; ValueError for a key of wrong depth."""
+    """Adds the entry of a key, if its name is new; ValueError for a key of wrong depth."""
     for section, row in NAMED_ENTRIES.items():
         if not key.startswith(f"{section}."):
             continue

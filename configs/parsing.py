@@ -14,10 +14,10 @@ TRUTH_VALUES = {  # those of YAML, in lower case
 
 
 def read_value(written: Any, example: Any, key: str) -> Any:
-    """Returns a written value in the type of an example, where a list has one element.
+    """Returns a written value in the type of an example.
 
-    written: from configs.yaml_files: text, None, or a list or dict of these.
-    Raises ValueError with the expected type.
+    example: a list has one element. written: from configs.yaml_files: text, None, or a list or
+    dict of these. Raises ValueError with the expected type.
     """
     if isinstance(example, list):
         return _read_list([] if written is None else written, example, key)

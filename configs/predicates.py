@@ -83,7 +83,7 @@ PATH = Rule(
 
 
 def is_model_name_or_path(value: str) -> bool:
-    """True for a path, and for a name on the Hub, from which folders get their names."""
+    """True for a path, and for a name on the Hub that can be the name of a folder."""
     if not can_be_a_path(value):
         return False
     looks_like_a_path = value.startswith((".", "/", "~")) or value.endswith("/")

@@ -18,7 +18,7 @@ OWN_MODEL_KEYS = (
     *("RESIDUAL_INIT", "WORD_EMBEDDING_INIT", "OUTPUT_BIAS_INIT"),
 )
 
-MAX_RAMP_SIZES = 1000  # of a batch; finding the step of a sample looks at all of them
+MAX_RAMP_SIZES = 1000  # of a batch; a search for the step of a sample goes through all of them
 
 
 def problems_of_pretraining(config: CfgNode) -> Iterator[str]:
@@ -39,7 +39,7 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
         )
     elif model.POSITION_EMBEDDING_TYPE == "rotary" and heads > 0 and model.HIDDEN_SIZE // heads % 2:
         yield (
-            f"MODEL.HIDDEN_SIZE: rotary positions turn pairs, got {model.HIDDEN_SIZE // heads} per "
+            f"MODEL.HIDDEN_SIZE: rotary positions need pairs, got {model.HIDDEN_SIZE // heads} per "
             "head, expected an even number"
         )
     if model.ATTENTION_WINDOW and model.GLOBAL_ATTENTION_EVERY == 1:
@@ -50,7 +50,7 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
     length = config.DATASET.MAX_SEQ_LENGTH
     if model.ATTENTION_WINDOW > 0 and model.ATTENTION_WINDOW // 2 >= length - 1:
         yield (
-            f"MODEL.ATTENTION_WINDOW: reaches over whole rows of DATASET.MAX_SEQ_LENGTH {length}, "
+            f"MODEL.ATTENTION_WINDOW: covers whole rows of DATASET.MAX_SEQ_LENGTH {length}, "
             f"got {model.ATTENTION_WINDOW}, expected less than {2 * (length - 1)}, or 0"
         )
     if model.TYPE != "bert-mlm":
@@ -74,11 +74,8 @@ def _problems_with_other_architectures(config: CfgNode) -> Iterator[str]:
 
 
 def _budget_problems(pretrain: CfgNode) -> Iterator[str]:
-    schedule, batch, start = (
-        pretrain.LR_SCHEDULE,
-        pretrain.BATCH_SIZE,
-        pretrain.BATCH_SIZE_RAMP_START,
-    )
+    schedule = pretrain.LR_SCHEDULE
+    batch, start = pretrain.BATCH_SIZE, pretrain.BATCH_SIZE_RAMP_START
     for unit, key in (("time", "TOTAL_TRAINING_TIME"), ("tokens", "NUM_TOKENS")):
         if schedule == unit and pretrain[key] <= 0:
             yield (
@@ -92,8 +89,8 @@ def _budget_problems(pretrain: CfgNode) -> Iterator[str]:
         )
     elif start > 0 and batch // start > MAX_RAMP_SIZES:
         yield (
-            f"PRETRAIN.BATCH_SIZE_RAMP_START: got {start}, with which a ramp up to "
-            f"PRETRAIN.BATCH_SIZE {batch} has {batch // start:,} sizes, expected at most "
+            f"PRETRAIN.BATCH_SIZE_RAMP_START: got {start}, a ramp up to PRETRAIN.BATCH_SIZE "
+            f"{batch} has {batch // start:,} sizes, expected at most "
             f"{MAX_RAMP_SIZES:,}"
         )
     if (start > 0) != (pretrain.BATCH_SIZE_RAMP_STEPS > 0):
@@ -104,18 +101,15 @@ def _budget_problems(pretrain: CfgNode) -> Iterator[str]:
 
 
 def _schedule_problems(pretrain: CfgNode) -> Iterator[str]:
-    curve, warmup, decay = (
-        pretrain.LR_CURVE,
-        pretrain.WARMUP_PROPORTION,
-        pretrain.LR_DECAY_PROPORTION,
-    )
+    curve = pretrain.LR_CURVE
+    warmup, decay = pretrain.WARMUP_PROPORTION, pretrain.LR_DECAY_PROPORTION
     if curve in CURVES_THAT_END_ABOVE_0 and pretrain.LR_END_RATIO == 0:
         yield (
             f"PRETRAIN.LR_END_RATIO: {curve} never reaches 0, got 0, expected more than 0, e.g. 0.1"
         )
     if curve in ("wsd", "wsd_linear") and warmup + decay > 1:
         yield (
-            f"PRETRAIN.LR_DECAY_PROPORTION: more than what the warmup leaves, got {decay} with "
+            f"PRETRAIN.LR_DECAY_PROPORTION: more than the share after the warmup, got {decay} with "
             f"PRETRAIN.WARMUP_PROPORTION {warmup}, expected a sum of at most 1"
         )
     if pretrain.VALIDATION_BEGIN_PROPORTION + pretrain.VALIDATION_END_PROPORTION > 1:
@@ -134,16 +128,16 @@ def _engine_problems(pretrain: CfgNode) -> Iterator[str]:
         )
     if pretrain.COMPILE and stage == 3:
         yield (
-            "PRETRAIN.COMPILE: ZeRO-3 gathers its weights in ways that no compiler sees, got True "
+            "PRETRAIN.COMPILE: torch.compile cannot trace ZeRO-3, got True "
             "with PRETRAIN.ZERO_STAGE 3, expected one of them"
         )
     if pretrain.ALLOW_TF32 and pretrain.PRECISION != "fp32":
         yield (
-            f"PRETRAIN.ALLOW_TF32: is about products in fp32, got True with PRETRAIN.PRECISION "
+            f"PRETRAIN.ALLOW_TF32: applies to fp32 alone, got True with PRETRAIN.PRECISION "
             f"{pretrain.PRECISION}, expected fp32, or PRETRAIN.ALLOW_TF32 False"
         )
     if pretrain.USE_EARLY_STOPPING and not pretrain.DO_VALIDATION:
         yield (
-            "PRETRAIN.USE_EARLY_STOPPING: looks at the validation loss, got True with "
+            "PRETRAIN.USE_EARLY_STOPPING: needs the validation loss, got True with "
             "PRETRAIN.DO_VALIDATION False, expected both or neither"
         )

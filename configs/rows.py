@@ -14,14 +14,14 @@ Identity = bool | Callable[[CfgNode], bool]
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the config; its type is that of its default.
+    """A key of the config.
 
-    rule: check of its values; None takes every value of the type. identity: True if other values
-    give other results, which are then made again; False if they do not; or a predicate that
-    decides it from the config. element: example of an element, of a list that is empty by default.
-    is_path: `~` is expanded, in a list in each element, in a list of lists in the first of each.
-    flag: its name on the command line of run_pretraining.py; None is the key in lower case for
-    MODEL and PRETRAIN and no flag elsewhere, "" is no flag.
+    default: its type is the type of the key. rule: check of a value; None accepts every value of
+    the type. identity: True if other values give other results, and so new results are made;
+    False if they do not; a predicate if the rest of the config decides it. element: example for a
+    list that is empty by default. is_path: `~` is expanded, also in the elements of a list, or the
+    first elements of its lists. flag: name on the command line of run_pretraining.py; None means
+    the key's name in lower case for MODEL and PRETRAIN and no flag elsewhere, "" no flag.
     """
 
     default: Any
@@ -38,7 +38,7 @@ class Key:
 
     @property
     def example(self) -> Any:
-        """The default, or for a list one with a single element."""
+        """The default, or a list with a single element."""
         if not isinstance(self.default, list):
             return self.default
         return [self.element] if self.element is not None else self.default[:1]
@@ -48,8 +48,8 @@ class Key:
 class NamedEntries:
     """A section of entries with the same keys; users may add entries under names of their own.
 
-    keys: rows of an entry. present: names of the entries by default, each with the values that
-    differ from the rows' defaults.
+    keys: rows of an entry. present: the default entries by name, each with the values other than
+    the rows' defaults.
     """
 
     keys: Mapping[str, Key]
@@ -85,8 +85,8 @@ def when(key: str, value: Any = None) -> Callable[[CfgNode], bool]:
 
 
 def by_plan(config: CfgNode) -> bool:
-    """Marks a key that is part of the identity in another form, which the stage's plan adds.
+    """Marks a key as part of the identity in another form, added by the stage's plan.
 
-    That is the content of a file or folder in place of its path, or the runs of a search.
+    Examples are the content of a file in place of its path, and the runs of a search.
     """
     return False

@@ -66,7 +66,7 @@ def read_files(path: str | os.PathLike, users: Sequence[str] = ()) -> Iterator[t
 
 
 def read_overrides(overrides: Sequence[str], defaults: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields (full key, value) pairs; a value is YAML, except that of a text key.
+    """Yields (full key, value) pairs; the value of a text key is the text, others are YAML.
 
     overrides: alternating keys and values. defaults: by full key. Raises ConfigError with the key.
     """
@@ -118,7 +118,7 @@ def _pairs(content: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parse(text: str, name: str) -> Any:
-    """Returns the value of a YAML text. name: its file or key, for messages."""
+    """Returns the value of a YAML text. name: file or key for messages."""
     try:
         return _StrictLoader(text).get_single_data()
     except yaml.MarkedYAMLError as error:

@@ -124,7 +124,7 @@ def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
 
 
 def _grid_inputs(search: Search) -> dict[str, Any]:
-    inputs = {}
+    inputs: dict[str, Any] = {}
     for task, jobs in by_task(search.jobs).items():
         key = f"FINETUNE.GRID.{task}"
         inputs[f"{key}.EPOCHS"] = sorted({job.epochs for job in jobs})

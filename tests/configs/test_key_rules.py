@@ -102,7 +102,7 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         ),
         ("FINETUNE: {GRID: {reviews: {}}}", "FINETUNE.GRID.reviews: unknown task"),
         ("FINETUNE: {CUSTOM_TASKS: {sts_b: {}}}", "CUSTOM_TASKS.sts_b: not a name for a task"),
-        ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "only case or punctuation tells it from"),
+        ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "in case or punctuation only"),
         (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
         (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
@@ -119,7 +119,7 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         ("MODEL: {ATTENTION_WINDOW: 7}", "MODEL.ATTENTION_WINDOW: value out of range, got 7, exp"),
         (
             "DATASET: {MAX_SEQ_LENGTH: 64}\nMODEL: {ATTENTION_WINDOW: 126}",
-            "reaches over whole rows of DATASET.MAX_SEQ_LENGTH 64, got 126, expected less than 126",
+            "covers whole rows of DATASET.MAX_SEQ_LENGTH 64, got 126, expected less than 126",
         ),
         ("MODEL: {ATTENTION_WINDOW: 8, GLOBAL_ATTENTION_EVERY: 1}", "leaves no layer for MODEL."),
         ("MODEL: {TYPE: bert, RESIDUAL_INIT: zero}", "MODEL.RESIDUAL_INIT: only bert-mlm has it"),

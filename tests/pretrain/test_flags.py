@@ -64,7 +64,7 @@ def test_the_names_that_are_spelled_out_are_those_of_the_tables():
         (["--optimizer_type=muon", "--zero_stage=1"], "--zero_stage: muon needs whole matrices"),
         (
             ["--allow_tf32"],
-            "--allow_tf32: is about products in fp32, got True with --precision auto",
+            "--allow_tf32: applies to fp32 alone, got True with --precision auto",
         ),
         (["--hidden_size=30", "--num_attention_heads=4"], "--hidden_size: not divisible"),
         (["--batch_size_ramp_start=7", "--batch_size_ramp_steps=2"], "expected a divisor"),
