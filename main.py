@@ -3,7 +3,7 @@
     python main.py --config configs/quickstart.yaml [KEY VALUE ...]
 
 Exit codes: 0 done, 2 the config or the command line is wrong (nothing was touched), 3 a stage
-failed, 130 interrupted. Standard library only until the dependencies are known to be there.
+failed, 130 interrupted. Imports the standard library only, until the packages are installed.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pipeline.environment import (
     OLDEST_PYTHON,
-    begun_anew,
     continue_inside_environment,
     enter_environment,
     environment_is_ready,
@@ -22,10 +21,11 @@ from pipeline.environment import (
     install_command,
     locked_out,
     missing_packages,
+    was_reexecuted,
 )
 
 if __name__ == "__main__" and sys.version_info < OLDEST_PYTHON:
-    enter_environment()  # or ends with a sentence: what follows would not load
+    enter_environment()  # or exits with a message: the imports below would fail
 
 from pipeline import install
 from pipeline.console import escape_unprintable, print_line
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
     try:
-        # Path's own raises for names that are too long.
+        # Path.is_file raises for very long names.
         if not (os.path.isfile(options.config) and os.access(options.config, os.R_OK)):
             expected = "expected a YAML file that can be read"
             raise ConfigError([f"--config: not a file, got {options.config}, {expected}"])
@@ -106,12 +106,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Goes on in .venv, which is made first where it is not there yet."""
+    """Continues in .venv, after making it if needed."""
     if locked_out():
         raise StageError(locked_out(), stage="install")
     names = ", ".join(missing_packages())
     missing = f"missing packages: {names}"
-    if inside_environment() or begun_anew() or not environment_is_ready():
+    if inside_environment() or was_reexecuted() or not environment_is_ready():
         is_off = "install" not in options.stages or install.switched_off_in(
             options.config, options.overrides
         )

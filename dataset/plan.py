@@ -10,9 +10,12 @@ from configs.keys import identity_inputs
 from dataset.card import CARD
 from dataset.samples.hdf5_files import MASKING_FILE
 from dataset.sources.digests import FileDigests, digest_of_files, digest_store, identity_of
-from dataset.sources.heads import problems_with_heads
-from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
 from dataset.sources.registry import Source, configured_sources, problem_with, slug
+from dataset.sources.source_checks import (
+    problems_with_heads,
+    problems_with_output,
+    problems_with_overlaps,
+)
 from dataset.tokenizers.build import NAME_KEY, problem_with_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
 from dataset.tokenizers.vocabulary_training import problem_with_training

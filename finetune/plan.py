@@ -12,8 +12,7 @@ from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import DEMO_NAME
 from finetune.data.task_data import check_files, configured_tasks, task_inputs
 from finetune.data.tasks import Task
-from finetune.search.cost_estimate import by_task
-from finetune.search.grid import STILT_SOURCE, Grid, Job, plan_jobs
+from finetune.search.grid import STILT_SOURCE, Grid, Job, by_task, plan_jobs
 from finetune.search.job_folder import RESULT
 from finetune.search.search import FORMAT, Search, StartingModel
 from finetune.training.foreign_models import can_only_be_a_folder

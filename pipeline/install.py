@@ -1,7 +1,7 @@
-"""The install stage: are the dependencies there, and if not, install.sh and on inside .venv.
+"""The install stage: checks the packages, and runs install.sh if any is missing.
 
-Standard library only: this runs on a bare Python. As a program (`python -m pipeline.install`) it
-checks that everything imports, prints what was found and records it; install.sh ends with that.
+Standard library only, for a bare Python. install.sh ends with `python -m pipeline.install`, which
+imports all packages, and prints and records their versions and the GPUs.
 """
 
 import importlib.metadata
@@ -48,7 +48,7 @@ INSTALLED_VARIABLE = "EXTREMEBERT_INSTALLED"
 
 
 class InstallPlan:
-    """Stands for the packages in .venv, of which install.sh keeps the record, among the plans."""
+    """The plan of the packages in .venv; install.sh keeps their record."""
 
     upstream = None
     headline: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def run(config: "CfgNode", plan: InstallPlan) -> None:
 
 
 def other_versions() -> dict[str, str]:
-    """`numpy 2.3.0 (tested with 2.4.6)` for each package that is not at its pinned version.
+    """Returns `numpy 2.3.0 (tested with 2.4.6)` for each package with another version.
 
     Local version labels do not count: `2.13.0+cu126` is 2.13.0.
     """
@@ -108,10 +108,10 @@ def other_versions() -> dict[str, str]:
 
 
 def has_changed() -> bool:
-    """Whether .venv is not as install.sh would leave it now.
+    """True if install.sh would change .venv.
 
-    It has other versions, except for a torch of another release that install.sh has put there, or
-    not the torch that TORCH_INDEX_URL and TORCH_VERSION ask for.
+    Either a version differs, except for the torch that install.sh itself chose, or TORCH_INDEX_URL
+    and TORCH_VERSION ask for another torch.
     """
     others = set(other_versions())
     if str(installation().get("torch", "")).partition("+")[0] == _release("torch"):
@@ -124,15 +124,14 @@ def _release(name: str) -> str:
 
 
 def has_run() -> bool:
-    """Whether this command has run install.sh, in this process or before it began anew."""
+    """True if this command has run install.sh, in this process or the one it replaced."""
     return os.environ.get(INSTALLED_VARIABLE) == "1"
 
 
 def run_install_script(log: Path, again: bool = False) -> None:
-    """Runs install.sh; its last line is the cause of the StageError if it fails.
+    """Runs install.sh. Raises StageError with its last line if it fails.
 
-    If another command is at that, waits for it, and has nothing to do then, unless it is to be done
-    again.
+    Waits for another command that runs it, and then returns, unless `again`.
     """
     lines: list[str] = []
 
@@ -146,9 +145,9 @@ def run_install_script(log: Path, again: bool = False) -> None:
         with owned(ENVIRONMENT, show, wait=True) as lock:
             if environment_is_ready() and not again:
                 return
-            # What the script has started lives on if this process is killed, and so does the lock.
+            # The script's children outlive a kill of this process, and so must the lock.
             code = run_logged(command, log, settings, on_line=show, inherited=[lock])
-    except OSError as error:  # a folder that may not be written, no bash
+    except OSError as error:  # a read-only folder, no bash
         raise StageError(f"install.sh cannot be run: {error}", stage="install") from error
     if code:
         cause = next((line for line in reversed(lines) if line.strip()), "install.sh failed")
@@ -157,7 +156,7 @@ def run_install_script(log: Path, again: bool = False) -> None:
 
 
 def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
-    """Whether INSTALL.ENABLED is False, read without a YAML parser, which is not there yet."""
+    """True if INSTALL.ENABLED is False, read without a YAML parser (not installed yet)."""
     pairs = dict(zip(overrides[::2], overrides[1::2], strict=False))  # checked by the loader
     if "INSTALL.ENABLED" in pairs:
         return pairs["INSTALL.ENABLED"].lower() in ("false", "off", "no")
@@ -174,7 +173,7 @@ def switched_off_in(config: Path, overrides: Sequence[str]) -> bool:
 
 
 def _texts_from(config: Path) -> Iterator[str]:
-    """A config, the one that it builds on, and so on, as far as they are there."""
+    """Yields the text of a config, of its _BASE_, and so on."""
     seen: list[Path] = []
     while config.is_file() and config.resolve() not in seen:
         text = config.read_text(encoding="utf-8-sig", errors="replace")
@@ -187,9 +186,9 @@ def _texts_from(config: Path) -> Iterator[str]:
 
 
 def _report() -> None:
-    """Imports everything, prints what was found and records that the environment is complete.
+    """Imports all packages, and prints and records the environment.
 
-    It is complete without the GPUs too; those that torch cannot use are named.
+    Names GPUs that torch cannot use; the environment is complete without them.
     """
     for name in pinned_requirements():
         importlib.import_module(IMPORT_NAMES.get(name, name))
@@ -218,7 +217,7 @@ def _report() -> None:
 
 
 def _in_words(cards: Sequence[Card]) -> str:
-    """`8 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)`, each kind of card once.
+    """Returns `8 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)`, and so on.
 
     bf16 is emulated before compute capability 8.0, as `torch.cuda.is_bf16_supported` has it.
     """

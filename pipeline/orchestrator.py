@@ -1,4 +1,4 @@
-"""Plans the stages, prints what is to do and why, and runs them in order."""
+"""Plans the stages, prints the plan with its reasons, and runs them in order."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from pipeline.console import duration, print_line
 from pipeline.environment import continue_inside_environment
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import hub_problems
+from pipeline.hub.needs import hub_problems
 from pipeline.privacy import private_files
 from pipeline.stage_plan import STAGE_NAMES, Estimate, StagePlan
 from pipeline.stages import STAGES, Stage, plan_stage
@@ -37,7 +37,7 @@ class Step:
         return bool(self.forced) or not self.status.done
 
     def in_words(self, planned: bool = False) -> str:
-        """Returns what is done and why; planned: in a dry run, which does nothing."""
+        """Returns the action and its reason; planned: for a dry run."""
         verb = "would run" if planned else "running"
         if self.forced:
             return f"{self.stage.name}: {verb} again, {self.forced}"
@@ -53,7 +53,7 @@ def run_pipeline(
     dry_run: bool = False,
     wait: bool = False,
 ) -> None:
-    """Runs the enabled stages among `stages`; again those in `force`, and what builds on them.
+    """Runs the enabled stages among `stages`; repeats those in `force`, and the stages above them.
 
     wait: for other runs that use the same artifacts. Raises ConfigError before anything is
     touched, StageError when a stage fails or, without `wait`, another run has its artifact.
@@ -121,7 +121,7 @@ def plan_steps(
 
 
 def _plan_again(config: CfgNode, done: Stage, steps: dict[str, Step]) -> None:
-    """Plans the stages after one that ran, for days perhaps: their files may have changed."""
+    """Plans the later stages again: their files may have changed while this one ran."""
     plans = {done.name: steps[done.name].plan}
     for name in STAGE_NAMES[STAGE_NAMES.index(done.name) + 1 :]:
         if name in steps:
@@ -144,7 +144,7 @@ def _force(stage: Stage, config: CfgNode, force: Collection[str], steps: list[St
 
 
 def _missing_upstream(step: Step, steps: list[Step], wait: bool) -> Iterator[str]:
-    """Yields a line if the stage builds on one that is neither finished nor about to run."""
+    """Yields a line if the stage below is neither finished nor part of this command."""
     stage, upstream = step.stage, step.plan.upstream
     if upstream is None or any(other.plan is upstream for other in steps):
         return
@@ -203,7 +203,7 @@ def _run(config: CfgNode, step: Step, wait: bool) -> None:
 
 
 def _continue(stages: Collection[str], force: Collection[str], done: str) -> None:
-    """Replaces this process by one that runs the other stages; returns if there are none."""
+    """Replaces this process by a new one for the other stages, if any."""
     rest = ",".join(name for name in stages if name != done)
     if rest:
         forced = [word for name in force if name != done for word in ("--force", name)]

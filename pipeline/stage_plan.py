@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.store.artifacts import Artifact, Status
 from pipeline.store.disk import DiskNeed
 
@@ -34,7 +34,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The artifact of a stage, and the plan of the stage that it builds on, if any."""
+    """The artifact of a stage, and the plan of the stage below, if any."""
 
     artifact: Artifact
     upstream: "StagePlan | None"
@@ -60,9 +60,9 @@ class StagePlan:
 
     @contextmanager
     def locked(self, say: Callable[[str], None], wait: bool) -> Iterator[None]:
-        """Keeps other runs away from the artifact, and from changing the one that it builds on.
+        """Locks the artifact for writing, and the one below for reading.
 
-        wait: until they have ended. Raises InUse otherwise.
+        wait: for other runs that use them. Raises InUse otherwise.
         """
         upstream = self.upstream
         source = upstream.artifact.in_use(say, wait) if upstream else nullcontext()

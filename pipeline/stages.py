@@ -37,7 +37,7 @@ class Stage:
     """
 
     name: str
-    plan: Callable[[CfgNode, Any], StagePlan]
+    plan: Callable[[CfgNode, Any], Any]
     estimate: Callable[[CfgNode, Any], Estimate]
     check_machine: Callable[[CfgNode, Any], None]
     run: Callable[[CfgNode, Any], None]
@@ -50,7 +50,7 @@ class Stage:
         return config[self.name.upper()].ENABLED
 
     def upstream(self, config: CfgNode) -> "Stage | None":
-        """Returns the stage that this one builds on."""
+        """Returns the stage below this one, if any."""
         if self.name == "finetune" and config.FINETUNE.MODEL_NAME_OR_PATH:
             return None
         return next((stage for stage in STAGES if stage.name == self.needs), None)
@@ -130,7 +130,7 @@ STAGES = (
 
 
 def plan_stage(config: CfgNode, stage: Stage, plans: dict[str, StagePlan]) -> StagePlan:
-    """Plans a stage after those that it builds on, each once."""
+    """Plans a stage, after the stages below it; `plans` keeps each plan."""
     if stage.name not in plans:
         upstream = stage.upstream(config)
         below = plan_stage(config, upstream, plans) if upstream else None

@@ -72,7 +72,7 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
 
 
 def _finished(artifact: Artifact) -> str:
-    """Returns the end and duration of the last command that worked on the stage."""
+    """Returns the end and duration of the finishing command."""
     manifest = artifact.manifest or {}  # another run may have just cleared it
     if "finished_at" not in manifest:
         return ""
@@ -88,7 +88,7 @@ def _progress(beat: Beat | None) -> Iterator[str]:
 
 
 def _end(beat: Beat | None) -> Iterator[str]:
-    """Yields the last position of a run that ended, and the cause if it is recorded."""
+    """Yields the last position of a dead run, and the recorded cause."""
     if beat and beat.position:
         yield ", ".join(filter(None, (beat.position.share, beat.position.note)))
     if beat and beat.failed:

@@ -53,7 +53,7 @@ class Failure:
 
     @property
     def _was_killed(self) -> bool:
-        return self.kills.happened and not self._explanations and self.code in CODES_OF_KILL
+        return bool(self.kills.happened) and not self._explanations and self.code in CODES_OF_KILL
 
     @property
     def _exceptions(self) -> list[str]:

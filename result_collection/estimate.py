@@ -1,4 +1,4 @@
-"""What the submissions will lack, as far as it is known before the search."""
+"""Gaps of the submissions, as known before the search."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def estimate(config: "CfgNode", plan: ResultPlan) -> Estimate:
 
 
 def run_notes(config: "CfgNode", plan: ResultPlan) -> Iterator[str]:
-    """For the plan: test files that have other rows than the server expects."""
+    """Yields warnings of test files with an unexpected number of rows."""
     search, allow_partial = plan.search, config.RESULT_COLLECTION.ALLOW_PARTIAL
     for benchmark in ENDINGS:
         wrong = list(_wrong_counts(search, benchmark))
@@ -32,13 +32,13 @@ def run_notes(config: "CfgNode", plan: ResultPlan) -> Iterator[str]:
 
 
 def tasks_not_searched(search: Search, benchmark: str) -> list[str]:
-    """Returns the tasks that a submission needs and the search lacks."""
+    """Returns the tasks of a submission without a search."""
     needed = dict.fromkeys(task.name for task, _ in submission_splits(benchmark).values())
     return [name for name in needed if name not in {task.name for task in search.tasks}]
 
 
 def _notes(search: Search, allow_partial: bool) -> Iterator[str]:
-    """What the submissions will lack, as far as it is known before the search."""
+    """Yields a line for each benchmark without a complete submission."""
     for benchmark in ENDINGS:
         if not any(task.benchmark == benchmark for task in search.tasks):
             continue
@@ -69,7 +69,7 @@ def _wrong_counts(search: Search, benchmark: str) -> Iterator[str]:
     for task, split in submission_splits(benchmark).values():
         folder = search.data_dir(task)
         is_demo = search.with_demo and benchmark == "GLUE"  # which the estimate covers
-        # MultiRC's test answers are not counted by a quick look, as they have no labels.
+        # MultiRC's test answers have no labels, and cannot be counted quickly.
         if task not in search.tasks or not folder or is_demo or task.layout == "answers":
             continue
         path = find_file(split, Path(folder))
@@ -78,6 +78,6 @@ def _wrong_counts(search: Search, benchmark: str) -> Iterator[str]:
 
 
 def _will_be_there(search: Search, task: Task, split: Split) -> bool:
-    """The built-in benchmark has all test sets, but may not have been written yet."""
+    """True if the test set exists; the built-in benchmark may not be written yet."""
     is_demo = search.with_demo and task.benchmark == "GLUE"
     return is_demo or has_split(split, search.data_dir(task))

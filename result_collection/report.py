@@ -33,20 +33,20 @@ PLOTS = "plots"
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Writes report.json, then what is drawn from it. The path of the page."""
+    """Writes report.json and the page; returns the path of the page."""
     write_json(folder / REPORT_JSON, report)
     return draw_report(folder)
 
 
 def draw_report(folder: Path) -> Path:
-    """Writes the page, and a PNG for each of its charts, from report.json alone.
+    """Writes the page and a PNG of each chart, from report.json alone.
 
     Raises StageError as `read_report` does.
     """
     report = read_report(folder)
     charts = draw_charts(report)
     write_text(folder / PAGE, report_page(report, charts))
-    if (folder / PLOTS).is_symlink():  # what it leads to is not ours to write to
+    if (folder / PLOTS).is_symlink():  # its target is not ours
         (folder / PLOTS).unlink()
     for old in (folder / PLOTS).glob("*.png"):
         old.unlink()
@@ -56,7 +56,7 @@ def draw_report(folder: Path) -> Path:
 
 
 def results_folder(named: Path) -> Path:
-    """The results folder that a path of the command line stands for. StageError if it is none."""
+    """Returns the results folder of a path on the command line. Raises StageError for others."""
     if named.is_dir():
         return named
     if named.suffix not in (".zip", ".html", ".json"):
@@ -69,7 +69,7 @@ def results_folder(named: Path) -> Path:
 
 @private_files()
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 if the page was written, 2 if there is no report to write it from."""
+    """Returns exit code 0 if the page was written, 2 without a report."""
     escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m result_collection.report",
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(folders) == 1:
             print(draw_report(folders[0]))
         else:
-            _compare(*folders, options.output)
+            _compare(folders[0], folders[1], options.output)
     except StageError as error:
         print(error.cause, file=sys.stderr)
         return 2

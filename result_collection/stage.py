@@ -1,4 +1,4 @@
-"""The result stage: tables of scores, the zips for the benchmarks' servers, and the report."""
+"""The result stage: scores, zips for the benchmarks' servers, and the report."""
 
 import errno
 import os
@@ -37,16 +37,15 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 DISK_ERRORS = (*FULL, errno.EIO, errno.EROFS)
-# Benchmarks with a server that takes submissions, and where that is.
+# Servers for submissions, by benchmark.
 SERVERS = {"GLUE": "https://gluebenchmark.com", "SuperGLUE": "https://super.gluebenchmark.com"}
 
 
 def collect_test_result(config: "CfgNode") -> None:
-    """Shows and writes the summary, then the submissions' files and zips, then the report.
+    """Writes the summary, the submissions with their zips, and the report.
 
-    A benchmark has no zip if the search lacks some of its tasks, unless
-    RESULT_COLLECTION.ALLOW_PARTIAL. Raises StageError if the search is not finished, or if it has
-    all tasks and the server would refuse the zip (it lists why; that zip is not made).
+    Makes no zip for a benchmark with missing tasks, unless RESULT_COLLECTION.ALLOW_PARTIAL. Raises
+    StageError if the search is unfinished, or if the server would refuse a complete submission.
     """
     run(config, plan(config))
 
@@ -85,7 +84,7 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
 
 
 def _finished_search(plan: ResultPlan) -> dict[str, Any]:
-    """The search's summary.json. StageError if the search is not finished."""
+    """Returns the search's summary. Raises StageError if the search is unfinished."""
     searched = plan.upstream.artifact
     found = read_json(searched.directory / SUMMARY)
     if not searched.status().done or not found:
@@ -99,7 +98,7 @@ def _finished_search(plan: ResultPlan) -> dict[str, Any]:
 
 
 def _check_settings(found: Mapping[str, Any], path: Path, search: Search) -> None:
-    """StageError unless a summary names runs of this search alone: folders are found by them."""
+    """Raises StageError for runs of another search: their names become paths."""
     planned = {(job.task, job.setting) for job in search.jobs}
     try:
         named = {(run["task"], run["setting"]) for run in found["runs"]}
@@ -113,7 +112,7 @@ def _check_settings(found: Mapping[str, Any], path: Path, search: Search) -> Non
 
 
 def _sources(config: "CfgNode", search: Search) -> dict[str, str]:
-    """Where the data of each benchmark is from, of those that were searched."""
+    """Returns the origin of the data by benchmark."""
     places = {
         "GLUE": config.FINETUNE.GLUE_DIR or HUB_DATASET,
         "SuperGLUE": config.FINETUNE.SUPERGLUE_DIR,
@@ -129,10 +128,10 @@ def _sources(config: "CfgNode", search: Search) -> dict[str, str]:
 def _make_zips(
     config: "CfgNode", search: Search, summary: Mapping[str, Any], folder: Path, console: Console
 ) -> list[dict[str, Any]]:
-    """`{benchmark, zip, problems, lacks}` of each benchmark with tasks; zip is "" if none was
-    made, lacks the tasks that were not searched.
+    """Makes the zips; deletes those of earlier runs.
 
-    Files and zips of earlier runs go, of other benchmarks too.
+    Returns benchmark, zip (a name, "" if none was made), problems and lacks (missing tasks) of each
+    searched benchmark.
     """
     rows = {row["task"]: row for row in summary["tasks"]}
     for archive in all_zips(folder):
@@ -151,7 +150,7 @@ def _make_zips(
 def _write_files(
     search: Search, rows: Mapping[str, Mapping[str, Any]], folder: Path, benchmark: str
 ) -> dict[str, str]:
-    """Writes the files of all test sets that were predicted; name -> text."""
+    """Writes a file for each predicted test set; returns the texts by name."""
     files = {}
     for name, (task, split) in submission_splits(benchmark).items():
         path = folder / file_name(name, benchmark)
@@ -169,7 +168,7 @@ def _predictions(search: Search, row: Mapping[str, Any], split: Split) -> Path:
 
 
 def _constant(task: Task, text: str, row: Mapping[str, Any]) -> str:
-    """A submitted TSV with the majority label in every row."""
+    """Returns a submitted TSV with the majority label in every row."""
     label = task.labels[row["majority"]["label"]]
     header, *lines = text.splitlines()
     constant = [f"{line.partition(chr(9))[0]}\t{label}" for line in lines]
@@ -185,7 +184,7 @@ def _make_zip(
     console: Console,
 ) -> dict[str, Any]:
     problems = find_problems(files, benchmark)
-    if lacks and not allow_partial:  # one line in place of one for each of their files
+    if lacks and not allow_partial:  # one line instead of one per file
         missing = _missing_for(lacks, benchmark)
         problems = [
             f"no zip was made, as these tasks were not searched: {', '.join(lacks)}",
@@ -208,7 +207,7 @@ def _make_zip(
 
 
 def _missing_for(tasks: list[str], benchmark: str) -> set[str]:
-    """Returns the lines of `find_problems` that say no more than that tasks were not searched."""
+    """Returns the lines of `find_problems` on unsearched tasks."""
     return {
         f"{file_name(name, benchmark)} is missing"
         for name, (task, _) in submission_splits(benchmark).items()
@@ -223,7 +222,7 @@ def _outcome(folder: Path, made: Mapping[str, Any]) -> str:
 
 
 def _check_zips(zips: list[dict[str, Any]]) -> None:
-    """StageError if one was not made although all tasks were searched."""
+    """Raises StageError if a zip is missing although all tasks were searched."""
     refused = [
         f"{made['benchmark']}: {'; '.join(made['problems'])}"
         for made in zips
@@ -239,7 +238,7 @@ def _check_zips(zips: list[dict[str, Any]]) -> None:
 def _own_predictions(
     search: Search, summary: Mapping[str, Any], folder: Path, console: Console
 ) -> dict[str, str]:
-    """Task -> path from `folder` to the predictions of its test set, of own tasks that have one."""
+    """Returns paths from `folder` to the predictions of custom test sets, by task."""
     rows = {row["task"]: row for row in summary["tasks"]}
     found = {}
     for task in search.tasks:
@@ -261,14 +260,14 @@ def _report(
     submission: Mapping[str, Any],
     console: Console,
 ) -> str:
-    """Name of the page, "" if it could not be drawn: the zips count without it.
+    """Writes the report; returns its name, "" if drawing failed: the zips are valid without it.
 
-    Raises OSError if the disk is to blame: the next run will not find it full.
+    Raises OSError for a faulty or full disk, for the next run to draw it.
     """
     try:
         folder = plan.artifact.directory
         page = write_report(folder, collect(config, plan.upstream, folder, summary, submission))
-    except Exception as error:  # whatever a plot fails at, days of work have succeeded
+    except Exception as error:  # a failed plot must not spoil days of work
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         console.note(traceback.format_exc())

@@ -1,4 +1,4 @@
-"""The files that the servers of GLUE and SuperGLUE take: made from predictions, and checked.
+"""Submission files for the servers of GLUE and SuperGLUE: written and checked.
 
 GLUE: eleven TSVs with the header `index<TAB>prediction`, one line per test row. SuperGLUE: ten
 files with a JSON object per line, `idx` and `label`. LF, in a flat zip.
@@ -19,8 +19,8 @@ if __name__ == "__main__":
 
     enter_environment()
 
+from finetune.data.tables import read_table
 from finetune.data.tasks import Task
-from finetune.data.tsv import read_tsv
 from pipeline.errors import StageError
 from result_collection.submissions.archive import ENDINGS, read_submission
 from result_collection.submissions.submission_checks import HEADER, find_problems
@@ -32,14 +32,14 @@ COPA_CHOICES = ("0", "1")
 
 
 def submission_text(task: Task, predictions: Path) -> str:
-    """The submitted file for a run's predictions (`index`, `prediction` in label words).
+    """Returns the submission file for a run's predictions (`index`, `prediction` as label words).
 
-    Words are spelled as the server expects them (CoLA's `acceptable` as 1); scores are clipped
-    to the task's range and have 3 decimals. Raises StageError for a word that the task lacks.
+    Labels are spelled as the server expects them (CoLA's `acceptable` as 1). Scores are clipped to
+    the task's range and have 3 decimals. Raises StageError for an unknown label.
     """
     rows = [
         (index, _cell(task, value, f"{predictions}:{number}"))
-        for number, (index, value) in read_tsv(predictions, ("index", "prediction")).rows
+        for number, (index, value) in read_table(predictions, ("index", "prediction")).rows
     ]
     if task.benchmark == "SuperGLUE":
         objects = _passages(rows) if task.layout == "answers" else _labels(rows)
@@ -67,7 +67,7 @@ def _labels(rows: list[tuple[str, str | int]]) -> Iterator[dict[str, Any]]:
 
 
 def _passages(rows: list[tuple[str, str | int]]) -> Iterator[dict[str, Any]]:
-    """MultiRC's answers, `passage-question-answer`, put into questions and passages."""
+    """Groups MultiRC's answers, `passage-question-answer`, by passage and question."""
     passages: dict[int, dict[int, list]] = {}
     for index, label in rows:
         passage, question, answer = map(int, index.split("-"))
@@ -82,7 +82,7 @@ def _passages(rows: list[tuple[str, str | int]]) -> Iterator[dict[str, Any]]:
 
 
 def check(path: Path) -> list[str]:
-    """All that is wrong with a zip or folder, whichever benchmark it is meant for."""
+    """Returns all problems of a zip or folder; tells the benchmark by its files."""
     try:
         files, problems = read_submission(path)
     except (OSError, zipfile.BadZipFile) as error:
@@ -94,8 +94,10 @@ def check(path: Path) -> list[str]:
     return problems
 
 
-def _by_benchmark(files: Mapping[str, bytes], several: bool) -> dict[str, Mapping[str, bytes]]:
-    """Files by the benchmark that they are for; all for one, if there cannot be `several`."""
+def _by_benchmark(
+    files: Mapping[str, bytes | None], several: bool
+) -> dict[str, Mapping[str, bytes | None]]:
+    """Groups files by benchmark; unless `several`, assigns all files to one."""
     found = {
         benchmark: {name: files[name] for name in files if name.lower().endswith(ending)}
         for benchmark, ending in ENDINGS.items()
@@ -106,7 +108,7 @@ def _by_benchmark(files: Mapping[str, bytes], several: bool) -> dict[str, Mappin
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 if the submission is as the server expects it, 1 if not."""
+    """Returns exit code 0 for a valid submission, 1 for a refused one."""
     parser = argparse.ArgumentParser(prog="python -m result_collection.submission")
     commands = parser.add_subparsers(required=True)
     add = commands.add_parser("check", help="say all that is wrong with a submission")

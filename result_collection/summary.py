@@ -1,4 +1,4 @@
-"""What a search found: per task the best setting and its dev scores, and their averages."""
+"""Summary of a search: the best setting of each task, its dev scores, and averages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, median, stdev
@@ -11,13 +11,13 @@ from finetune.search.job_folder import ASKED_LENGTH
 from pipeline.console import table
 from result_collection.pages.numbers import points
 
-# How the numbers are to be read; stands wherever they are shown.
+# Explains the numbers wherever they are shown.
 SCORING = (
     "dev scores x 100; a task's score is the mean of its metrics (and of its dev sets), of several "
     "seeds the median; the best setting has the highest score, of equals the fewer epochs, then "
     "the lower learning rate, then the larger batch; of its seeds the best run is submitted"
 )
-OWN = "own tasks"  # stands where others have the name of their benchmark
+OWN = "own tasks"  # in place of a benchmark's name
 WNLI = "WNLI"
 DIAGNOSTICS = {
     "MNLI": "predictions for AX are those of the submitted MNLI run",
@@ -29,20 +29,19 @@ TSV_HEADER = [
     *("runs", "best setting", "submitted run", "tokens per sample"),
     *("% of samples truncated", "% of tokens cut", "% of characters unknown"),
 ]
-# Of a split's tokenization, in the order of the columns.
+# Shares of a split's tokenization, in the order of the columns.
 SHARES = ("truncated_share", "cut_share", "unknown_character_share")
-# What the submitted run says of its data; results of old versions lack some.
+# Facts of the submitted run on its data; old results lack some.
 RUN_FACTS = ("max_seq_length", ASKED_LENGTH, "tokenization", "only_label")
 
 
 def summarize(
     tasks: Sequence[Task], search: Mapping[str, Any], sources: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The JSON-able summary of a finished search.
+    """Returns the JSON-able summary of a finished search.
 
-    tasks: those that were searched. search: the finetuning stage's summary.json. sources: where a
-    benchmark's data is from, by its name. Benchmarks are averaged apart; an average that `lacks`
-    tasks is not the benchmark's.
+    tasks: the searched ones. search: the finetuning stage's summary. sources: origin of the data by
+    benchmark. Each benchmark has its own average; `lacks` names its missing tasks.
     """
     known = [task.name for task in TASKS]
     ordered = sorted(tasks, key=lambda t: known.index(t.name) if t.name in known else len(known))
@@ -87,7 +86,7 @@ def _setting_of(run: Mapping[str, Any]) -> tuple[float, int, float]:
 
 
 def _settings(runs: Sequence[Mapping[str, Any]], best: tuple) -> list[dict[str, Any]]:
-    """Each setting that was run, with the median over its seeds, and their range if several."""
+    """Returns each setting with the median over its seeds, and their range if several."""
     scores: dict[tuple, list[float]] = {}
     for run in runs:
         scores.setdefault(_setting_of(run), []).append(run["score"])
@@ -103,14 +102,14 @@ def _settings(runs: Sequence[Mapping[str, Any]], best: tuple) -> list[dict[str, 
 
 
 def _spread(scores: Sequence[float]) -> dict[str, float]:
-    """stdev: of the sample. Nothing for a single score."""
+    """Returns min, max and sample standard deviation; empty for a single score."""
     if len(scores) < 2:
         return {}
     return {"min": min(scores), "max": max(scores), "stdev": stdev(scores)}
 
 
 def _metrics(task: Task, devs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Each metric of each dev set, the median over the seeds."""
+    """Returns the median over the seeds of each metric of each dev set."""
     return {
         _metric_name(task, split, metric): median(dev[split][metric] for dev in devs)
         for split, metrics in devs[0].items()
@@ -119,9 +118,9 @@ def _metrics(task: Task, devs: Sequence[Mapping[str, Mapping[str, float]]]) -> d
 
 
 def _metric_name(task: Task, split: str, metric: str) -> str:
-    """`accuracy`; `matched accuracy` of several dev sets; `f1 of yes` where it is not known whose.
+    """Returns `accuracy`, or `matched accuracy` of several dev sets.
 
-    That of a benchmark's task is known.
+    The F1 score of a custom task names its positive label: `f1 of yes`.
     """
     name = metric.replace("_", " ")
     if metric == "f1" and not task.benchmark:
@@ -130,16 +129,16 @@ def _metric_name(task: Task, split: str, metric: str) -> str:
 
 
 def _submits_majority(row: Mapping[str, Any]) -> bool:
-    """WNLI's dev set contradicts its training set: a model that learned it is below the constant.
+    """True for WNLI unless the search beat the majority label.
 
-    As is usual, the constant is submitted unless the search has found something better.
+    WNLI's dev set contradicts its training set, so that trained models are worse than a constant.
     """
     majority = row["majority"]
     return row["task"] == WNLI and bool(majority) and row["score"] <= majority["score"]
 
 
 def _averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One for each benchmark; for GLUE with WNLI one without it, as many papers have it, too."""
+    """Returns an average for each benchmark, and one without WNLI, as in many papers."""
     averages = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         own = {row["task"]: row["score"] for row in rows if row["benchmark"] == benchmark}
@@ -165,7 +164,7 @@ def _average(name: str, scores: Mapping[str, float], all_tasks: Sequence[str]) -
 
 
 def as_text(summary: Mapping[str, Any]) -> str:
-    """The table for the console, with the lines that say how to read it."""
+    """Returns the table for the console, and lines that explain it."""
     rows = [["task", "score", "range, sd", "metrics (dev)", "majority", "runs", "best setting"]]
     for row in summary["tasks"]:
         cells = [row["task"], points(row["score"]), spread_text(row), metrics_text(row)]
@@ -179,7 +178,7 @@ def as_text(summary: Mapping[str, Any]) -> str:
 
 
 def as_tsv(summary: Mapping[str, Any]) -> str:
-    """summary.tsv: a line per task, then one per average."""
+    """Returns summary.tsv: a line for each task, then for each average."""
     rows = [TSV_HEADER]
     for row in summary["tasks"]:
         spread = [points(row["spread"][key]) if row["spread"] else "" for key in SPREAD]
@@ -195,12 +194,12 @@ def as_tsv(summary: Mapping[str, Any]) -> str:
 
 
 def average_of(tasks: Sequence[str]) -> str:
-    """`average of 9 tasks`."""
+    """Returns `average of 9 tasks`."""
     return f"average of {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
 
 
 def spread_text(row: Mapping[str, Any]) -> str:
-    """`84.9..86.7, 0.9`: lowest and highest score of the seeds, and their standard deviation."""
+    """Returns `84.9..86.7, 0.9`: the range over the seeds and the standard deviation."""
     spread = row["spread"]
     if not spread:
         return ""
@@ -212,12 +211,12 @@ def metrics_text(row: Mapping[str, Any]) -> str:
 
 
 def share_text(row: Mapping[str, Any], share: str) -> str:
-    """`train 12.0, dev 11.5`: per cent of each split."""
+    """Returns `train 12.0, dev 11.5`: per cent of each split."""
     return ", ".join(f"{name} {points(counts[share])}" for name, counts in splits_of(row))
 
 
 def splits_of(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Names and token counts of a task's splits: train, dev, test; none in old results."""
+    """Returns names and token counts of the splits train, dev, test; empty for old results."""
     order = ("train", "dev", "test")
 
     def place(name: str) -> int:
@@ -231,13 +230,13 @@ def majority_text(row: Mapping[str, Any]) -> str:
 
 
 def setting_text(setting: Mapping[str, Any]) -> str:
-    """In the words of the runs' folders, without the seed."""
+    """Returns the name of a run's folder, without the seed."""
     learning_rate, size = setting["learning_rate"], setting["batch_size"]
     return f"lr{learning_rate!r}_bs{size}_ep{setting['epochs']}"
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What an average lacks, and what is submitted in place of the best run."""
+    """Returns lines on incomplete averages, left-out rows, and constant submissions."""
     lines = [
         f"not {average['name']}'s average, it lacks {', '.join(average['lacks'])}"
         for average in summary["averages"]
@@ -273,7 +272,7 @@ def _notes_on_rows(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _notes_on_texts(row: Mapping[str, Any]) -> Iterator[str]:
-    """What the model has not seen of them, where that is much."""
+    """Yields warnings of truncated and unknown text."""
     task = row["task"]
     truncated, cut, unknown = (
         max((counts[share] for _, counts in splits_of(row)), default=0.0) for share in SHARES
@@ -297,7 +296,7 @@ def _notes_on_texts(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """`GLUE: average of 9 tasks 82.1 (dev, builtin:demo); own tasks: ...`."""
+    """Returns `GLUE: average of 9 tasks 82.1 (dev, builtin:demo); own tasks: ...`."""
     return "; ".join(
         f"{average['name']}: {average_of(average['over'])} {points(average['value'])} "
         f"(dev, {summary['sources'][average['name']]})"

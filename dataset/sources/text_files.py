@@ -1,6 +1,6 @@
-"""Articles out of text files: plain text, JSON lines and WikiExtractor's output.
+"""Reads articles from text files: plain text, JSON lines and WikiExtractor's output.
 
-What an article is:
+An article is:
 
 - .txt: articles are separated by blank lines, and a file's end ends an article. Line ends inside
   an article are white space: the lines may be sentences, paragraphs or wrapped text.
@@ -17,9 +17,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from dataset.sources.article_stream import (
     BLOCK_BYTES,
@@ -46,8 +48,9 @@ from dataset.sources.corpus_files import (
 )
 from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown_list
+from pipeline.user_files.json_lines import parsed_object
 
-ARTICLE_LINE_BYTES = 1000  # mean line length from which a line is taken for a whole article
+ARTICLE_LINE_BYTES = 1000  # from this mean length on, a line is a whole article
 KINDS = {
     list: "a list",
     dict: "an object",
@@ -55,7 +58,7 @@ KINDS = {
     float: "a number",
     bool: "true or false",
 }
-FIRST_ROWS = 10  # that are looked at before a file is read
+FIRST_ROWS = 10  # checked before a file is read
 LINE_END = re.compile(rb"\n")
 SEPARATORS = {
     "blocks": re.compile(rb"\n(?:[ \t\r\v\f\0]*\n)+"),
@@ -86,7 +89,7 @@ class TextSlice:
     end: int | None = None
 
     def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
-        """Yields (position, text, whether the article ends), of at most `limit` bytes each.
+        """Yields (position, text, True at the article's end), of at most `limit` bytes each.
 
         position: the byte at which the article begins in the (decompressed) file.
         """
@@ -104,7 +107,7 @@ class TextSlice:
                 yield position, clean_text(raw, tally), ends
 
 
-# --- what is in a file -----------------------------------------------------------------------
+# --- content of a file -----------------------------------------------------------------------
 
 
 def content_of(path: str) -> str:
@@ -120,7 +123,7 @@ def content_of(path: str) -> str:
 
 
 def holds_one_article_per_line(head: bytes) -> bool:
-    """Whether a file that begins with `head` (at most 1 MiB) holds one article per line."""
+    """True if a file beginning with `head` (at most 1 MiB) holds one article per line."""
     lines = b"".join(with_plain_blank_lines([head], Counter())).splitlines()
     if len(lines) < 2 or not all(line.strip(BLANKS) for line in lines):
         return False
@@ -128,8 +131,11 @@ def holds_one_article_per_line(head: bytes) -> bool:
 
 
 def check_text_file(path: str, column: str) -> None:
-    """Raises StageError for UTF-16, for lines that end with CR alone, for a JSON array, and if the
-    first row lacks the column, none of the first lines is an object or none has text in it."""
+    """Raises StageError for a text or for JSON lines of no use.
+
+    These are UTF-16, lines ending with CR alone, a JSON array, a first row without the column, and
+    first lines without an object or without a text in the column.
+    """
     head = checked_head(path)
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
@@ -138,19 +144,19 @@ def check_text_file(path: str, column: str) -> None:
     first_line = clean_text(first[1], Tally()) if first else ""
     if first_line.startswith("["):
         raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
-    row = parsed_row(first_line)
-    if row is not None and column not in row:
-        raise StageError(missing_column(path, column, row))
-    # The last line may be cut off; the first one is known, however long it is.
+    first_row = next(_objects([first_line]), None)
+    if first_row is not None and column not in first_row:
+        raise StageError(missing_column(path, column, first_row))
+    # The last line may be cut off; the first one is complete, however long it is.
     others = head.split(b"\n", FIRST_ROWS)[1:-1]
     lines = [first_line, *(clean_text(line, Tally()) for line in others)]
-    rows = [row for line in lines if (row := parsed_row(line)) is not None]
+    rows = list(_objects(lines))
     if not rows and sum(not is_blank(line) for line in lines) > 1:
         raise StageError(f"{path}: none of its first lines is a JSON object, expected one per line")
-    problems = [problem_of_row(row, column) for row in rows]
+    problems = [_problem_of_row(row, column) for row in rows]
     if rows and all(problems):
         these = f"each of its first {len(rows):,} rows" if len(rows) > 1 else "its first row"
-        raise StageError(f"{path}: {these} {problems[0]}")
+        raise StageError(f"{path}: {these} has {problems[0]}")
     if len(rows) == FIRST_ROWS and all(row.get(column) is None for row in rows):
         raise StageError(f"{path}: each of its first {FIRST_ROWS} rows has null in `{column}`")
 
@@ -163,28 +169,24 @@ def missing_column(path: str, column: str, there: Iterable[str]) -> str:
 # --- JSON lines and WikiExtractor ------------------------------------------------------------
 
 
-def parsed_row(line: str) -> dict | None:
-    """The object in a line of JSON; None if there is none."""
-    try:
-        row = json.loads(line, strict=False)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields the objects in lines of JSON and skips malformed lines."""
+    for line in lines:
+        with suppress(ValueError):
+            yield parsed_object(line)
 
 
-def problem_of_row(row: dict | None, column: str) -> str:
-    """Why a row holds no text, or an empty string."""
-    if row is None:
-        return "is no JSON object"
+def _problem_of_row(row: dict[str, Any], column: str) -> str:
+    """Names the value in place of a text, or returns an empty string."""
     if column not in row:
-        return f"has no `{column}`"
+        return f"no `{column}`"
     if row[column] is None or isinstance(row[column], str):
         return ""
-    return f"has {KINDS[type(row[column])]} in `{column}`, expected text"
+    return f"{KINDS[type(row[column])]} in `{column}`, expected text"
 
 
-def has_twice(line: str, column: str) -> bool:
-    """Whether the object in a line of JSON has a key twice, of which `json` takes the last."""
+def _has_twice(line: str, column: str) -> bool:
+    """True if an object in JSON repeats the column; `json` takes the last value."""
     if line.count(f'"{column}"') < 2:
         return False
     pairs = json.loads(line, strict=False, object_pairs_hook=list)
@@ -194,23 +196,27 @@ def has_twice(line: str, column: str) -> bool:
 def json_pieces(
     raw_pieces: Iterable[RawPiece], piece: TextSlice, limit: int, tally: Tally
 ) -> Iterator[Piece]:
-    """Articles out of lines; lines that cannot be used are dropped and counted."""
-    is_rest = False
+    """Yields the articles of JSON lines; drops and counts malformed and oversized lines."""
+    is_rest, column = False, piece.column
     for position, raw, ends in raw_pieces:
-        place = f"{piece.path}: the row at byte {position}"
+        place = f"{piece.path}: row at byte {position}"
         if ends and is_rest:
-            tally.note("oversized_rows", f"{place} is longer than {MAX_ROW_BYTES >> 20} MiB")
+            tally.note("oversized_rows", f"{place}: longer than {MAX_ROW_BYTES >> 20} MiB")
         elif ends:
             line = clean_text(raw, tally)
-            row = parsed_row(line)
-            if problem := problem_of_row(row, piece.column):
-                tally.note("malformed_rows", f"{place} {problem}")
+            try:
+                row = parsed_object(line)
+                problem = _problem_of_row(row, column)
+            except ValueError as error:
+                problem = str(error)
+            if problem:
+                tally.note("malformed_rows", f"{place}: {problem}")
             else:
-                if has_twice(line, piece.column):
-                    tally.note("repeated_keys", f"{place} has `{piece.column}` twice: one is lost")
-                if row[piece.column] is None:
+                if _has_twice(line, column):
+                    tally.note("repeated_keys", f"{place}: `{column}` twice, the first is lost")
+                if row[column] is None:
                     tally.counts[NULL_ROWS] += 1
-                yield from row_pieces(position, row[piece.column] or "", limit, tally)
+                yield from row_pieces(position, row[column] or "", limit, tally)
         is_rest = not ends
 
 
@@ -223,7 +229,7 @@ def wiki_pieces(raw_pieces: Iterable[RawPiece], tally: Tally) -> Iterator[Piece]
 
 
 def without_title(raw: bytes) -> bytes:
-    """An element without its tag, and without the line after it if that repeats the title."""
+    """Removes an element's tag, and the line after it if it repeats the title."""
     tag = DOC_LINE.match(raw)
     if not tag:
         return raw
@@ -238,9 +244,9 @@ def without_title(raw: bytes) -> bytes:
 
 
 def cut_file(path: Path, name: str, column: str, slice_bytes: int) -> list[TextSlice]:
-    """A file as slices of about `slice_bytes`, cut between articles.
+    """Cuts a file between articles into slices of about `slice_bytes`.
 
-    Of what lies between the cuts nothing is read, unless articles are longer than a slice.
+    Reads only around the cuts, unless articles are longer than a slice.
     """
     size = path.stat().st_size
     if is_compressed(str(path)):
@@ -257,9 +263,9 @@ def cut_file(path: Path, name: str, column: str, slice_bytes: int) -> list[TextS
 
 
 def find_border(path: str, target: int, size: int) -> int:
-    """A position behind `target` at which an article begins, or the file's end.
+    """Returns the start of an article after `target`, or the file's end.
 
-    Read from `target` on, the second article is a whole one, whatever the first one is.
+    Read from `target` on, the second article is complete; the first one may not be.
     """
     blocks = iter_blocks(path, target, size)
     separator = SEPARATORS[content_of(path)]

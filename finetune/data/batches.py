@@ -1,17 +1,16 @@
-"""Which samples make up a batch: of similar length, so that little is padded."""
+"""Groups samples of similar length into batches, to pad little."""
 
 import numpy as np
 
-# Batches whose samples are sorted among each other: enough for similar lengths within a batch, few
-# enough for an epoch of large data sets to stay well mixed.
+# Batches sorted together: enough for similar lengths within a batch, few enough to keep the epochs
+# of large data sets well mixed.
 MEGABATCH = 50
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Indices of the samples of each batch, longest first, in random order.
+    """Returns the sample indices of each batch, longest first; the batches are in random order.
 
-    Every sample is in one batch; one batch may be smaller than the others. A function of the
-    arguments alone.
+    Every sample is in one batch; one batch may be smaller than the others. Deterministic.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
@@ -25,13 +24,15 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 
 def micro_batches(batch: np.ndarray, number: int) -> list[np.ndarray]:
-    """A batch in so many parts of nearly equal size; fewer if it has fewer samples."""
+    """Splits a batch into `number` parts of nearly equal size, or one per sample."""
     return [part for part in np.array_split(batch, number) if len(part)]
 
 
 def sorted_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Indices of all samples, sorted by length; a batch has at most so many tokens with padding,
-    or one sample. The longest come first: if memory is too small, that shows at once."""
+    """Returns batches of at most `max_tokens` tokens with padding, or of one sample.
+
+    The longest samples come first: a lack of memory shows at once.
+    """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):

@@ -1,7 +1,7 @@
-"""A small made-up benchmark in GLUE's TSV layout, for trying the pipeline out (`builtin:demo`).
+"""Generates a small benchmark in GLUE's TSV layout to try the pipeline (`builtin:demo`).
 
-All nine tasks and AX, a few hundred rows each, learnable by a small model that was pretrained
-for minutes. Row counts differ from GLUE's on purpose: results on it cannot be submitted.
+It has all nine tasks and AX with a few hundred rows each. A small model can learn them after
+minutes of pretraining. Row counts differ from GLUE's on purpose: its results cannot be submitted.
 """
 
 import functools
@@ -18,8 +18,7 @@ from pipeline.store.record_files import delete_unfinished_file
 
 DEMO_NAME = "builtin:demo"
 SEED = 42
-# Share of the rows whose texts are made for a label drawn at random: people disagree too, and
-# without it every setting would score 100.
+# Share of the rows with texts for a random label: without noise, every setting would score 100.
 NOISE = 0.15
 
 _BINARY = ("0", "1")
@@ -30,10 +29,11 @@ _SCORES = tuple(f"{quarter / 4:.3f}" for quarter in range(21))
 
 @dataclass(frozen=True)
 class _Layout:
-    """Files of a task: (name, number of rows, with labels or not), and what a line holds.
+    """The files of a task and their lines.
 
-    Columns are written with `|` between them; {i} is the row's number, {a} and {b} its texts,
-    {y} its label. An empty header stands for a file without one.
+    labelled, tests: (name, number of rows) of the files with and without labels. Columns are
+    separated by `|`; {i} is the row's number, {a} and {b} its texts, {y} its label. An empty
+    header means no header line.
     """
 
     make: Callable[[sentences.Words, str], tuple[str, ...]]
@@ -113,22 +113,20 @@ _LAYOUTS = {
 
 @functools.cache
 def demo_files(seed: int = SEED) -> dict[str, str]:
-    """Content of each file, by its path below the benchmark's folder."""
+    """Returns the content of each file by its path below the benchmark's folder."""
     files = {}
     for task, layout in _LAYOUTS.items():
-        for name, num_rows in layout.labelled:
+        for name, num_rows in (*layout.labelled, *layout.tests):
             rng = random.Random(f"{seed} {task} {name}")
-            files[f"{task}/{name}.tsv"] = _file(layout, rng, num_rows, layout.header, layout.row)
-        for name, num_rows in layout.tests:
-            rng = random.Random(f"{seed} {task} {name}")
-            files[f"{task}/{name}.tsv"] = _file(
-                layout, rng, num_rows, layout.test_header, layout.test_row
-            )
+            texts = (layout.header, layout.row)
+            if (name, num_rows) in layout.tests:
+                texts = (layout.test_header, layout.test_row)
+            files[f"{task}/{name}.tsv"] = _file(layout, rng, num_rows, *texts)
     return files
 
 
 def _file(layout: _Layout, rng: random.Random, num_rows: int, header: str, row: str) -> str:
-    """Labels take turns before they are shuffled, so that they are balanced."""
+    """Returns the content of a file with balanced, shuffled labels."""
     labels = [layout.labels[i % len(layout.labels)] for i in range(num_rows)]
     rng.shuffle(labels)
     lines = [header] if header else []
@@ -140,8 +138,7 @@ def _file(layout: _Layout, rng: random.Random, num_rows: int, header: str, row: 
 
 
 def demo_digests() -> dict[str, str]:
-    """Digest of each file, as `pipeline.store.checksums.file_digest` gives it, without writing
-    any."""
+    """Returns the digest of each file as `pipeline.store.checksums.file_digest` computes it."""
     return {
         path: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         for path, text in demo_files().items()
@@ -149,7 +146,7 @@ def demo_digests() -> dict[str, str]:
 
 
 def write_demo_glue(directory: Path) -> None:
-    """Writes what is missing or differs of the benchmark. Nobody else may be writing it."""
+    """Writes missing and changed files. No other process may write them at the same time."""
     for path, digest in demo_digests().items():
         file = directory / path
         if not file.is_file() or file_digest(file) != digest:

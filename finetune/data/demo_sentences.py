@@ -1,7 +1,7 @@
 """Sentences of the demo benchmark: for each task a function of (words, label) -> texts.
 
-Each task can be told from a few words (praise or blame, "never" in a hypothesis, a word too
-many), most of them frequent in technical English.
+A few words tell the label (praise or blame, "never" in a hypothesis, a superfluous word), most of
+them frequent in technical English.
 """
 
 import random
@@ -22,7 +22,7 @@ MANNER = ["every time", "at the start", "by default", "in this case", "for each 
 
 
 class Words:
-    """Parts of one example; the same noun, verb or object can stand in both of its sentences."""
+    """Parts of one example, for use in either of its sentences."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng

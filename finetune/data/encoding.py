@@ -1,4 +1,4 @@
-"""Tokenized splits, kept flat in memory and shared by all jobs of a worker process."""
+"""Tokenizes splits and caches them, flat in memory, for all jobs of a worker process."""
 
 import functools
 from collections.abc import Sequence
@@ -18,10 +18,8 @@ from pipeline.errors import StageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Samples that are tokenized at once: bounds the memory that Python lists of ids take.
-CHUNK = 8192
-# Splits that a process keeps: all those of the tasks that it is likely to come back to.
-CACHED_SPLITS = 32
+CHUNK = 8192  # samples tokenized at once: bounds the memory of Python lists of ids
+CACHED_SPLITS = 32  # in a process: those of all tasks that it is likely to need again
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Encoded(Tokens):
-    """A split of a task.
+    """A tokenized split.
 
-    labels: [N] int64 classes or float32 scores, or empty. examples: what was tokenized, without its
-    texts, which would take most of the memory. counts, unknown_words: see `count_tokens`.
+    labels: [N] int64 classes or float32 scores, or empty. examples: the source without its texts,
+    which would take most of the memory. counts, unknown_words: see `count_tokens`.
     """
 
     labels: np.ndarray
@@ -57,7 +55,7 @@ class Encoded(Tokens):
     unknown_words: tuple[str, ...] = ()
 
     def first(self, number: int) -> "Encoded":
-        """The first so many samples."""
+        """Returns the first `number` samples."""
         if number >= len(self):
             return self
         offsets, old = self.offsets[: number + 1], self.examples
@@ -71,7 +69,7 @@ class Encoded(Tokens):
 
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
-    """All samples of at least one part, in order."""
+    """Concatenates one or more parts."""
     names = parts[0].columns
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in names}
     lengths = np.concatenate([part.lengths for part in parts])
@@ -80,10 +78,9 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
 
 @dataclass(frozen=True)
 class Padding:
-    """How a model's samples are made equally long.
+    """Pads samples to equal length.
 
-    values: what stands behind a sample, or before it, by column. multiple: what lengths are
-    rounded up to a multiple of.
+    values: padding by column. multiple: lengths are rounded up to a multiple of it.
     """
 
     values: dict[str, int]
@@ -91,7 +88,8 @@ class Padding:
     multiple: int = 1
 
     def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """These samples: [n, length] int64 each, with an `attention_mask` unless all are full."""
+        """Returns samples as [n, length] int64 arrays by column, with an `attention_mask` if any
+        is padded."""
         starts = tokens.offsets[indices]
         lengths = tokens.offsets[indices + 1] - starts
         length = -(-max(1, int(lengths.max())) // self.multiple) * self.multiple
@@ -120,7 +118,7 @@ def encode(
     max_length: int,
     token_types: bool,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Columns, offsets, counts and unknown words of an `Encoded`.
+    """Returns columns, offsets, counts and unknown words of an `Encoded`.
 
     The longer sentence of a pair is truncated first.
     """
@@ -149,9 +147,9 @@ def encode(
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a checkpoint; one without a padding token pads with its end of text.
+    """Returns the tokenizer of a checkpoint; without a padding token it pads with its end of text.
 
-    Raises StageError if it has neither, or no word besides its special tokens, or needs code.
+    Raises StageError if it has neither, if it has only special tokens, or if it needs code.
     """
     return _load_tokenizer(model, _stamps(Path(model)))
 
@@ -162,7 +160,7 @@ def _load_tokenizer(model: str, _stamps: tuple) -> "PreTrainedTokenizerBase":
 
     with refusing_code(model):
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up where there is no vocabulary
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one up
         raise StageError(f"{model}: no tokenizer, expected tokenizer.json or a vocabulary there")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -176,9 +174,9 @@ def _load_tokenizer(model: str, _stamps: tuple) -> "PreTrainedTokenizerBase":
 def load_encoded(
     task: Task, split_name: str, data_dir: str, model: str, max_length: int, token_types: bool
 ) -> Encoded:
-    """A split of a task as the model's tokenizer sees it; token_types: with `token_type_ids`.
+    """Returns a tokenized split. token_types: True for `token_type_ids`.
 
-    Kept in memory until its file or the tokenizer's changes: workers outlive searches.
+    Caches it until its file or the tokenizer changes: workers outlive searches.
     """
     split = next(split for split in task.splits if split.name == split_name)
     path = find_file(split, Path(data_dir)) if data_dir else None
@@ -204,6 +202,6 @@ def _load_encoded(
 
 
 def _stamps(path: Path) -> tuple:
-    """What tells whether a file, or one in a folder, has changed; () for a name on the Hub."""
+    """Returns path, mtime and size of a file or of a folder's files; () for a name on the Hub."""
     files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
     return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)

@@ -1,4 +1,4 @@
-"""The texts and labels of a task's split, out of a folder of files or from the Hub."""
+"""Reads the texts and labels of a task's split from a folder of files or from the Hub."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,21 +6,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from finetune.data.jsonl import read_objects
 from finetune.data.superglue import NoLabel, query_answers, samples_of
-from finetune.data.tables import read_table
+from finetune.data.tables import Table, iter_lines, read_objects, read_table, table_columns
 from finetune.data.tasks import Split, Task
-from finetune.data.tsv import Table, leave_out, numbered_lines, read_tsv, tsv_columns
 from pipeline.errors import StageError
-from pipeline.hub.hub_datasets import check_split, look_up
-from pipeline.hub.repository import Repository, cached_commit, first_line, not_cached
+from pipeline.hub.dataset_files import check_split, look_up
+from pipeline.hub.repository import Repository, cached_commit, not_cached
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import shown, shown_list
+
+if TYPE_CHECKING:
+    import datasets
 
 HUB_DATASET = "nyu-mll/glue"
 HUB_GLUE = Repository(HUB_DATASET, "dataset")
 READ_BYTES = 1 << 20
-# What each row is counted by in files with several rows per line.
+# One per row, in files with several rows per line.
 _ROW_MARKS = {"answers": b'"label"', "entities": b'"query"'}
 
 
@@ -29,11 +32,10 @@ class Examples:
     """The samples of a split: one per row of the file, or several (COPA's choices, say).
 
     texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
-    regression task; empty for a split without labels. malformed: rows that were left out as they
-    cannot be read; unlabelled: those left out as they have no label. keys: the `idx` of each
-    sample's row and what it is of the row, for SuperGLUE's tasks: COPA (row, choice), MultiRC
-    (passage, question, answer), ReCoRD (query, entity), others (row,). answers: for ReCoRD,
-    query -> the texts that are right.
+    regression task; empty for a split without labels. malformed, unlabelled: the rows left out.
+    keys: for SuperGLUE's tasks, the `idx` of each sample's row and its place in the row: COPA
+    (row, choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,).
+    answers: for ReCoRD, query -> the right texts.
     """
 
     texts: list[tuple[str, ...]]
@@ -45,11 +47,11 @@ class Examples:
 
 
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
-    """Examples in the file's order. data_dir: folder of the task's benchmark in its official
-    layout, empty for the Hub (GLUE only).
+    """Returns the examples in the file's order.
 
-    Raises StageError for a missing file or column, an unknown label, a split without a row, a
-    test row that cannot be read (leaving it out would shift the predictions of all that follow).
+    data_dir: folder of the task's benchmark in its official layout, empty for the Hub (GLUE only).
+    Raises StageError for a missing file or column, an unknown label, a split without rows and a
+    malformed test row (leaving it out would shift the predictions of the next rows).
     """
     if not data_dir:
         return _from_hub(task, split)
@@ -61,43 +63,39 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     if split in task.test and examples.malformed:
         raise StageError(f"{examples.malformed[0]}; a test row cannot be left out")
     if not examples.texts:
-        raise StageError(_no_row(path, examples))
+        left_out = examples.malformed or examples.unlabelled
+        lacks = "can be read" if examples.malformed or not left_out else "has a label"
+        first = f", the first is {left_out[0]}" if left_out else ""
+        raise StageError(f"{path}: no row that {lacks}{first}")
     return examples
 
 
-def _no_row(path: Path, examples: Examples) -> str:
-    left_out = examples.malformed or examples.unlabelled
-    lacks = "has a label" if examples.unlabelled and not examples.malformed else "can be read"
-    return f"{path}: no row that {lacks}" + (f", the first is {left_out[0]}" if left_out else "")
-
-
 def find_file(split: Split, data_dir: Path) -> Path | None:
-    """The file of a split, or None if there is none."""
     return next((data_dir / name for name in split.files if (data_dir / name).is_file()), None)
 
 
 def has_split(split: Split, data_dir: str) -> bool:
-    """Whether the split can be loaded; the Hub has all of them."""
+    """True if the split can be loaded; the Hub (an empty `data_dir`) has all splits."""
     return not data_dir or find_file(split, Path(data_dir)) is not None
 
 
 def num_train_rows(task: Task, data_dir: str) -> int:
-    """Rows of a benchmark's train file, by a quick look; the benchmark's own count for the Hub."""
+    """Counts the rows of a benchmark's train file, in a quick look; the Hub's count is known."""
     path = find_file(task.train, Path(data_dir)) if data_dir else None
     return task.num_train_rows if path is None else num_rows(task, task.train, path)
 
 
 def num_rows(task: Task, split: Split, path: Path) -> int:
-    """Rows of a benchmark's file, by a quick look."""
+    """Counts the rows of a benchmark's file, in a quick look."""
     if mark := _ROW_MARKS.get(task.layout):
         with open(path, "rb") as file:
             return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
-    lines = (line for _, line in numbered_lines(path))
+    lines = (line or b"" for _, line in iter_lines(path))
     return num_tsv_rows(lines, split) if task.benchmark == "GLUE" else sum(1 for _ in lines)
 
 
 def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:
-    """Lines of GLUE's file of a split that have as many fields as its header."""
+    """Counts the lines of one of GLUE's files with as many fields as its header."""
     lines = iter(lines)
     num_tabs = len(split.header) - 1 if split.header else next(lines, b"").count(b"\t")
     return sum(line.count(b"\t") == num_tabs for line in lines)
@@ -107,35 +105,36 @@ def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:
 
 
 def _from_table(task: Task, split: Split, path: Path) -> Examples:
-    texts = split.text_columns or task.text_columns
+    columns = split.text_columns or task.text_columns
     if split in task.test:
-        numbered = _id_columns(path) if task.benchmark == "GLUE" else ()
-        table = _read(task, split, path, (*texts, *numbered))
+        numbered = _id_columns(path) if task.benchmark == "GLUE" else []
+        table = _read(task, split, path, (*columns, *numbered))
         if numbered:
             _check_ids(table)
-        rows = [fields[: len(texts)] for _, fields in table.rows]
-        return Examples(rows, malformed=table.malformed)
-    table = _read(task, split, path, (*texts, task.label_column))
-    rows = [(number, fields) for number, fields in table.rows if fields[-1].strip()]
-    unlabelled = [f"{path}:{n}: no label" for n, fields in table.rows if not fields[-1].strip()]
-    labels = [_label(task, fields[-1].strip(), f"{path}:{number}") for number, fields in rows]
-    found = [fields[:-1] for _, fields in rows]
-    return Examples(found, labels, table.malformed, unlabelled=unlabelled)
+        texts = [cells[: len(columns)] for _, cells in table.rows]
+        return Examples(texts, malformed=table.malformed)
+    table = _read(task, split, path, (*columns, task.label_column))
+    examples = Examples([], malformed=table.malformed)
+    for number, (*text, label) in table.rows:
+        if label.strip():
+            examples.texts.append(tuple(text))
+            examples.labels.append(_label(task, label.strip(), f"{path}:{number}"))
+        else:
+            examples.unlabelled.append(f"{path}:{number}: no label")
+    return examples
 
 
-def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table:
-    if task.benchmark == "GLUE":
-        return read_tsv(path, columns, split.header)
-    return read_table(path, columns, optional=[task.label_column])
+def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table[tuple[str, ...]]:
+    return read_table(path, columns, optional=[task.label_column], header=split.header)
 
 
-def _id_columns(path: Path) -> Sequence[str]:
-    """The column that numbers the rows of a test file, if there is one."""
-    return [name for name in tsv_columns(path) if name in ("index", "id")][:1]
+def _id_columns(path: Path) -> list[str]:
+    """Returns the column with the row numbers of a test file, if there is one."""
+    return [name for name in table_columns(path) if name in ("index", "id")][:1]
 
 
-def _check_ids(table: Table) -> None:
-    """StageError for a row that stands there twice: predictions are told by their number."""
+def _check_ids(table: Table[tuple[str, ...]]) -> None:
+    """Raises StageError for a duplicate id: it identifies a prediction."""
     lines: dict[str, int] = {}
     for number, (*_, row_id) in table.rows:
         if (first := lines.setdefault(row_id, number)) != number:
@@ -143,10 +142,9 @@ def _check_ids(table: Table) -> None:
 
 
 def _label(task: Task, text: str, place: str) -> float:
-    return _read_score(task, text, place) if task.is_regression else _read_label(task, text, place)
-
-
-def _read_label(task: Task, text: str, place: str) -> int:
+    """Returns a class or a score; raises StageError for an unknown label or an invalid score."""
+    if task.is_regression:
+        return _score(task, text, place)
     spellings = list(task.labels.values())
     if text not in spellings:
         expected = shown_list(spellings)
@@ -156,10 +154,10 @@ def _read_label(task: Task, text: str, place: str) -> int:
     return spellings.index(text)
 
 
-def _read_score(task: Task, text: str, place: str) -> float:
+def _score(task: Task, text: str, place: str) -> float:
     low, high = task.score_range
     try:
-        score = math.nan if "_" in text else float(text)  # 1_0 is ten to Python
+        score = math.nan if "_" in text else float(text)  # Python reads 1_0 as ten
     except ValueError:
         score = math.nan
     if not low <= score <= high:
@@ -173,7 +171,8 @@ def _read_score(task: Task, text: str, place: str) -> float:
 def _from_objects(task: Task, split: Split, path: Path) -> Examples:
     objects = read_objects(path)
     examples = Examples([], malformed=objects.malformed)
-    labelled, words, lines = split not in task.test, list(task.labels), {}
+    labelled, words = split not in task.test, list(task.labels)
+    lines: dict[tuple, int] = {}
     for position, (number, row) in enumerate(objects.rows):
         try:
             samples = samples_of(task, split, row, position)
@@ -182,7 +181,7 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
             examples.unlabelled.append(f"{path}:{number}: {error}")
             continue
         except ValueError as error:
-            leave_out(examples.malformed, f"{path}:{number}: {error}")
+            objects.leave_out(number, error)
             continue
         except StageError as error:
             raise StageError(f"{path}:{number}: {error.cause}") from error
@@ -202,7 +201,7 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
 
 
 def _from_hub(task: Task, split: Split) -> Examples:
-    """The split of nyu-mll/glue; label ids are mapped by the names that the dataset gives them."""
+    """Reads a split of nyu-mll/glue; the dataset's own label names identify its label ids."""
     if task.benchmark != "GLUE":
         raise StageError(f"{task.name}: is not in {HUB_DATASET}, expected a folder with its files")
     with _hub_rows(split) as data:
@@ -213,22 +212,14 @@ def _from_hub(task: Task, split: Split) -> Examples:
                 f"{HUB_DATASET}, {split.hub_config}: has no column {missing[0]}, it has {there}"
             )
         texts = list(zip(*(data[column] for column in task.hub_columns), strict=True))
-        if split in task.test:
-            return Examples(texts)
-        if task.is_regression:
-            places = (f"{HUB_DATASET}, {task.name}, row {row}" for row in range(len(texts)))
-            scores = zip(data["label"], places, strict=True)
-            return Examples(
-                texts, [_read_score(task, str(score), place) for score, place in scores]
-            )
-        return Examples(texts, _labels_by_name(task, data))
+        return Examples(texts, [] if split in task.test else _hub_labels(task, data))
 
 
 @contextmanager
-def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:  # noqa: F821 (imported where it is used)
-    """The rows of a split at the commit that the Hub's cache has, else at the present one.
+def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:
+    """Yields the rows of a split at the commit in the Hub's cache, else at the present one.
 
-    Raises StageError with the first line of whatever `datasets` fails with.
+    Raises StageError with the first line of any error of `datasets`.
     """
     with TemporaryDirectory() as folder:
         try:
@@ -246,11 +237,15 @@ def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:  # noqa: F821 (impo
         yield data
 
 
-def _labels_by_name(task: Task, data) -> list[int]:
+def _hub_labels(task: Task, data: "datasets.Dataset") -> list[float]:
+    place = f"{HUB_DATASET}, {task.name}"
+    if task.is_regression:
+        scores = enumerate(data["label"])
+        return [_score(task, str(score), f"{place}, row {row}") for row, score in scores]
     names, words = data.features["label"].names, list(task.labels)
     if sorted(names) != sorted(words):
-        raise StageError(f"{HUB_DATASET}, {task.name}: labels {names}, expected {words}")
+        raise StageError(f"{place}: labels {names}, expected {words}")
     for row, label in enumerate(data["label"]):
         if label not in range(len(names)):
-            raise StageError(f"{HUB_DATASET}, {task.name}, row {row}: label {label!r}")
+            raise StageError(f"{place}, row {row}: label {label!r}")
     return [words.index(names[label]) for label in data["label"]]

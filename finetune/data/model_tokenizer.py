@@ -1,4 +1,4 @@
-"""Compares a checkpoint's tokenizer.json with what transformers makes of it, on a task's texts."""
+"""Compares a checkpoint's tokenizer.json with transformers' tokenizer on a task's texts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-MAX_TEXTS, MAX_CHARACTERS = 256, 2048  # that are compared, and of each
+MAX_TEXTS, MAX_CHARACTERS = 256, 2048  # compared texts, and characters of each
 
 
 def check_agreement(
@@ -18,8 +18,8 @@ def check_agreement(
 ) -> None:
     """Raises StageError, with a text and both results, if they differ.
 
-    Classes that are called after models rebuild a tokenizer from its vocabulary: words that the
-    model was pretrained on would be unknown to it, without a word said.
+    Tokenizer classes named after models rebuild the tokenizer from its vocabulary, and may silently
+    miss words of the pretraining.
     """
     file = _read_as_it_is(model)
     if file is None:
@@ -34,18 +34,17 @@ def check_agreement(
 
     step = -(-len(texts) // MAX_TEXTS) or 1
     sample = [text[:MAX_CHARACTERS] for row in texts[::step] for text in row]
-    if found := find_difference(ours, theirs, sample):
-        name = type(tokenizer).__name__
-        described = found.described(("tokenizer.json", name), file.id_to_token)
+    name = type(tokenizer).__name__
+    if found := find_difference(("tokenizer.json", ours), (name, theirs), sample, file.id_to_token):
         raise StageError(
-            f"{model}: {described}, which transformers makes of it; if the model was trained with "
+            f"{model}: {found}, which transformers makes of it; if the model was trained with "
             'tokenizer.json, set "tokenizer_class": "PreTrainedTokenizerFast" in '
             "tokenizer_config.json, else take tokenizer.json away"
         )
 
 
 def _read_as_it_is(model: str) -> "Tokenizer | None":
-    """Loads a checkpoint's tokenizer.json as it is; None if there is none."""
+    """Loads a checkpoint's tokenizer.json unchanged; returns None if it has none."""
     from tokenizers import Tokenizer
     from transformers.utils import cached_file
 

@@ -1,4 +1,4 @@
-"""What the rows of a task's files are, and what is wrong or odd about their labels."""
+"""Counts and checks the rows of a task's files and their labels."""
 
 import functools
 from collections import Counter
@@ -16,21 +16,19 @@ from pipeline.user_files.file_checks import shown, shown_list
 if TYPE_CHECKING:
     import numpy as np
 
-# Rows of a dev set below which a single one moves its scores by more than a point.
-FEW_ROWS = 100
-# Shares of a file's rows from which on it is a warning that they are left out, or of a dev set's
-# that they are those of training.
+FEW_ROWS = 100  # in a smaller dev set, one row changes the scores by more than a point
+# Shares that are worth a warning: of a file's rows left out, of a dev set's rows shared with train.
 MANY_LEFT_OUT = 0.1
 MANY_SHARED = 0.5
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """Of the file of a split.
+    """Facts about a split's file.
 
-    num_rows: those that are used. num_blank: those among them without text. labels: rows by class,
-    of a regression by the lowest and the highest score. unlabelled, malformed: of what is left
-    out, how many rows and one of them. texts: [num_rows] hashes, the same in this process alone.
+    num_rows: rows in use. num_blank: rows in use without text. labels: number of rows by class, of
+    a regression just the lowest and the highest score. unlabelled, malformed: number of rows left
+    out, and one of them. texts: [num_rows] int64 hashes, comparable within this process.
     """
 
     num_rows: int
@@ -64,13 +62,13 @@ def _number_and_one(rows: list[str]) -> tuple[int, str]:
 
 
 def row_facts(task: Task, folder: str) -> dict[Split, RowFacts]:
-    """Of each file that is there and can be used. folder: as `load_examples` takes it."""
+    """Returns the facts of each readable file. folder: as in `load_examples`."""
     found = _all_facts(task, folder)
     return {split: facts for split, facts in found.items() if isinstance(facts, RowFacts)}
 
 
 def problems_of_rows(task: Task, folder: str) -> Iterator[tuple[Split, str]]:
-    """Of each file that is there and cannot be used, what is wrong with it. All rows are read."""
+    """Reads all rows; yields the problem of each file that cannot be used."""
     for split, facts in _all_facts(task, folder).items():
         if isinstance(facts, str):
             yield split, facts
@@ -79,8 +77,8 @@ def problems_of_rows(task: Task, folder: str) -> Iterator[tuple[Split, str]]:
 
 
 def notes_on_task(task: Task, folder: str) -> Iterator[str]:
-    """Lines for the plan: what is left out, what makes scores misleading; of a task of the user's
-    own also how many rows each file has."""
+    """Yields the plan's notes: rows left out, reasons for misleading scores, and the number of rows
+    in each file of a user's own task."""
     facts = row_facts(task, folder)
     notes = list(rows_left_out(facts) if task.benchmark else _notes_on_own_rows(task, facts))
     notes += [Note(warning, True) for warning in warnings_about_labels(task, facts)]
@@ -90,19 +88,21 @@ def notes_on_task(task: Task, folder: str) -> Iterator[str]:
 def _all_facts(task: Task, folder: str) -> dict[Split, RowFacts | str]:
     found = {split: find_file(split, Path(folder)) for split in task.splits}
     return {
-        split: _facts(task, split, folder, *_state(path)) for split, path in found.items() if path
+        split: _facts(task, split, folder, *file_state(path))
+        for split, path in found.items()
+        if path
     }
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """A process reads a file again only when this has changed."""
+def file_state(path: Path) -> tuple[int, int]:
+    """Returns size and mtime; a process reads a file again only if they change."""
     state = path.stat()
     return state.st_size, state.st_mtime_ns
 
 
 @functools.cache
 def _facts(task: Task, split: Split, folder: str, size: int, mtime_ns: int) -> RowFacts | str:
-    """Or what is wrong with a file that cannot be used."""
+    """Returns the facts, or the problem of a file that cannot be used."""
     try:
         return facts_of(task, load_examples(task, split, folder))
     except StageError as error:
@@ -113,24 +113,24 @@ def _facts(task: Task, split: Split, folder: str, size: int, mtime_ns: int) -> R
 
 
 def problem_with_labels(task: Task, split: Split, facts: RowFacts) -> str:
-    """Why nothing can be learned from a split, or why its score says nothing; "" if neither.
+    """Returns the reason why a split teaches nothing or its score means nothing, or "".
 
-    Correlations with a constant are undefined, and so is F1 of a label that no row has: they are
-    counted as 0, whatever the model. The accuracy on dev rows of one class is not.
+    Correlations with a constant are undefined, as is F1 of a label without rows: they count as 0,
+    whatever the model. The accuracy on dev rows of one class does not.
     """
     if task.has_several_samples or not facts.labels:
         return ""
     words, is_dev = list(task.labels), split in task.dev
-    if len(facts.labels) == 1 and (split == task.train or (is_dev and task.is_regression)):
+    if len(facts.labels) == 1:
         [label] = facts.labels
         what = f"score {label:g}" if task.is_regression else f"label {shown(words[int(label)])}"
-        return f"all rows have the {what}, expected different ones"
-    if is_dev and len(facts.labels) == 1 and "matthews_correlation" in task.metrics:
-        [label] = facts.labels
-        return (
-            f"all rows have the label {shown(words[int(label)])}, with which matthews_correlation "
-            "is always 0, expected different ones"
-        )
+        if split == task.train or (is_dev and task.is_regression):
+            return f"all rows have the {what}, expected different ones"
+        if is_dev and "matthews_correlation" in task.metrics:
+            return (
+                f"all rows have the {what}, with which matthews_correlation is always 0, "
+                "expected different ones"
+            )
     if is_dev and "f1" in task.metrics and 1 not in facts.labels:
         return (
             f"no row has the label {shown(words[1])}, with which f1, which is that label's, is "
@@ -140,7 +140,7 @@ def problem_with_labels(task: Task, split: Split, facts: RowFacts) -> str:
 
 
 def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
-    """What makes a score misleading, of a task that can be learned."""
+    """Yields reasons for a misleading score of a task that can be learned."""
     if task.is_regression or task.has_several_samples:
         return
     words = list(map(shown, task.labels))
@@ -168,14 +168,14 @@ def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterat
 
 
 class Note(NamedTuple):
-    """warns: whether it is more than the user may pass over."""
+    """warns: True if the user must not overlook it."""
 
     text: str
     warns: bool = False
 
 
 def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
-    """How many rows each file has, what is left out, and how far a score can be trusted."""
+    """Yields row counts, rows left out, and limits of the scores."""
     counts = ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
     yield Note(counts)
     if not task.is_regression:

@@ -1,7 +1,7 @@
-"""How rows of SuperGLUE's files become samples for a classifier of one text or a pair.
+"""Turns rows of SuperGLUE's files into samples for a classifier of one text or a pair.
 
-The layouts of the rows are those of the files of https://super.gluebenchmark.com/tasks. Words
-that a question is about are marked where they stand in the text.
+The row layouts are those of https://super.gluebenchmark.com/tasks. Marks in the text surround the
+words in question.
 """
 
 import re
@@ -15,7 +15,7 @@ from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown
 
 Row = dict[str, Any]
-# COPA's questions, as its authors put them.
+# The wording of COPA's authors.
 COPA_QUESTIONS = {
     "cause": "What was the cause of this?",
     "effect": "What happened as a result?",
@@ -25,15 +25,15 @@ WRONG, RIGHT = "wrong", "right"
 
 
 class NoLabel(ValueError):
-    """A row that nobody has labelled."""
+    """A row without a label."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("no label")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """key: numbers (and for ReCoRD the entity) that name the sample within the file: its row's
+    """key: identifies the sample within the file: numbers (for ReCoRD also the entity), the row's
     `idx` first. label: one of the task's label words, empty in a test set."""
 
     key: tuple
@@ -42,53 +42,46 @@ class Sample:
 
 
 def samples_of(task: Task, split: Split, row: Row, position: int) -> list[Sample]:
-    """The samples of a row; `position` from 0 stands for the `idx` that it may lack.
+    """Returns the samples of a row; `position` (from 0) replaces a missing `idx`.
 
-    Raises ValueError with what is wrong with the row, NoLabel if that is all, StageError for a
-    label that the task lacks.
+    Raises ValueError with the row's problem, NoLabel for a missing label, StageError for an unknown
+    one.
     """
     labelled = split not in task.test
     try:
-        return list(_LAYOUTS[task.layout](task, split, row, position, labelled))
+        if make_samples := _SAMPLES.get(task.layout):
+            return list(make_samples(row, position, labelled))
+        make_texts = _TEXTS.get(task.layout)
+        columns = split.text_columns or task.text_columns
+        texts = make_texts(row) if make_texts else tuple(_text(row, name) for name in columns)
+        label = _known(row.get("label", ""), tuple(task.labels)) if labelled else ""
+        return [Sample((_index(row, position),), texts, label)]
     except (KeyError, TypeError, AttributeError) as error:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ValueError(what) from error
 
 
 def query_answers(row: Row) -> dict[int, tuple[str, ...]]:
-    """Of a ReCoRD row with answers: the texts that count as right, by the query's idx."""
+    """Returns the right texts of a ReCoRD row by the query's idx."""
     return {
         _index(query): tuple(dict.fromkeys(_text(answer, "text") for answer in query["answers"]))
         for query in row["qas"]
     }
 
 
-def _columns(task: Task, split: Split, row: Row, position: int, labelled: bool) -> Iterator[Sample]:
-    columns = split.text_columns or task.text_columns
-    texts = tuple(_text(row, column) for column in columns)
-    yield Sample((_index(row, position),), texts, _label(task, row) if labelled else "")
-
-
-def _word_senses(
-    task: Task, split: Split, row: Row, position: int, labelled: bool
-) -> Iterator[Sample]:
+def _word_senses(row: Row) -> tuple[str, ...]:
     """WiC: both sentences, with `* *` around the word in question."""
     texts = []
     for number in "12":
-        text, start, end = (
-            _text(row, f"sentence{number}"),
-            row[f"start{number}"],
-            row[f"end{number}"],
-        )
+        text = _text(row, f"sentence{number}")
+        start, end = row[f"start{number}"], row[f"end{number}"]
         if not 0 <= start < end <= len(text):
             raise ValueError(f"word {number} at {start} to {end} of {len(text)} characters")
         texts.append(f"{text[:start]}* {text[start:end]} *{text[end:]}")
-    yield Sample((_index(row, position),), tuple(texts), _label(task, row) if labelled else "")
+    return tuple(texts)
 
 
-def _pronouns(
-    task: Task, split: Split, row: Row, position: int, labelled: bool
-) -> Iterator[Sample]:
+def _pronouns(row: Row) -> tuple[str, ...]:
     """WSC: the text with `* *` around the noun and `# #` around the pronoun, and the noun."""
     target = row["target"]
     words = _text(row, "text").split()
@@ -97,11 +90,10 @@ def _pronouns(
         start, end = _find_span(words, _text(target, f"{span}_text"), target[f"{span}_index"])
         marked[start] = f"{mark} {marked[start]}"
         marked[end - 1] = f"{marked[end - 1]} {mark}"
-    texts = (" ".join(marked), _text(target, "span1_text"))
-    yield Sample((_index(row, position),), texts, _label(task, row) if labelled else "")
+    return " ".join(marked), _text(target, "span1_text")
 
 
-def _choices(task: Task, split: Split, row: Row, position: int, labelled: bool) -> Iterator[Sample]:
+def _choices(row: Row, position: int, labelled: bool) -> Iterator[Sample]:
     """COPA: the premise with the question in words, and a choice."""
     if row["question"] not in COPA_QUESTIONS:
         question = shown(repr(row["question"]))
@@ -114,7 +106,7 @@ def _choices(task: Task, split: Split, row: Row, position: int, labelled: bool) 
         yield Sample((_index(row, position), choice), texts, label)
 
 
-def _answers(task: Task, split: Split, row: Row, position: int, labelled: bool) -> Iterator[Sample]:
+def _answers(row: Row, position: int, labelled: bool) -> Iterator[Sample]:
     """MultiRC: the passage, and the question followed by an answer."""
     passage = row["passage"]
     text = _text(passage, "text")
@@ -127,9 +119,7 @@ def _answers(task: Task, split: Split, row: Row, position: int, labelled: bool) 
             yield Sample(key, (text, asked), label)
 
 
-def _entities(
-    task: Task, split: Split, row: Row, position: int, labelled: bool
-) -> Iterator[Sample]:
+def _entities(row: Row, _position: int, labelled: bool) -> Iterator[Sample]:
     """ReCoRD: the passage, and the query with an entity of the passage in its gap."""
     original = _text(row["passage"], "text")
     entities = dict.fromkeys(_entity(original, span) for span in row["passage"]["entities"])
@@ -145,10 +135,12 @@ def _entities(
             yield Sample((index, entity), (text, filled), label)
 
 
-_LAYOUTS: dict[str, Callable[..., Iterator[Sample]]] = {
-    "columns": _columns,
+# By layout: the texts of a row that is one sample, or all samples of a row.
+_TEXTS: dict[str, Callable[[Row], tuple[str, ...]]] = {
     "word_senses": _word_senses,
     "pronouns": _pronouns,
+}
+_SAMPLES: dict[str, Callable[[Row, int, bool], Iterator[Sample]]] = {
     "choices": _choices,
     "answers": _answers,
     "entities": _entities,
@@ -162,19 +154,15 @@ def _text(row: Row, name: str) -> str:
 
 
 def _index(row: Row, position: int | None = None) -> int:
-    """`idx` as a number; some copies of the files have it as a string."""
+    """Returns `idx` as a number; some copies of the files have strings."""
     value = row["idx"] if position is None else row.get("idx", position)
     if isinstance(value, bool) or not re.fullmatch("[0-9]+", str(value)):
         raise ValueError(f"idx {shown(repr(value))}, expected a whole number")
     return int(value)
 
 
-def _label(task: Task, row: Row) -> str:
-    return _known(row.get("label", ""), tuple(task.labels))
-
-
 def _known(label: Any, words: Sequence[str]) -> str:
-    """A label as a word: JSON's true, "True" and "true" are the same.
+    """Returns a label as a word: JSON's true, "True" and "true" are the same.
 
     Raises NoLabel for an empty one, StageError for an unknown word.
     """
@@ -187,10 +175,10 @@ def _known(label: Any, words: Sequence[str]) -> str:
 
 
 def _find_span(words: Sequence[str], text: str, index: int) -> tuple[int, int]:
-    """Start and end (exclusive) of a span of words that is said to start at `index`.
+    """Returns start and end (exclusive) of a span of words that should start at `index`.
 
-    Where other words stand there, which happens in the official files too, the nearest place
-    that has the span's words counts; if none has, the one word at `index`.
+    If other words are there, as in some official rows, the nearest place with the span's words
+    counts; if there is none, the one word at `index`.
     """
     wanted, found = [_bare(word) for word in text.split()], [_bare(word) for word in words]
     starts = range(len(words) - len(wanted) + 1) if wanted else ()
@@ -203,12 +191,12 @@ def _find_span(words: Sequence[str], text: str, index: int) -> tuple[int, int]:
 
 
 def _bare(word: str) -> str:
-    """`"Mark's,` is the word `mark`."""
+    """Returns `mark` for `"Mark's,`."""
     return word.strip(string.punctuation).lower().removesuffix("'s")
 
 
 def _entity(text: str, span: Row) -> str:
-    """Its last character is that at `end`."""
+    """Returns the text from `start` to `end`, both inclusive."""
     start, end = span["start"], span["end"]
     if not 0 <= start <= end < len(text):
         raise ValueError(f"entity at {start} to {end} of {len(text)} characters")
@@ -216,6 +204,6 @@ def _entity(text: str, span: Row) -> str:
 
 
 def _without_highlights(text: str) -> str:
-    """`@highlight` stands before each sentence of an article's summary, which ends unmarked."""
+    """Removes `@highlight` before the sentences of a summary, and ends each with a full stop."""
     parts = [part.strip() for part in text.split("@highlight")]
     return " ".join(part if part[-1] in ".!?\"'" else f"{part}." for part in parts if part)

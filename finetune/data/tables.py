@@ -1,139 +1,152 @@
-"""Tables out of .tsv files (as GLUE's: no quoting), .csv (quoted as spreadsheets do, or with
-backslashes before quotes) and .jsonl (an object per line).
+"""Reads tables of tasks: .tsv (quotes are text, as in GLUE), .csv and .jsonl (objects in lines).
+
+Lines end at LF or CRLF only; str.splitlines would cut at U+2028, too.
 """
 
-import csv
-import io
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from finetune.data.jsonl import first_keys, read_objects
-from finetune.data.tsv import Table, column_positions, leave_out, opened, read_tsv, tsv_columns
 from pipeline.errors import StageError
-from pipeline.user_files.csv_escapes import BACKSLASH, escapes_by_backslash, with_backslashes_kept
+from pipeline.user_files.delimited_files import (
+    TOO_LONG,
+    UNCLOSED,
+    DelimitedFile,
+    Row,
+    numbered_lines,
+)
+from pipeline.user_files.file_checks import (
+    has_bare_carriage_returns,
+    problem_with_encoding,
+    problem_with_file,
+    shown_list,
+)
+from pipeline.user_files.json_lines import parsed_object
 
-# Longest line and field of a CSV file, in characters; Python's own limit is shorter than articles.
-MAX_CSV_FIELD = 16 << 20
-HEAD_BYTES = 1 << 20  # that tell how quotes are escaped
-# What csv says when a row has no end, or none before a field of that length.
-_UNCLOSED = ("end of data", "field limit")
+BLOCK_BYTES = 1 << 20
+MAX_MALFORMED = 100_000  # rows; with more, it is probably the wrong file
+Cells = TypeVar("Cells")
 
 
-def table_columns(path: Path, wanted: Sequence[str]) -> list[str]:
-    """Names of the columns; for .jsonl those of the first objects, until all wanted ones are found.
+@dataclass(frozen=True)
+class Table(Generic[Cells]):
+    """rows: (number of the first line, cells). malformed: `file:line: problem` of each row left
+    out."""
 
-    An object may lack what others have: it is a row without a label, or one that is left out.
+    path: Path
+    rows: list[tuple[int, Cells]] = field(default_factory=list)
+    malformed: list[str] = field(default_factory=list)
+
+    def leave_out(self, number: int, problem: object) -> None:
+        """Adds a malformed row. Raises StageError if there are more than 100,000."""
+        self.malformed.append(f"{self.path}:{number}: {problem}")
+        if len(self.malformed) > MAX_MALFORMED:
+            raise StageError(
+                f"{self.malformed[0]}, and {MAX_MALFORMED:,} more rows are malformed; "
+                "is this the right file?"
+            )
+
+
+def table_columns(path: Path, wanted: Iterable[str] = ()) -> list[str]:
+    """Returns the column names; of a .jsonl the keys of the first objects, until all `wanted` ones
+    are found. An empty file has none.
+
+    Raises StageError if the header, or each line of a .jsonl, is malformed.
     """
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        return first_keys(path, wanted)
-    if kind == ".csv":
-        return _csv_header(path, _csv_reader(path))
-    return tsv_columns(path)
+    if path.suffix.lower() == ".jsonl":
+        return _first_keys(path, wanted)
+    return _open_delimited(path).header.fields
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Table:
-    """Some columns of a .tsv, .csv or .jsonl file; see `read_tsv`.
+def read_table(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), header: Sequence[str] = ()
+) -> Table[tuple[str, ...]]:
+    """Reads some columns of a file.
 
-    optional: those that an object of a .jsonl may lack, as a cell of the others may be empty.
+    optional: columns that objects may lack; their cells are empty then. header: all columns of a
+    file without a header row.
+
+    Leaves out malformed rows: with another number of fields than the header, misplaced quotes,
+    other bytes than UTF-8, a NUL, a CR within a line or more than 16 MiB. Raises StageError for a
+    missing file or column, a quote that is never closed, and more than 100,000 malformed rows.
     """
-    kind = path.suffix.lower()
-    if kind == ".jsonl":
-        return _read_jsonl(path, columns, optional)
-    return _read_csv(path, columns) if kind == ".csv" else read_tsv(path, columns)
-
-
-def _read_csv(path: Path, columns: Sequence[str]) -> Table:
-    """A row may have line breaks within quotes; its number is that of its first line.
-
-    Raises StageError for a quote that is never closed: all rows behind it would be lost.
-    """
-    reader = _csv_reader(path)
-    names = _csv_header(path, reader)
+    if path.suffix.lower() == ".jsonl":
+        return _read_columns(read_objects(path), columns, optional)
+    file = _open_delimited(path, header)
+    names = file.header.fields
     picked = column_positions(path, names, columns)
-    table = Table(path, [])
-    for first, last, fields, problem in _csv_rows(path, reader):
-        if problem := problem or _csv_problem(fields, len(names)):
-            lines = f" in lines {first} to {last}" if last > first else ""
-            leave_out(table.malformed, f"{path}:{first}: {problem}{lines}")
+    table: Table[tuple[str, ...]] = Table(path)
+    for row in _without_blank_end(file):
+        if row.problem == UNCLOSED:
+            raise StageError(f"{path}:{row.first}: {UNCLOSED}")
+        problem = row.problem or _problem_of_text("".join(row.fields))
+        if not problem and len(row.fields) != len(names):
+            problem = f"{len(row.fields)} fields, expected {len(names)}"
+        if problem:
+            lines = f" in lines {row.first} to {row.last}" if row.last > row.first else ""
+            table.leave_out(row.first, f"{problem}{lines}")
         else:
-            table.rows.append((first, tuple(fields[i] for i in picked)))
+            table.rows.append((row.first, tuple(row.fields[i] for i in picked)))
     return table
 
 
-def _csv_rows(path: Path, reader) -> Iterator[tuple[int, int, list[str], str]]:
-    """(first line, last line, fields, what is wrong with its quotes) of each row.
+def column_positions(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Returns the positions of the columns in the header `names`.
 
-    Empty lines at the end of the file are no rows.
+    Raises StageError if a column is missing or appears twice.
     """
-    num_empty = 0
-    while True:
-        first, fields, problem = reader.line_num + 1, [], ""
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if any(words in str(error) for words in _UNCLOSED):
-                raise StageError(f"{path}:{first}: a quote that is never closed") from error
-            problem = _in_words(error)
-        if not fields and not problem:
-            num_empty += 1
-            continue
-        yield from ((line, line, [], "") for line in range(first - num_empty, first))
-        yield first, reader.line_num, fields, problem
-        num_empty = 0
+    missing = [column for column in columns if column not in names]
+    if missing:
+        found = shown_list(names) if any(names) else "none, the file is empty"
+        raise StageError(f"{path}: no column {', '.join(missing)}; it has {found}{_hint(names)}")
+    for column in columns:
+        if names.count(column) > 1:
+            raise StageError(f"{path}: column {column} appears twice in {shown_list(names)}")
+    return [names.index(column) for column in columns]
 
 
-def _csv_reader(path: Path):
-    csv.field_size_limit(MAX_CSV_FIELD)
-    with opened(path) as file:
-        escapes = escapes_by_backslash(file.read(HEAD_BYTES))
-    if not escapes:
-        return csv.reader(_csv_lines(path), strict=True)
-    lines = map(with_backslashes_kept, _csv_lines(path))
-    return csv.reader(lines, strict=True, escapechar=BACKSLASH)
+def _hint(names: Sequence[str]) -> str:
+    """Explains a header with another delimiter."""
+    other = [mark for mark in ",;\t" if len(names) == 1 and mark in names[0]]
+    expected = "commas or semicolons in .csv, tabs in .tsv"
+    return f" (columns are separated by {expected}, not by {other[0]!r})" if other else ""
 
 
-def _csv_lines(path: Path) -> Iterator[str]:
-    """Bytes that are no UTF-8 become half surrogate pairs, which tell them in their row."""
-    with (
-        opened(path) as file,
-        # A CR alone ends no line: the second half of one that has it would be taken for a row.
-        io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="\n") as lines,
-    ):
-        number = 1
-        while line := lines.readline(MAX_CSV_FIELD):
-            if len(line) == MAX_CSV_FIELD:
-                raise StageError(f"{path}:{number}: longer than {MAX_CSV_FIELD:,} characters")
-            yield line
-            number += 1
+# --- .tsv and .csv ----------------------------------------------------------------------------
 
 
-def _csv_header(path: Path, reader) -> list[str]:
-    try:
-        names = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise StageError(f"{path}:1: {_in_words(error)}") from error
-    if problem := _problem_of_text("".join(names)):
-        raise StageError(f"{path}:1: {problem}, expected the names of the columns")
-    return names
+def _open_delimited(path: Path, header: Sequence[str] = ()) -> DelimitedFile:
+    """Raises StageError for a malformed header."""
+    file = DelimitedFile(
+        _blocks(path),
+        lambda line: line.decode("utf-8", "surrogateescape"),  # found again by _problem_of_text
+        lambda line: not line.strip("\r\n"),
+        path.suffix.lower() != ".csv",
+        tuple(header),
+    )
+    row = file.header
+    if problem := _problem_of_text("".join(row.fields)) or row.problem:
+        raise StageError(f"{path}:{row.first}: {problem}, expected the names of the columns")
+    return file
 
 
-def _in_words(error: csv.Error) -> str:
-    return "CR within the line" if "new-line character" in str(error) else str(error)
-
-
-def _csv_problem(fields: list[str], expected: int) -> str:
-    if len(fields) != expected:
-        return f"{len(fields)} fields, expected {expected}"
-    return _problem_of_text("".join(fields))
+def _without_blank_end(file: DelimitedFile) -> Iterator[Row]:
+    """Yields the rows; empty lines at the end of the file are no rows."""
+    last, blank = file.header.last, [""]
+    for row in file.rows():
+        if row.problem or len(row.fields) > 1 or file.text.strip("\r\n"):
+            yield from (Row(number, number, blank) for number in range(last + 1, row.first))
+            yield row
+            last = row.last
+        else:
+            blank = row.fields
 
 
 def _problem_of_text(text: str) -> str:
-    if "\0" in text:
+    if "\0" in text:  # left by a crash; no text has one
         return "NUL byte"
     try:
         text.encode()  # far faster than a look at each character
@@ -142,37 +155,117 @@ def _problem_of_text(text: str) -> str:
     return ""
 
 
-def _read_jsonl(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Table:
-    """Texts and labels may be strings, numbers, true or false (`true`, `false` as labels)."""
-    objects = read_objects(path)
-    table = Table(path, [], objects.malformed)
-    for number, row in objects.rows:
-        values = [_without_nan(row.get(column)) for column in columns]
-        wrong = [
-            column
-            for column, value in zip(columns, values, strict=True)
-            if not isinstance(value, (str, int, float))
-            and not (value is None and column in optional)
-        ]
-        if wrong:
-            problem = f"no text or number as {', '.join(wrong)}"
-            leave_out(table.malformed, f"{path}:{number}: {problem}")
-        else:
-            table.rows.append((number, tuple(map(_word, values))))
+# --- .jsonl -----------------------------------------------------------------------------------
+
+
+def read_objects(path: Path) -> Table[dict[str, Any]]:
+    """Reads all objects of a .jsonl file.
+
+    Raises StageError for a missing file and for more than 100,000 malformed lines.
+    """
+    table: Table[dict[str, Any]] = Table(path)
+    for number, line in iter_lines(path):
+        try:
+            table.rows.append((number, _parsed(line)))
+        except ValueError as error:
+            table.leave_out(number, error)
     return table
 
 
-def _without_nan(value: Any) -> Any:
-    """NaN is what pandas writes where a table has nothing."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _first_keys(path: Path, wanted: Iterable[str]) -> list[str]:
+    keys: dict[str, None] = {}
+    problem, missing = "", set(wanted)
+    for number, line in iter_lines(path):
+        try:
+            found = _parsed(line)
+        except ValueError as error:
+            problem = problem or f"{path}:{number}: {error}, expected an object per line"
+            continue
+        keys |= dict.fromkeys(found)
+        missing -= found.keys()
+        if not missing:
+            break
+    if problem and not keys:
+        raise StageError(problem)
+    return list(keys)
 
 
-def _word(value: str | int | float | bool | None) -> str:
-    """JSON's 1 and 1.0 are the same number; null is an empty cell."""
-    if value is None:
-        return ""
+def _parsed(line: bytes | None) -> dict[str, Any]:
+    """Raises ValueError with the problem of the line."""
+    if line is None:
+        raise ValueError(TOO_LONG)
+    text = line.decode("utf-8", "surrogateescape")
+    if problem := _problem_of_text(text):
+        raise ValueError(problem)
+    row = parsed_object(text)
+    if "\\u" in text:  # JSON can spell half a character, which tokenizers refuse
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair") from None
+    return row
+
+
+def _read_columns(
+    objects: Table[dict[str, Any]], columns: Sequence[str], optional: Sequence[str]
+) -> Table[tuple[str, ...]]:
+    table: Table[tuple[str, ...]] = Table(objects.path, [], objects.malformed)
+    for number, row in objects.rows:
+        cells = [_cell(row.get(column), column in optional) for column in columns]
+        if None in cells:
+            wrong = [column for column, cell in zip(columns, cells, strict=True) if cell is None]
+            table.leave_out(number, f"no text or number as {', '.join(wrong)}")
+        else:
+            table.rows.append((number, tuple(cell or "" for cell in cells)))
+    return table
+
+
+def _cell(value: Any, is_optional: bool) -> str | None:
+    """Returns a string, number, true or false as a cell (1.0 as `1`), None for other values.
+
+    An optional null, or the NaN that pandas writes for a missing cell, is an empty cell.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "" if is_optional else None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value)
+    return str(value) if isinstance(value, (str, int, float)) else None
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def iter_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Yields (number from 1, line without its ending), None for a line of more than 16 MiB.
+
+    Empty lines at the end of the file do not count.
+    """
+    last = 0
+    for number, line in numbered_lines(_blocks(path)):
+        if line is None or (line := line.removesuffix(b"\r")):
+            yield from ((empty, b"") for empty in range(last + 1, number))
+            yield number, line
+            last = number
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yields the content without a byte order mark.
+
+    Raises StageError if it cannot be read, is UTF-16, or its lines end with CR alone.
+    """
+    if problem := problem_with_file(path):
+        raise StageError(f"{path}: {problem}")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(BLOCK_BYTES)
+            if problem := problem_with_encoding(head):
+                raise StageError(f"{path}: {problem}")
+            if has_bare_carriage_returns(head):
+                raise StageError(f"{path}: lines end with CR alone, expected LF or CRLF")
+            yield head.removeprefix(b"\xef\xbb\xbf")
+            while block := file.read(BLOCK_BYTES):
+                yield block
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,11 +1,11 @@
-"""The tasks that the config names, whether their data is there, and what it is."""
+"""The configured tasks: their files and digests."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.finetune_rules import task_names
-from finetune.data.custom_tasks import custom_task
+from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.demo_glue import demo_digests, demo_files
 from finetune.data.examples import HUB_DATASET, find_file, has_split
 from finetune.data.tasks import Split, Task, find_task
@@ -15,14 +15,14 @@ from pipeline.store.checksums import file_digest
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-# Benchmark -> the key that names its folder. The files of a user's own tasks are named one by one.
+# Benchmark -> the key of its folder. The user's own tasks name their files one by one.
 FOLDER_KEYS = {"GLUE": "FINETUNE.GLUE_DIR", "SuperGLUE": "FINETUNE.SUPERGLUE_DIR"}
 
 
 def configured_tasks(finetune: "CfgNode") -> tuple[Task, ...]:
-    """Without duplicates, in the order of their names, which the YAML's order does not change.
+    """Returns the tasks sorted by name, without duplicates; the YAML's order does not matter.
 
-    Raises ConfigError for a name that is no task, and for a user's own task without its files.
+    Raises ConfigError for an unknown name, and for a user's own task without its files.
     """
     names = sorted(task_names(finetune.TASKS, finetune))
     if not names:
@@ -42,13 +42,13 @@ def _own_task(name: str, node: "CfgNode") -> Task:
             raise ConfigError(
                 [f"FINETUNE.CUSTOM_TASKS.{name}.{key}: no such file, got {node[key] or 'nothing'}"]
             )
-    return custom_task(name, **{key.lower(): value for key, value in node.items()})
+    return custom_task(name, TaskKeys(**{key.lower(): value for key, value in node.items()}))
 
 
 def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:
-    """Raises ConfigError for training and dev files that are not there; test files may lack.
+    """Raises ConfigError for missing training and dev files; test files are optional.
 
-    data_dirs: folder by benchmark; without one, GLUE is taken from the Hub.
+    data_dirs: folder by benchmark; without a folder, GLUE comes from the Hub.
     """
     tasks, problems = list(tasks), []
     for benchmark, key in FOLDER_KEYS.items():
@@ -68,17 +68,18 @@ def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:
 
 
 def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
-    """What a task and its data are, wherever the data lies: digests by split.
-
-    A task of the user's own is described too; what the others are is part of this program.
-    """
+    """Returns the identity of a task and its data, wherever the data lies: digests by split, and
+    the keys of a user's own task."""
     if is_demo:
-        return {"task_files": _demo_digests(task)}
+        digests = demo_digests()
+        found = {split.name: demo_file(split) for split in task.splits}
+        demo = {name: digests[file] + Path(file).suffix for name, file in found.items() if file}
+        return {"task_files": demo}
     if not data_dir:
         return {"task_files": HUB_DATASET}
-    found = {split.name: find_file(split, Path(data_dir)) for split in task.splits}
-    # How a file is read depends on its ending, too.
-    files = {name: file_digest(path) + path.suffix for name, path in found.items() if path}
+    paths = {split.name: find_file(split, Path(data_dir)) for split in task.splits}
+    # The ending decides how a file is read.
+    files = {name: file_digest(path) + path.suffix for name, path in paths.items() if path}
     if task.benchmark:
         return {"task_files": files}
     described = {
@@ -91,12 +92,6 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     return {"task_files": files, "task_keys": described}
 
 
-def _demo_digests(task: Task) -> dict[str, str]:
-    digests = demo_digests()
-    found = {split.name: demo_file(split) for split in task.splits}
-    return {name: digests[file] + Path(file).suffix for name, file in found.items() if file}
-
-
 def demo_file(split: Split) -> str:
-    """The file of the built-in benchmark that holds a split, or an empty string."""
+    """Returns the built-in benchmark's file of a split, or an empty string."""
     return next((file for file in split.files if file in demo_files()), "")

@@ -1,4 +1,4 @@
-"""What a task's texts lose on their way to the model: tokens that are cut, characters it lacks."""
+"""Counts truncated and unknown tokens of a task's texts."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,23 +15,20 @@ from pipeline.user_files.file_checks import shown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Share of a split's samples that are cut, or of its tokens, above which a warning says so.
-WARN_CUT = 0.05
-# Of each sample, before it is cut; tokens without the special ones, characters without spaces.
+WARN_CUT = 0.05  # warns above this share of truncated samples or tokens of a split
+# Of each sample before truncation: tokens without special ones, characters without spaces.
 COLUMNS = ("tokens", "cut", "unknown", "characters", "unknown_characters")
-# Samples that are tokenized whole at once, which can be long.
-WHOLE_CHUNK = 64
-# Different unknown words of a split that are kept, to find out why they are unknown.
-KEPT_WORDS = 200
+WHOLE_CHUNK = 64  # samples tokenized at once without truncation; they can be long
+KEPT_WORDS = 200  # distinct unknown words of a split, kept to find the cause
 SHOWN_WORDS = 3
 OTHER_TEXT = "casing, accents, or another language than the vocabulary's"
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Of a split, as `COLUMNS` of all its samples; num_truncated: samples of which tokens are cut.
+    """Sums of `COLUMNS` over a split's samples; num_truncated: samples with tokens cut.
 
-    num_unknown_characters: those behind unknown tokens, of which one can hide a long word.
+    num_unknown_characters: one unknown token can hide a long word.
     """
 
     num_samples: int
@@ -78,11 +75,11 @@ def _share(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """What the tokenizer makes of a task's splits.
+    """Token counts of a task's splits.
 
-    max_seq_length: tokens per sample, special ones included; asked: what the config wants;
-    positions: the most that the model can take, 0 if it has no limit. splits: counts by split.
-    unknown_words: some of them; cause: the likely reason why they are unknown.
+    max_seq_length: tokens per sample, with special ones. asked: the config's length. positions: the
+    model's limit, 0 if it has none. splits: counts by split. unknown_words: a selection. cause: the
+    likely reason why they are unknown.
     """
 
     task: str
@@ -94,7 +91,7 @@ class Tokenization:
     cause: str = ""
 
     def check(self) -> None:
-        """StageError if nearly all of a split is unknown: nothing can be learned then."""
+        """Raises StageError if nearly all of a split is unknown: nothing can be learned then."""
         split, share = self._most_unknown()
         if share > ERROR_SHARE:
             raise StageError(
@@ -103,13 +100,13 @@ class Tokenization:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """Of a run's result: the length that was used, and the asked one if that is another."""
+        """Returns a run's record; the asked length only if it differs from the used one."""
         asked = {ASKED_LENGTH: self.asked} if self.asked != self.max_seq_length else {}
         splits = {name: asdict(counts) | counts.shares for name, counts in self.splits.items()}
         return {"max_seq_length": self.max_seq_length, **asked, "tokenization": splits}
 
     def __str__(self) -> str:
-        """`mine: at most 64 tokens per sample; truncated: train 12.0 % of samples (3.0 % of
+        """Returns `mine: at most 64 tokens per sample; truncated: train 12.0 % of samples (3.0 % of
         tokens); unknown: 0.0 % of tokens (0.0 % of characters)`."""
         truncated = [
             f"{name} {100 * counts.shares['truncated_share']:.1f} % of samples "
@@ -128,7 +125,7 @@ class Tokenization:
         )
 
     def warnings(self, key: str) -> Iterator[str]:
-        """key: the config's, or the flag, that holds the length."""
+        """key: the config key, or the flag, of the length."""
         if any(counts.is_much_cut for counts in self.splits.values()):
             most = max(self.splits.values(), key=lambda counts: counts.shares["cut_share"])
             yield (
@@ -141,7 +138,7 @@ class Tokenization:
             yield f"{self.task}: {unknown_in_words(share, split, self.unknown_words, self.cause)}"
 
     def _most_unknown(self) -> tuple[str, float]:
-        """The split, as words, and its share of unknown characters."""
+        """Returns the split in words, and its share of unknown characters."""
         name = max(self.splits, key=lambda name: self.splits[name].unknown_character_share)
         words = f"its {name.replace('_', ' ')} set"
         return words, self.splits[name].unknown_character_share
@@ -158,7 +155,7 @@ class Tokenization:
 
 
 def unknown_in_words(share: float, where: str, words: Sequence[str], cause: str) -> str:
-    """share: of the characters. where: what text it is of."""
+    """share: of the characters. where: names the text."""
     like = ", ".join(repr(shown(word)) for word in list(dict.fromkeys(words))[:SHOWN_WORDS])
     examples = f", like {like}" if like else ""
     return (
@@ -168,7 +165,7 @@ def unknown_in_words(share: float, where: str, words: Sequence[str], cause: str)
 
 
 def cause_in_words(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> str:
-    """Why most of the text of these words is unknown, as far as they tell."""
+    """Returns the likely cause why these words are unknown, or an empty string."""
     if not words or not tokenizer.is_fast:
         return ""
     found = likely_cause(tokenizer.backend_tokenizer, tokenizer.unk_token_id, Counter(words))
@@ -184,9 +181,10 @@ def count_tokens(
     ids: Sequence[Sequence[int]],
     max_length: int,
 ) -> tuple[np.ndarray, list[str]]:
-    """[N, len(COLUMNS)] int32 of the rows, and some of their unknown words.
+    """Returns COLUMNS of the rows, [N, len(COLUMNS)] int32, and some of their unknown words.
 
-    ids: the rows' tokens, cut to max_length. Only what may be cut or unknown is tokenized again.
+    ids: the rows' tokens, truncated to max_length. Tokenizes only rows again that may be truncated
+    or have unknown tokens.
     """
     num_special = tokenizer.num_special_tokens_to_add(pair=len(rows[0]) == 2)
     counts = np.zeros((len(rows), len(COLUMNS)), np.int32)
@@ -207,7 +205,7 @@ def count_tokens(
                 found = _unknown_words(whole.encodings[number], rows[place], unknown)
                 counts[place, 4] = sum(map(num_characters, found))
                 words |= dict.fromkeys(found) if len(words) < KEPT_WORDS else {}
-            elif num_unknown:  # a tokenizer that is slow does not say where its tokens stand
+            elif num_unknown:  # slow tokenizers give no offsets
                 counts[place, 4] = round(counts[place, 3] * num_unknown / counts[place, 0])
     lost = counts[:, 0] == 0  # without an unknown token to say so
     counts[lost, 4] = counts[lost, 3]
@@ -215,7 +213,7 @@ def count_tokens(
 
 
 def _unknown_words(encoding, row: tuple[str, ...], unknown: int) -> list[str]:
-    """What stands in the texts where the unknown tokens are."""
+    """Returns the text at the unknown tokens."""
     tokens = zip(encoding.ids, encoding.offsets, encoding.sequence_ids, strict=True)
     return [
         row[text][start:end]

@@ -260,7 +260,7 @@ class Artifact:
                 yield f"{problem}; it is not deleted"
 
     def claim(self) -> None:
-        """Marks the folders as this stage's, for a command that is not part of the pipeline.
+        """Marks the folders as this stage's, for commands outside the pipeline.
 
         Leaves records of the pipeline alone. Raises ConfigError if the folders hold anything else.
         """

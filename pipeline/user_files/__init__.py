@@ -1,1 +1,1 @@
-"""Checks of files that users bring."""
+"""Readers and checks of the user's files."""

@@ -1,4 +1,4 @@
-"""What files of a user's text may not be, and how pieces of them stand in messages."""
+"""Checks the user's files, and shortens their text for messages."""
 
 import os
 import stat
@@ -8,13 +8,14 @@ from pipeline.errors import in_one_line
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF32_MARKS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
-LOOKED_AT = 4096  # bytes in which the NULs are counted
+LOOKED_AT = 4096  # bytes checked for NULs
 MAX_SHOWN = 60  # characters of a word in a message
 MAX_WORDS = 12
 
 
 def problem_with_file(path: str | os.PathLike) -> str:
-    """Why a file cannot be read as one, or an empty string: reading a pipe would wait for ever."""
+    """Returns the reason why this is no readable file, or an empty string. Reading a pipe would
+    block."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -25,10 +26,10 @@ def problem_with_file(path: str | os.PathLike) -> str:
 
 
 def problem_with_encoding(head: bytes) -> str:
-    """Why what begins with `head` is no UTF-8, or an empty string.
+    """Names the encoding of a text that begins with `head`, or returns "" if it may be UTF-8.
 
-    Of UTF-16 and UTF-32 without a byte order mark, every second or fourth byte tells, as it is NUL
-    in most scripts: read as UTF-8, each letter would be a word.
+    UTF-16 and UTF-32 without a byte order mark have a NUL in every second or fourth byte in most
+    scripts. Read as UTF-8, each letter would be a word.
     """
     if head.startswith(UTF32_MARKS):
         return "is UTF-32, expected UTF-8"
@@ -44,17 +45,17 @@ def problem_with_encoding(head: bytes) -> str:
 
 
 def has_bare_carriage_returns(head: bytes) -> bool:
-    """Whether lines end with CR alone, as on old Macs: what is a line could not be told."""
+    """True if lines end with CR alone, as on old Macs."""
     return b"\n" not in head and b"\r" in head.rstrip(b"\r")
 
 
 def shown(text: str) -> str:
-    """Text out of a user's file as it may stand in a message: one line of at most 60 characters."""
+    """Returns one line of at most 60 characters of a user's text."""
     return in_one_line(text[:MAX_SHOWN]) + ("..." if len(text) > MAX_SHOWN else "")
 
 
 def shown_list(words: Iterable[str]) -> str:
-    """`a, b, c`; of many words the first ones, and how many there are besides."""
+    """Returns `a, b, c`, or the first words and the number of others."""
     words = list(map(shown, words))
     more = len(words) - MAX_WORDS
     return ", ".join(words[:MAX_WORDS]) + (f" and {more:,} more" if more > 0 else "")

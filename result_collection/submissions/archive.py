@@ -1,4 +1,4 @@
-"""The zip of a submission: written flat and deterministic, read with suspicion."""
+"""The zip of a submission: written flat and deterministically, read with limits."""
 
 import zipfile
 import zlib
@@ -11,24 +11,24 @@ PARTIAL_SUFFIX = "-partial-not-for-submission"
 ENDINGS = {"GLUE": ".tsv", "SuperGLUE": ".jsonl"}
 # Fixed date of all files in the zip: the same predictions give the same bytes.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-# Bytes that all files together may unpack to; a whole submission has less than a tenth of it.
+# Limit of the unpacked size; a whole submission has less than a tenth of it.
 MAX_BYTES = 200_000_000
 SUMMARY_TABLE = "summary.tsv"  # beside the files to be submitted
 
 
 def file_name(name: str, benchmark: str = "GLUE") -> str:
-    """The file that a submission to the benchmark has for a test set: `CoLA.tsv`, `CB.jsonl`."""
+    """Returns the file of a test set: `CoLA.tsv`, `CB.jsonl`."""
     return name + ENDINGS[benchmark]
 
 
 def zip_path(directory: Path, partial: bool, benchmark: str = "GLUE") -> Path:
-    """The zip stands beside the folder of its files."""
+    """Returns the path of the zip, beside the folder of its files."""
     which = "" if benchmark == "GLUE" else f"-{benchmark.lower()}"
     return directory.with_name(f"{directory.name}{which}{PARTIAL_SUFFIX if partial else ''}.zip")
 
 
 def write_zip(path: Path, files: Mapping[str, str]) -> None:
-    """Name -> text, flat, in the order given; the same content gives the same bytes."""
+    """Writes files (name -> text) in the given order; the same content gives the same bytes."""
     with written_aside(path) as aside, zipfile.ZipFile(aside, "w") as archive:
         for name, text in files.items():
             member = zipfile.ZipInfo(name, ZIP_DATE)
@@ -38,22 +38,21 @@ def write_zip(path: Path, files: Mapping[str, str]) -> None:
 
 
 def read_submission(path: Path) -> tuple[dict[str, bytes | None], list[str]]:
-    """Name -> content of each file of a zip, or of the .tsv and .jsonl files of a folder.
+    """Returns the files of a zip, or the .tsv and .jsonl files of a folder, and the problems.
 
-    With it, what is wrong with the container; a file that cannot be read has no content. Raises
-    OSError if there is nothing to read, zipfile.BadZipFile if it is neither, or has an index that
-    cannot be read.
+    An unreadable file has the content None. Raises OSError if `path` is missing, and
+    zipfile.BadZipFile if it is neither a folder nor a readable zip.
     """
     if path.is_dir():
         found = [file for file in sorted(path.iterdir()) if _is_submitted(file)]
         return {file.name: file.read_bytes() for file in found}, []
     if not zipfile.is_zipfile(path):
-        with open(path, "rb"):  # says if it is not there
+        with open(path, "rb"):  # raises if it is missing
             raise zipfile.BadZipFile("no zip file, or a broken one")
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_members(archive)
-    except (UnicodeDecodeError, NotImplementedError) as error:  # of a name, of zip's version
+    except (UnicodeDecodeError, NotImplementedError) as error:  # a name, the version of the format
         raise zipfile.BadZipFile(str(error)) from error
 
 
@@ -80,7 +79,7 @@ def _read_members(archive: zipfile.ZipFile) -> tuple[dict[str, bytes | None], li
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> bytes:
-    """Raises ValueError with what is wrong; what a member says of its size need not be true."""
+    """Returns the content. Raises ValueError for bad data; does not trust the recorded size."""
     too_large = f"more than {limit / 1e6:.0f} MB unpacked, no submission is that large"
     if member.flag_bits & 1:
         raise ValueError("encrypted, expected a zip without password")
@@ -97,7 +96,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) 
 
 
 def all_zips(directory: Path) -> list[Path]:
-    """Returns the paths of all zips that a search can have."""
+    """Returns the paths of all possible zips of a search."""
     return [
         zip_path(directory, partial, benchmark)
         for benchmark in ENDINGS

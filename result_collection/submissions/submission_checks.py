@@ -1,4 +1,4 @@
-"""All that is wrong with the files of a submission, as lines that name the file and the line."""
+"""Checks of submission files; problems name the file and the line."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from finetune.data.tasks import Split, Task, submission_splits
 from result_collection.submissions.archive import file_name
 
 HEADER = "index\tprediction"
-# Lines of MultiRC's file; its answers are the rows that the table of tasks counts.
+# Lines of MultiRC's file; the table of tasks counts its answers.
 MULTIRC_PASSAGES = 166
 # Rows of the test set that QNLI had when GLUE was new.
 QNLI_V1_ROWS = 5740
@@ -18,10 +18,10 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 def find_problems(files: Mapping[str, str | bytes | None], benchmark: str = "GLUE") -> list[str]:
-    """All that is wrong with a submission (file name -> content), a line each; empty if nothing.
+    """Returns a line for each problem of a submission (file name -> content).
 
-    Of each kind of mistake in a file the first line is named and the others are counted. A file
-    without content (None) is there but could not be read.
+    For each kind of mistake in a file, names the first line and counts the others. None stands for
+    unreadable content.
     """
     splits = submission_splits(benchmark)
     expected = {file_name(name, benchmark): splits[name] for name in splits}
@@ -46,7 +46,7 @@ def find_problems(files: Mapping[str, str | bytes | None], benchmark: str = "GLU
 
 
 def _meant_names(names: Iterable[str], expected: Iterable[str]) -> dict[str, str]:
-    """Given name -> expected name, one for one; what is spelled right counts before the rest."""
+    """Returns given names by expected names, one for one; exact spellings first."""
     by_plain_name = {_plain_name(name): name for name in expected}
     meant: dict[str, str] = {name: name for name in names if name in expected}
     for name in names:
@@ -57,7 +57,7 @@ def _meant_names(names: Iterable[str], expected: Iterable[str]) -> dict[str, str
 
 
 def _plain_name(name: str) -> str:
-    """`glue/mnli_m.TSV` is MNLI-m; a folder is nothing."""
+    """Returns the test set of a name: MNLI-m for `glue/mnli_m.TSV`, nothing for a folder."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return re.sub("[^a-z0-9]", "", last.split(".")[0].lower())
 
@@ -83,7 +83,7 @@ def _stray(name: str) -> str:
 
 
 class _Findings:
-    """What is wrong in lines, by kind: the first line of each is told, the others are counted."""
+    """Problems of lines by kind: the first line of each, and the count of the others."""
 
     def __init__(self):
         self._first: dict[str, str] = {}
@@ -100,18 +100,18 @@ class _Findings:
 
 
 class _Order:
-    """Follows indices, which have to be 0, 1, 2 ..., past a mistake to the next one."""
+    """Follows indices, expected 0, 1, 2 ..., and recovers after each mistake."""
 
     def __init__(self):
         self._lines: dict[int, int] = {}
-        self._next = {0}  # two after a wrong row: it was inserted, or it took the place of one
+        self._next = {0}  # after a wrong row: it was inserted, or it replaced one
 
     def skip(self) -> None:
-        """A row whose index cannot be read."""
+        """Counts a row with an unreadable index."""
         self._next = {min(self._next), max(self._next) + 1}
 
     def problem(self, index: int, line: int) -> str:
-        """What is wrong with an index after those before; empty if nothing."""
+        """Returns the problem of the next index, or an empty string."""
         expected = min(self._next)
         if index in self._lines:
             self.skip()
@@ -158,7 +158,7 @@ def _count_problem(found: int, expected: int, what: str = "rows") -> list[str]:
 
 
 def _look_at_table(task: Task, split: Split, lines: list[str], findings: _Findings) -> list[str]:
-    """What is wrong with the whole; what is wrong with lines goes to the findings."""
+    """Yields problems of the whole file; adds those of lines to the findings."""
     problems = []
     header = lines[0]
     has_header = not re.match("[0-9]", header)
@@ -217,7 +217,7 @@ def _word_problem(words: Iterable[str], value: str) -> str:
 
 
 def _look_at_objects(task: Task, split: Split, lines: list[str], findings: _Findings) -> list[str]:
-    """What is wrong with the whole; what is wrong with lines goes to the findings."""
+    """Yields problems of the whole file; adds those of lines to the findings."""
     order, rows, answers = _Order(), 0, 0
     what = "passage" if task.layout == "answers" else "label"
     for number, line in enumerate(lines, 1):
@@ -278,7 +278,7 @@ def _label_problem(task: Task, label: Any) -> str:
 
 
 def _questions(passage: Any) -> Iterator[tuple[Any, list]]:
-    """(idx, answers) of each question as far as the nesting is as expected."""
+    """Yields (idx, answers) of each well-formed question."""
     questions = passage.get("questions") if isinstance(passage, dict) else None
     for question in questions if isinstance(questions, list) else ():
         answers = question.get("answers") if isinstance(question, dict) else None

@@ -1,5 +1,6 @@
 """What several tests of this folder use."""
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
@@ -7,6 +8,16 @@ from dataset.shards.sharding import write_text_shards
 from dataset.shards.split_plan import plan_layout
 from dataset.sources.article_stream import PIECE_BYTES, Tally
 from dataset.sources.registry import open_sources
+from dataset.tokenizers.formats import bert_pipeline, save_tokenizer
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
+
+
+def save_bert_tokenizer(vocabulary: Sequence[str], do_lower_case: bool, folder: Path) -> None:
+    """Writes a BERT tokenizer; an entry's id is its index in `vocabulary`."""
+    ids = {entry: number for number, entry in enumerate(vocabulary)}
+    tokenizer = bert_pipeline(ids, do_lower_case)
+    tokenizer.add_special_tokens([*SPECIAL_TOKENS.values()])
+    save_tokenizer(tokenizer, SPECIAL_TOKENS, folder)
 
 
 def files_of(folder: Path, pattern: str = "*") -> dict[str, bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.custom_tasks import custom_task
+from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import load_examples
 from finetune.data.tables import read_table
 from finetune.data.tasks import Task, find_task
@@ -368,7 +368,7 @@ def own_reader(ending: str, role: str, **keys) -> Reader:
             if name != role:
                 file.write_bytes(OWN_CONTENT[ending])
         paths = {name: str(file) for name, file in files.items()}
-        task = custom_task("mine", text_columns=["text"], **paths, **keys)
+        task = custom_task("mine", TaskKeys(text_columns=["text"], **paths, **keys))
         split = next(split for split in task.splits if split.name == role)
         found = found_in(task, split, Path("."))
         return Found((tuple(task.labels), found.items), found.reports)
@@ -387,7 +387,7 @@ OWN_CSV_ROWS = {
     "an_unclosed_quote": (CSV_TEXT + b'"a,yes\n', REFUSED),
     "an_unclosed_quote_in_front": (CSV_TEXT.replace(b'"Sen', b'"x"Sen', 1), REPORTED),
     "text_behind_a_quote": (CSV_TEXT + b'"a" b,yes\n', REPORTED),
-    "semicolons": (CSV_TEXT.replace(b",", b";"), REFUSED),
+    "semicolons": (CSV_TEXT.replace(b",", b";"), COMPLETE),
     "tabs": (OWN_CONTENT["tsv"], REFUSED),
     "no_label": (CSV_TEXT + b"a,\n", REPORTED),
     "one_label": (CSV_TEXT.replace(b",yes", b",no"), REFUSED),
@@ -408,7 +408,7 @@ def own_regression() -> Iterator[Case]:
     def read(path: Path) -> Found:
         path.with_name("train.tsv").write_bytes(scores)
         files = {"train": str(path.with_name("train.tsv")), "dev": str(path)}
-        task = custom_task("mine", text_columns=["text"], score_range=(0.0, 1.0), **files)
+        task = custom_task("mine", TaskKeys(text_columns=["text"], score_range=(0.0, 1.0), **files))
         return found_in(task, task.dev[0], Path("."))
 
     reader = Reader("own regression, dev.tsv", "dev.tsv", scores, read)
@@ -462,19 +462,18 @@ def test_a_broken_table_is_refused_or_reported(case, tmp_path):
 @pytest.mark.parametrize(
     ("name", "begin", "end", "outcome"),
     [
-        ("a.tsv", b"text\tlabel\n", b"\tyes\nlast\tno\n", ":2: longer than 1 MiB"),
+        ("a.tsv", b"text\tlabel\n", b"\tyes\nlast\tno\n", ":2: longer than 16 MiB"),
         (
             "a.jsonl",
             b'{"text": "',
             b'"}\n{"text": "last", "label": "no"}\n',
-            ":1: longer than 1 MiB",
+            ":1: longer than 16 MiB",
         ),
-        ("a.csv", b'text,label\n"', b'",yes\nlast,no\n', ":2: longer than 1,048,576 characters"),
+        ("a.csv", b'text,label\n"', b'",yes\nlast,no\n', ":2: longer than 16 MiB"),
     ],
 )
 def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, name, begin, end, outcome):
-    monkeypatch.setattr("finetune.data.tsv.MAX_LINE_BYTES", 1 << 20)
-    monkeypatch.setattr("finetune.data.tables.MAX_CSV_FIELD", 1 << 20)
+    monkeypatch.setattr("pipeline.user_files.delimited_files.MAX_ROW_BYTES", 1 << 20)
     path = tmp_path / name
     with open(path, "wb") as file:
         file.writelines([begin, *(b"x" * (1 << 20) for _ in range(24)), end])
@@ -491,15 +490,15 @@ def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, name, begin, en
 
 
 def test_a_quote_that_is_never_closed_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.data.tables.MAX_CSV_FIELD", 1000)
+    monkeypatch.setattr("pipeline.user_files.delimited_files.MAX_ROW_BYTES", 1000)
     path = tmp_path / "a.csv"
     path.write_text('text,label\n"open,yes\n' + "a line,no\n" * 1000)
-    with pytest.raises(StageError, match=r"a\.csv:2: a quote that is never closed"):
+    with pytest.raises(StageError, match=r"a\.csv:2: a quote is never closed"):
         read_table(path, ("text", "label"))
 
 
 def test_a_file_of_malformed_rows_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.data.tsv.MAX_MALFORMED", 50)
+    monkeypatch.setattr("finetune.data.tables.MAX_MALFORMED", 50)
     for ending in ("tsv", "csv", "jsonl"):
         path = tmp_path / f"a.{ending}"
         path.write_bytes(OWN_CONTENT[ending] + b"\n" * 100 + OWN_CONTENT[ending])

@@ -176,7 +176,7 @@ def test_until_a_rank_has_ended_nobody_else_has_its_folder(dataset, tmp_path):
 def test_a_rank_that_waits_for_its_folder_can_be_interrupted(dataset, tmp_path):
     with worked_on(tmp_path, 0, pytest.fail):
         child = _start(*_flags(dataset, tmp_path))
-        assert child.stdout.readline().startswith(f"waits, as {tmp_path} is still being written by")
+        assert child.stdout.readline().startswith(f"waiting: {tmp_path} is still being written by")
         child.send_signal(signal.SIGINT)
         assert child.wait(20) == 130
         child.communicate()

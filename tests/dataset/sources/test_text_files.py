@@ -151,20 +151,20 @@ def test_json_lines(tmp_path, monkeypatch):
         "oversized_rows": 1,
         "null_rows": 1,
     }
-    assert tally.notes[0].endswith("a.jsonl: the row at byte 57 is no JSON object")
+    assert "a.jsonl: row at byte 57: not JSON, Expecting property name" in tally.notes[0]
     assert "longer than" in tally.notes[-1]
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ('{"text": ["a"]}', "has a list in `text`, expected text"),
-        ('{"text": {"a": 1}}', "has an object in `text`, expected text"),
-        ('{"text": 4.5}', "has a number in `text`, expected text"),
-        ('{"text": true}', "has true or false in `text`, expected text"),
-        ('{"body": "a"}', "has no `text`"),
-        ('{"text": "a"', "is no JSON object"),
-        ("[1]", "is no JSON object"),
+        ('{"text": ["a"]}', "a list in `text`, expected text"),
+        ('{"text": {"a": 1}}', "an object in `text`, expected text"),
+        ('{"text": 4.5}', "a number in `text`, expected text"),
+        ('{"text": true}', "true or false in `text`, expected text"),
+        ('{"body": "a"}', "no `text`"),
+        ('{"text": "a"', "not JSON, Expecting ',' delimiter in column 13"),
+        ("[1]", "not a JSON object"),
     ],
 )
 def test_a_row_without_text_is_named_with_the_reason(tmp_path, row, reason):
@@ -172,7 +172,7 @@ def test_a_row_without_text_is_named_with_the_reason(tmp_path, row, reason):
     check_text_file(str(path), "text")
     articles, tally = read_positions(path, 1 << 20)
     assert articles == [(0, "One.")] and tally.counts == {"malformed_rows": 1}
-    assert tally.notes == [f"{path}: the row at byte 17 {reason}"]
+    assert tally.notes == [f"{path}: row at byte 17: {reason}"]
 
 
 def test_a_text_that_a_row_has_twice_is_counted(tmp_path):
@@ -181,7 +181,7 @@ def test_a_text_that_a_row_has_twice_is_counted(tmp_path):
     articles, tally = read_positions(path, 1 << 20)
     assert [text for _, text in articles] == ["One.", 'Two "text".']
     assert tally.counts == {"repeated_keys": 1}
-    assert tally.notes == [f"{path}: the row at byte 0 has `text` twice: one is lost"]
+    assert tally.notes == [f"{path}: row at byte 0: `text` twice, the first is lost"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.defaults import custom_task_node
-from finetune.data.custom_tasks import custom_task
+from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import has_split, load_examples
 from finetune.data.tables import read_table
 from finetune.data.tasks import find_task
@@ -30,7 +30,8 @@ def write(path, content: str | bytes) -> str:
 def make(tmp_path, train: str | bytes, ending="tsv", **keys):
     """A task whose training and dev files have the same content."""
     path = write(tmp_path / f"train.{ending}", train)
-    return custom_task("mine", **({"train": path, "dev": path, "text_columns": ["text"]} | keys))
+    files = {"train": path, "dev": path, "text_columns": ["text"]}
+    return custom_task("mine", TaskKeys(**(files | keys)))
 
 
 @pytest.mark.parametrize("ending", FILES)
@@ -54,7 +55,7 @@ def test_the_keys_of_the_config_are_the_arguments(tmp_path):
     node = custom_task_node()
     node.TRAIN = node.DEV = path
     node.TEXT_COLUMNS, node.LABELS, node.METRICS = ["text"], ["yes", "no"], ["f1", "f1_macro"]
-    task = custom_task("mine", **{key.lower(): value for key, value in node.items()})
+    task = custom_task("mine", TaskKeys(**{key.lower(): value for key, value in node.items()}))
     assert list(task.labels) == ["yes", "no"] and task.metrics == ("f1", "f1_macro")
     assert task.test == () and hash(task) == hash(task)
     dev = load_examples(task, task.dev[0], ".")
@@ -102,7 +103,7 @@ def test_a_cr_within_a_line_of_csv_ends_no_row(tmp_path):
     assert table.rows == [(2, ("good one", "1")), (4, ("in\rquotes", "1")), (5, ("bad one", "0"))]
     assert table.malformed == [f"{path}:3: CR within the line"]
     write(path, b"text,label\rgood one,1\r")
-    with pytest.raises(StageError, match=r"a\.csv:1: CR within the line"):
+    with pytest.raises(StageError, match=r"a\.csv: lines end with CR alone, expected LF or CRLF"):
         read_table(path, ("text", "label"))
 
 
@@ -133,8 +134,31 @@ def test_malformed_rows_are_named_and_left_out_but_not_of_a_test_file(tmp_path):
 def test_a_quote_that_is_never_closed_would_swallow_the_rest(tmp_path):
     task = make(tmp_path, "text,label\na,1\nb,2\n", "csv")
     write(tmp_path / "train.csv", 'text,label\na,1\n"b,2\nc,1\n')
-    with pytest.raises(StageError, match=r"train\.csv:3: a quote that is never closed"):
+    with pytest.raises(StageError, match=r"train\.csv:3: a quote is never closed"):
         load_examples(task, task.train, ".")
+
+
+def test_an_unclosed_quote_before_other_quotes_swallows_no_row(tmp_path):
+    path = tmp_path / "a.csv"
+    write(path, 'text,label\r\na,1\r\n"b,2\r\nc,1\r\n"d, d",2\r\n')
+    with pytest.raises(StageError, match=r"a\.csv:3: a quote is never closed"):
+        read_table(path, ("text", "label"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text;label\n"a; b, c";1\nd;2\n',
+        'sep=;\ntext;label\n"a; b, c";1\nd;2\n',
+        'text, label\n"a; b, c", "1"\nd, "2"\n',
+    ],
+)
+def test_csv_with_other_delimiters_and_spaces(tmp_path, content):
+    path = tmp_path / "a.csv"
+    write(path, content)
+    table = read_table(path, ("text", "label"))
+    assert [cells for _, cells in table.rows] == [("a; b, c", "1"), ("d", "2")]
+    assert table.malformed == []
 
 
 def test_an_unknown_label_in_dev_names_file_and_line(tmp_path):
@@ -203,8 +227,7 @@ def test_sick_as_stsb_and_as_ones_own(tmp_path, shared_data):
     files = shared_data / "extra_tasks" / "SICK_in_STS-B_layout"
     shutil.copytree(files, tmp_path / "STS-B")
     stsb = find_task("STS-B")
-    own = custom_task(
-        "sick",
+    keys = TaskKeys(
         train=str(files / "train.tsv"),
         dev=str(files / "dev.tsv"),
         test=str(files / "test.tsv"),
@@ -212,6 +235,7 @@ def test_sick_as_stsb_and_as_ones_own(tmp_path, shared_data):
         label_column="score",
         score_range=[0, 5],
     )
+    own = custom_task("sick", keys)
     for split, own_split, num_rows in zip(stsb.splits, own.splits, (4422, 494, 4847), strict=True):
         examples = load_examples(stsb, split, str(tmp_path))
         assert load_examples(own, own_split, ".") == examples

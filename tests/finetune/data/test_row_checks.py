@@ -7,7 +7,7 @@ import pytest
 from configs.defaults import custom_task_node, get_default_config
 from configs.loading import load_config
 from finetune.checks import check_machine
-from finetune.data.custom_tasks import custom_task
+from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.examples import load_examples, num_train_rows
 from finetune.data.row_checks import notes_on_task
@@ -27,7 +27,7 @@ def make(tmp_path, train: str, dev: str, ending="csv", **keys):
         path = tmp_path / f"{name}.{ending}"
         path.write_text(rows if ending == "jsonl" else f"text,label\n{rows}")
         paths[name] = str(path)
-    return custom_task("mine", **paths, text_columns=["text"], **keys)
+    return custom_task("mine", TaskKeys(**paths, text_columns=["text"], **keys))
 
 
 def notes(task) -> list[str]:

@@ -130,7 +130,7 @@ def test_true_is_spelled_in_three_ways(tmp_path, label):
 
 BROKEN = [
     ("CB", '{"premise": "a"', "not JSON, Expecting ',' delimiter in column 16"),
-    ("CB", "[1, 2]", "no JSON object"),
+    ("CB", "[1, 2]", "not a JSON object"),
     ("CB", "", "not JSON, Expecting value in column 1"),
     ("CB", {"premise": "a", "label": "neutral"}, "no hypothesis"),
     ("CB", {"premise": "a", "hypothesis": "b"}, "no label"),

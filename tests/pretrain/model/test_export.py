@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.tokenizers.formats import save_bert_tokenizer
 from pretrain.kernels.attention import Documents
 from pretrain.model.export import CODE, export_model, needs_remote_code
 from pretrain.model.model import build_model
 from pretrain.model.vocabulary import find_tokenizer, read_vocabulary
+from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.pretrain.model.test_model import LABELS, VARIANTS, example_batch, model_args
 from tests.pretrain.shards import SPECIAL
 

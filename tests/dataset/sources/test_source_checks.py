@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset.sources.heads import notes_on_heads, problems_with_heads
 from dataset.sources.registry import customized_source, hub_source, local_files
+from dataset.sources.source_checks import notes_on_heads, problems_with_heads
 from pipeline.errors import ConfigError
 from tests.plans import dataset_artifact, dataset_estimate
 
@@ -37,8 +37,8 @@ def test_each_file_that_is_no_use_is_named(tmp_path):
         "key: b.txt: the text is UTF-16, expected UTF-8",
         "key: c.jsonl: has no column `text`, it has body, id (DATASET.TEXT_COLUMN names it)",
         "key: d.jsonl: each of its first 10 rows has a list in `text`, expected text",
-        "key: e.csv: line 2 has 3 columns, the header 2, and so on in each of its first 10 rows "
-        "(text that has ',' in it needs quotes)",
+        "key: e.csv:2: 3 fields, expected 2, and so on in each of its first 10 rows "
+        "(text with ',' in it needs quotes)",
         "key: f.txt: lines end with CR alone, expected LF or CRLF",
     ]
 
@@ -48,7 +48,7 @@ def test_of_many_files_some_are_looked_at_and_few_named(tmp_path, monkeypatch):
         (tmp_path / f"{number:03}.jsonl").write_text('{"body": "a"}\n')
     looked_at = []
     monkeypatch.setattr(
-        "dataset.sources.heads.check_file", lambda path, column: looked_at.append(path)
+        "dataset.sources.source_checks.check_file", lambda path, column: looked_at.append(path)
     )
     assert problems_of(tmp_path) == []
     assert [path.stem for path in looked_at] == [f"{number:03}" for number in range(0, 1000, 10)]
@@ -68,7 +68,7 @@ def test_quotes_behind_spaces_are_told_if_not_all_are(tmp_path):
     rows = '1, "Hello, world"\n' * 12 + '2,"Hello"\n'
     (tmp_path / "a.csv").write_text(f"id,text\n{rows}")
     assert problems_of(tmp_path) == [
-        "key: a.csv: line 2 has 3 columns, the header 2, and so on in each of its first 10 rows "
+        "key: a.csv:2: 3 fields, expected 2, and so on in each of its first 10 rows "
         "(quotes have to follow ',' without a space between, in all rows)"
     ]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from finetune.data.examples import load_examples
+from finetune.data.tables import read_table
 from finetune.data.tasks import find_task
-from finetune.data.tsv import read_tsv
 from pipeline.errors import StageError
 
 
@@ -16,20 +16,20 @@ def write(path, content: bytes):
 
 def test_byte_order_mark_crlf_quotes_and_odd_line_separators(tmp_path):
     content = '\ufeffQuality\tA\tB\r\n1\t"unbalanced\tb\u2028c\r\n0\t\x85\t"q"\r\n\r\n'
-    table = read_tsv(write(tmp_path / "a.tsv", content.encode()), ("A", "Quality", "B"))
+    table = read_table(write(tmp_path / "a.tsv", content.encode()), ("A", "Quality", "B"))
     assert table.rows == [(2, ('"unbalanced', "1", "b\u2028c")), (3, ("\x85", "0", '"q"'))]
     assert table.malformed == []
 
 
 def test_header_can_be_given_and_last_line_may_lack_its_end(tmp_path):
     path = write(tmp_path / "a.tsv", b"gj04\t1\t\tOne.\ngj04\t0\t*\tTwo.")
-    table = read_tsv(path, ("text", "label"), ("source", "label", "original", "text"))
+    table = read_table(path, ("text", "label"), header=("source", "label", "original", "text"))
     assert [fields for _, fields in table.rows] == [("One.", "1"), ("Two.", "0")]
 
 
 def test_malformed_rows_are_named_and_left_out(tmp_path):
     path = write(tmp_path / "a.tsv", b"x\ty\n1\n1\t2\t3\n\n\xff\t2\n5\t6\n")
-    table = read_tsv(path, ("x",))
+    table = read_table(path, ("x",))
     assert table.rows == [(6, ("5",))]
     assert table.malformed == [
         f"{path}:2: 1 fields, expected 2",
@@ -41,26 +41,26 @@ def test_malformed_rows_are_named_and_left_out(tmp_path):
 
 def test_missing_file_and_column(tmp_path):
     with pytest.raises(StageError, match=r"none\.tsv: cannot be read"):
-        read_tsv(tmp_path / "none.tsv", ("x",))
+        read_table(tmp_path / "none.tsv", ("x",))
     path = write(tmp_path / "a.tsv", b"x\ty\n1\t2\n")
     with pytest.raises(StageError, match=r"a\.tsv: no column z; it has x, y"):
-        read_tsv(path, ("x", "z"))
+        read_table(path, ("x", "z"))
     for content in (b"", b"\xef\xbb\xbf", b"\r\n\r\n"):
         with pytest.raises(StageError, match="no column x; it has none, the file is empty"):
-            read_tsv(write(tmp_path / "empty.tsv", content), ("x",))
+            read_table(write(tmp_path / "empty.tsv", content), ("x",))
     path = write(tmp_path / "utf16.tsv", "x\ty\n1\t2\n".encode("utf-16"))
     with pytest.raises(StageError, match="UTF-16, expected UTF-8"):
-        read_tsv(path, ("x",))
+        read_table(path, ("x",))
     path = write(tmp_path / "twice.tsv", b"x\ty\tx\n1\t2\t3\n")
-    assert read_tsv(path, ("y",)).rows == [(2, ("2",))]
-    with pytest.raises(StageError, match="column x stands twice"):
-        read_tsv(path, ("x",))
+    assert read_table(path, ("y",)).rows == [(2, ("2",))]
+    with pytest.raises(StageError, match="column x appears twice"):
+        read_table(path, ("x",))
 
 
 def test_spaces_around_names_of_columns_and_nul_bytes(tmp_path):
     content = b"\xef\xbb\xbf x \ty \r\na\tb\r\n\0\0\0\0\tb\r\nc\td"
     path = write(tmp_path / "a.tsv", content)
-    table = read_tsv(path, ("y", "x"))
+    table = read_table(path, ("y", "x"))
     assert table.rows == [(2, ("b", "a")), (4, ("d", "c"))]
     assert table.malformed == [f"{path}:3: NUL byte"]
 
