@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.key_rules import RULES, problems_of_samples
+from configs.key_rules import problems_of_samples
+from configs.keys import RULES
 from dataset.plan import FORMAT
 from dataset.shards.file_records import is_as_recorded
 from dataset.shards.sharding import read_summary

@@ -26,8 +26,6 @@ TRAINING_BYTES = 400_000_000  # peak memory of the training process
 # Rarer characters become [UNK]: BERT's own vocabulary has 1000. Writing systems that need more to
 # cover this share of the text keep more.
 MAX_ALPHABET, COVERAGE = 1000, 0.9999
-# Keys of TOKENIZER that decide the training, besides casing and accents.
-TRAINING_KEYS = ("MODEL", "VOCAB_SIZE", "SPECIAL_TOKENS", "MAX_TRAINING_MB")
 
 
 def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[str]) -> str:

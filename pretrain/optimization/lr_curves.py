@@ -5,7 +5,7 @@ the end. It is counted in steps, hours or tokens. To add a curve, write a functi
 (progress, shape) that gives the multiplier after the warmup, and a row in CURVES.
 
 Elastic step decay and the wsd curves count progress from the start of the run, as their papers
-do; all others from the end of the warmup. Values that a shape may have are configs.pretrain_rules'.
+do; all others from the end of the warmup. configs.defaults checks the values of a shape.
 """
 
 import math

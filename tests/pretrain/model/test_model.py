@@ -8,7 +8,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from configs import pretrain_rules
+from configs import defaults
 from pretrain.estimate import num_parameters
 from pretrain.kernels.linear import multiply_in_bf16
 from pretrain.model.encoder import ACTIVATIONS, rotate, rotation, turned_pairs
@@ -276,7 +276,7 @@ def test_unknown_types_are_refused_with_names_that_come_close():
 
 
 def test_the_config_offers_every_activation():
-    assert tuple(ACTIVATIONS) == pretrain_rules.ACTIVATIONS
+    assert tuple(ACTIVATIONS) == defaults.ACTIVATIONS
 
 
 @pytest.mark.parametrize(("how", "std"), [("same", 0.02), ("scaled", 0.02 / 6**0.5), ("zero", 0)])

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from configs.defaults import OPTIMIZERS as OPTIMIZER_NAMES
 from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
-from configs.pretrain_rules import OPTIMIZERS as OPTIMIZER_NAMES
 from pretrain.model.model import build_model
 from pretrain.optimization.lr_curves import CurveShape, LearningRateSchedule
 from pretrain.optimization.optimizers import (
