@@ -6,9 +6,10 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 def shard_text(args: argparse.Namespace, console: "Console") -> None:
     from dataset.command_line import claim
     from dataset.plan import SCRATCH
+    from dataset.shards.split_plan import ShardSettings
     from dataset.sources.digests import FileDigests, identity_of
     from dataset.sources.saved_datasets import split_in_words
     from dataset.stage import make_text_shards
@@ -72,8 +74,8 @@ def shard_text(args: argparse.Namespace, console: "Console") -> None:
         if split := split_in_words(Path(source.name)):
             console.say(split)
     plan_work(args.n_processes, args.max_memory, SampleFiles())  # raises if it is too little
-    shaping = ("num_train_shards", "num_test_shards", "frac_test", "seed", "language")
-    inputs = {key: getattr(args, key) for key in shaping}
+    shaping = {field.name: getattr(args, field.name) for field in fields(ShardSettings)}
+    inputs: dict[str, Any] = dict(shaping)
     inputs["sources"] = [identity_of(source, digests) for source in sources]
     artifact = claim(
         *("shard_data", args.output_dir, "--output_dir", inputs, console),
@@ -90,13 +92,9 @@ def shard_text(args: argparse.Namespace, console: "Console") -> None:
         text = make_text_shards(
             sources,
             output_dir,
-            (args.num_train_shards, args.num_test_shards),
-            args.frac_test,
-            args.seed,
-            args.language,
+            ShardSettings(**shaping),
             artifact.fingerprint,
-            workers.executor,
-            workers.buffer_bytes,
+            workers,
             console,
         )
     artifact.finish(text)

@@ -18,6 +18,17 @@ TWO_NUMBERS = struct.Struct(">2Q")
 
 
 @dataclass(frozen=True)
+class ShardSettings:
+    """Keys of DATASET, in lower case; 0 shards: as many as fit the corpus."""
+
+    num_train_shards: int
+    num_test_shards: int
+    frac_test: float
+    seed: int
+    language: str = "en"
+
+
+@dataclass(frozen=True)
 class Layout:
     """Split and shards of articles. An article with a draw below test_draws is held out.
 
@@ -83,20 +94,19 @@ def num_shards(num_bytes: float, shard_bytes: float = SHARD_BYTES) -> int:
     return max(1, for_cores, round(num_bytes / shard_bytes))
 
 
-def plan_layout(
-    num_bytes: int, num_train_shards: int, num_test_shards: int, frac_test: float, seed: int
-) -> Layout:
-    """Returns the layout for a corpus of `num_bytes`; 0 shards mean the default number."""
+def plan_layout(num_bytes: int, settings: ShardSettings) -> Layout:
+    """Returns the layout for a corpus of `num_bytes`."""
     shard_bytes = max(SHARD_BYTES, num_bytes / MAX_SHARDS)
-    train_bytes = num_bytes * (1 - frac_test)
-    num_train_shards = num_train_shards or num_shards(train_bytes, shard_bytes)
+    test_bytes = num_bytes * settings.frac_test
+    train_bytes = num_bytes * (1 - settings.frac_test)
+    num_train_shards = settings.num_train_shards or num_shards(train_bytes, shard_bytes)
     return Layout(
-        seed=seed,
-        test_draws=int(frac_test * HASH_RANGE),
+        seed=settings.seed,
+        test_draws=int(settings.frac_test * HASH_RANGE),
         num_train_shards=num_train_shards,
-        num_test_shards=num_test_shards or num_shards(num_bytes * frac_test, shard_bytes),
+        num_test_shards=settings.num_test_shards or num_shards(test_bytes, shard_bytes),
         section_bytes=max(MIN_SECTION_BYTES, int(train_bytes / num_train_shards)),
-        test_bytes=int(num_bytes * frac_test),
+        test_bytes=int(test_bytes),
     )
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from dataset.shards.sharding import write_text_shards
-from dataset.shards.split_plan import plan_layout
+from dataset.shards.split_plan import ShardSettings, plan_layout
 from dataset.sources.article_stream import PIECE_BYTES, Tally
 from dataset.sources.registry import open_sources
 from dataset.tokenizers.formats import bert_pipeline, save_tokenizer
@@ -62,7 +62,9 @@ def shard(
 ):
     """Text shards of a source; returns the summary."""
     slices = open_sources([source], directory / "sources", lambda line: None)
-    layout = plan_layout(sum(piece.num_bytes for piece in slices), *num, frac_test, seed)
+    layout = plan_layout(
+        sum(piece.num_bytes for piece in slices), ShardSettings(*num, frac_test, seed)
+    )
     return write_text_shards(
         slices,
         directory,
