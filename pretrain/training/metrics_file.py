@@ -13,6 +13,7 @@ from pipeline.store.artifacts import fingerprint
 from pipeline.store.atomic_files import flush_to_disk, write_text
 from pipeline.store.disk import is_full
 
+METRICS = "metrics.jsonl"
 PROGRESS_PREFIX = "@progress "
 PROGRESS_SECONDS = 1.0
 TEXT_KEYS = ("kind", "step")

@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pretrain.engine.distributed import leave_ranks, start_ranks
 from pretrain.flags import parse_flags
-from pretrain.loop import METRICS
 from pretrain.run_pretraining import run
-from pretrain.training import compiling
-from pretrain.training.metrics_file import MetricsLog
+from pretrain.training import preparation
+from pretrain.training.compiling import compile_if_possible
+from pretrain.training.metrics_file import METRICS, MetricsLog
 from tests.pretrain.shards import write_dataset
 
 FP32 = ("--precision=fp32",)
@@ -79,10 +79,10 @@ def counts_of(flags, dataset: Path, output: Path, device) -> dict:
         weights.append(torch.cat([p.detach().flatten() for p in parameters]))
 
     args = parse_flags([f"--dataset_path={dataset}", f"--output_dir={output}", *SMALL, *flags])
-    compile_quickly = partial(compiling.compile_if_possible, backend="aot_eager")
+    compile_quickly = partial(compile_if_possible, backend="aot_eager")
     with (
         mock.patch("pretrain.training.throughput.matmul_peak", lambda *_: 1e12),
-        mock.patch.object(compiling, "compile_if_possible", compile_quickly),
+        mock.patch.object(preparation, "compile_if_possible", compile_quickly),
         nullcontext(Casts()) if "--compile" in flags else Casts() as mode,  # with it, none compiles
     ):
         run(args, device, MetricsLog(output / METRICS), watch=watch)

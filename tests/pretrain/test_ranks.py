@@ -105,9 +105,10 @@ import threading
 
 sys.path.insert(0, {project!r})
 
-from pretrain import loop, run_pretraining
+from pretrain import run_pretraining
+from pretrain.training.training_run import TrainingRun
 
-step = loop.TrainingRun._train_step
+step = TrainingRun._train_step
 
 
 def get_stuck(self, interrupts):
@@ -118,7 +119,7 @@ def get_stuck(self, interrupts):
     step(self, interrupts)
 
 
-loop.TrainingRun._train_step = get_stuck
+TrainingRun._train_step = get_stuck
 if __name__ == "__main__":
     sys.exit(run_pretraining.main(sys.argv[1:]))
 """

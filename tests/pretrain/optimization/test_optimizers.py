@@ -355,7 +355,8 @@ def print_losses_with_deepspeed():
 
 
 def test_every_optimizer_steps_in_deepspeed_as_without():
-    code = "from tests.pretrain import test_optimizers as t; t.print_losses_with_deepspeed()"
+    module = "tests.pretrain.optimization.test_optimizers"
+    code = f"import {module} as t; t.print_losses_with_deepspeed()"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=100
     )
