@@ -93,7 +93,7 @@ def _fail(error: Exception) -> int:
 
 
 def _leave_short_of_memory(args: Namespace, shortage) -> int:
-    """Prints a line, which the stage looks for, on the next start. Returns the exit code."""
+    """Prints a line on the next start, for the stage to find. Returns the exit code."""
     from pretrain.engine.memory_limits import EXIT_CODE, lower_limit
 
     if next_start := lower_limit(Path(args.output_dir), shortage.size):
@@ -108,12 +108,12 @@ def _leave_short_of_memory(args: Namespace, shortage) -> int:
 
 
 class InputError(Exception):
-    """The flags, or the files that they name, do not make a run."""
+    """The flags or their files do not make a run."""
 
 
 def _claim_output(args: Namespace, number: int, held: ExitStack) -> None:
-    """Claims output_dir, whose old checkpoints and models may then be deleted, and locks it until
-    `held` is closed. number: of this rank.
+    """Claims output_dir, so that its old checkpoints may be deleted, and locks it until `held` is
+    closed. number: of this rank.
 
     Raises InputError if the folder holds foreign files, or another run has locked it.
     """
@@ -154,8 +154,18 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
 
     with prepared.provider, nullcontext(interrupts) if interrupts else caught() as noted:
         train(
-            *(prepared.settings, 0, engine, engine.optimizer, prepared.schedule),
-            *(prepared.provider, prepared.held_out, log, export, noted, watch, alive),
+            prepared.settings,
+            0,
+            engine,
+            engine.optimizer,
+            prepared.schedule,
+            prepared.provider,
+            prepared.held_out,
+            log,
+            export,
+            noted,
+            watch,
+            alive,
         )
         write_model(prepared, dataset_path, log, Path(args.output_dir) / "model", is_last=True)
 

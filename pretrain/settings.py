@@ -65,7 +65,7 @@ class ModelSettings(_FromArgs):
 
 @dataclass(frozen=True)
 class TrainingSettings(_FromArgs):
-    """Length, batches, optimizer and learning rate of a run, and what it does when."""
+    """Length, batches, optimizer, learning rate, validation and checkpoints of a run."""
 
     output_dir: str
     seed: int

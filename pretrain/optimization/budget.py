@@ -1,4 +1,4 @@
-"""The length of a run in steps, hours or tokens, and the share of it that has passed."""
+"""The length of a run in steps, hours or tokens, and its progress."""
 
 import time
 
@@ -8,7 +8,7 @@ from pretrain.settings import TrainingSettings
 def progress_unit(
     lr_schedule: str, max_steps: int, hours: float, max_tokens: int
 ) -> tuple[float, str, float]:
-    """(total, unit, factor from `Budget.position`) of a progress bar, which shows minutes."""
+    """Returns total, unit and factor from `Budget.position` of a progress bar; hours as minutes."""
     return {
         "step": (max_steps, "steps", 1),
         "time": (hours * 60, "min", 60),
@@ -56,7 +56,7 @@ class Budget:
 
     @property
     def progress(self) -> float:
-        """Share of the whole run, warmup included, that has passed."""
+        """Elapsed share of the whole run, warmup included."""
         done, total = self.position
         return done / total if total else 1.0
 

@@ -88,7 +88,7 @@ def step_decay(progress: float, shape: CurveShape) -> float:
 
 
 def inverse_time(progress: float, shape: CurveShape) -> float:
-    """1 / (1 + kx), with k such that it ends at the end ratio."""
+    """1 / (1 + kx), with k from the end ratio."""
     return 1.0 / (1.0 + (1.0 / shape.end_ratio - 1.0) * _decayed(progress, shape))
 
 
@@ -117,12 +117,12 @@ def _above_end(share: float, shape: CurveShape) -> float:
 
 
 def _decayed(progress: float, shape: CurveShape) -> float:
-    """Share of the time after the warmup that has passed."""
+    """Elapsed share of the time after the warmup."""
     return (progress - shape.warmup) / (1.0 - shape.warmup)
 
 
 def _cooled(progress: float, shape: CurveShape) -> float:
-    """Share of the final decay that has passed; 0 before it, and without a decay."""
+    """Elapsed share of the final decay; 0 before it, and without a decay."""
     left = 1.0 - progress
     if left >= shape.decay_proportion:
         return 0.0

@@ -7,7 +7,7 @@ ranks, which all hold the same weights, each orthogonalise a share of the stack 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict], **adamw_settings):
         others = [group for group in groups if "num_parts" not in group]
-        self._adamw = torch.optim.AdamW(others, **adamw_settings)
+        self._adamw: Any = torch.optim.AdamW(others, **adamw_settings)
         super().__init__(groups, {})
         self._step_supports_amp_scaling = bool(adamw_settings.get("fused"))
 
@@ -103,27 +103,25 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def _matrices(self) -> dict[tuple[float, float, float], list[_Matrix]]:
         """All matrices with a gradient, by (lr, momentum, weight_decay)."""
-        found = defaultdict(list)
+        found: dict[tuple[float, float, float], list[_Matrix]] = defaultdict(list)
         for group in self.param_groups:
             if "num_parts" not in group:
                 continue
             for weight in group["params"]:
                 if weight.grad is not None:
                     settings = group["lr"], group["momentum"], group["weight_decay"]
-                    found[settings] += self._parts(weight, group["num_parts"])
+                    found[settings] += self._parts(weight, weight.grad, group["num_parts"])
         return found
 
-    def _parts(self, weight: Tensor, num_parts: int) -> Iterator[_Matrix]:
+    def _parts(self, weight: Tensor, gradient: Tensor, num_parts: int) -> Iterator[_Matrix]:
         state = self.state[weight]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight.grad)
-        for part in zip(
-            *(t.chunk(num_parts) for t in (weight, weight.grad, state["momentum_buffer"])),
-            strict=True,
-        ):
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        views = (t.chunk(num_parts) for t in (weight, gradient, state["momentum_buffer"]))
+        for part in zip(*views, strict=True):
             rows, columns = part[0].shape
-            wide = part if rows <= columns else (view.mT for view in part)
-            yield _Matrix(*wide, stretch=math.sqrt(max(1, rows / columns)))
+            wide = part if rows <= columns else tuple(view.mT for view in part)
+            yield _Matrix._make((*wide, math.sqrt(max(1, rows / columns))))
 
 
 def _chunks(matrices: list[_Matrix]) -> Iterator[list[_Matrix]]:

@@ -1,4 +1,4 @@
-"""Optimizers by name, over parameters grouped by whether weight decay applies to them.
+"""Optimizers by name, over groups of parameters with and without weight decay.
 
 To add an optimizer, write a function of (groups, settings) that builds it, and a row in OPTIMIZERS.
 """

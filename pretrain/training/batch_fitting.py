@@ -43,7 +43,7 @@ def fit_micro_batches(
     shards: Sequence[Shard],
     log: MetricsLog | SilentLog,
 ) -> tuple[int, int]:
-    """Returns the micro batches of training and validation that fit; every rank must call it.
+    """Returns the micro batches of training and validation. Every rank must call it.
 
     asked: settings as the flags give them. precision: fp16, bf16 or fp32. That of training divides
     each rank's share of the batch. Raises ValueError if the ranks cannot share the batch evenly.
@@ -92,7 +92,7 @@ def _what_changed(asked: int, limit: int, fitted: int, batch: int, output_dir: P
 
 
 def _on_all_ranks(size: int, why: str) -> tuple[int, str]:
-    """The smallest of the ranks' sizes, which are powers of two."""
+    """The smallest of the ranks' sizes, all powers of two."""
     powers = [1 << n for n in range(MOST_TRIED.bit_length())]
     counts = sum_numbers(*(float(size == power) for power in powers))
     smallest = next(power for power, count in zip(powers, counts, strict=True) if count)
@@ -121,7 +121,7 @@ class Passes(NamedTuple):
 def largest_useful(
     sizes: Sequence[int], measure: Callable[[int], Passes | None], room: float
 ) -> tuple[int, str]:
-    """Returns the largest micro batch that fits and is worth it, and the reason to stop there.
+    """Returns the largest useful micro batch, and the reason to stop there.
 
     sizes: candidates, rising; the first is taken even if it does not fit. measure: None if it runs
     out of memory. room: bytes for a pass.
@@ -155,7 +155,7 @@ class GpuMemory:
         self.device = device
 
     def free(self) -> int:
-        """Empties torch's cache; returns the bytes that this process may still allocate."""
+        """Empties torch's cache; returns the bytes available to this process."""
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(self.device)[0]
 

@@ -83,7 +83,7 @@ def matmul_peak(
 
 
 def _fastest(compute: Callable[[], torch.Tensor], device: torch.device, seconds: float) -> float:
-    """Returns the seconds of the fastest call, without the first one, which may load libraries."""
+    """Returns the seconds of the fastest call after the first one, which may load libraries."""
     compute()
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -89,7 +89,7 @@ def _complete_settings(
     device: torch.device,
     log: MetricsLog | SilentLog,
 ) -> Settings:
-    """The settings with the values that depend on the dataset and the machine."""
+    """Completes the settings from the dataset and the machine."""
     asked = Settings.from_args(
         args,
         vocab_size=vocabulary.size,

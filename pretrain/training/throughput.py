@@ -49,7 +49,7 @@ class Throughput:
         self.before, self.begin = work, time.perf_counter()
 
     def skip(self, seconds: float) -> None:
-        """Leaves out time that was not spent on training."""
+        """Leaves out time without training."""
         self.begin += seconds
 
     def line(self, work: Work) -> dict[str, float]:
@@ -59,7 +59,7 @@ class Throughput:
         products, as a share of its peak. waiting_share: share of the time without a batch.
         """
         seconds = max(1e-9, time.perf_counter() - self.begin)
-        done = Work(*(now - then for now, then in zip(work, self.before, strict=True)))
+        done = Work._make(now - then for now, then in zip(work, self.before, strict=True))
         rates = {
             "samples_per_second": round(done.num_samples / seconds, 2),
             "tokens_per_second": round(done.num_tokens / seconds, 1),

@@ -42,6 +42,7 @@ def validate(
         for batch in batches:
             interrupts.check()
             *inputs, labels, position_ids = batch.inputs(engine.device)
+            assert isinstance(labels, torch.Tensor)
             logits = engine(*inputs, None, position_ids).float()
             sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
             sums[1] += (logits.argmax(-1) == labels).sum()

@@ -1,12 +1,11 @@
-"""Run by test_compiling.py in a process of its own: what a few real runs cast, compile and clip.
+"""Run by test_compiling.py in child processes: what a few real runs cast, compile and clip.
 
-Prints {run: {"losses": of the steps, "casts": how often one weight is cast at most in a step,
+Returns {run: {"losses": of the steps, "casts": how often one weight is cast at most in a step,
 "cast_weights": how many are, "graphs": that torch.compile made before the first step, "breaks": of
 graphs, "recompiled": graphs made in the steps, "moved": 2-norm by which a step moved all weights}}.
 """
 
 import json
-import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -98,18 +97,9 @@ def counts_of(flags, dataset: Path, output: Path, device) -> dict:
     }
 
 
-def main() -> None:
+def measure(names: list[str], folder: Path) -> dict[str, dict]:
     device = start_ranks()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(Path(folder) / "dataset")
-        found = {
-            name: counts_of(flags, dataset, Path(folder) / name, device)
-            for name, flags in RUNS.items()
-        }
-    print(json.dumps(found), flush=True)
+    dataset = write_dataset(folder / "dataset")
+    found = {name: counts_of(RUNS[name], dataset, folder / name, device) for name in names}
     leave_ranks()
-
-
-if __name__ == "__main__":
-    main()
+    return found

@@ -81,8 +81,9 @@ def test_a_loss_that_overflows_in_a_skipped_step_does_not_end_the_run(
 def test_nor_does_it_with_torchs_scaler(dataset, tmp_path):
     """In a process of its own: DeepSpeed keeps in mind that an engine used autocast."""
     script = (
-        "import sys; from tests.pretrain.engine import test_overflow as t; from pretrain.run_pretraining "
-        "import main; t.BasePretrainModel.forward = t.spoil((2, 3), t.overflows); "
+        "import sys; from tests.pretrain.engine import test_overflow as t; "
+        "from pretrain.run_pretraining import main; "
+        "t.BasePretrainModel.forward = t.spoil((2, 3), t.overflows); "
         "sys.exit(main(sys.argv[1:]))"
     )
     words = flags(dataset, tmp_path, "--fp16", "--optimizer_type=muon")
