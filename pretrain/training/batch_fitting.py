@@ -27,7 +27,7 @@ from pretrain.engine.memory_limits import (
 from pretrain.model.model import build_model
 from pretrain.settings import Settings
 from pretrain.training.data_loader import SampleOrder, Shard, ShardReader, collate
-from pretrain.training.metrics_file import MetricsLog, SilentLog
+from pretrain.training.metrics_file import Log
 
 ON_CPU = 32  # more samples at once are no faster
 MOST_TRIED = 512
@@ -37,11 +37,7 @@ REPEATS = 3
 
 
 def fit_micro_batches(
-    asked: Settings,
-    precision: str,
-    device: torch.device,
-    shards: Sequence[Shard],
-    log: MetricsLog | SilentLog,
+    asked: Settings, precision: str, device: torch.device, shards: Sequence[Shard], log: Log
 ) -> tuple[int, int]:
     """Returns the micro batches of training and validation. Every rank must call it.
 
@@ -182,7 +178,10 @@ def find_by_trial(
     sizes = [1 << n for n in range(min(share, MOST_TRIED).bit_length())]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         free = memory.free()
-        trial = _Trial(settings, precision, device, shards, sizes[-1], memory)
+        seed = settings.training.seed
+        order = SampleOrder([shard.num_samples for shard in shards], seed)
+        rows = ShardReader(shards, seed).rows(order.slices(0, sizes[-1]))
+        trial = _Trial(settings, precision, rows, memory)
         state = state_bytes(trial.num_parameters, trial.stage, world_size())
         found = largest_useful(sizes, trial.measure, MEMORY_SHARE * free - state)
     del trial
@@ -193,25 +192,15 @@ def find_by_trial(
 class _Trial:
     """A model in the engine's precision, and rows of the dataset."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        precision: str,
-        device: torch.device,
-        shards: Sequence[Shard],
-        num_rows: int,
-        memory: GpuMemory,
-    ):
-        self.device, self.memory = device, memory
-        training = settings.training
-        self.stage = zero_stage(settings.engine.zero_stage, precision, training.optimizer_type)
+    def __init__(self, settings: Settings, precision: str, rows: dict, memory: GpuMemory):
+        self.rows, self.memory, self.device = rows, memory, memory.device
+        engine = settings.engine
+        self.stage = zero_stage(engine.zero_stage, precision, engine.optimizer_type)
         self.dtype = compute_dtype(precision)
-        self.model = build_model(settings.model).to(device).train()
+        self.model = build_model(settings.model).to(self.device).train()
         self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         if self.stage:
             self.model.to(self.dtype)
-        order = SampleOrder([shard.num_samples for shard in shards], training.seed)
-        self.rows = ShardReader(shards, training.seed).rows(order.slices(0, num_rows))
 
     def measure(self, size: int) -> Passes | None:
         batch = collate({name: array[:size] for name, array in self.rows.items()})

@@ -169,6 +169,9 @@ class SilentLog:
         return lambda *_, **__: None
 
 
+Log = MetricsLog | SilentLog
+
+
 def start_wandb(mode: str, project: str, name: str, directory: Path, settings: dict[str, Any]):
     """Starts a W&B run with the key in WANDB_API_KEY, or returns None if mode is "disabled".
 

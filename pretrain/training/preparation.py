@@ -37,7 +37,7 @@ from pretrain.training.data_loader import (
     sequence_length,
     validation_batches,
 )
-from pretrain.training.metrics_file import METRICS, MetricsLog, SilentLog, read_metrics
+from pretrain.training.metrics_file import METRICS, Log, read_metrics
 from pretrain.training.training_run import CHECKPOINTS
 from pretrain.training.word_vectors import word_vectors
 
@@ -55,7 +55,7 @@ class Prepared:
     schedule: LearningRateSchedule
 
 
-def prepare(args: Namespace, device: torch.device, log: MetricsLog | SilentLog) -> Prepared:
+def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     """Reads the dataset and builds the engine around a newly initialised model.
 
     args: the flags. Raises ValueError, OSError, KeyError or StageError if they, or the files that
@@ -83,11 +83,7 @@ def _read_vocabulary(args: Namespace) -> Vocabulary:
 
 
 def _complete_settings(
-    args: Namespace,
-    vocabulary: Vocabulary,
-    shards: list[Shard],
-    device: torch.device,
-    log: MetricsLog | SilentLog,
+    args: Namespace, vocabulary: Vocabulary, shards: list[Shard], device: torch.device, log: Log
 ) -> Settings:
     """Completes the settings from the dataset and the machine."""
     asked = Settings.from_args(
@@ -126,10 +122,7 @@ def _batches(
 
 
 def _build_engine(
-    settings: Settings,
-    provider: PretrainDatasetProvider,
-    device: torch.device,
-    log: MetricsLog | SilentLog,
+    settings: Settings, provider: PretrainDatasetProvider, device: torch.device, log: Log
 ):
     training = settings.training
     torch.manual_seed(training.seed)
@@ -150,11 +143,7 @@ def _build_engine(
 
 
 def _initialize_from_data(
-    model: BasePretrainModel,
-    settings: ModelSettings,
-    seed: int,
-    shards: list[Shard],
-    log: MetricsLog | SilentLog,
+    model: BasePretrainModel, settings: ModelSettings, seed: int, shards: list[Shard], log: Log
 ) -> None:
     texts, vocab_size = one_copy(shards), settings.vocab_size
     if settings.word_embedding_init == "cooccurrence":
@@ -174,11 +163,7 @@ def check_device(engine, device: torch.device) -> None:
 
 
 def write_model(
-    prepared: Prepared,
-    dataset_path: Path,
-    log: MetricsLog | SilentLog,
-    folder: Path,
-    is_last: bool = False,
+    prepared: Prepared, dataset_path: Path, log: Log, folder: Path, is_last: bool = False
 ) -> None:
     """Exports the current model with its card. Raises OSError on all ranks if that fails.
 

@@ -20,7 +20,7 @@ from pretrain.settings import Settings
 from pretrain.training.data_loader import PretrainDatasetProvider
 from pretrain.training.due import is_checkpoint_due, is_hopeless, is_line_due, is_validation_due
 from pretrain.training.losses import LossWindow
-from pretrain.training.metrics_file import MetricsLog, SilentLog
+from pretrain.training.metrics_file import Log
 from pretrain.training.micro_batch import MicroBatch
 from pretrain.training.step import step_seed, take_step
 from pretrain.training.throughput import Throughput, Work
@@ -40,7 +40,7 @@ class TrainingRun:
         schedule: LearningRateSchedule,
         provider: PretrainDatasetProvider,
         validation: list[MicroBatch],
-        log: MetricsLog | SilentLog,
+        log: Log,
     ):
         training = settings.training
         self.settings, self.training = settings, training

@@ -68,7 +68,7 @@ class FakeGpu:
     """A GPU's memory that a sample takes 1 kB of, besides the weights."""
 
     def __init__(self, free, sizes):
-        self.num_free, self.sizes = free, sizes
+        self.num_free, self.sizes, self.device = free, sizes, CPU
 
     def free(self):
         return self.num_free
