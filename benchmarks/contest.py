@@ -132,24 +132,24 @@ def _train(report: Report, course: Course) -> None:
 
     def watch(run_: Any) -> None:  # called before the first step and after each one
         nonlocal end_of_turn, preparation, held_out
-        now, args, budget = time.perf_counter(), run_.args, run_.budget
+        now, settings, budget = time.perf_counter(), run_.settings, run_.budget
         if budget.elapsed < end_of_turn and not budget.finished:
             return
         if not held_out:
-            preparation, micro = now - begin, args.validation_micro_batch
+            preparation, micro = now - begin, settings.engine.validation_micro_batch
             shards = list_shards(course.held_out, "test")
             held_out = validation_batches(shards, course.num_samples, micro, 0, 1)
         end_of_turn = budget.elapsed + course.slice_seconds
         result = validate(run_.engine, held_out, Interrupts())
         if not math.isfinite(result.loss):  # the loop checks its own loss less often
             raise FloatingPointError(f"the held-out loss is {result.loss} at step {budget.step}")
-        work = run_.num_samples, args.max_seq_length, run_.num_predictions
+        work = run_.num_samples, settings.model.max_seq_length, run_.num_predictions
         report(
             Standing(
                 step=budget.step,
                 samples=run_.num_samples,
                 tokens=budget.num_tokens,
-                flops=training_flops(args, *work),
+                flops=training_flops(settings.model, *work),
                 seconds=budget.elapsed,
                 loss=result.loss,
                 accuracy=result.accuracy,

@@ -41,7 +41,7 @@ def model_args(
     }
     args = Namespace(**{**vars(build_parser().parse_args([])), **changes})
     args.precision = resolve_precision(precision, CPU, args.model_type)
-    args.multiplies_in_bf16 = multiplies_in_bf16(args, CPU)
+    args.multiplies_in_bf16 = multiplies_in_bf16(args.precision, CPU, args.model_type, -1)
     return args
 
 

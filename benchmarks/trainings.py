@@ -72,8 +72,8 @@ def run_loop(
 
     flags: of run_pretraining; interrupts, watch: of its `run`.
     """
+    from pipeline.store.paths import METRICS
     from pretrain.flags import parse_flags
-    from pretrain.loop import METRICS
     from pretrain.run_pretraining import run
     from pretrain.training.metrics_file import MetricsLog
 

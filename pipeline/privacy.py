@@ -45,7 +45,9 @@ def hidden(text: str) -> str:
     return LOGIN.sub(HIDDEN, text)
 
 
-def print_crash(kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
+def print_crash(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """Prints Python's traceback without secrets, as sys.excepthook."""
     print(hidden("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 

@@ -170,7 +170,7 @@ def run_loop(
 
 
 def metrics_in(output_dir: Path) -> list[dict[str, Any]]:
-    from pretrain.loop import METRICS
+    from pipeline.store.paths import METRICS
     from pretrain.training.metrics_file import read_metrics
 
     return read_metrics(output_dir / METRICS)

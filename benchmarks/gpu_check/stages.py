@@ -65,8 +65,7 @@ def run_config(bench: Bench, name: str, **pretrain: Any) -> Path:
 
 
 def metrics_of(bench: Bench, name: str) -> Path:
-    from pipeline.store.paths import pretrain_dir
-    from pretrain.loop import METRICS
+    from pipeline.store.paths import METRICS, pretrain_dir
 
     return pretrain_dir(bench.folder, DATASET_ID, name) / METRICS
 
@@ -252,8 +251,8 @@ def check_halving(bench: Bench) -> Outcome:
 
 def judge_halving(directory: Path, asked: int, run: MainRun) -> Outcome:
     """directory: of the model, with its record of the micro batch."""
+    from pipeline.store.paths import METRICS
     from pretrain.engine.memory_limits import FILE
-    from pretrain.loop import METRICS
 
     limit, steps = (
         (read_json(directory / FILE) or {}).get("limit", 0),

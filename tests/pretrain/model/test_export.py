@@ -17,6 +17,7 @@ from pretrain.model.export import export_model, needs_remote_code
 from pretrain.model.exported_code import FILES, write_code
 from pretrain.model.model import build_model
 from pretrain.model.vocabulary import find_tokenizer, read_vocabulary
+from pretrain.settings import ModelSettings
 from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.pretrain.model.test_model import LABELS, VARIANTS, example_batch, model_args
 from tests.pretrain.shards import SPECIAL
@@ -114,7 +115,8 @@ def randomized(**changes):
 def export(model, tokenizer, folder, **changes):
     special_ids = read_vocabulary(tokenizer).special_ids
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    export_model(weights, model_args(**changes), tokenizer, special_ids, folder)
+    settings = ModelSettings.from_args(model_args(**changes), special_ids=special_ids)
+    export_model(weights, settings, tokenizer, folder)
     return folder
 
 
