@@ -17,6 +17,11 @@ MAX_LINES = 350  # of a file
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 MAX_CLAUSES = 0.20  # share of the docstrings whose first sentence holds a relative clause
+# Signatures that the manual and transformers prescribe.
+GIVEN_SIGNATURES = (
+    ("pretrain/loop.py", "train"),
+    ("pretrain/model/configuration_extremebert.py", "__init__"),
+)
 DEFAULTS = "configs/defaults.py"  # a row for each key: as long as there are keys
 CLAUSE = re.compile(r"\b(what|that|which|who|whose|whether|where)\b", re.IGNORECASE)
 FIRST_SENTENCE = re.compile(r".*?(?:[.:!?](?=\s)|\n\s*\n|$)", re.DOTALL)
@@ -49,10 +54,10 @@ def breaches(trees: dict[Path, ast.Module]) -> Iterator[str]:
 def _breaches_of_function(path: Path, node: Function) -> Iterator[str]:
     num_lines = (node.end_lineno or node.lineno) - node.lineno + 1
     if num_lines > MAX_FUNCTION_LINES and str(path) != DEFAULTS:
-        yield f"{path}:{node.lineno}: {node.name} has {num_lines} lines, at most {60}"
+        yield f"{path}:{node.lineno}: {node.name} has {num_lines} lines, at most 60"
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     count = sum(argument.arg not in ("self", "cls") for argument in arguments)
-    if count > MAX_PARAMETERS:
+    if count > MAX_PARAMETERS and (str(path), node.name) not in GIVEN_SIGNATURES:
         yield f"{path}:{node.lineno}: {node.name} takes {count} parameters, at most 8"
 
 
