@@ -3,7 +3,7 @@
     python main.py --config configs/quickstart.yaml [KEY VALUE ...]
 
 Exit codes: 0 done, 2 the config or the command line is wrong (nothing was touched), 3 a stage
-failed, 130 interrupted. Imports the standard library only, until the packages are installed.
+failed or the GPUs are unusable, 130 interrupted. Imports the standard library only, until the packages are installed.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         for problem in error.problems:
             print_line(problem, sys.stderr)
-        return 2
+        return error.exit_code
     except StageError as error:
         return _report_failure(error)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The two kinds of errors, each with its exit code."""
+"""Errors for the user, with their exit codes."""
 
 import re
 from pathlib import Path
@@ -19,11 +19,19 @@ class ConfigError(Exception):
     problems: one line each, `KEY: the problem, got X, expected Y`, up to MAX_PROBLEMS.
     """
 
+    exit_code = 2
+
     def __init__(self, problems: list[str]):
         self.problems = [in_one_line(problem)[:MAX_LINE] for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             self.problems.append(f"and {len(problems) - MAX_PROBLEMS:,} more problems")
         super().__init__("\n".join(self.problems))
+
+
+class MachineError(ConfigError):
+    """The config is valid, but this machine lacks something; nothing was written. Exit code 3."""
+
+    exit_code = 3
 
 
 class StageError(Exception):

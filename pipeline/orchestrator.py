@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from pipeline.console import duration, print_line
 from pipeline.environment import continue_inside_environment
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, MachineError, StageError
 from pipeline.hub.needs import hub_problems
 from pipeline.privacy import private_files
 from pipeline.stage_plan import STAGE_NAMES, Estimate, StagePlan
@@ -91,11 +91,12 @@ def plan_steps(
     """Plans the enabled stages among `stages`.
 
     wait: artifacts that another run is making count as finished. Raises ConfigError, with all
-    problems, if a stage could not do its work.
+    problems, if a stage could not do its work; MachineError if only this machine is to blame.
     """
     plans: dict[str, StagePlan] = {}
     steps: list[Step] = []
     problems: list[str] = []
+    of_machine: set[str] = set()
     for stage in STAGES:
         if stage.name not in stages or not stage.enabled(config):
             continue
@@ -110,13 +111,15 @@ def plan_steps(
             if step.runs or dry_run:
                 steps[-1] = replace(step, estimate=stage.estimate(config, plan))
         except ConfigError as error:
+            if isinstance(error, MachineError):
+                of_machine.update(error.problems)
             problems += [line for line in error.problems if line not in problems]
         except (OSError, ValueError) as error:
             problems.append(f"{stage.name}: {error}")
     problems += shortages(_disk_needs(steps))
     problems += hub_problems([need for step in steps if step.runs for need in step.estimate.hub])
     if problems:
-        raise ConfigError(problems)
+        raise (MachineError if of_machine.issuperset(problems) else ConfigError)(problems)
     return steps
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.environment import PROJECT
-from pipeline.errors import ConfigError, StageError
+from pipeline.errors import ConfigError, MachineError, StageError
 from pipeline.runtime.nvidia import Card, has_kernels, is_on_pci_bus, lists_cards, read_system
 from pipeline.runtime.processes import answer
 from pipeline.runtime.torch_build import misfit, way_out, why_no_way_out
@@ -90,8 +90,8 @@ def lacks_driver() -> bool:
 def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
     """Returns the GPUs for SYSTEM.NUM_GPUS: -1 all, 0 none, n the first ones in CUDA's order.
 
-    Raises ConfigError if there are fewer, or if torch cannot use one of them; -1 means all GPUs in
-    CUDA_VISIBLE_DEVICES, or else on the system. key: for the error message.
+    -1 means all GPUs in CUDA_VISIBLE_DEVICES, or else on the system. Raises ConfigError if there are
+    fewer, MachineError if torch cannot use one of them. key: for the error message.
     """
     if not asked:
         return ()
@@ -102,11 +102,11 @@ def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
     found = ask_torch()
     gpus = found.gpus if asked == -1 else found.gpus[:asked]
     if not gpus or any(gpu.problem for gpu in gpus):
-        raise ConfigError([f"{key}: {_why_unusable(found, gpus)}"])
+        raise MachineError([f"{key}: {_why_unusable(found, gpus)}"])
     if asked > len(gpus):
         raise ConfigError([_too_few(key, asked, len(gpus))])
     if asked == -1 and (missing := _missing(len(gpus))):
-        raise ConfigError([f"{key}: {missing}"])
+        raise MachineError([f"{key}: {missing}"])
     return gpus
 
 

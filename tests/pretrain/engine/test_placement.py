@@ -261,7 +261,7 @@ def test_a_card_that_torch_cannot_use_ends_the_plan_too(folder):
     problem = "The NVIDIA driver on your system is too old (found version 12020)"
     for more in ([], ["--dry-run"]):
         done = patched_main(folder, "none", "()", problem, *more)
-        assert done.returncode == 2 and done.stdout == "" and not (folder / "none").exists()
+        assert done.returncode == 3 and done.stdout == "" and not (folder / "none").exists()
         [line] = done.stderr.splitlines()
         assert line.startswith("SYSTEM.NUM_GPUS: torch 2.13.0 for CUDA 13.0 cannot use ")
         assert f": {problem}; " in line and line.endswith("without main.py)")
