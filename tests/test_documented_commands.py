@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/*.md works as it is written.
+"""Every command of README.md, docs/*.md and docs/lab/*.md works as it is written.
 
 The code of each page is run by bash, from top to bottom, in a copy of the repository that has a
 .venv, with a python3 that has no packages. What takes long is not started: a stand-in records the
@@ -28,7 +28,7 @@ from tests.pipeline.test_install import bare_copy
 from tests.result_collection.finished_search import OWN_TASK, make_finished_search
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 SYSTEM_PYTHON = f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n'
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
