@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that requirements.txt names, and checks it.
+# Makes .venv with the packages of requirements.txt, and checks it.
 #
 #     bash install.sh        makes the environment
 #     source install.sh      makes it and activates it in this shell
 #
-# Safe to run again; quick when nothing is to do. Extra requirement files may be named behind it.
-# PYTHON chooses the interpreter (default: python3). The torch is the one that fits the GPUs and
-# their driver (pipeline/runtime/torch_build.py), unless TORCH_INDEX_URL or TORCH_VERSION name another.
+# Safe to run again, and quick if there is nothing to do. Arguments: further requirement files.
+# PYTHON chooses the interpreter (default: python3). pipeline/runtime/torch_build.py chooses a torch
+# for the GPUs and their driver, unless TORCH_INDEX_URL or TORCH_VERSION name another.
 
 extremebert_install() (
     set -eu
@@ -39,12 +39,6 @@ extremebert_install() (
             fail "The environment could not be made in $PWD/.venv: see the message above (disk space, permissions)."
     fi
 
-    # A pip older than 20.3 knows no manylinux2014 wheels and would try to compile everything.
-    if ! $venv_python -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (20, 3))'; then
-        $venv_python -m pip install --quiet --upgrade pip ||
-            fail "pip is too old and could not be updated: run '$venv_python -m pip install --upgrade pip' where there is a network."
-    fi
-
     offline="without a network, run 'pip download -r requirements.txt -d wheels' elsewhere, copy the folder here and run 'PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels bash install.sh' (README.md says more)"
     $venv_python -m pipeline.runtime.torch_build ||
         fail "torch could not be installed; $offline; else see the message above."
@@ -57,14 +51,14 @@ extremebert_install() (
         fail "The packages could not be installed; $offline; else see the message above."
 
     $venv_python -m pipeline.install ||
-        fail "The packages are there but do not import: see the message above; 'rm -r $PWD/.venv' and another run of this script begins anew."
+        fail "The packages are there but do not import: see the message above; 'rm -r $PWD/.venv' and run this script again."
     echo "ready: $PWD/.venv"
 )
 
 extremebert_root=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")" && pwd)
 extremebert_install "$extremebert_root" "$@"
 extremebert_status=$?
-if (return 0 2>/dev/null); then # sourced: the shell that we are in must not exit
+if (return 0 2>/dev/null); then # sourced: must not exit the user's shell
     # shellcheck disable=SC1091
     [ $extremebert_status -ne 0 ] || . "$extremebert_root/.venv/bin/activate"
     unset extremebert_root

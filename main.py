@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pipeline.environment import (
     OLDEST_PYTHON,
-    begun_anew,
     continue_inside_environment,
     enter_environment,
     environment_is_ready,
@@ -22,6 +21,7 @@ from pipeline.environment import (
     install_command,
     locked_out,
     missing_packages,
+    was_reexecuted,
 )
 
 if __name__ == "__main__" and sys.version_info < OLDEST_PYTHON:
@@ -111,7 +111,7 @@ def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> in
         raise StageError(locked_out(), stage="install")
     names = ", ".join(missing_packages())
     missing = f"missing packages: {names}"
-    if inside_environment() or begun_anew() or not environment_is_ready():
+    if inside_environment() or was_reexecuted() or not environment_is_ready():
         is_off = "install" not in options.stages or install.switched_off_in(
             options.config, options.overrides
         )

@@ -1,4 +1,4 @@
-"""What came of a contest of recipes: curves, table, record and plot."""
+"""Results of a contest of recipes: curves, table, record and plot."""
 
 import math
 import re
@@ -9,17 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Course, Outcome, Report
-from pipeline.console import table
-from pipeline.store.atomic_files import written_aside
+from benchmarks.contest import Course, Outcome, Standing
 
 LINE_STYLES = ("-", "--", ":", "-.")  # of the first ten curves, the next ten, ...
-MOST_COMPARED = 6  # contestants of which each is held to what all the others reached
+MOST_COMPARED = 6  # results that are all compared with each other
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the command line asks for: a config, and the keys that this contestant changes."""
+    """A contestant on the command line: a config, with its changed keys."""
 
     name: str
     path: Path
@@ -33,10 +31,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An entry that is ready to be trained, once for each seed.
-
-    tokenizer: the digest of its file; tokens_per_character: of the held-out text.
-    """
+    """An entry with a training per seed. tokenizer: digest of its file; tokens_per_character: in
+    the held-out text."""
 
     entry: Entry
     courses: Sequence[Course]
@@ -47,32 +43,28 @@ class Recipe:
     def name(self) -> str:
         return self.entry.name
 
-    def bits_per_character(self, loss: float) -> float:
-        return loss / math.log(2) * self.tokens_per_character
 
-
-def mean_report(reports: Sequence[Report]) -> Report:
-    """The mean of each number; finished if all are."""
-    if len(reports) == 1:
-        return reports[0]
-    numbers = [field.name for field in fields(Report) if field.name != "finished"]
-    means = {name: statistics.fmean(getattr(r, name) for r in reports) for name in numbers}
-    return Report(**means, finished=all(report.finished for report in reports))
-
-
-def mean_curve(curves: Sequence[Sequence[Report]]) -> list[Report]:
-    """The mean over runs of their reports with the same number; the last ones go together."""
+def mean_curve(curves: Sequence[Sequence[Standing]]) -> list[Standing]:
+    """Returns the means over runs, by number of the turn; the last turns form the last mean."""
     if not curves:
         return []
-    shortest = min(map(len, curves))
-    numbers = [*range(shortest - 1), -1]
-    return [mean_report([curve[number] for curve in curves]) for number in numbers]
+    numbers = [*range(min(map(len, curves)) - 1), -1]
+    return [_mean([curve[number] for curve in curves]) for number in numbers]
+
+
+def _mean(reports: Sequence[Standing]) -> Standing:
+    if len(reports) == 1:
+        return reports[0]
+    names = [field.name for field in fields(Standing) if field.name != "finished"]
+    means = {name: statistics.fmean(getattr(r, name) for r in reports) for name in names}
+    return Standing(**means, finished=all(report.finished for report in reports))
 
 
 class Result:
-    """What came of a recipe with all its seeds: of those that finished or, if none did, of all.
+    """The outcomes of a recipe.
 
-    runs: their reports; curve: the mean over them; both are empty if there is no report at all.
+    runs: the standings of its finished trainings or, if none has finished, of all; curve: their
+    mean. Both are empty without any standing.
     """
 
     def __init__(self, recipe: Recipe, outcomes: Sequence[Outcome]):
@@ -83,12 +75,8 @@ class Result:
         self.curve = mean_curve(self.runs)
 
     @property
-    def name(self) -> str:
-        return self.recipe.name
-
-    @property
     def ending(self) -> str:
-        """What went wrong; empty if nothing did."""
+        """The failures in a few words."""
         endings = [outcome.ending for outcome in self.outcomes if outcome.ending]
         if len(self.outcomes) == 1 and endings and self.curve:
             return f"{endings[0]} after {self.curve[-1].seconds / 60:.2f} min"
@@ -98,9 +86,9 @@ class Result:
 
 
 def time_of(goal: float, points: Sequence[tuple[float, float]]) -> float:
-    """When a loss was reached for good: seconds, between two points by a straight line.
+    """Returns the seconds until the loss stays at or below the goal, interpolated linearly.
 
-    points: (seconds, loss) in the order of time. Infinite if the last one is above the goal.
+    points: (seconds, loss), ordered by time. Infinite if the last loss is above the goal.
     """
     if points[-1][1] > goal:
         return math.inf
@@ -110,25 +98,42 @@ def time_of(goal: float, points: Sequence[tuple[float, float]]) -> float:
     return points[0][0]
 
 
+class _Measure:
+    """Compares recipes by loss or, if their vocabularies differ, by bits per character."""
+
+    def __init__(self, results: Sequence[Result]):
+        self.is_loss = len({result.recipe.tokenizer for result in results}) == 1
+        self.unit = "loss" if self.is_loss else "bits per character"
+
+    def __call__(self, recipe: Recipe, report: Standing) -> float:
+        if self.is_loss:
+            return report.loss
+        return report.loss / math.log(2) * recipe.tokens_per_character
+
+
 def result_table(results: Sequence[Result]) -> str:
-    """The last report of each recipe, or the mean and deviation of its seeds' last ones, and when
-    it reached what the others ended with; where there are many, only what the first one did."""
-    measure = _Measure([result.recipe for result in results])
+    """Formats the final figures, and the time until each recipe reaches the others' final loss.
+
+    With many recipes, only the first one's final loss is a goal.
+    """
+    from pipeline.console import table
+
+    measure = _Measure(results)
     goals = results if len(results) <= MOST_COMPARED else results[:1]
-    columns = [_figures(result, measure) for result in results]
-    for result, row in zip(results, columns, strict=True):
-        row |= {f"reaches {goal.name}": _share(measure, result, goal) for goal in goals}
-        row["ending"] = result.ending
-    header = [name for name in columns[0] if any(row[name] for row in columns)]
-    return table([header, *([row[name] for name in header] for row in columns)])
+    rows = []
+    for result in results:
+        row = _figures(result, measure)
+        for goal in goals:
+            row[f"reaches {goal.recipe.name}"] = _time_to_reach(measure, result, goal)
+        rows.append(row | {"ending": result.ending})
+    header = [name for name in rows[0] if any(row[name] for row in rows)]
+    return table([header, *([row[name] for name in header] for row in rows)])
 
 
-def _figures(result: Result, measure: "_Measure") -> dict[str, str]:
-    """Cells by column; empty where there is nothing to say."""
-    row = dict.fromkeys(
-        ["recipe", "seeds", "steps", "tokens", "PFLOP", measure.unit, "sd", "accuracy"], ""
-    )
-    row["recipe"] = result.name
+def _figures(result: Result, measure: _Measure) -> dict[str, str]:
+    """Returns the cells by column; empty ones without a figure."""
+    columns = ("recipe", "seeds", "steps", "tokens", "PFLOP", measure.unit, "sd", "accuracy")
+    row = dict.fromkeys(columns, "") | {"recipe": result.recipe.name}
     if len(result.outcomes) > 1:
         row["seeds"] = str(len(result.runs))
     if not result.curve:
@@ -145,19 +150,8 @@ def _figures(result: Result, measure: "_Measure") -> dict[str, str]:
     }
 
 
-class _Measure:
-    """What recipes are compared by: the loss, or, where their vocabularies differ, bits."""
-
-    def __init__(self, recipes: Sequence[Recipe]):
-        self.is_loss = len({recipe.tokenizer for recipe in recipes}) == 1
-        self.unit = "loss" if self.is_loss else "bits per character"
-
-    def __call__(self, recipe: Recipe, report: Report) -> float:
-        return report.loss if self.is_loss else recipe.bits_per_character(report.loss)
-
-
-def _share(measure: _Measure, result: Result, goal: Result) -> str:
-    """After what share of the goal's time the recipe was as good as the goal in the end."""
+def _time_to_reach(measure: _Measure, result: Result, goal: Result) -> str:
+    """Formats the time to the goal's final loss, as a share of the goal's time."""
     if result is goal or not goal.finished or not result.curve:
         return ""
     end = goal.curve[-1]
@@ -169,15 +163,15 @@ def _share(measure: _Measure, result: Result, goal: Result) -> str:
 
 
 def record(results: Sequence[Result]) -> dict[str, Any]:
-    """All that is known of each training, by its name."""
+    """Returns all numbers of each training, by its name."""
     return {
         outcome.course.name: {
-            "recipe": result.name,
+            "recipe": result.recipe.name,
             "config": str(result.recipe.entry.path),
             "changes": dict(result.recipe.entry.changes),
+            "tokens_per_character": result.recipe.tokens_per_character,
             "seed": outcome.course.seed,
             "flags": outcome.course.flags,
-            "tokens_per_character": result.recipe.tokens_per_character,
             "ending": outcome.ending,
             "failure": outcome.failure,
             "reports": [asdict(report) for report in outcome.reports],
@@ -188,34 +182,24 @@ def record(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """The measure against time, samples, tokens and FLOPs."""
+    """Plots the measure against the time of training."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    measure = _Measure([result.recipe for result in results])
+    measure = _Measure(results)
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = (
-        ("minutes of training", lambda report: report.seconds / 60),
-        ("samples", lambda report: report.samples),
-        ("tokens", lambda report: report.tokens),
-        ("PFLOP", lambda report: report.flops / 1e15),
-    )
-    for axes, (label, position) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        for number, result in enumerate(results):
-            curve = result.curve[1:]  # the first one is of random weights
-            axes.plot(
-                [position(report) for report in curve],
-                [measure(result.recipe, report) for report in curve],
-                color=f"C{number % 10}",
-                linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
-                label=result.name,
-            )
-        axes.set_xlabel(label)
-        axes.set_ylabel(f"held-out {measure.unit}")
-        axes.grid(alpha=0.2)
-        axes.spines[["top", "right"]].set_visible(False)
-    lines = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=3, frameon=False)
-    with written_aside(path) as aside:
-        figure.savefig(aside, format="png", dpi=120)
+    axes = figure.subplots()
+    for number, result in enumerate(results):
+        curve = result.curve[1:]  # without the random weights
+        axes.plot(
+            [report.seconds / 60 for report in curve],
+            [measure(result.recipe, report) for report in curve],
+            linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
+            label=result.recipe.name,
+        )
+    axes.set_xlabel("minutes of training")
+    axes.set_ylabel(f"held-out {measure.unit}")
+    axes.grid(alpha=0.2)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=120)

@@ -1,62 +1,53 @@
-"""Settings of a search that are finetuned per hour, against the usual way of doing it.
+"""Finetuned settings of a search per hour, beside the usual way.
 
     python -m benchmarks.finetune --model FOLDER                  a checkpoint with its tokenizer
     python -m benchmarks.finetune --model FOLDER --tasks RTE --epochs 1 --rounds 2
 
-The usual way is a process per setting, one after the other, that runs transformers' Trainer on all
-cores with samples padded to the full length (benchmarks/usual_finetuning.py). Ours are the slots
-and jobs of the finetuning stage, a process per core. Both do all of a job: they start, train, and
-predict the dev and the test set.
+The usual way runs one process per setting, one after the other: transformers' Trainer on all cores,
+with samples padded to the full length. Ours uses the slots and jobs of the finetuning stage, a
+process per core. Both do a whole job: start, train, predict the dev and the test set. The settings
+of a real run (allocator, threads) apply to both.
 
-Everything is measured in one run on one machine, in turns: in each round and task the usual way
-runs one setting, then each slot runs one, the first of which is the same. Our processes live on
-from job to job, as they do in a search; their start counts in the first round.
+They take turns: in each round and task the usual way runs one setting, then each slot runs one,
+starting with the same. Our processes stay alive between jobs, as in a search; their start counts in
+the first round.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from pipeline.environment import enter_environment
 
     enter_environment()
 
-from benchmarks.stage_runs import PROJECT, SHARED
-from finetune.data.tasks import find_task
-from finetune.search.grid import Job
-from finetune.search.job_folder import JobRun, Source, TrainingSettings
-from finetune.search.local_workers import SlotWorkers, plan_slots, slot_workers
-from finetune.search.scheduler import run_jobs
-from pipeline.console import table
+from benchmarks.harness import SHARED, Contestant, Ended, write_numbers
+from benchmarks.usual_finetuning import finetune_usually
 
-# The paper's, in the order in which rounds take them.
-LEARNING_RATES = (5e-5, 8e-5, 3e-5, 1e-5)
+if TYPE_CHECKING:
+    from finetune.search.grid import Job
+    from finetune.search.job_folder import JobRun
+    from finetune.search.local_workers import LocalWorkers
+
+LEARNING_RATES = (5e-5, 8e-5, 3e-5, 1e-5)  # of the paper, in the order of the rounds
 BATCH_SIZE, MAX_SEQ_LENGTH, SEED = 16, 128, 42
-HEADER = ["way", "jobs", "s per job", "training", "prediction", "rest", "accuracy", "jobs/hour"]
+HEADER = ["way", "jobs", "s per job", "jobs/hour", "accuracy"]
 
 
 @dataclass(frozen=True)
-class Done:
-    """A job that has been done. seconds: of the whole job, and of its training and prediction.
+class Turn:
+    """Jobs run together. wall: seconds until the last one ends; accuracy: of the first job, on its
+    dev set."""
 
-    accuracy: on the dev set. num_tokens: that it was trained on, without padding; 0 if unknown.
-    """
-
-    job: Job
-    seconds: float
-    training: float
-    prediction: float
+    num_jobs: int
+    wall: float
     accuracy: float
-    num_tokens: int = 0
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -71,75 +62,41 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# --- the usual way ----------------------------------------------------------------------------
+# --- both ways --------------------------------------------------------------------------------
 
 
-def run_usual(job: Job, model: Path, glue_dir: Path) -> Done:
-    """A process of its own, from its start to its end."""
-    command = [sys.executable, "-m", "benchmarks.usual_finetuning", "--model", str(model)]
-    command += ["--task", job.task, "--glue_dir", str(glue_dir), "--epochs", str(job.epochs)]
-    command += ["--batch_size", str(job.batch_size), "--learning_rate", str(job.learning_rate)]
-    command += ["--seed", str(job.seed), "--max_seq_length", str(MAX_SEQ_LENGTH)]
+def run_usual(job: "Job", model: Path, glue_dir: Path, log: Path) -> Turn:
+    """Runs a job in a new process. SystemExit with the end of its log if it fails."""
     begin = time.perf_counter()
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return Done(job, seconds, **found["seconds"], accuracy=found["accuracy"])
-
-
-# --- ours -------------------------------------------------------------------------------------
+    process = Contestant(finetune_usually, job, model, glue_dir, MAX_SEQ_LENGTH, log=log)
+    try:
+        accuracy = process.await_report()
+        process.finish()
+    except Ended as error:
+        raise SystemExit(f"{job}: {error}: {log.read_text()[-3000:]}") from error
+    return Turn(1, time.perf_counter() - begin, accuracy)
 
 
 def run_ours(
-    workers: SlotWorkers, jobs: list[Job], model: Path, glue_dir: Path, folder: Path
-) -> tuple[float, list[Done]]:
-    """The jobs in the slots, all at once: seconds until the last one was done, and all of them."""
+    workers: "LocalWorkers", jobs: Sequence["Job"], model: Path, glue_dir: Path, folder: Path
+) -> Turn:
+    """Runs the jobs in the slots, all at once. SystemExit if one fails."""
+    from finetune.search.scheduler import run_jobs
+    from finetune.search.worker import run_job
+
     left = iter([_job_run(job, model, glue_dir, folder) for job in jobs])
-    begin, done = time.perf_counter(), []
-    for run, found in run_jobs(workers, timed_job, lambda: next(left, None), print):
+    begin, accuracy = time.perf_counter(), {}
+    for run, found in run_jobs(workers, run_job, lambda: next(left, None), print):
         if isinstance(found, Exception):
             raise SystemExit(f"{run.job} failed: {found}")
-        done.append(
-            Done(
-                run.job,
-                time.perf_counter() - begin,
-                found["training"],
-                found["prediction"],
-                found["result"]["dev"]["dev"]["accuracy"],
-                found["result"]["num_tokens"],
-            )
-        )
-    return time.perf_counter() - begin, sorted(done, key=lambda one: jobs.index(one.job))
+        accuracy[run.job] = found["dev"]["dev"]["accuracy"]
+    return Turn(len(jobs), time.perf_counter() - begin, accuracy[jobs[0]])
 
 
-def timed_job(run: JobRun) -> dict:
-    """Runs in a worker: the job's result, and the seconds of its training and prediction."""
-    from unittest.mock import patch
+def _job_run(job: "Job", model: Path, glue_dir: Path, folder: Path) -> "JobRun":
+    from finetune.data.tasks import find_task
+    from finetune.search.job_folder import InputPaths, JobRun, TrainingSettings
 
-    from finetune.search.worker import run_job
-    from finetune.training import device_model, loop
-
-    seconds: Counter[str] = Counter()
-
-    def timed(name, function):
-        def call(*args):
-            begin = time.perf_counter()
-            try:
-                return function(*args)
-            finally:
-                seconds[name] += time.perf_counter() - begin
-
-        return call
-
-    training = patch.object(loop, "train", timed("training", loop.train))
-    predict = timed("prediction", device_model.Runner.predict)
-    with training, patch.object(device_model.Runner, "predict", predict):
-        return {"result": run_job(run), **seconds}
-
-
-def _job_run(job: Job, model: Path, glue_dir: Path, folder: Path) -> JobRun:
     settings = TrainingSettings(
         epochs=job.epochs,
         batch_size=job.batch_size,
@@ -153,149 +110,81 @@ def _job_run(job: Job, model: Path, glue_dir: Path, folder: Path) -> JobRun:
         eval_batch_size=128,
     )
     place = folder / job.task / job.setting
-    source = Source(str(model), str(model), str(glue_dir))
-    return JobRun(job, find_task(job.task), {}, source, settings, place, place / "job.log")
-
-
-# --- the limit --------------------------------------------------------------------------------
-
-
-def measure_peaks(_number: int) -> dict[str, float]:
-    """Runs in a worker: FLOP/s of large matrix products, by how they are computed."""
-    import torch
-
-    from finetune.training.acceleration import prefers_bf16
-    from pretrain.training.flops import matmul_peak
-
-    device = torch.device("cpu")
-    peaks = {
-        "torch's in fp32": matmul_peak(device, torch.float32, product=torch.matmul),
-        "ours in fp32": matmul_peak(device, torch.float32),
-    }
-    if prefers_bf16():
-        peaks["ours in bf16"] = matmul_peak(device, torch.bfloat16, product=torch.matmul)
-    return peaks
-
-
-def flops_per_token(model: Path) -> float:
-    """Of training, by the matrix products of the encoder's layers alone."""
-    config = json.loads((model / "config.json").read_text())
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    return 6 * config["num_hidden_layers"] * (4 * hidden**2 + 2 * hidden * inner)
+    paths = InputPaths(str(model), str(model), str(glue_dir))
+    return JobRun(job, find_task(job.task), {}, paths, settings, place, place / "job.log")
 
 
 # --- turns and report -------------------------------------------------------------------------
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict:
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Prints each turn as it ends, then a table; returns all numbers."""
+    from finetune.search.local_workers import LocalWorkers, plan_slots
+
     slots = plan_slots(0, (), 0, num_jobs=len(LEARNING_RATES))
-    usual: dict[str, list[Done]] = {task: [] for task in args.tasks.split(",")}
-    ours: dict[str, list[tuple[float, list[Done]]]] = {task: [] for task in usual}
-    with slot_workers(slots) as workers:
+    turns: dict[str, dict[str, list[Turn]]] = {
+        task: {"usual": [], "ours": []} for task in args.tasks.split(",")
+    }
+    with LocalWorkers(slots) as workers:
         for number in range(args.rounds):
-            for task in usual:
+            for task, ways in turns.items():
                 jobs = list(_jobs(task, args.epochs, number, len(slots)))
-                usual[task].append(run_usual(jobs[0], args.model, args.glue_dir))
-                turn = run_ours(workers, jobs, args.model, args.glue_dir, folder / str(number))
-                ours[task].append(turn)
-                _say_turn(usual[task][-1], *turn)
-        numbers = iter(range(len(slots)))
-        peaks = [p for _, p in run_jobs(workers, measure_peaks, lambda: next(numbers, None), print)]
-    for task in usual:
-        report(task, usual[task], ours[task])
-    rates = _rates(usual, ours)
+                usual = run_usual(jobs[0], args.model, args.glue_dir, folder / "usual.log")
+                ours = run_ours(workers, jobs, args.model, args.glue_dir, folder / str(number))
+                ways["usual"].append(usual)
+                ways["ours"].append(ours)
+                print(
+                    f"{jobs[0]}: usual {usual.wall:.0f} s for one job, ours {ours.wall:.0f} s for "
+                    f"{len(jobs)}; accuracy {usual.accuracy:.3f} and {ours.accuracy:.3f}",
+                    flush=True,
+                )
+    for task, ways in turns.items():
+        print_table(task, ways)
+    rates = jobs_per_hour(list(turns.values()))
     print(
         f"\nall tasks: usual {rates['usual']:.1f}, ours {rates['ours']:.1f} jobs per hour, "
         f"{rates['ours'] / rates['usual']:.2f} times as many"
     )
-    return {"rates": rates, "peaks": peaks, "limit": _report_limit(args.model, ours, peaks)} | {
-        task: {
-            "usual": [asdict(done) for done in usual[task]],
-            "ours": [[wall, [asdict(done) for done in turn]] for wall, turn in ours[task]],
-        }
-        for task in usual
+    return {"rates": rates, **turns}
+
+
+def _jobs(task: str, epochs: int, number: int, count: int) -> Iterator["Job"]:
+    from finetune.search.grid import Job
+
+    for i in range(number, number + count):
+        rate = LEARNING_RATES[i % len(LEARNING_RATES)]
+        yield Job(task, epochs, BATCH_SIZE, rate, SEED + i // len(LEARNING_RATES))
+
+
+def jobs_per_hour(tasks: Sequence[Mapping[str, Sequence[Turn]]]) -> dict[str, float]:
+    """Returns the rate of each way in a mix with as many jobs of each task."""
+    return {
+        way: 3600 / mean(_seconds_per_job(ways[way]) for ways in tasks) for way in ("usual", "ours")
     }
 
 
-def _jobs(task: str, epochs: int, number: int, count: int) -> Iterator[Job]:
-    for i in range(count):
-        rate = LEARNING_RATES[(number + i) % len(LEARNING_RATES)]
-        yield Job(task, epochs, BATCH_SIZE, rate, SEED + (number + i) // len(LEARNING_RATES))
+def _seconds_per_job(turns: Sequence[Turn]) -> float:
+    return sum(turn.wall for turn in turns) / sum(turn.num_jobs for turn in turns)
 
 
-def _say_turn(usual: Done, wall: float, ours: list[Done]) -> None:
-    print(
-        f"{usual.job}: usual {usual.seconds:.0f} s for one job, ours {wall:.0f} s for {len(ours)}; "
-        f"accuracy {usual.accuracy:.3f} and {ours[0].accuracy:.3f}",
-        flush=True,
-    )
+def print_table(task: str, ways: Mapping[str, Sequence[Turn]]) -> None:
+    """Prints a row per way. accuracy: of the settings that both have run."""
+    from pipeline.console import table
 
-
-def _rates(
-    usual: dict[str, list[Done]], ours: dict[str, list[tuple[float, list[Done]]]]
-) -> dict[str, float]:
-    """Jobs per hour of a mix with as many jobs of each task."""
-    walls = [mean(done.seconds for done in usual[task]) for task in usual]
-    ours_walls = [_seconds_per_job(ours[task]) for task in ours]
-    return {"usual": 3600 / mean(walls), "ours": 3600 / mean(ours_walls)}
-
-
-def _seconds_per_job(turns: list[tuple[float, list[Done]]]) -> float:
-    return sum(wall for wall, _ in turns) / sum(len(done) for _, done in turns)
-
-
-def report(task: str, usual: list[Done], ours: list[tuple[float, list[Done]]]) -> None:
-    """accuracy: of the settings that both have run. rest: start, loading, tokenizing, metrics."""
-    done = [one for _, turn in ours for one in turn]
-    same = [turn[0] for _, turn in ours]
-    rows = [
-        _row("usual", usual, mean(one.seconds for one in usual), usual),
-        _row("ours", done, _seconds_per_job(ours), same),
-    ]
-    print(f"\n{task}, seconds of a job within its process, and per job when all work\n")
-    print(table([HEADER, *rows]))
-
-
-def _row(name: str, jobs: list[Done], per_job: float, same: list[Done]) -> list[str]:
-    training, prediction = (
-        mean(getattr(j, part) for j in jobs) for part in ("training", "prediction")
-    )
-    rest = mean(job.seconds for job in jobs) - training - prediction
-    return [
-        name,
-        str(len(jobs)),
-        f"{per_job:.1f}",
-        *(f"{seconds:.1f}" for seconds in (training, prediction, rest)),
-        f"{mean(job.accuracy for job in same):.3f}",
-        f"{3600 / per_job:.1f}",
-    ]
-
-
-def _report_limit(
-    model: Path, ours: dict[str, list[tuple[float, list[Done]]]], peaks: list[dict[str, float]]
-) -> dict[str, float]:
-    """How fast our training multiplies, against the fastest that each process could."""
-    done = [one for turns in ours.values() for _, turn in turns for one in turn]
-    tokens, seconds = sum(one.num_tokens for one in done), sum(one.training for one in done)
-    speed = flops_per_token(model) * tokens / seconds
-    shares = {name: speed / mean(peak[name] for peak in peaks) for name in peaks[0]}
-    listed = ", ".join(
-        f"{share:.0%} of {name} ({speed / share / 1e9:,.0f})" for name, share in shares.items()
-    )
-    print(
-        f"\nour training computes {speed / 1e9:,.0f} GFLOP/s per process in layers of real tokens: "
-        f"{listed}"
-    )
-    return {"flops_per_second": speed, **shares}
+    rows = [HEADER]
+    for way, turns in ways.items():
+        seconds, num_jobs = _seconds_per_job(turns), sum(turn.num_jobs for turn in turns)
+        accuracy = mean(turn.accuracy for turn in turns)
+        rates = [f"{seconds:.1f}", f"{3600 / seconds:.1f}"]
+        rows.append([way, str(num_jobs), *rates, f"{accuracy:.3f}"])
+    print(f"\n{task}\n\n{table(rows)}")
 
 
 def main() -> None:
     args = parse_arguments()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         results = measure(args, Path(folder))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    write_numbers(args.json, results)
 
 
 if __name__ == "__main__":

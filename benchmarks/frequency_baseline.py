@@ -1,8 +1,8 @@
-"""Validation loss of predicting every masked token by its frequency in the training samples.
+"""Validation loss of predicting masked tokens by their frequency in the training samples.
 
     python -m benchmarks.frequency_baseline data/<ID>
 
-The loss, in nats, that a model must get below to have learnt anything from context.
+A model with a lower loss, in nats, has learnt something from context.
 """
 
 import argparse
@@ -15,11 +15,11 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from dataset.samples.hdf5_files import read_samples
-
 
 def token_counts(paths: list[Path], vocab_size: int) -> np.ndarray:
-    """How often each token is to be predicted [vocab_size]; position 0 pads the predictions."""
+    """Counts the predictions of each token, [vocab_size]; position 0 is padding."""
+    from dataset.samples.hdf5_files import read_samples
+
     counts = np.zeros(vocab_size, dtype=np.int64)
     for path in paths:
         samples = read_samples(path)
@@ -29,7 +29,7 @@ def token_counts(paths: list[Path], vocab_size: int) -> np.ndarray:
 
 
 def frequency_loss(dataset_dir: Path, vocab_size: int) -> float:
-    """Cross entropy of the held-out predictions under the training frequencies (add-one)."""
+    """Returns the cross entropy of held-out predictions under training frequencies (add-one)."""
     train = token_counts(sorted(dataset_dir.glob("train_*_00.hdf5")), vocab_size) + 1
     test = token_counts(sorted(dataset_dir.glob("test_*.hdf5")), vocab_size)
     return float(-(test @ np.log(train / train.sum())) / test.sum())

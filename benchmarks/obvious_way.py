@@ -1,30 +1,31 @@
-"""The work of the dataset stage as one would write it first, with public libraries alone.
+"""The work of the dataset stage, written in the most obvious way with public libraries.
 
-Sentences with sentencex, `tokenizers`' encode_batch once per mask copy, a Python loop that masks
+Sentences by sentencex, `tokenizers`' encode_batch once per mask copy, a Python loop that masks
 sample by sample, and plain int32 arrays written with h5py.
 """
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.clock import Clock
+from benchmarks.harness import StepClock
 
 SENTENCES_PER_BATCH = 1000
 
 
 @dataclass
 class ObviousWay:
-    """length: tokens per sample; predictions: at most so many per sample."""
+    """length: tokens per sample; predictions: at most, per sample."""
 
     vocabulary: Path
     length: int = 128
     predictions: int = 20
-    clock: Clock = field(default_factory=Clock)
+    clock: StepClock = field(default_factory=lambda: StepClock(time.process_time))
 
-    def run(self, articles: Sequence[str], folder: Path, copies: int) -> Clock:
-        """Makes all copies in a folder; returns the CPU seconds of each step."""
+    def run(self, articles: Sequence[str], folder: Path, copies: int) -> StepClock:
+        """Writes all copies to a folder; returns the CPU seconds of each step."""
         from tokenizers import BertWordPieceTokenizer
 
         tokenizer = BertWordPieceTokenizer(str(self.vocabulary))
@@ -59,7 +60,7 @@ class ObviousWay:
                 yield [cls, *waiting[begin : begin + self.length - 2], sep]
 
     def masked(self, row: list[int], tokenizer, rng: random.Random) -> tuple[list[int], ...]:
-        """input_ids, input_mask, positions and ids of the predictions, padded."""
+        """Returns input_ids, input_mask, positions and ids of the predictions, padded."""
         inside = list(range(1, len(row) - 1))
         number = min(self.predictions, max(1, round(len(inside) * 0.15)))
         positions = sorted(rng.sample(inside, min(number, len(inside))))

@@ -1,25 +1,25 @@
-"""How fast recipes learn: the held-out loss of several configs against time, in one run.
+"""Held-out loss of several configs against training time, in one run.
 
     python -m benchmarks.time_to_loss configs/recipes/paper.yaml configs/recipes/fast.yaml \\
         --minutes 15 --size 4x256 --text FOLDER FOLDER
 
-A contestant is a config, with keys of its own changed where that is asked for, under a name:
+A contestant is a config, optionally with changed keys and a name:
 `configs/recipes/fast.yaml:PRETRAIN.BATCH_SIZE=64,MODEL.GLU=False`, or `big=configs/...`. So a
-recipe can stand against itself with one thing changed, and with --seeds each is trained several
-times, to tell a better recipe from a lucky one.
+recipe can be compared with itself after one change. --seeds trains each contestant several times,
+to tell a better recipe from a lucky one.
 
-Each contestant is trained for the same time, with the real pipeline and loop: the datasets are made
-first, then all trainings take turns, a slice of time each, so that whatever else the machine does
-hits all alike. With --at_once a few train together; only the last slices, when fewer are left, then
-have more of the machine. Only training counts, not making the data, starting, compiling or
-measuring. All stay in memory until the end.
+Each contestant trains for the same time with the real pipeline and loop. The datasets are made
+first; then all trainings take turns, so that other load on the machine affects all of them alike.
+With --at_once a few train together; when fewer are left, the last turns get a larger share of the
+machine. Only training counts; making the data, starting, compiling and measuring do not. All
+contestants stay in memory until the end.
 
-What they are measured on is the same for all: held-out articles as the paper has samples, unpacked
-and with 15 % of the tokens masked once and for all. Where the vocabularies differ, a loss per token
-says nothing, and bits per character of the same text are compared.
+All are measured on the same held-out articles, as the paper has its samples: unpacked, with 15 % of
+the tokens masked once. If the vocabularies differ, bits per character are compared instead of the
+loss per token.
 
-Leaves contest.json, loss.png and each model in --work_dir. The exit code is 1 if a contestant
-failed; to diverge is a result.
+Writes contest.json, loss.png and each model to --work_dir. The exit code is 1 if a contestant
+failed; a divergence is a result.
 """
 
 import argparse
@@ -37,17 +37,10 @@ if __name__ == "__main__":
 
 from benchmarks.contest import Course, Outcome, hold_contest
 from benchmarks.contest_results import Entry, Recipe, Result, draw, record, result_table
-from benchmarks.sizes import HEAD_DIM, feed_forward_width
-from configs.loading import load_config
-from dataset.stage import prepare_dataset
-from pipeline.errors import ConfigError
-from pipeline.store.atomic_files import write_json
-from pipeline.store.checksums import file_digest
-from pipeline.store.paths import dataset_dir, sharded_text_dir
-from pretrain.launch import flag_words, training_flags
-from tests.plans import dataset_artifact
+from benchmarks.harness import write_numbers
+from benchmarks.sizes import parse_size
 
-# Held-out samples are made as the paper makes them, whatever the recipe trains on.
+# Held-out samples are those of the paper, whatever the recipe trains on.
 HELD_OUT_KEYS = {
     "DATASET.MASKING": "static",
     "DATASET.DUP_FACTOR": 1,
@@ -60,7 +53,7 @@ HELD_OUT_KEYS = {
     "DATASET.MASK_TOKEN_SHARE": 0.8,
     "DATASET.RANDOM_TOKEN_SHARE": 0.1,
 }
-# The slices are what saves and measures; nothing else interrupts the training.
+# Nothing but the end of a turn interrupts the training.
 QUIET_KEYS = {
     "PRETRAIN.DO_VALIDATION": False,
     "PRETRAIN.CHECKPOINT_STEPS": 0,
@@ -68,10 +61,9 @@ QUIET_KEYS = {
     "PRETRAIN.NUM_EPOCHS_BETWEEN_CHECKPOINTS": 0,
     "PRETRAIN.VALIDATION_MICRO_BATCH": 64,
 }
-NOTHING: Mapping[str, Any] = {}
 # [NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]
 CONTESTANT = re.compile(r"(?:(?P<name>[^:]+)=)?(?P<path>[^:=]+)(?::(?P<changes>.+))?")
-COMMA_BEFORE_KEY = re.compile(r",(?=[\w.]+=)")  # a value, such as a list, may have commas too
+COMMA_BEFORE_KEY = re.compile(r",(?=[\w.]+=)")  # values, such as lists, may have commas
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,22 +74,22 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=parse_contestant,
         metavar="[NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]",
-        help="YAML files, with keys changed; the first one is what others are held to",
+        help="YAML files, with changed keys; the first one is the baseline",
     )
     add("--minutes", type=float, default=15.0, help="of training, for each contestant and seed")
-    add("--size", help="layers x hidden size of all models, e.g. 4x256; default: each config's own")
-    add("--text", nargs="+", default=[], help="folders of text; default: each config's own")
+    add("--size", help="layers x hidden size of all models, e.g. 4x256; default: each config's")
+    add("--text", nargs="+", default=[], help="folders of text; default: each config's")
     add("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="for all")
-    add("--seeds", nargs="+", type=int, default=[], help="of training; default: each config's own")
-    add("--at_once", type=int, default=1, help="trainings that run together, and share the cores")
+    add("--seeds", nargs="+", type=int, default=[], help="of training; default: each config's")
+    add("--at_once", type=int, default=1, help="trainings that run together and share the cores")
     add("--slice", type=float, default=0.0, help="seconds; default: a twentieth of the time")
-    add("--samples", type=int, default=512, help="held-out samples to measure on")
-    add("--work_dir", type=Path, required=True, help="datasets in it are used again")
+    add("--samples", type=int, default=512, help="held-out samples to measure")
+    add("--work_dir", type=Path, required=True, help="its datasets are reused")
     args = parser.parse_args(words)
     if args.at_once < 1:
         parser.error(f"--at_once: expected 1 or more, got {args.at_once}")
     if len(set(args.seeds)) < len(args.seeds):
-        parser.error("--seeds: one stands there twice")
+        parser.error("--seeds: a seed appears twice")
     folders = [entry.folder for entry in args.contestants]
     for entry in args.contestants:
         if folders.count(entry.folder) > 1:
@@ -106,9 +98,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def parse_contestant(word: str) -> Entry:
-    """An entry from `[NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]`.
+    """Reads `[NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]`.
 
-    By default the name is the file's, and what was changed. Raises argparse.ArgumentTypeError.
+    The default name is the file's, followed by the changes. Raises argparse.ArgumentTypeError.
     """
     parts = CONTESTANT.fullmatch(word)
     pairs = COMMA_BEFORE_KEY.split(parts["changes"]) if parts and parts["changes"] else []
@@ -128,7 +120,7 @@ def main() -> int:
     _check_folders(args)
     _make_datasets(args)
     recipes = [_prepare(entry, args) for entry in args.contestants]
-    # All recipes with a seed, then all with the next: what is compared runs close in time.
+    # Seed by seed, so that compared trainings run close in time.
     same_seed = zip(*(recipe.courses for recipe in recipes), strict=True)
     courses = [course for group in same_seed for course in group]
     width = max(len(course.name) for course in courses)
@@ -138,13 +130,13 @@ def main() -> int:
         print(outcome.course.name.ljust(width), _news(outcome), flush=True)
     results = [Result(r, [outcomes[course.name] for course in r.courses]) for r in recipes]
     print("\n" + result_table(results))
-    write_json(args.work_dir / "contest.json", record(results))
+    write_numbers(args.work_dir / "contest.json", record(results))
     draw(results, args.work_dir / "loss.png")
     return int(any(outcome.ending == "failed" for outcome in outcomes.values()))
 
 
 def _news(outcome: Outcome) -> str:
-    """What the contestant's last turn brought."""
+    """Describes the contestant's last turn."""
     if outcome.failure:
         return f"{outcome.ending}: {outcome.failure}"
     report = outcome.reports[-1]
@@ -154,7 +146,7 @@ def _news(outcome: Outcome) -> str:
     )
 
 
-# --- preparing -------------------------------------------------------------------------------
+# --- preparation -----------------------------------------------------------------------------
 
 
 def _output_dir(entry: Entry, seed: int | None, args: argparse.Namespace) -> Path:
@@ -163,23 +155,26 @@ def _output_dir(entry: Entry, seed: int | None, args: argparse.Namespace) -> Pat
 
 
 def _check_folders(args: argparse.Namespace) -> None:
-    """SystemExit if a model stands where one is to be trained."""
+    """SystemExit if an output folder has an older model."""
     for entry in args.contestants:
         for seed in args.seeds or [None]:
             output = _output_dir(entry, seed, args)
             if (output / "checkpoints").exists():
                 raise SystemExit(
-                    f"{output} is there from before; delete it, or name another --work_dir"
+                    f"{output} is from an earlier contest; delete it, or use another --work_dir"
                 )
 
 
 def _make_datasets(args: argparse.Namespace) -> None:
-    """Those that are trained and measured on, each once. SystemExit if their articles differ."""
+    """Makes all datasets for training and measuring. SystemExit if their articles differ."""
+    from dataset.plan import plan as plan_dataset
+    from dataset.stage import prepare_dataset
+
     configs = {}
     for entry in args.contestants:
-        for more in (NOTHING, HELD_OUT_KEYS):
+        for more in ({}, HELD_OUT_KEYS):
             config = load_entry(entry, args, more)
-            configs.setdefault(dataset_artifact(config).directory.name, (entry, config))
+            configs.setdefault(plan_dataset(config).artifact.directory.name, (entry, config))
     first = next(iter(configs))
     for dataset_id, (entry, config) in configs.items():
         prepare_dataset(config)
@@ -190,13 +185,34 @@ def _make_datasets(args: argparse.Namespace) -> None:
             )
 
 
+def _article_digests(root: Path, dataset_id: str) -> list[str]:
+    from pipeline.store.checksums import file_digest
+
+    return [file_digest(text) for text in held_out_texts(root, dataset_id)]
+
+
+def held_out_texts(root: Path, dataset_id: str) -> tuple[Path, ...]:
+    """SystemExit if they are deleted: the dataset, complete without them, is not made again."""
+    from pipeline.store.paths import dataset_dir, sharded_text_dir
+
+    folder = sharded_text_dir(root, dataset_id)
+    texts = tuple(sorted(folder.glob("test_*.txt")))
+    if not texts:
+        raise SystemExit(f"{folder}: its texts are gone; delete {dataset_dir(root, dataset_id)}")
+    return texts
+
+
 def _prepare(entry: Entry, args: argparse.Namespace) -> Recipe:
-    """The trainings of an entry, whose datasets are there."""
-    made = dataset_artifact(load_entry(entry, args)).directory
-    measured = dataset_artifact(load_entry(entry, args, HELD_OUT_KEYS)).directory
+    """Plans the trainings of an entry, whose datasets exist."""
+    from dataset.plan import plan as plan_dataset
+    from pipeline.store.checksums import file_digest
+    from pretrain.launch import flag_words, training_flags
+
+    made = plan_dataset(load_entry(entry, args)).artifact.directory
+    measured = plan_dataset(load_entry(entry, args, HELD_OUT_KEYS)).artifact.directory
     courses = []
     for seed in args.seeds or [None]:
-        config = load_entry(entry, args, NOTHING if seed is None else {"PRETRAIN.SEED": seed})
+        config = load_entry(entry, args, {} if seed is None else {"PRETRAIN.SEED": seed})
         flags = training_flags(config, made.resolve(), _output_dir(entry, seed, args))
         courses.append(
             Course(
@@ -213,22 +229,9 @@ def _prepare(entry: Entry, args: argparse.Namespace) -> Recipe:
     return Recipe(entry, courses, file_digest(tokenizer), ratio)
 
 
-def held_out_texts(root: Path, dataset_id: str) -> tuple[Path, ...]:
-    """SystemExit if they were deleted: the dataset, which is whole without, is not made again."""
-    folder = sharded_text_dir(root, dataset_id)
-    texts = tuple(sorted(folder.glob("test_*.txt")))
-    if not texts:
-        raise SystemExit(f"{folder}: its texts are gone; delete {dataset_dir(root, dataset_id)}")
-    return texts
-
-
-def _article_digests(root: Path, dataset_id: str) -> list[str]:
-    return [file_digest(text) for text in held_out_texts(root, dataset_id)]
-
-
 @cache
 def tokens_per_character(tokenizer: Path, texts: tuple[Path, ...]) -> float:
-    """Over all lines of some text files."""
+    """Returns the ratio over all lines of some text files."""
     from tokenizers import Tokenizer
 
     lines = [line for text in texts for line in text.read_text(encoding="utf-8").splitlines()]
@@ -236,11 +239,14 @@ def tokens_per_character(tokenizer: Path, texts: tuple[Path, ...]) -> float:
     return sum(len(line.ids) for line in encoded) / sum(map(len, lines))
 
 
-def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] = NOTHING):
-    """The config with what all contestants have in common, what is its own, and `more`.
+def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] | None = None):
+    """Returns the config with the common keys, then the entry's changes, then `more`.
 
-    SystemExit if that makes no config.
+    SystemExit if it is invalid.
     """
+    from configs.loading import load_config
+    from pipeline.errors import ConfigError
+
     common = {
         "PRETRAIN.LR_SCHEDULE": "time",
         "PRETRAIN.TOTAL_TRAINING_TIME": args.minutes / 60,
@@ -249,14 +255,14 @@ def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] =
     }
     if args.text:
         common |= {"DATASET.CUSTOMIZED_DATASETS": args.text, "DATASET.HUGGINGFACE_DATASETS": []}
-    if args.size:
-        layers, hidden = map(int, args.size.split("x"))
+    size = parse_size(args.size) if args.size else None
+    if size:
         common |= {
-            "MODEL.NUM_HIDDEN_LAYERS": layers,
-            "MODEL.HIDDEN_SIZE": hidden,
-            "MODEL.NUM_ATTENTION_HEADS": hidden // HEAD_DIM,
+            "MODEL.NUM_HIDDEN_LAYERS": size.layers,
+            "MODEL.HIDDEN_SIZE": size.hidden,
+            "MODEL.NUM_ATTENTION_HEADS": size.heads,
         }
-    own = [*args.set, *entry.changes.items(), *more.items()]
+    own = [*args.set, *entry.changes.items(), *(more or {}).items()]
 
     def load():
         words = [str(word) for pair in (*common.items(), *own) for word in pair]
@@ -264,9 +270,8 @@ def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] =
 
     try:
         config = load()
-        if args.size:  # only now it is known whether there is a gate
-            width = feed_forward_width(config.MODEL.HIDDEN_SIZE, config.MODEL.GLU)
-            common["MODEL.INTERMEDIATE_SIZE"] = width
+        if size:  # the first config tells whether the model has a gate
+            common["MODEL.INTERMEDIATE_SIZE"] = size.feed_forward(config.MODEL.GLU)
             config = load()
     except ConfigError as error:
         raise SystemExit(f"{entry.name}:\n{error}") from error

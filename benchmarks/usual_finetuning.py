@@ -1,50 +1,22 @@
-"""Finetunes one model on one GLUE task with one setting in the usual way.
+"""Finetuning in the usual way: transformers' Trainer, samples padded to the full length, fp32.
 
-That is transformers' Trainer on the model as it is, every sample padded to the full length, a
-process per setting, which uses all cores. Its data is read by our own reader, and nothing is saved:
-neither counts against it. Prints one line of JSON.
+Our own reader reads its data, and nothing is saved: neither counts against it.
 """
 
-import argparse
-import json
 import tempfile
-import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.harness import Report
+
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from finetune.search.grid import Job
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--model", required=True)
-    add("--task", required=True)
-    add("--glue_dir", required=True)
-    add("--epochs", type=float, required=True)
-    add("--batch_size", type=int, required=True)
-    add("--learning_rate", type=float, required=True)
-    add("--seed", type=int, required=True)
-    add("--max_seq_length", type=int, required=True)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_arguments()
-    trainer, data, predict_test = build(args)
-    begin = time.perf_counter()
-    trainer.train()
-    trained = time.perf_counter()
-    outputs = trainer.predict(data["dev"]).predictions
-    trainer.predict(data["test"]) if predict_test else None
-    ended = time.perf_counter()
-    right = outputs.argmax(axis=1) == [row["labels"] for row in data["dev"]]
-    seconds = {"training": trained - begin, "prediction": ended - trained}
-    print(json.dumps({"seconds": seconds, "accuracy": float(right.mean())}))
-
-
-def build(args: argparse.Namespace) -> tuple["Trainer", dict[str, list[dict[str, Any]]], bool]:
-    """A Trainer with its data, and whether there is a test set."""
+def finetune_usually(
+    report: Report, job: "Job", model: Path, glue_dir: Path, max_seq_length: int
+) -> None:
+    """Trains and predicts; reports the accuracy on the dev set."""
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -53,46 +25,58 @@ def build(args: argparse.Namespace) -> tuple["Trainer", dict[str, list[dict[str,
         set_seed,
     )
 
-    from finetune.data.examples import has_split, load_examples
     from finetune.data.tasks import find_task
 
-    task = find_task(args.task)
-    splits = {"train": task.train, "dev": task.dev[0], "test": task.test[0]}
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    task = find_task(job.task)
+    data = _data(task, glue_dir, AutoTokenizer.from_pretrained(model), max_seq_length)
+    set_seed(job.seed)
+    arguments = TrainingArguments(
+        output_dir=tempfile.gettempdir(),
+        num_train_epochs=job.epochs,
+        per_device_train_batch_size=job.batch_size,
+        per_device_eval_batch_size=128,
+        learning_rate=job.learning_rate,
+        weight_decay=0.1,
+        warmup_steps=0.06,
+        lr_scheduler_type="polynomial",
+        seed=job.seed,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=AutoModelForSequenceClassification.from_pretrained(
+            model, num_labels=len(task.labels)
+        ),
+        args=arguments,
+        train_dataset=data["train"],
+    )
+    trainer.train()
+    outputs = trainer.predict(data["dev"]).predictions
+    if "test" in data:
+        trainer.predict(data["test"])
+    right = outputs.argmax(axis=1) == [row["labels"] for row in data["dev"]]
+    report(float(right.mean()))
+
+
+def _data(
+    task: Any, glue_dir: Path, tokenizer: Any, max_seq_length: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of each split that exists."""
+    from finetune.data.examples import has_split, load_examples
+
     data = {}
-    for name, split in splits.items():
-        if not has_split(split, args.glue_dir):
+    for name, split in {"train": task.train, "dev": task.dev[0], "test": task.test[0]}.items():
+        if not has_split(split, str(glue_dir)):
             continue
-        examples = load_examples(task, split, args.glue_dir)
+        examples = load_examples(task, split, str(glue_dir))
         columns = [list(texts) for texts in zip(*examples.texts, strict=True)]
         batch = tokenizer(
-            *columns, padding="max_length", truncation=True, max_length=args.max_seq_length
+            *columns, padding="max_length", truncation=True, max_length=max_seq_length
         )
         labels = examples.labels or [0] * len(examples.texts)
         data[name] = [
             {**{key: batch[key][i] for key in batch}, "labels": label}
             for i, label in enumerate(labels)
         ]
-    set_seed(args.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.model, num_labels=len(task.labels)
-    )
-    arguments = TrainingArguments(
-        output_dir=tempfile.gettempdir(),
-        num_train_epochs=args.epochs,
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=128,
-        learning_rate=args.learning_rate,
-        weight_decay=0.1,
-        warmup_steps=0.06,
-        lr_scheduler_type="polynomial",
-        seed=args.seed,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
-    return Trainer(model=model, args=arguments, train_dataset=data["train"]), data, "test" in data
-
-
-if __name__ == "__main__":
-    main()
+    return data

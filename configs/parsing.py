@@ -1,4 +1,4 @@
-"""What was written for a key, read in the type of the key's default."""
+"""Reads written values in the types of their keys' defaults."""
 
 import math
 from collections.abc import Callable
@@ -6,46 +6,19 @@ from typing import Any
 
 from configs.predicates import cut, problem_with_text
 
-LARGEST_NUMBER = 10**15  # what is larger is a mistake, and would overflow somewhere
+LARGEST_NUMBER = 10**15  # larger ones are mistakes, and would overflow in some computation
 TRUTH_VALUES = {  # those of YAML, in lower case
     **dict.fromkeys(("true", "yes", "on"), True),
     **dict.fromkeys(("false", "no", "off"), False),
 }
-# An element of each list, by the last part of its key: the list itself may be empty.
-ELEMENTS = {
-    "HUGGINGFACE_DATASETS": ["wikipedia", "20220301.en"],
-    "CUSTOMIZED_DATASETS": "raw_data/wikipedia",
-    "SPECIAL_TOKENS": "[ENT]",
-    "FINETUNE_TIME_MARKERS": 24.0,
-    "TASKS": "CoLA",
-    "STILT_TASKS": "RTE",
-    "SEEDS": 42,
-    "MULTIPROCESS_GPU_LIST": [0],
-    "EPOCHS": 3,
-    "BATCH_SIZES": 32,
-    "LEARNING_RATES": 5e-5,
-    "TEXT_COLUMNS": "sentence",
-    "LABELS": "positive",
-    "SCORE_RANGE": 5.0,
-    "METRICS": "accuracy",
-}
 
 
-def read_value(written: Any, default: Any, key: str) -> Any:
-    """written: as configs.yaml_files reads it: text, None, or a list or dict of these.
+def read_value(written: Any, example: Any, key: str) -> Any:
+    """Returns a written value in the type of an example.
 
-    Raises ValueError, which says what was expected.
+    example: a list has one element. written: from configs.yaml_files: text, None, or a list or
+    dict of these. Raises ValueError with the expected type.
     """
-    example = [ELEMENTS[key.rpartition(".")[2]]] if isinstance(default, list) else default
-    return _read(written, example, key)
-
-
-def in_words(written: Any, key: str) -> str:
-    """For a message; never what may be a secret."""
-    return "a value that is not shown" if key.startswith("WANDB") else cut(_as_written(written))
-
-
-def _read(written: Any, example: Any, key: str) -> Any:
     if isinstance(example, list):
         return _read_list([] if written is None else written, example, key)
     if isinstance(example, str) and written is None:
@@ -59,13 +32,18 @@ def _read(written: Any, example: Any, key: str) -> Any:
         raise ValueError(f"{error}, got {in_words(written, key)}, expected {expected}") from error
 
 
+def in_words(written: Any, key: str) -> str:
+    """Returns a written value for a message, without a possible secret."""
+    return "a value that is not shown" if key.startswith("WANDB") else cut(_as_written(written))
+
+
 def _read_list(written: Any, example: list, key: str) -> list:
     element = example[0]
     is_list = isinstance(written, list)
     if not is_list or (isinstance(element, list) and not all(isinstance(x, list) for x in written)):
         expected = f"a list like {_as_written(example)}"
         raise ValueError(f"wrong type, got {in_words(written, key)}, expected {expected}")
-    return [_read(part, element, key) for part in written]
+    return [read_value(part, element, key) for part in written]
 
 
 def _text(written: str) -> str:
@@ -82,12 +60,12 @@ def _truth_value(written: str) -> bool:
 
 def _whole_number(written: str) -> int:
     try:
-        number = int(written)  # exactly, not by way of a float
+        return int(_not_too_large(int(written)))  # exact, unlike a float
     except ValueError:
         number = _number(written)
-        if not number.is_integer():
-            raise ValueError("wrong type") from None
-    return _not_too_large(int(number))
+    if not number.is_integer():
+        raise ValueError("wrong type")
+    return int(number)
 
 
 def _number(written: str) -> float:
@@ -106,7 +84,7 @@ def _not_too_large(number: float) -> float:
     return number
 
 
-# By the type of an example: what is expected, and what reads it.
+# By the type of an example: its name in messages, and its reader.
 READERS: dict[type, tuple[str, Callable[[str], Any]]] = {
     str: ("text", _text),
     bool: ("True or False", _truth_value),

@@ -1,110 +1,89 @@
-"""Checks of one value, with the words for what is expected."""
+"""Checks of one value, each with the words for its message."""
 
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import in_one_line
 
-# (test, what is expected): a rule of one value.
-Rule = tuple[Callable[[Any], bool], str]
-
-# What stands before the name of data that the program brings along.
+# Prefix of the names of data that comes with the program.
 BUILTIN = "builtin:"
 
-MAX_TEXT = 4096  # characters
-MAX_SHOWN = 200
-# Of one name and of a whole path, in bytes: what file systems take, less what is added to them.
+MAX_SHOWN = 200  # characters of a value in a message
+# Of one name and of a whole path, in bytes: limits of file systems, less room for suffixes.
 MAX_NAME, MAX_PATH = 255, 3000
 
 
+class Rule(NamedTuple):
+    """A check of one value; expected: the values that pass it, for messages."""
+
+    test: Callable[[Any], bool]
+    expected: str
+
+
 def at_least(low: float) -> Rule:
-    return lambda value: value >= low, f"at least {low}"
+    return Rule(lambda value: value >= low, f"at least {low}")
 
 
 def above(low: float) -> Rule:
-    return lambda value: value > low, f"more than {low}"
+    return Rule(lambda value: value > low, f"more than {low}")
 
 
 def between(low: float, high: float) -> Rule:
     """low <= value < high"""
-    return lambda value: low <= value < high, f"at least {low} and below {high}"
+    return Rule(lambda value: low <= value < high, f"at least {low} and below {high}")
 
 
 def inside(low: float, high: float) -> Rule:
     """low < value < high"""
-    return lambda value: low < value < high, f"more than {low} and below {high}"
+    return Rule(lambda value: low < value < high, f"more than {low} and below {high}")
 
 
 def from_to(low: float, high: float) -> Rule:
     """low <= value <= high"""
-    return lambda value: low <= value <= high, f"from {low} to {high}"
+    return Rule(lambda value: low <= value <= high, f"from {low} to {high}")
 
 
 def one_of(*values: Any) -> Rule:
-    return lambda value: value in values, "one of " + ", ".join(map(str, values))
-
-
-def is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return Rule(lambda value: value in values, "one of " + ", ".join(map(str, values)))
 
 
 def each(rule: Rule) -> Rule:
-    test, expected = rule
-    return lambda values: all(test(value) for value in values), f"each {expected}"
+    return Rule(lambda values: all(map(rule.test, values)), f"each {rule.expected}")
 
 
-FILE_NAME: Rule = (
-    lambda value: (
-        value == "" or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value) is not None
-    ),
+def matching(pattern: str, expected: str) -> Rule:
+    """The whole text matches the regular expression; ASCII only."""
+    return Rule(lambda value: re.fullmatch(pattern, value, re.ASCII) is not None, expected)
+
+
+FILE_NAME = matching(
+    "([A-Za-z0-9][A-Za-z0-9._-]{0,127})?",
     "a plain file name of letters, digits, `.`, `_` and `-`, as folders are named after it",
 )
 
-# What numpy and torch both take.
-SEED: Rule = (lambda value: 0 <= value < 2**32, "at least 0 and below 2^32")
-
-
-def shown(value: Any) -> str:
-    """A value in a message."""
-    return cut(repr(value))
-
-
-def cut(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-
-
-def problem_with_text(text: str) -> str:
-    """Why a text can be no value, whatever its key; or an empty string."""
-    if len(text) > MAX_TEXT:
-        return f"more than {MAX_TEXT:,} characters"
-    if in_one_line(text) != text:
-        return "line breaks or control characters in it"
-    try:
-        text.encode("utf-8", "surrogateescape")  # what a file's name can hold that is not UTF-8
-    except UnicodeEncodeError:
-        return "half a character in it (a surrogate)"
-    return ""
+# The range of both numpy and torch.
+SEED = Rule(lambda value: 0 <= value < 2**32, "at least 0 and below 2^32")
 
 
 def can_be_a_path(value: str) -> bool:
-    """Whether a file or a folder may have that name; one that is there is no device or pipe."""
+    """True if a file or a folder may have this name, and no device or pipe has it."""
     path = value.encode("utf-8", "surrogateescape")
     if len(path) > MAX_PATH or any(len(name) > MAX_NAME for name in path.split(b"/")):
         return False
     return not os.path.exists(value) or os.path.isfile(value) or os.path.isdir(value)
 
 
-PATH: Rule = (
+PATH = Rule(
     can_be_a_path,
     f"a file or a folder, with at most {MAX_NAME} bytes in a name and {MAX_PATH} in all",
 )
 
 
 def is_model_name_or_path(value: str) -> bool:
-    """Where it is no path, folders are named after it."""
+    """True for a path, and for a name on the Hub that can be the name of a folder."""
     if not can_be_a_path(value):
         return False
     looks_like_a_path = value.startswith((".", "/", "~")) or value.endswith("/")
@@ -113,11 +92,38 @@ def is_model_name_or_path(value: str) -> bool:
     return re.fullmatch(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", value, re.ASCII) is not None
 
 
-MODEL_NAME_OR_PATH: Rule = (
+MODEL_NAME_OR_PATH = Rule(
     is_model_name_or_path,
-    "a folder that is there, or a name on the Hub like google/bert_uncased_L-2_H-128_A-2",
+    "an existing folder, or a name on the Hub like google/bert_uncased_L-2_H-128_A-2",
 )
 
 
+HUB_DATASET = Rule(
+    lambda entry: 2 <= len(entry) <= 4 and entry[0] != "" and can_be_a_path(entry[0]),
+    "[name, subset], [name, subset, split] or [name, subset, split, text column], with the "
+    f"name of a data set on the Hub, or of {PATH.expected}",
+)
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message shows it."""
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+def problem_with_text(text: str) -> str:
+    """Returns the reason if no key can take this text, else an empty string."""
+    if in_one_line(text) != text:
+        return "line breaks or control characters in it"
+    try:
+        text.encode("utf-8", "surrogateescape")  # surrogateescape: file names that are not UTF-8
+    except UnicodeEncodeError:
+        return "half a character in it (a surrogate)"
+    return ""
+
+
 def no_folder(key: str, folder: str) -> str:
-    return f"{key}: folder is not there, got {Path(folder).absolute()}, expected a folder"
+    return f"{key}: no such folder, got {Path(folder).absolute()}, expected a folder"

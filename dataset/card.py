@@ -1,4 +1,4 @@
-"""What a person wants to know of a dataset: a few lines on the console, and dataset_card.md."""
+"""Summarises a dataset: a few lines on the console, and dataset_card.md."""
 
 import textwrap
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from typing import Any
 from dataset.samples.hdf5_files import iter_sample_blocks
 from dataset.samples.packing import HISTOGRAM_BINS
 from dataset.sources.article_stream import counted
-from dataset.tokenizers.build import load_tokenizer
+from dataset.tokenizers.load import load_tokenizer
 from pipeline.console import WARNING_PREFIX, table
 from pipeline.store.atomic_files import write_text
 
 LINE_WIDTH = 96
 BAR_WIDTH = 40
 CARD = "dataset_card.md"
-# Of held-out text; about 5,000 tokens, of which 750 are predicted.
+# Minimum of held-out text: about 5,000 tokens, with 750 predictions.
 FEW_ARTICLES, FEW_BYTES = 5, 20_000
-MOST_TIMES = 3  # the share that is held out may be off by this factor
+MOST_TIMES = 3  # accepted factor between DATASET.FRAC_TEST and the held-out share
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -30,13 +30,14 @@ def headline(results: Mapping[str, Any]) -> str:
 
 
 def quality(results: Mapping[str, Any]) -> str:
-    """One line on what was not understood, what is empty and what is to be predicted."""
+    """Returns a line on unknown tokens, padding and predictions."""
     unknown = 1000 * results["num_unknown_tokens"] / results["num_tokens"]
     characters = results["unknown_character_share"]
-    padding = f"{padding_share(results):.1%} of the positions are padding"
-    if padding_share(results) > 0.05 and not (results["packed"] or results["next_sentence"]):
+    share = results["num_padding"] / results["num_positions"]
+    padding = f"{share:.1%} of the positions are padding"
+    if share > 0.05 and not (results["packed"] or results["next_sentence"]):
         padding += " (DATASET.PACKING would fill them)"
-    masked = f"{results['masked_share']:.1%} of the tokens are to be predicted"
+    masked = f"{results['masked_share']:.1%} of the tokens are predicted"
     if results["masked_share"] < 0.8 * results["masked_lm_prob"]:
         masked += f" (at most {results['max_predictions_per_seq']} in a row, as set)"
     if results["next_sentence"]:
@@ -47,21 +48,15 @@ def quality(results: Mapping[str, Any]) -> str:
     )
 
 
-def padding_share(results: Mapping[str, Any]) -> float:
-    return results["num_padding"] / results["num_positions"]
-
-
-def decoded_sample(path: Path, tokenizer_dir: Path, row: int = 0) -> str:
-    """A masked row as text, what is to be predicted beside it: `the [MASK]{cat} sat`."""
-    loaded = load_tokenizer(tokenizer_dir)
-    samples = next(iter_sample_blocks(path))
-    tokens = [loaded.tokenizer.id_to_token(int(token)) for token in samples["input_ids"][row]]
-    for position, original in zip(
-        samples["masked_lm_positions"][row], samples["masked_lm_ids"][row], strict=True
-    ):
+def decoded_sample(path: Path, tokenizer_dir: Path) -> str:
+    """Returns the first masked row as text, with the predicted tokens: `the [MASK]{cat} sat`."""
+    tokenizer = load_tokenizer(tokenizer_dir).tokenizer
+    row = {name: array[0] for name, array in next(iter_sample_blocks(path)).items()}
+    tokens = [f"{tokenizer.id_to_token(token)}" for token in row["input_ids"].tolist()]
+    for position, original in zip(row["masked_lm_positions"], row["masked_lm_ids"], strict=True):
         if position:
-            tokens[position] += "{" + loaded.tokenizer.id_to_token(int(original)) + "}"
-    text = " ".join(tokens[: int((samples["input_mask"][row] > 0).sum())])
+            tokens[position] += f"{{{tokenizer.id_to_token(int(original))}}}"
+    text = " ".join(tokens[: int((row["input_mask"] > 0).sum())])
     return "\n".join(textwrap.wrap(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="  "))
 
 
@@ -74,23 +69,24 @@ def write_card(
     sample: str,
 ) -> None:
     """Writes dataset_card.md: sources, counts, lengths, settings, and the sample."""
+    rows = [["key", "value"], *([key, str(value)] for key, value in settings.items())]
     parts = [
         f"# {directory.name}",
         f"{headline(results)}.\n{quality(results)}.",
         "## Text\n\n" + "\n".join(f"- {source}" for source in sources),
         "\n".join(f"- {line}" for line in text_lines(text)),
         f"## Lengths of the samples\n\n```\n{histogram(results)}\n```",
-        f"## A held-out sample\n\nWhat is to be predicted stands in braces.\n\n```\n{sample}\n```",
-        f"## Settings\n\n```\n{table_of(settings)}\n```",
+        f"## A held-out sample\n\nPredicted tokens are in braces.\n\n```\n{sample}\n```",
+        f"## Settings\n\n```\n{table(rows)}\n```",
         "## Use\n\n`pretrain.training.data_loader.PretrainDatasetProvider` reads it; "
-        "dataset/samples/hdf5_files.py describes "
-        "the HDF5 files. `tokenizer/` is what `AutoTokenizer.from_pretrained` takes.",
+        "dataset/samples/hdf5_files.py describes the HDF5 files. "
+        "`AutoTokenizer.from_pretrained` loads `tokenizer/`.",
     ]
     write_text(directory / CARD, "\n\n".join(parts) + "\n")
 
 
 def text_lines(text: Mapping[str, Any]) -> list[str]:
-    """What was read, and what was dropped, cut or cleaned, with the first places."""
+    """Returns lines on the text that was read, dropped, cut and cleaned, with warnings."""
     if not text["shards"]:
         return []
     total = {
@@ -113,7 +109,7 @@ def text_lines(text: Mapping[str, Any]) -> list[str]:
 
 
 def held_out_warnings(text: Mapping[str, Any]) -> list[str]:
-    """Why the loss on the held-out text may say little about other text."""
+    """Warns of held-out text that is too small or too uneven for a meaningful loss."""
     shards = text["shards"].items()
     test = [shard for name, shard in shards if name.startswith("test")]
     num_bytes, articles = (sum(shard[key] for shard in test) for key in ("bytes", "articles"))
@@ -133,19 +129,18 @@ def held_out_warnings(text: Mapping[str, Any]) -> list[str]:
     if asked and not asked / MOST_TIMES <= share <= asked * MOST_TIMES:
         warnings.append(f"{share:.2%} of the text are held out, DATASET.FRAC_TEST is {asked:.2%}")
     sums = accumulate(text.get("largest_held_out", ()))
-    few, size = next(((k, size) for k, size in enumerate(sums, 1) if 2 * size > num_bytes), (0, 0))
+    few, most = next(((k, size) for k, size in enumerate(sums, 1) if 2 * size > num_bytes), (0, 0))
     if few and few <= articles / 5:
         warnings.append(
             f"{few:,} of the {articles:,} held-out articles {'make' if few > 1 else 'makes'} "
-            f"{size / num_bytes:.0%} of the "
-            "held-out text: the loss on it is mostly theirs; shorter articles, like chapters, "
-            "would be drawn more evenly"
+            f"{most / num_bytes:.0%} of the held-out text: the loss on it is mostly theirs; "
+            "shorter articles, like chapters, would be drawn more evenly"
         )
     return warnings
 
 
 def histogram(results: Mapping[str, Any]) -> str:
-    """How many samples have how many tokens, [CLS] and [SEP] included."""
+    """Returns a table of the number of samples by length, with [CLS] and [SEP]."""
     length, counts = results["max_seq_length"], results["lengths"]
     borders = [number * length // HISTOGRAM_BINS + 1 for number in range(HISTOGRAM_BINS + 1)]
     rows = [["tokens", "samples", ""]]
@@ -153,7 +148,3 @@ def histogram(results: Mapping[str, Any]) -> str:
         bar = "#" * round(BAR_WIDTH * count / max(1, *counts))
         rows.append([f"{borders[number]}-{borders[number + 1] - 1}", f"{count:,}", bar])
     return table(rows)
-
-
-def table_of(settings: Mapping[str, Any]) -> str:
-    return table([["key", "value"], *([key, str(value)] for key, value in settings.items())])

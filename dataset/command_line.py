@@ -1,4 +1,4 @@
-"""What the command lines of this package share."""
+"""Shared parts of this package's command lines."""
 
 import re
 import sys
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.key_rules import RULES, problems_of_samples
+from configs.key_rules import problems_of_samples
+from configs.keys import RULES
 from dataset.plan import FORMAT
 from dataset.shards.file_records import is_as_recorded
 from dataset.shards.sharding import read_summary
 from dataset.sources.corpus_files import checked_head
-from dataset.workers import SampleFiles, plan_work
 from pipeline.console import Console, escape_unprintable, print_line, stage_console
 from pipeline.errors import ConfigError, StageError
 from pipeline.privacy import private_files
 from pipeline.store.artifacts import Artifact, no_files
 
-# Flags whose range is that of a config key of another name; the others are DATASET.<FLAG>.
+# Config keys with other names than their flags; the others are DATASET.<FLAG>.
 KEYS = {
     "max_memory": "SYSTEM.MAX_MEMORY_IN_GB",
     "n_processes": "SYSTEM.NUM_WORKERS",
@@ -27,15 +27,15 @@ KEYS = {
 
 
 @private_files()
-def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> None:
-    """Runs a command with its log beside what it makes. Exits with 2 or 3, as main.py does."""
+def run_command(name: str, args: Namespace, run: Callable[[Namespace, Console], None]) -> None:
+    """Runs a command, with a log beside its output folder. Exits with 2 or 3, as main.py does."""
     escape_unprintable()
     output_dir = args.output_dir.absolute()
     log = output_dir.with_name(f"{output_dir.name}.log")
     try:
         check_values(args)
         with stage_console(name, log) as console, Artifact(name, output_dir, {}).owned(console.say):
-            run(console)
+            run(args, console)
     except ConfigError as error:
         print_line(in_flags(str(error)), sys.stderr)
         sys.exit(2)
@@ -46,14 +46,14 @@ def run_command(name: str, args: Namespace, run: Callable[[Console], None]) -> N
 
 
 def in_flags(text: str) -> str:
-    """A message with the flags of a command line in place of the config keys."""
+    """Replaces the config keys in a message with flags."""
     for flag, key in KEYS.items():
         text = text.replace(key, f"--{flag}")
     return re.sub(r"\bDATASET\.([A-Z_]+)", lambda key: f"--{key[1].lower()}", text)
 
 
 def check_values(args: Namespace) -> None:
-    """Raises ConfigError for flags whose values the config would not take for their keys."""
+    """Raises ConfigError for flags with values out of their config keys' range."""
     problems = []
     for flag, value in vars(args).items():
         test, expected = RULES.get(KEYS.get(flag, f"DATASET.{flag.upper()}"), (None, ""))
@@ -66,11 +66,6 @@ def check_values(args: Namespace) -> None:
         raise ConfigError(problems)
 
 
-def check_memory(args: Namespace, files: SampleFiles) -> None:
-    """Raises ConfigError if --max_memory is too little for a worker."""
-    plan_work(args.n_processes, args.max_memory, files)
-
-
 def claim(
     name: str,
     output_dir: Path,
@@ -80,9 +75,10 @@ def claim(
     scratch: tuple[str, ...] = (),
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = no_files,
 ) -> Artifact | None:
-    """The artifact of this command, begun; None if it is finished already.
+    """Begins the artifact of a command and returns it; None if it is up to date.
 
-    scratch, files_in: see Artifact. Raises ConfigError if the folder holds something else.
+    flag: of the output folder. scratch, files_in: see Artifact. Raises ConfigError if the folder
+    holds something else.
     """
     inputs = {**inputs, "format": FORMAT}
     artifact = Artifact(
@@ -104,22 +100,22 @@ def claim(
 
 
 def list_text_shards(folder: Path) -> list[Path]:
-    """The text shards of a folder; other files in it are left alone.
+    """Lists the text shards of a folder.
 
-    Raises ConfigError if there are none, one split is missing, or one is no file or is damaged.
+    Raises ConfigError if a split has none, or one is damaged or not a file.
     """
     summary = read_summary(folder)
     if summary:
         listed = [folder / name for name in summary["shards"]]
         if damaged := [path for path in listed if not is_as_recorded(path)]:
-            again = "expected what shard_data.py made; run it again"
-            raise ConfigError([f"--dir: {path} is damaged, {again}" for path in damaged])
+            hint = "expected the shard as made by shard_data.py; run it again"
+            raise ConfigError([f"--dir: {path} is damaged, {hint}" for path in damaged])
         return listed
     shards = {split: sorted(folder.glob(f"{split}_[0-9]*.txt")) for split in ("train", "test")}
     for split, paths in shards.items():
         if not paths:
             raise ConfigError(
-                [f"--dir: no {split}_*.txt in {folder}, expected what shard_data.py makes"]
+                [f"--dir: no {split}_*.txt in {folder}, expected the shards of shard_data.py"]
             )
     found = [*shards["train"], *shards["test"]]
     problems = [f"--dir: {problem}" for path in found if (problem := problem_with_shard(path))]
@@ -129,7 +125,7 @@ def list_text_shards(folder: Path) -> list[Path]:
 
 
 def problem_with_shard(path: Path) -> str:
-    """What is wrong with a text shard that another program has written, or an empty string."""
+    """Returns the problem with a text shard of another program, or an empty string."""
     try:
         head = checked_head(str(path))
     except StageError as error:

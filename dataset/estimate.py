@@ -11,13 +11,13 @@ from dataset.shards import file_records
 from dataset.shards.sharding import read_summary
 from dataset.sources.article_stream import counted
 from dataset.sources.digests import FileDigests
-from dataset.sources.heads import notes_on_heads
 from dataset.sources.hub_text import present_name
 from dataset.sources.registry import Source
 from dataset.sources.saved_datasets import split_in_words
+from dataset.sources.source_checks import notes_on_heads
 from dataset.tokenizers.build import NAME_KEY
 from pipeline.console import WARNING_PREFIX
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.stage_plan import Estimate
 from pipeline.store.disk import DiskNeed, size_in_words
 

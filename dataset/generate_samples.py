@@ -9,12 +9,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # imports are those of the repository, not of this folder
+if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from pipeline.environment import enter_environment
 
     enter_environment()
+
+if TYPE_CHECKING:
+    from pipeline.console import Console
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,68 +49,75 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import check_memory, claim, list_text_shards, run_command
+    from dataset.command_line import run_command
+
+    run_command("generate_samples", parse_arguments(arguments), generate)
+
+
+def generate(args: argparse.Namespace, console: "Console") -> None:
+    from dataset.command_line import claim, list_text_shards
     from dataset.plan import files_of_samples
     from dataset.samples.generation import SampleSettings
     from dataset.samples.hdf5_files import MASKING_FILE
-    from dataset.shards.file_records import read_record, write_record
-    from dataset.sources.digests import FileDigests, digest_of_files
     from dataset.stage import describe, look_at_tokenizer, make_samples
-    from dataset.tokenizers.build import build_and_forget, problem_with_tokenizer
-    from dataset.tokenizers.tokenizer_files import tokenizer_files
-    from dataset.workers import SampleFiles, open_executor
+    from dataset.tokenizers.build import problem_with_tokenizer
+    from dataset.workers import SampleFiles, open_executor, plan_work
     from pipeline.errors import ConfigError
 
-    args = parse_arguments(arguments)
-    name, lower = args.tokenizer_name or args.model_name, bool(args.do_lower_case)
     settings = SampleSettings(
         **{key: getattr(args, key) for key in SampleSettings.__dataclass_fields__}
     )
+    shards = list_text_shards(args.dir.absolute())
+    name = args.tokenizer_name or args.model_name
+    if problem := problem_with_tokenizer(name, bool(args.do_lower_case), args.accents):
+        raise ConfigError([problem])
+    copies = settings.dup_factor if settings.masking == "static" else 1
+    files_to_make = SampleFiles(len(shards) * copies, copies)
+    plan_work(args.n_processes, args.max_memory, files_to_make)  # raises if it is too little
+    inputs = {**vars(settings), **inputs_of(args, name, shards)}
+    artifact = claim(
+        *("generate_samples", args.output_dir, "-o", inputs, console),
+        scratch=("tokenizer", "records", MASKING_FILE),
+        files_in=files_of_samples,
+    )
+    if artifact is None:
+        return
+    output_dir = args.output_dir.absolute()  # the workers of a cluster have other folders
+    make_tokenizer(args, name, output_dir / "tokenizer", artifact.fingerprint)
+    found = look_at_tokenizer(shards, output_dir / "tokenizer", "", console)
+    with open_executor(
+        args.dask_scheduler, output_dir, args.n_processes, args.max_memory, files_to_make
+    ) as workers:
+        results = make_samples(shards, output_dir, settings, artifact.fingerprint, workers, console)
+    text: dict[str, dict] = {"shards": {}, "counts": {}}
+    results, lines = describe([str(args.dir)], text, results | found, inputs, output_dir)
+    artifact.finish(results)
+    for line in lines:
+        console.say(line)
 
-    def run(console) -> None:
-        shards = list_text_shards(args.dir.absolute())
-        if problem := problem_with_tokenizer(name, lower, args.accents):
-            raise ConfigError([problem])
-        copies = settings.dup_factor if settings.masking == "static" else 1
-        files_to_make = SampleFiles(len(shards) * copies, copies)
-        check_memory(args, files_to_make)
-        digests = FileDigests(args.output_dir / "digests.json")
-        files = tokenizer_files(name)
-        inputs = {
-            **vars(settings),
-            "do_lower_case": lower,
-            "accents": args.accents,
-            "text": digest_of_files(shards, args.dir.absolute(), digests),
-            "tokenizer": digest_of_files(files, Path(name), digests) if files else name,
-        }
-        artifact = claim(
-            *("generate_samples", args.output_dir, "-o", inputs, console),
-            scratch=("tokenizer", "records", MASKING_FILE),
-            files_in=files_of_samples,
-        )
-        if artifact is None:
-            return
-        folder = args.output_dir / "tokenizer"
-        if not read_record(folder, artifact.fingerprint):
-            build_and_forget(name, lower, folder, args.accents)
-            write_record(folder, artifact.fingerprint)
-        found = look_at_tokenizer(shards, folder, "", console)
-        # Absolute: the workers of a cluster stand in folders of their own.
-        output_dir = args.output_dir.absolute()
-        with open_executor(
-            args.dask_scheduler, output_dir, args.n_processes, args.max_memory, files_to_make
-        ) as workers:
-            results = make_samples(
-                shards, output_dir, settings, artifact.fingerprint, workers, console
-            )
-        results |= found
-        text = {"shards": {}, "counts": {}}
-        results, lines = describe([str(args.dir)], text, results, inputs, output_dir)
-        artifact.finish(results)
-        for line in lines:
-            console.say(line)
 
-    run_command("generate_samples", args, run)
+def inputs_of(args: argparse.Namespace, tokenizer: str, shards: list[Path]) -> dict[str, Any]:
+    """Returns the inputs besides the settings: tokenizer and text."""
+    from dataset.sources.digests import FileDigests, digest_of_files
+    from dataset.tokenizers.tokenizer_files import tokenizer_files
+
+    digests, files = FileDigests(args.output_dir / "digests.json"), tokenizer_files(tokenizer)
+    return {
+        "do_lower_case": bool(args.do_lower_case),
+        "accents": args.accents,
+        "text": digest_of_files(shards, args.dir.absolute(), digests),
+        "tokenizer": digest_of_files(files, Path(tokenizer), digests) if files else tokenizer,
+    }
+
+
+def make_tokenizer(args: argparse.Namespace, name: str, folder: Path, identity: str) -> None:
+    """Builds the tokenizer unless the folder has a record of this identity."""
+    from dataset.shards.file_records import read_record, write_record
+    from dataset.tokenizers.build import build_and_forget
+
+    if not read_record(folder, identity):
+        build_and_forget(name, bool(args.do_lower_case), folder, args.accents)
+        write_record(folder, identity)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python merge_shards.py --data tmp/shards --output_dir tmp/merged --ratio 4 [--grep train]
 
-Every `ratio` shards of a kind become one, in the order of their names: train_00000.txt to
-train_00003.txt the new train_00000.txt, and so on; the last one may get fewer. Kinds, like train
-and test, stay apart.
+Every `ratio` shards of a kind become one, in the order of their numbers: train_00000.txt to
+train_00003.txt become the new train_00000.txt, and so on; the last one may get fewer. Kinds, like
+train and test, stay apart.
 """
 
 import argparse
@@ -12,12 +12,16 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-if __name__ == "__main__":  # imports are those of the repository, not of this folder
+if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from pipeline.environment import enter_environment
 
     enter_environment()
+
+if TYPE_CHECKING:
+    from pipeline.console import Console
 
 NUMBERED = re.compile(r"(.*?)_*(\d+)")
 
@@ -27,51 +31,48 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder with .txt shards")
     add("--output_dir", type=Path, required=True, help="folder for the merged shards")
-    add("--ratio", type=positive, default=1, help="shards that become one")
+    add("--ratio", type=int, default=1, help="shards merged into one")
     add("--grep", default="", help="merge only files with this in their name")
     return parser.parse_args(arguments)
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"got {text}, expected an integer of at least 1")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import claim, run_command
+    from dataset.command_line import run_command
+
+    run_command("merge_shards", parse_arguments(arguments), merge)
+
+
+def merge(args: argparse.Namespace, console: "Console") -> None:
+    from dataset.command_line import claim
     from dataset.sources.article_stream import counted
     from dataset.sources.digests import FileDigests, digest_of_files
     from pipeline.errors import ConfigError
 
-    args = parse_arguments(arguments)
-
-    def run(console) -> None:
-        found = sorted(path for path in args.data.glob("*.txt") if args.grep in path.stem)
-        shards = [path for path in found if path.is_file()]
-        if len(shards) < len(found):
-            console.say(f"{len(found) - len(shards):,} that are no files are passed over")
-        if args.data.resolve() == args.output_dir.resolve():
-            raise ConfigError(["--output_dir: is the folder of --data, expected another one"])
-        if not shards:
-            named = f" with {args.grep} in its name" if args.grep else ""
-            raise ConfigError([f"--data: {args.data} has no .txt file{named}"])
-        digests = FileDigests(args.output_dir / "digests.json")
-        inputs = {"ratio": args.ratio, "text": digest_of_files(shards, args.data, digests)}
-        artifact = claim("merge_shards", args.output_dir, "--output_dir", inputs, console)
-        if artifact is None:
-            return
-        merged = plan_merge(shards, args.ratio)
-        for name, group in merged.items():
-            concatenate(group, args.output_dir / name)
-        console.say(f"{counted(len(shards), 'shards')} merged into {len(merged):,}")
-        artifact.finish({"shards": len(merged)})
-
-    run_command("merge_shards", args, run)
+    found = sorted(path for path in args.data.glob("*.txt") if args.grep in path.stem)
+    shards = [path for path in found if path.is_file()]
+    if len(shards) < len(found):
+        console.say(f"{len(found) - len(shards):,} that are no files are passed over")
+    if args.ratio < 1:
+        raise ConfigError([f"--ratio: got {args.ratio}, expected an integer of at least 1"])
+    if args.data.resolve() == args.output_dir.resolve():
+        raise ConfigError(["--output_dir: is the folder of --data, expected another one"])
+    if not shards:
+        named = f" with {args.grep} in its name" if args.grep else ""
+        raise ConfigError([f"--data: {args.data} has no .txt file{named}"])
+    digests = FileDigests(args.output_dir / "digests.json")
+    inputs = {"ratio": args.ratio, "text": digest_of_files(shards, args.data, digests)}
+    artifact = claim("merge_shards", args.output_dir, "--output_dir", inputs, console)
+    if artifact is None:
+        return
+    merged = plan_merge(shards, args.ratio)
+    for name, group in merged.items():
+        concatenate(group, args.output_dir / name)
+    console.say(f"{counted(len(shards), 'shards')} merged into {len(merged):,}")
+    artifact.finish({"shards": len(merged)})
 
 
 def plan_merge(shards: list[Path], ratio: int) -> dict[str, list[Path]]:
-    """The shards that each new one consists of, by its name. What has no number is a `shard`."""
+    """Returns the shards of each merged one, by its name. Files without a number are `shard`s."""
     kinds: dict[str, list[tuple[int, Path]]] = {}
     for path in shards:
         found = NUMBERED.fullmatch(path.stem)
@@ -85,7 +86,7 @@ def plan_merge(shards: list[Path], ratio: int) -> dict[str, list[Path]]:
 
 
 def concatenate(paths: list[Path], merged: Path) -> None:
-    """Streams files into one. Where a file does not end with a blank line, one is added."""
+    """Streams files into one, with a blank line after each."""
     from pipeline.store.atomic_files import written_aside
 
     with written_aside(merged) as aside, open(aside, "wb") as output:

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.keys import identity_inputs
 from dataset.card import CARD
 from dataset.samples.hdf5_files import MASKING_FILE
 from dataset.sources.digests import FileDigests, digest_of_files, digest_store, identity_of
-from dataset.sources.heads import problems_with_heads
-from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
 from dataset.sources.registry import Source, configured_sources, problem_with, slug
-from dataset.tokenizers.build import ACCENTS_KEY, NAME_KEY, problem_with_tokenizer
+from dataset.sources.source_checks import (
+    problems_with_heads,
+    problems_with_output,
+    problems_with_overlaps,
+)
+from dataset.tokenizers.build import NAME_KEY, problem_with_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
-from dataset.tokenizers.vocabulary_training import TRAINING_KEYS, problem_with_training
+from dataset.tokenizers.vocabulary_training import problem_with_training
 from pipeline.errors import ConfigError
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
@@ -27,23 +31,6 @@ if TYPE_CHECKING:
 
 SCRATCH = ("runs", "records", "sources")  # in the folder of the text shards
 FORMAT = 4  # raised whenever the same inputs would give other files
-SHAPING_KEYS = (
-    "NUM_TRAIN_SHARDS",
-    "NUM_TEST_SHARDS",
-    "FRAC_TEST",
-    "MAX_SEQ_LENGTH",
-    "MASKED_LM_PROB",
-    "MAX_PREDICTIONS_PER_SEQ",
-    "SHORT_SEQ_PROB",
-    "MASKING",
-    "MASK_TOKEN_SHARE",
-    "RANDOM_TOKEN_SHARE",
-    "WHOLE_WORD_MASKING",
-    "PACKING",
-    "NEXT_SENTENCE_PREDICTION",
-    "LANGUAGE",
-    "SEED",
-)
 
 
 @dataclass(frozen=True)
@@ -109,11 +96,8 @@ def dataset_inputs(
     Raises ConfigError for what is missing, unless the dataset has a name and is finished (made
     elsewhere, or its text has been moved away): then its record says what it was made from.
     """
-    inputs = {f"DATASET.{key}": config.DATASET[key] for key in SHAPING_KEYS}
-    if config.DATASET.MASKING == "static":
-        inputs["DATASET.DUP_FACTOR"] = config.DATASET.DUP_FACTOR
-    inputs |= {"TOKENIZER.TRAIN": config.TOKENIZER.TRAIN, "format": FORMAT}
-    inputs["TOKENIZER.DO_LOWER_CASE"] = config.TOKENIZER.DO_LOWER_CASE
+    inputs = identity_inputs(config, "DATASET") | identity_inputs(config, "TOKENIZER")
+    inputs["format"] = FORMAT
     recorded = recorded_inputs(config)
     found = [problem_with(source, digests.files_of) for source in sources]
     problems = [problem for problem in found if problem]
@@ -149,7 +133,7 @@ def tokenizer_inputs(
         sizes = (tokenizer.MODEL, tokenizer.VOCAB_SIZE, tokenizer.SPECIAL_TOKENS)
         problem = problem_with_training(*sizes)
         problems = [*problems, problem] if problem else problems
-        found = {f"TOKENIZER.{key}": tokenizer[key] for key in TRAINING_KEYS}
+        found = {}
     elif problem := problem_with_tokenizer(name, tokenizer.DO_LOWER_CASE, tokenizer.ACCENTS):
         if "tokenizer" not in recorded or os.path.exists(os.path.expanduser(name)):
             raise ConfigError([*problems, problem])
@@ -161,4 +145,4 @@ def tokenizer_inputs(
         found = {NAME_KEY: name}
     if problems:
         raise ConfigError(problems)
-    return found | {ACCENTS_KEY: tokenizer.ACCENTS}
+    return found

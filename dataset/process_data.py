@@ -3,26 +3,30 @@
     python process_data.py -f FOLDER -o data/wiki --type wiki
     python process_data.py -f FOLDER -o data/books --type bookcorpus
 
-Writes files of articles with a blank line after each, which DATASET.CUSTOMIZED_DATASETS and
-`shard_data.py --dataset custom` read. Of bookcorpus, each .txt file is one article, whatever blank
-lines it has: in a book these part paragraphs.
+Writes files of articles with a blank line after each, for DATASET.CUSTOMIZED_DATASETS and
+`shard_data.py --dataset custom`. In bookcorpus each .txt file is one article, as blank lines in a
+book separate paragraphs.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-if __name__ == "__main__":  # imports are those of the repository, not of this folder
+if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from pipeline.environment import enter_environment
 
     enter_environment()
 
+if TYPE_CHECKING:
+    from pipeline.console import Console
+
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("-f", "--input", type=Path, required=True, help="what WikiExtractor wrote, or the books")
+    add("-f", "--input", type=Path, required=True, help="folder of WikiExtractor, or of books")
     add("-o", "--output_dir", type=Path, required=True, help="folder for the .txt files")
     add("--type", choices=("wiki", "bookcorpus"), required=True)
     add("--n_processes", type=int, default=0, help="0: one per core")
@@ -30,30 +34,31 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import claim, run_command
+    from dataset.command_line import run_command
+
+    run_command("process_data", parse_arguments(arguments), process)
+
+
+def process(args: argparse.Namespace, console: "Console") -> None:
+    from dataset.command_line import claim
     from dataset.sources.digests import FileDigests, digest_of_files
-    from dataset.sources.overlaps import problems_with_output
     from dataset.sources.registry import customized_source
+    from dataset.sources.source_checks import problems_with_output
     from pipeline.errors import ConfigError
 
-    args = parse_arguments(arguments)
-
-    def run(console) -> None:
-        files = input_files(args.input, args.type, console)
-        source = customized_source(str(args.input), "-f")
-        if problems := problems_with_output([source], [args.output_dir]):
-            raise ConfigError(problems)
-        digests = FileDigests(args.output_dir / "digests.json")
-        inputs = {"type": args.type, "input": digest_of_files(files, args.input, digests)}
-        artifact = claim("process_data", args.output_dir, "-o", inputs, console)
-        if artifact is not None:
-            artifact.finish(write_all(files, args, console))
-
-    run_command("process_data", args, run)
+    files = input_files(args.input, args.type, console)
+    source = customized_source(str(args.input), "-f")
+    if problems := problems_with_output([source], [args.output_dir]):
+        raise ConfigError(problems)
+    digests = FileDigests(args.output_dir / "digests.json")
+    inputs = {"type": args.type, "input": digest_of_files(files, args.input, digests)}
+    artifact = claim("process_data", args.output_dir, "-o", inputs, console)
+    if artifact is not None:
+        artifact.finish(write_all(files, args, console))
 
 
-def input_files(folder: Path, kind: str, console) -> list[Path]:
-    """Raises ConfigError if there are none."""
+def input_files(folder: Path, kind: str, console: "Console") -> list[Path]:
+    """Lists the files of a kind. Raises ConfigError if there are none."""
     from dataset.sources.wiki_and_books import find_files
     from pipeline.errors import ConfigError
 
@@ -71,8 +76,8 @@ def input_files(folder: Path, kind: str, console) -> list[Path]:
     return files
 
 
-def write_all(files: list[Path], args: argparse.Namespace, console) -> dict[str, int]:
-    """Writes all files, with progress. Returns the counts and says them."""
+def write_all(files: list[Path], args: argparse.Namespace, console: "Console") -> dict[str, int]:
+    """Writes all files, with progress. Returns and prints the counts."""
     from collections import Counter
 
     from dataset.sources.article_stream import counted

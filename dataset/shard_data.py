@@ -6,14 +6,21 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":  # imports are those of the repository, not of this folder
+if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from pipeline.environment import enter_environment
 
     enter_environment()
+
+if TYPE_CHECKING:
+    from dataset.sources.digests import FileDigests
+    from dataset.sources.registry import Source
+    from pipeline.console import Console
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -26,15 +33,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         required=True,
         metavar=("NAME", "SUBSET"),
-        help="a Hub dataset: NAME SUBSET [SPLIT [TEXT_COLUMN]], or text of your own: `custom "
-        "FOLDER`; may be repeated",
+        help="a Hub dataset: NAME SUBSET [SPLIT [TEXT_COLUMN]], or your own text: `custom FOLDER`; "
+        "may be repeated",
     )
-    add("--text_column", default="text", help="that holds the text, in all but .txt files")
-    add("--language", default="en", help="ISO 639 code: rules for where sentences end")
+    add("--text_column", default="text", help="column of the text, in all but .txt files")
+    add("--language", default="en", help="ISO 639 code, for the ends of sentences")
     add("--streaming", action="store_true", help="read Hub datasets without downloading them")
     add("--num_train_shards", type=int, default=0, help="0: as many as fit")
     add("--num_test_shards", type=int, default=0, help="0: as many as fit")
-    add("--frac_test", type=float, default=0.005, help="share of articles that is held out")
+    add("--frac_test", type=float, default=0.005, help="share of held-out articles")
     add("--max_memory", type=float, default=16.0, help="GB, over all processes")
     add("--seed", type=int, default=42)
     add("--n_processes", type=int, default=0, help="0: one per core")
@@ -46,7 +53,54 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def sources_of(args: argparse.Namespace) -> list:
+def main(arguments: list[str] | None = None) -> None:
+    from dataset.command_line import run_command
+
+    run_command("shard_data", parse_arguments(arguments), shard_text)
+
+
+def shard_text(args: argparse.Namespace, console: "Console") -> None:
+    from dataset.command_line import claim
+    from dataset.plan import SCRATCH
+    from dataset.shards.split_plan import ShardSettings
+    from dataset.sources.digests import FileDigests, identity_of
+    from dataset.sources.saved_datasets import split_in_words
+    from dataset.stage import make_text_shards
+    from dataset.workers import SampleFiles, open_executor, plan_work
+
+    sources, digests = sources_of(args), FileDigests(args.output_dir / "digests.json")
+    check_sources(sources, args.output_dir, digests)
+    for source in sources:
+        if split := split_in_words(Path(source.name)):
+            console.say(split)
+    plan_work(args.n_processes, args.max_memory, SampleFiles())  # raises if it is too little
+    shaping = {field.name: getattr(args, field.name) for field in fields(ShardSettings)}
+    inputs: dict[str, Any] = dict(shaping)
+    inputs["sources"] = [identity_of(source, digests) for source in sources]
+    artifact = claim(
+        *("shard_data", args.output_dir, "--output_dir", inputs, console),
+        scratch=SCRATCH,
+        files_in=itemgetter("shards"),
+    )
+    if artifact is None:
+        return
+    digests.save()
+    output_dir = args.output_dir.absolute()  # the workers of a cluster have other folders
+    with open_executor(
+        args.dask_scheduler, output_dir, args.n_processes, args.max_memory, SampleFiles()
+    ) as workers:
+        text = make_text_shards(
+            sources,
+            output_dir,
+            ShardSettings(**shaping),
+            artifact.fingerprint,
+            workers,
+            console,
+        )
+    artifact.finish(text)
+
+
+def sources_of(args: argparse.Namespace) -> "list[Source]":
     from dataset.sources.registry import customized_source, hub_source
 
     sources = []
@@ -60,67 +114,19 @@ def sources_of(args: argparse.Namespace) -> list:
     return sources
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import check_memory, claim, run_command
-    from dataset.plan import SCRATCH
-    from dataset.sources.digests import FileDigests, identity_of
-    from dataset.sources.heads import problems_with_heads
-    from dataset.sources.overlaps import problems_with_output, problems_with_overlaps
+def check_sources(sources: "list[Source]", output_dir: Path, digests: "FileDigests") -> None:
+    """Raises ConfigError with all problems of the sources."""
+    from dataset.sources import source_checks
     from dataset.sources.registry import problem_with
-    from dataset.sources.saved_datasets import split_in_words
-    from dataset.stage import make_text_shards
-    from dataset.workers import SampleFiles, open_executor
     from pipeline.errors import ConfigError
 
-    args = parse_arguments(arguments)
-    sources = sources_of(args)
-
-    def run(console) -> None:
-        digests = FileDigests(args.output_dir / "digests.json")
-        found = [problem_with(source, digests.files_of) for source in sources]
-        problems = [problem for problem in found if problem]
-        problems += problems_with_overlaps(sources)
-        problems += problems_with_output(sources, [args.output_dir])
-        problems += [] if problems else problems_with_heads(sources, digests.files_of)
-        if problems:
-            raise ConfigError(problems)
-        for source in sources:
-            if split := split_in_words(Path(source.name)):
-                console.say(split)
-        check_memory(args, SampleFiles())
-        shaping = ("num_train_shards", "num_test_shards", "frac_test", "seed", "language")
-        inputs = {key: getattr(args, key) for key in shaping}
-        inputs["sources"] = [identity_of(source, digests) for source in sources]
-        artifact = claim(
-            *("shard_data", args.output_dir, "--output_dir", inputs, console),
-            scratch=SCRATCH,
-            files_in=itemgetter("shards"),
-        )
-        if artifact is None:
-            return
-        digests.save()
-        with open_executor(
-            args.dask_scheduler,
-            args.output_dir.absolute(),
-            args.n_processes,
-            args.max_memory,
-            SampleFiles(),
-        ) as workers:
-            text = make_text_shards(
-                sources,
-                args.output_dir.absolute(),
-                (args.num_train_shards, args.num_test_shards),
-                args.frac_test,
-                args.seed,
-                args.language,
-                artifact.fingerprint,
-                workers.executor,
-                workers.buffer_bytes,
-                console,
-            )
-        artifact.finish(text)
-
-    run_command("shard_data", args, run)
+    found = [problem_with(source, digests.files_of) for source in sources]
+    problems = [problem for problem in found if problem]
+    problems += source_checks.problems_with_overlaps(sources)
+    problems += source_checks.problems_with_output(sources, [output_dir])
+    problems = problems or source_checks.problems_with_heads(sources, digests.files_of)
+    if problems:
+        raise ConfigError(problems)
 
 
 if __name__ == "__main__":

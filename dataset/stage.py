@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataset.card import decoded_sample, headline, quality, text_lines, write_card
 from dataset.checks import check_machine, most_sample_files
@@ -17,7 +17,7 @@ from dataset.plan import DatasetPlan, plan
 from dataset.samples.generation import SampleSettings, generate_samples
 from dataset.shards.file_records import read_record, write_record
 from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
-from dataset.shards.split_plan import plan_layout
+from dataset.shards.split_plan import ShardSettings, plan_layout
 from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
 from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
@@ -36,6 +36,7 @@ from pipeline.store.record_files import read_sealed
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+Settings = TypeVar("Settings", ShardSettings, SampleSettings)
 FILLED_VOCABULARY = 0.9  # of TOKENIZER.VOCAB_SIZE; below it, a warning
 COMMITS = "commits.json"  # of datasets from the Hub, beside the text shards
 
@@ -95,19 +96,15 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
         text = make_text_shards(
             sources,
             text_dir,
-            (dataset.NUM_TRAIN_SHARDS, dataset.NUM_TEST_SHARDS),
-            dataset.FRAC_TEST,
-            dataset.SEED,
-            dataset.LANGUAGE,
+            settings_of(dataset, ShardSettings),
             identity,
-            workers.executor,
-            workers.buffer_bytes,
+            workers,
             console,
         )
     shards = [text_dir / name for name in text["shards"]]
     make_tokenizer(config.TOKENIZER, shards, tokenizer_dir, identity, console)
     found = look_at_tokenizer(shards, tokenizer_dir, dataset.LANGUAGE, console)
-    settings = sample_settings(dataset)
+    settings = settings_of(dataset, SampleSettings)
     tokenizer_bytes = (tokenizer_dir / "tokenizer.json").stat().st_size
     files = replace(most_sample_files(dataset), tokenizer_bytes=tokenizer_bytes)
     with open_workers(config.SYSTEM, files, console) as workers:
@@ -130,27 +127,22 @@ def open_workers(system: "CfgNode", files: SampleFiles, console: Console) -> Ite
         yield workers
 
 
-def sample_settings(dataset: "CfgNode") -> SampleSettings:
-    return SampleSettings(
-        **{name: dataset[name.upper()] for name in SampleSettings.__dataclass_fields__}
-    )
+def settings_of(dataset: "CfgNode", kind: type[Settings]) -> Settings:
+    """Returns settings of this dataclass, whose fields are keys of DATASET in lower case."""
+    return kind(**{field.name: dataset[field.name.upper()] for field in fields(kind)})
 
 
 def make_text_shards(
     sources: list[Source],
     text_dir: Path,
-    num_shards: tuple[int, int],
-    frac_test: float,
-    seed: int,
-    language: str,
+    settings: ShardSettings,
     identity: str,
-    executor: Executor,
-    buffer_bytes: int,
+    workers: Workers,
     console: Console,
 ) -> dict:
-    """Makes text shards, with progress; num_shards: (train, test), 0 for as many as fit."""
+    """Makes text shards, with progress; returns their summary."""
     converted = text_dir / "sources"  # text in an intermediate format
-    done = finished_text_shards(text_dir, identity, executor, console)
+    done = finished_text_shards(text_dir, identity, workers.executor, console)
     if done:
         for scratch in (text_dir / "runs", converted):  # of a killed run
             shutil.rmtree(scratch, ignore_errors=True)
@@ -162,17 +154,17 @@ def make_text_shards(
         write_sealed(text_dir / COMMITS, {"fingerprint": identity, "commits": commits})
     slices = open_sources(sources, converted, console.say)
     num_bytes = sum(piece.num_bytes for piece in slices)
-    layout = plan_layout(num_bytes, *num_shards, frac_test, seed)
+    layout = plan_layout(num_bytes, settings)
     with console.progress("sharding text", num_bytes / 1e6, "MB") as progress:
         text = write_text_shards(
             slices,
             text_dir,
             layout,
             identity,
-            executor,
+            workers.executor,
             in_mb(progress),
-            buffer_bytes,
-            language,
+            workers.buffer_bytes,
+            settings.language,
         )
     shutil.rmtree(converted, ignore_errors=True)
     for line in text_lines(text):

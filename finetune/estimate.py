@@ -12,12 +12,11 @@ from finetune.data.row_checks import notes_on_task, row_facts
 from finetune.data.task_data import demo_file
 from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
-from finetune.search.cost_estimate import by_task
-from finetune.search.grid import HALVING, STILT_SOURCE, num_runs
+from finetune.search.grid import HALVING, STILT_SOURCE, by_task, total_rows
 from finetune.search.search import Search, count_runs
 from finetune.training.foreign_models import positions_of
 from pipeline.console import WARNING_PREFIX
-from pipeline.hub.hub_needs import HubNeed
+from pipeline.hub.needs import HubNeed
 from pipeline.stage_plan import Estimate
 from pipeline.store.disk import DiskNeed, size_of
 from pretrain.estimate import model_bytes
@@ -86,12 +85,7 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
     counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
     yield f"{sum(counts.values())} runs: {listed}"
-    rows = {task.name: _num_rows(search, task) for task in search.tasks}
-    total = sum(
-        number * epochs * rows[task]
-        for task, jobs in by_task(search.jobs).items()
-        for epochs, number in num_runs(jobs, search.kind).items()
-    )
+    total = total_rows(search.jobs, search.kind, training_rows(search))
     yield f"{total:,} rows to train on, over all runs and epochs"
     if search.kind == HALVING:
         yield from _halving_notes(search)
@@ -102,6 +96,11 @@ def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
             yield from notes_on_task(task, FOLDER)
     if unused := sorted(set(custom_tasks) - {task.name for task in search.tasks}):
         yield f"not searched: {', '.join(unused)} of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
+
+
+def training_rows(search: Search) -> dict[str, int]:
+    """Returns the rows of each task's training set."""
+    return {task.name: _num_rows(search, task) for task in search.tasks}
 
 
 def _num_rows(search: Search, task: Task) -> int:

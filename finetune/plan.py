@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.finetune_rules import task_names
+from configs.finetune_rules import grid_of, task_names
+from configs.keys import identity_inputs
 from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import DEMO_NAME
 from finetune.data.task_data import check_files, configured_tasks, task_inputs
 from finetune.data.tasks import Task
-from finetune.search.cost_estimate import by_task
-from finetune.search.grid import STILT_SOURCE, Grid, Job, plan_jobs
+from finetune.search.grid import STILT_SOURCE, Grid, Job, by_task, plan_jobs
 from finetune.search.job_folder import RESULT
 from finetune.search.search import FORMAT, Search, StartingModel
 from finetune.training.foreign_models import can_only_be_a_folder
@@ -33,15 +33,6 @@ REPLACES = "writes over the summary of the other search (set FINETUNE.ID to keep
 EXTERNAL = "external"
 # Longest part of a folder's name from a model's folder, in characters: file systems take 255 bytes.
 MODEL_WORDS = 60
-# Keys that all runs depend on; the batch size of evaluation does not change a result.
-_RUN_KEYS = (
-    "EVALS_PER_EPOCH",
-    "EARLY_STOPPING_PATIENCE",
-    "WEIGHT_DECAY",
-    "WARMUP_PROPORTION",
-    "LR_SCHEDULER_TYPE",
-    "MAX_GRAD_NORM",
-)
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
         jobs=_jobs(finetune, tasks),
         max_seq_lengths={task.name: _max_seq_length(finetune, task.name)[1] for task in tasks},
         length_keys={task.name: _max_seq_length(finetune, task.name)[0] for task in tasks},
-        run_inputs={f"FINETUNE.{key}": finetune[key] for key in _RUN_KEYS},
+        run_inputs=identity_inputs(config, "FINETUNE"),
         task_inputs={
             task.name: task_inputs(
                 task, data_dirs[task.benchmark], with_demo and task.benchmark == "GLUE"
@@ -117,11 +108,6 @@ def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
         },
         eval_batch_size=finetune.EVAL_BATCH_SIZE,
     )
-
-
-def _grid_node(finetune: "CfgNode", task: str) -> "CfgNode":
-    """Returns a task's node of GRID, or the default one for a custom task without."""
-    return finetune.GRID.get(task, finetune.GRID.DEFAULT)
 
 
 def _max_seq_length(finetune: "CfgNode", task: str) -> tuple[str, int]:
@@ -133,12 +119,7 @@ def _max_seq_length(finetune: "CfgNode", task: str) -> tuple[str, int]:
 
 
 def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
-    default, grids = finetune.GRID.DEFAULT, {}
-    for task in tasks:
-        own = _grid_node(finetune, task.name)
-        values = (own[key] or default[key] for key in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES"))
-        grids[task.name] = Grid(*(tuple(value) for value in values))
-    return grids
+    return {task.name: Grid(*map(tuple, grid_of(finetune, task.name).values())) for task in tasks}
 
 
 def _grid_inputs(search: Search) -> dict[str, Any]:

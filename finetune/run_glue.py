@@ -4,14 +4,15 @@
         --do_train --do_eval --output_dir /tmp/mrpc
 
 Writes `results.json`, `predictions_<split>.tsv` and the finetuned `model/` to the output folder.
-The flags are those of transformers' script of this name, in its older and newer spellings; of
-those that have no meaning here a note is printed. The search of main.py calls the same functions.
+The flags are those of transformers' script of this name, in its older and newer spellings; flags
+without an effect here are accepted with a note. The search of main.py calls the same functions.
 """
 
 import argparse
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # imports are those of the repository, not of this folder
@@ -23,7 +24,7 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
 from configs.predicates import SEED, Rule, at_least, between, from_to, inside
 from finetune.data.tasks import TASKS, Task, find_task
 from finetune.search.job_folder import (
-    Source,
+    InputPaths,
     TrainingSettings,
     model_path,
     predictions_path,
@@ -37,42 +38,18 @@ from pipeline.privacy import private_files
 from pipeline.runtime.devices import take_device
 from pipeline.store.atomic_files import write_json
 
-RESULTS = "results.json"  # tells the folder of an earlier run
-# Flags of transformers' script that nothing here depends on, and what happens instead.
-NOTED = {
-    "save_strategy": "the model is saved once, when all is done",
-    "save_steps": "the model is saved once, when all is done",
-    "save_total_limit": "the model is saved once, when all is done",
-    "logging_strategy": "about 40 points of the training are logged",
-    "logging_steps": "about 40 points of the training are logged",
-    "logging_first_step": "about 40 points of the training are logged",
-    "logging_dir": "results.json holds the loss and the learning rate",
-    "report_to": "results.json holds the loss and the learning rate",
-    "run_name": "results.json holds the loss and the learning rate",
-    "disable_tqdm": "there are lines instead of a bar",
-    "fp16": "half precision is used where the device is built for it, bf16 first",
-    "bf16": "half precision is used where the device is built for it, bf16 first",
-    "metric_for_best_model": "the best model is that with the highest mean of the task's metrics",
-    "greater_is_better": "the best model is that with the highest mean of the task's metrics",
-    "pad_to_max_length": "samples are padded to the longest of their batch",
-    "group_by_length": "batches are always made of samples of similar length",
-    "train_sampling_strategy": "batches are always made of samples of similar length",
-    "dataloader_num_workers": "batches are made in the process that trains",
-    "dataloader_pin_memory": "it is pinned where there is a GPU",
-    "use_fast_tokenizer": "the fast tokenizer is used where there is one",
-    "overwrite_cache": "nothing is cached in files",
-    "ignore_mismatched_sizes": "a head that does not fit the task is always drawn anew",
-    "optim": "it is AdamW",
-}
-# Flags whose names transformers has given up, and their present ones.
-RENAMED = {
-    "evaluation_strategy": "eval_strategy",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "no_cuda": "use_cpu",
-}
+RESULTS = "results.json"  # marks the output folder of an earlier run
+# Flags of transformers' script without an effect here.
+IGNORED = (
+    *("save_strategy", "save_steps", "save_total_limit", "overwrite_cache", "pad_to_max_length"),
+    *("logging_strategy", "logging_steps", "logging_first_step", "logging_dir", "report_to"),
+    *("run_name", "disable_tqdm", "fp16", "bf16", "optim", "use_fast_tokenizer"),
+    *("metric_for_best_model", "greater_is_better", "ignore_mismatched_sizes"),
+    *("group_by_length", "train_sampling_strategy"),
+    *("dataloader_num_workers", "dataloader_pin_memory"),
+)
 
-# Of flags that are numbers.
+# Valid values of the numeric flags.
 RANGES: dict[str, Rule] = {
     "max_seq_length": at_least(8),
     "max_train_samples": at_least(0),
@@ -93,46 +70,47 @@ RANGES: dict[str, Rule] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every flag of the manual's command; defaults are those of transformers."""
+    """Returns a parser of transformers' flags, with transformers' defaults."""
     parser = argparse.ArgumentParser(
         description="Finetune one model on one task of GLUE or SuperGLUE with one setting.",
         allow_abbrev=False,
     )
-    _add_what_to_do(parser)
-    _add_how_to_train(parser)
-    for name, note in NOTED.items():
-        help_text = f"has no effect: {note}"
+    _add_task_flags(parser)
+    _add_training_flags(parser)
+    for name in IGNORED:
         parser.add_argument(
-            f"--{name}", nargs="?", const="", default=argparse.SUPPRESS, help=help_text
+            f"--{name}", nargs="?", const="", default=argparse.SUPPRESS, help="has no effect"
         )
     return parser
 
 
-def _add_what_to_do(parser: argparse.ArgumentParser) -> None:
-    add, switch = parser.add_argument, {"type": _truth, "nargs": "?", "const": True}
+def _add_task_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    switch = partial(add, type=_truth, nargs="?", const=True)
     add("--model_name_or_path", required=True, help="folder or Hub name of a checkpoint")
     add("--tokenizer_name", default="", help="the same for its tokenizer; default: the model's")
     add("--task_name", required=True, type=_task, help=", ".join(task.name for task in TASKS))
     add("--glue_dir", default="", help="GLUE in its TSV layout; default: nyu-mll/glue on the Hub")
     add("--superglue_dir", default="", help="SuperGLUE in its JSONL layout, for its tasks")
     add("--output_dir", required=True, type=Path)
-    add("--overwrite_output_dir", **switch, help="write into a folder that is not empty")
+    switch("--overwrite_output_dir", help="write into a folder that is not empty")
     add("--max_seq_length", type=int, default=128)
     add("--max_train_samples", type=int, default=0, help="only the first ones; default: all")
     add("--max_eval_samples", type=int, default=0)
     add("--max_predict_samples", type=int, default=0)
-    add("--do_train", **switch, help="without it the checkpoint is used as it is")
-    add("--do_eval", **switch, help="score the dev sets")
-    add("--do_predict", **switch, help="predict the test sets")
-    add("--use_cpu", "--no_cuda", **switch, help="even if there are GPUs")
+    switch("--do_train", help="without it the checkpoint is used as it is")
+    switch("--do_eval", help="score the dev sets")
+    switch("--do_predict", help="predict the test sets")
+    switch("--use_cpu", "--no_cuda", help="even if there are GPUs")
 
 
-def _add_how_to_train(parser: argparse.ArgumentParser) -> None:
-    add, switch = parser.add_argument, {"type": _truth, "nargs": "?", "const": True}
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    switch = partial(add, type=_truth, nargs="?", const=True)
     strategies = ("no", "steps", "epoch")
     add("--eval_strategy", "--evaluation_strategy", choices=strategies, default="no")
     add("--eval_steps", type=int, default=500, help="with --eval_strategy steps")
-    add("--load_best_model_at_end", **switch, help="the best of the evaluated weights count")
+    switch("--load_best_model_at_end", help="the best of the evaluated weights count")
     add("--per_device_train_batch_size", "--per_gpu_train_batch_size", type=int, default=8)
     add("--per_device_eval_batch_size", "--per_gpu_eval_batch_size", type=int, default=8)
     add("--gradient_accumulation_steps", type=int, default=1)
@@ -154,7 +132,7 @@ def _task(name: str) -> Task:
 
 
 def _truth(word: str) -> bool:
-    """As transformers reads `--do_train True`."""
+    """Reads the value of `--do_train True`, as transformers does."""
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if word.lower() not in words:
         raise argparse.ArgumentTypeError(f"got {word}, expected true or false")
@@ -164,12 +142,11 @@ def _truth(word: str) -> bool:
 @private_files()
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 2 the command line is wrong, 3 the run failed."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
     flags = parser.parse_args(arguments)
     if problem := _problem(flags):
         parser.error(problem)
-    for note in _notes(arguments, flags):
+    for note in _notes(flags):
         print(f"note: {note}")
     take_device("cpu" if flags.use_cpu else "auto")
     try:
@@ -185,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _problem(flags: argparse.Namespace) -> str:
-    """What is wrong with the flags, or an empty string."""
+    """Returns an error message for wrong flags, else ""."""
     from finetune.training.schedules import FOLLOWS_SCORE, scheduler_names
 
     folder, names = flags.output_dir, scheduler_names()
@@ -214,12 +191,9 @@ def _problem(flags: argparse.Namespace) -> str:
     return ""
 
 
-def _notes(arguments: list[str], flags: argparse.Namespace) -> list[str]:
-    """About flags that have no effect here, or that transformers has renamed, and models that
-    come from the Hub."""
-    given = {argument.split("=")[0].removeprefix("--") for argument in arguments}
-    notes = [f"--{name} has no effect: {note}" for name, note in NOTED.items() if name in given]
-    notes += [f"--{old} is now called --{new}" for old, new in RENAMED.items() if old in given]
+def _notes(flags: argparse.Namespace) -> list[str]:
+    """Returns notes on flags without an effect, and on models from the Hub."""
+    notes = [f"--{name} has no effect" for name in IGNORED if name in flags]
     if flags.warmup_ratio and flags.warmup_steps:
         notes.append("--warmup_ratio has no effect: --warmup_steps is given")
     for name in ("model_name_or_path", "tokenizer_name"):
@@ -230,7 +204,7 @@ def _notes(arguments: list[str], flags: argparse.Namespace) -> list[str]:
 
 
 def run(flags: argparse.Namespace) -> dict:
-    """Does what the flags say and returns what results.json holds."""
+    """Finetunes by the flags; returns the content of results.json."""
     import torch
 
     from finetune.data.encoding import load_tokenizer
@@ -247,10 +221,9 @@ def run(flags: argparse.Namespace) -> dict:
     tokenizer = model
     if flags.tokenizer_name:
         tokenizer, _ = local_model(flags.tokenizer_name, "--tokenizer_name")
-    source = Source(model, tokenizer, data_dir)
     outcome = finetune_task(
         task,
-        source,
+        InputPaths(model, tokenizer, data_dir),
         _settings(flags),
         print,
         flags.do_train,
@@ -265,18 +238,12 @@ def run(flags: argparse.Namespace) -> dict:
     results = {
         "task": task.name,
         "flags": {**vars(flags), "task_name": task.name, "output_dir": str(folder)},
-        "dev": outcome.dev,
-        "history": outcome.history,
-        "evaluations": outcome.evaluations,
-        "majority": outcome.majority,
-        "only_label": outcome.only_label,
-        **outcome.counts,
-        **outcome.tokenization.as_json(),
+        **outcome.as_json(),
     }
     write_json(folder / RESULTS, results)
-    if flags.do_train:  # behind RESULTS, by which a later run knows the model as its own
+    if flags.do_train:  # after RESULTS, which allows a later run to overwrite the model
         save_model(outcome.model, folder)
-        load_tokenizer(source.base).save_pretrained(model_path(folder))
+        load_tokenizer(tokenizer).save_pretrained(model_path(folder))
     return results
 
 

@@ -1,7 +1,6 @@
 """The finetuning stage: searches the grid of every task for the best setting."""
 
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +11,25 @@ from finetune.data.demo_glue import write_demo_glue
 from finetune.data.examples import HUB_DATASET, HUB_GLUE, find_file, load_examples
 from finetune.data.row_checks import notes_on_task
 from finetune.data.tasks import Task
-from finetune.estimate import known_positions
+from finetune.estimate import training_rows
 from finetune.plan import FinetunePlan, plan
-from finetune.search.cost_estimate import SearchEffort, estimate_effort
-from finetune.search.dask_workers import absolute_source, cluster_workers, with_absolute_paths
-from finetune.search.grid import Job, best_job, run_order
+from finetune.search.dask_workers import dask_workers
+from finetune.search.grid import Job, best_job, run_order, total_rows
 from finetune.search.job_folder import (
     ASKED_LENGTH,
     SUMMARY_KEYS,
+    InputPaths,
     JobRun,
-    Source,
     damage_to_run,
     model_path,
 )
-from finetune.search.local_workers import slot_workers
-from finetune.search.scheduler import Workers, run_jobs
+from finetune.search.local_workers import LocalWorkers
+from finetune.search.scheduler import WorkerPool, run_jobs
 from finetune.search.search import Search, count_runs
-from finetune.search.search_state import SearchProgress
-from finetune.search.worker import SpeedTest, TextCheck, do
+from finetune.search.search_state import SearchState
+from finetune.search.worker import TaskCheck, run_job
 from finetune.training.foreign_models import local_model
-from pipeline.console import WARNING_PREFIX, Console, duration, stage_console
+from pipeline.console import WARNING_PREFIX, Console, stage_console
 from pipeline.errors import ConfigError, StageError
 from pipeline.hub.repository import cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
@@ -123,35 +121,26 @@ def _run_search(
     config: "CfgNode", search: Search, directory: Path, console: Console
 ) -> dict[Job, dict]:
     """Runs the unfinished jobs; returns all results. Raises StageError if some have none."""
-    effort = _effort(search)
-    progress = SearchProgress(run_order(search.jobs, effort.of_job), search.make_run, search.kind)
+    rows = training_rows(search)
+    progress = SearchState(run_order(search.jobs, rows), search.make_run, search.kind)
     if progress.incomplete_tasks:
         with _workers(config, search, directory) as (workers, described):
             console.say(_plan(search, len(progress.results), described))
             _check_texts(search, progress.incomplete_tasks, workers, console)
-            _run_jobs(search, progress, effort, workers, console)
+            _run_jobs(search, progress, rows, workers, console)
     if progress.incomplete_tasks:
         raise StageError(_failure(search, progress, console))
     return progress.results
 
 
-def _effort(search: Search) -> SearchEffort:
-    positions = known_positions(search) or sys.maxsize
-    lengths = {name: min(length, positions) for name, length in search.max_seq_lengths.items()}
-    efforts = {
-        task.name: estimate_effort(task, search.data_dir(task), lengths[task.name])
-        for task in search.tasks
-    }
-    evals_per_epoch = search.run_inputs["FINETUNE.EVALS_PER_EPOCH"]
-    return SearchEffort(efforts, search.jobs, search.kind, evals_per_epoch)
-
-
 @contextmanager
-def _workers(config: "CfgNode", search: Search, directory: Path) -> Iterator[tuple[Workers, str]]:
+def _workers(
+    config: "CfgNode", search: Search, directory: Path
+) -> Iterator[tuple[WorkerPool, str]]:
     """Yields worker processes, here or on the cluster, and a line that describes them."""
     scheduler = config.SYSTEM.DASK_SCHEDULER
     if scheduler:
-        with cluster_workers(scheduler, directory, _inputs_of(search)) as workers:
+        with dask_workers(scheduler, directory, _inputs_of(search)) as workers:
             yield workers, f"on {workers.num_workers} workers of {scheduler}"
         return
     slots = slots_for(config, search)
@@ -162,7 +151,7 @@ def _workers(config: "CfgNode", search: Search, directory: Path) -> Iterator[tup
     else:
         threads = slots[0].num_threads
         described = f"in {len(slots)} process(es) on the CPU, {threads} thread(s) each"
-    with slot_workers(slots) as workers:
+    with LocalWorkers(slots) as workers:
         yield workers, described
 
 
@@ -174,18 +163,20 @@ def _inputs_of(search: Search) -> Iterator[Path]:
         yield from (path for path in found if path and search.data_dir(task))
 
 
-def _check_texts(search: Search, tasks: Iterable[str], workers: Workers, console: Console) -> None:
+def _check_texts(
+    search: Search, tasks: Iterable[str], workers: WorkerPool, console: Console
+) -> None:
     """Prints the truncated and unknown share of each task's texts, measured in a worker.
 
-    Raises StageError if the model would see next to nothing.
+    Raises StageError if the model cannot be used or would see next to nothing.
     """
     found = [task for task in search.tasks if task.name in set(tasks)]
     checks = [_text_check(search, task) for task in reversed(found)]
 
-    def next_check() -> TextCheck | None:
+    def next_check() -> TaskCheck | None:
         return checks.pop() if checks else None
 
-    looks = run_jobs(workers, do, next_check, console.note, console.heart.alive)
+    looks = run_jobs(workers, TaskCheck.run, next_check, console.note, console.heart.alive)
     for check, outcome in looks:
         if isinstance(outcome, StageError):
             raise outcome
@@ -197,57 +188,42 @@ def _check_texts(search: Search, tasks: Iterable[str], workers: Workers, console
             console.say(WARNING_PREFIX + warning)
 
 
-def _text_check(search: Search, task: Task) -> TextCheck:
-    model = search.model.path
-    source = absolute_source(Source(model, model, search.data_dir(task)))
-    return TextCheck(task, source, search.max_seq_lengths[task.name])
+def _text_check(search: Search, task: Task) -> TaskCheck:
+    paths = InputPaths(search.model.path, search.model.path, search.data_dir(task))
+    return TaskCheck(task, paths.absolute(), search.max_seq_lengths[task.name])
 
 
 def _run_jobs(
     search: Search,
-    progress: SearchProgress,
-    effort: SearchEffort,
-    workers: Workers,
+    progress: SearchState,
+    rows: Mapping[str, int],
+    workers: WorkerPool,
     console: Console,
 ) -> None:
-    """Runs what is not done. The first to be done is a speed test if no result tells the speed.
+    """Runs the jobs without a result; extrapolates the time left from the rows trained on."""
 
-    StageError if it shows that the model is of no use, before all runs fail by that.
-    """
-    tests = [] if progress.results else [_speed_test(search, effort)]
-    if progress.results:
-        seconds = {job: result["seconds"] for job, result in progress.results.items()}
-        _say_time(effort, progress, effort.seconds_per_token(seconds), workers, console)
-    with console.progress("finetuning", effort.total, "tokens") as shown:
-        shown.update(sum(map(effort.of_job, progress.results)), _num_done(search, progress))
-        next_work = _next(tests, progress, console)
-        for work, outcome in run_jobs(workers, do, next_work, console.note, console.heart.alive):
-            if isinstance(work, JobRun):
-                progress.record(work.job, outcome)
-                note = _describe(work.job, outcome)
-                (console.say if isinstance(outcome, Exception) else console.note)(note)
-                done = _num_done(search, progress)
-                shown.update(sum(map(effort.of_job, progress.results)), f"{done}, {note}")
-            elif isinstance(outcome, StageError):
-                raise outcome
-            elif isinstance(outcome, Exception):
-                console.note(f"no estimate of the time: {outcome}")
-            else:
-                _say_time(effort, progress, outcome, workers, console)
+    def rows_done() -> int:
+        return sum(job.epochs * rows[job.task] for job in progress.results)
+
+    total = total_rows(search.jobs, search.kind, rows)
+    with console.progress("finetuning", total, "rows") as shown:
+        shown.update(rows_done(), _num_done(search, progress))
+        next_run = _next(progress, console)
+        for run, outcome in run_jobs(workers, run_job, next_run, console.note, console.heart.alive):
+            progress.record(run.job, outcome)
+            note = _describe(run.job, outcome)
+            (console.say if isinstance(outcome, Exception) else console.note)(note)
+            shown.update(rows_done(), f"{_num_done(search, progress)}, {note}")
 
 
-def _next(
-    tests: list[SpeedTest], progress: SearchProgress, console: Console
-) -> Callable[[], JobRun | SpeedTest | None]:
-    def next_work() -> JobRun | SpeedTest | None:
-        if tests:
-            return tests.pop()
+def _next(progress: SearchState, console: Console) -> Callable[[], JobRun | None]:
+    def next_run() -> JobRun | None:
         run = progress.next_run()
         if run and (why := _why_again(run, run.job in progress.results)):
             console.say(f"{run} runs again, as {why}")
-        return with_absolute_paths(run) if run else None
+        return run.absolute() if run else None
 
-    return next_work
+    return next_run
 
 
 def _why_again(run: JobRun, is_done: bool) -> str:
@@ -256,11 +232,6 @@ def _why_again(run: JobRun, is_done: bool) -> str:
         found = "are damaged" if model_path(run.folder).exists() else "were not kept"
         return f"its weights are needed and {found}"
     return damage_to_run(run.folder)
-
-
-def _speed_test(search: Search, effort: SearchEffort) -> SpeedTest:
-    model = search.model.path
-    return SpeedTest(absolute_source(Source(model, model, "")), effort.typical_sample)
 
 
 # --- words -------------------------------------------------------------------------------------
@@ -274,19 +245,8 @@ def _plan(search: Search, num_done: int, where: str) -> str:
     return f"{sum(counts.values())} runs ({listed}){kind}{done}; {where}"
 
 
-def _num_done(search: Search, progress: SearchProgress) -> str:
+def _num_done(search: Search, progress: SearchState) -> str:
     return f"{len(progress.results)} of {sum(count_runs(search).values())} runs done"
-
-
-def _say_time(
-    effort: SearchEffort,
-    progress: SearchProgress,
-    seconds_per_token: float,
-    workers: Workers,
-    console: Console,
-) -> None:
-    seconds = effort.seconds_left(progress.results, seconds_per_token, workers.num_workers)
-    console.say(f"about {duration(seconds)}" if seconds >= 60 else "less than a minute")
 
 
 def _describe(job: Job, outcome: dict | Exception) -> str:
@@ -296,7 +256,7 @@ def _describe(job: Job, outcome: dict | Exception) -> str:
     return f"{job}: {outcome['score']:.3f}"
 
 
-def _failure(search: Search, progress: SearchProgress, console: Console) -> str:
+def _failure(search: Search, progress: SearchState, console: Console) -> str:
     """Prints the failed runs and their logs; returns one line for all."""
     for job, error in progress.failures.items():
         log = search.log(job.task, search.name, job.setting)

@@ -1,10 +1,9 @@
-"""What a person sees: lines, progress bars on a terminal, and the same lines in a log file."""
+"""Console output: lines, progress bars on a terminal, and the same lines in a log file."""
 
 import os
 import sys
 import time
 import traceback
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -16,41 +15,36 @@ from pipeline.privacy import hidden
 from pipeline.store.heartbeat import Heart, Position
 
 PLAIN_LINE_SECONDS = 10.0
-WARNING_PREFIX = "WARNING: "  # of a line that the user may ignore
+WARNING_PREFIX = "WARNING: "  # of a line about a possible mistake
 
 
 def print_line(text: str, stream: TextIO | None = None) -> None:
-    """Prints a line, at once, to standard output or to `stream`; hours of work never fail by it.
+    """Prints a line to standard output or `stream`, flushed; never fails.
 
-    Secrets are hidden, and what the stream's encoding lacks is escaped. A stream that takes no
-    more, like a pipe whose reader has gone, gets no more.
+    Hides secrets, and escapes characters missing in the stream's encoding. After an error, like a
+    pipe without a reader, the stream gets no more output.
     """
     stream = stream or sys.stdout
     if stream is None:  # Python was started without one
         return
     encoding = stream.encoding or "utf-8"
     printable = hidden(text).encode(encoding, errors="backslashreplace").decode(encoding)
-    try:  # in one piece, as other threads and processes print, too
+    try:  # in one piece: other threads and processes print too
         print(f"{printable}\n", end="", file=stream, flush=True)
     except OSError:
-        _silence(stream)
-
-
-def _silence(stream: TextIO) -> None:
-    """What is still printed to a stream goes nowhere, and so does what its buffer holds."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+        with open(os.devnull, "wb") as nowhere:  # for the buffer too
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def escape_unprintable() -> None:
-    """From now on, `print` escapes what the encoding of the terminal lacks, everywhere."""
+    """Makes every `print` escape characters missing in the terminal's encoding."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 class Console:
-    """Prints lines of one stage and appends them, with the time, to its log file."""
+    """Prints the lines of a stage and appends them, with the time, to its log file."""
 
     def __init__(self, stage: str, log: Path):
         self.stage = stage
@@ -59,7 +53,7 @@ class Console:
         log.parent.mkdir(parents=True, exist_ok=True)
 
     def show_life(self, directory: Path) -> None:
-        """From now on, what is said and counted is a sign of life of the one who makes a folder."""
+        """Starts the heartbeat of the stage that writes a folder."""
         self.heart = Heart(directory)
 
     def say(self, text: str) -> None:
@@ -67,13 +61,13 @@ class Console:
         self.tell(text)
 
     def tell(self, text: str) -> None:
-        """As `say`, of somebody who only looks on: it is no sign of life."""
+        """As `say`, but without a heartbeat: for observers of the work."""
         for line in text.splitlines():
             print_line(f"{self.stage}: {line}")
         self.note(text)
 
     def note(self, text: str) -> None:
-        """To the log file only; hours of work do not fail by it, on a full disk, say."""
+        """Writes to the log file only; ignores errors like a full disk."""
         stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
         lines = "".join(f"{stamp} {line}\n" for line in hidden(text).splitlines())
         with suppress(OSError), open(self.log, "ab") as file:
@@ -81,10 +75,10 @@ class Console:
 
     @contextmanager
     def progress(self, description: str, total: float, unit: str) -> Iterator["Progress"]:
-        """A bar with rate and remaining time on a terminal, else a line now and then."""
+        """Yields a progress bar with rate and remaining time; off a terminal, occasional lines."""
         on_terminal = sys.stdout is not None and sys.stdout.isatty()
-        bar = _TerminalBar if on_terminal else _PlainLines
-        progress = bar(self, description, total, unit)
+        kind = _TerminalBar if on_terminal else Progress
+        progress = kind(self, description, total, unit)
         try:
             yield progress
         finally:
@@ -92,13 +86,16 @@ class Console:
             progress.close()
 
 
-class Progress(ABC):
-    """Counts work that is done. `advance` by an amount or `update` to a total; note: free text."""
+class Progress:
+    """Counts finished work: `advance` by an amount or `update` to a total. note: free text.
+
+    Prints a line at most every PLAIN_LINE_SECONDS, for logs and pipes.
+    """
 
     def __init__(self, console: Console, description: str, total: float, unit: str):
         self.console, self.description, self.total, self.unit = console, description, total, unit
         self.completed = 0.0
-        self.start = time.monotonic()
+        self.start = self.last_line = time.monotonic()
         self.start_completed: float | None = None
         console.heart.count(self._position(""))
 
@@ -107,42 +104,26 @@ class Progress(ABC):
 
     def update(self, completed: float, note: str = "") -> None:
         self.completed = completed
-        if self.start_completed is None:  # resumed work was not done in this run
+        if self.start_completed is None:  # resumed work does not count for the rate
             self.start, self.start_completed = time.monotonic(), completed
         position = self._position(note)
         self.console.heart.count(position)
         self._show(position)
 
     def _position(self, note: str) -> Position:
-        done, seconds = (
-            self.completed - (self.start_completed or 0.0),
-            time.monotonic() - self.start,
-        )
+        done = self.completed - (self.start_completed or 0.0)
+        seconds = time.monotonic() - self.start
         rate = done / seconds if seconds > 0 else 0.0
         return Position(self.description, self.completed, self.total, self.unit, rate, note)
 
-    @abstractmethod
-    def _show(self, position: Position) -> None: ...
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-
-class _PlainLines(Progress):
-    """One line at most every PLAIN_LINE_SECONDS, for logs and pipes."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.last_line = self.start
+    def close(self) -> None:
+        pass
 
     def _show(self, position: Position) -> None:
         now = time.monotonic()
         if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
             self.console.say(", ".join(position_in_words(position)))
-
-    def close(self) -> None:
-        pass
 
 
 class _TerminalBar(Progress):
@@ -174,7 +155,7 @@ class _TerminalBar(Progress):
 
 @contextmanager
 def stage_console(stage: str, log: Path) -> Iterator[Console]:
-    """The console of a stage. What goes wrong inside is logged and becomes a StageError."""
+    """Yields the console of a stage; logs errors and raises them as StageError."""
     try:
         console = Console(stage, log)
     except OSError as error:
@@ -196,14 +177,14 @@ def stage_console(stage: str, log: Path) -> Iterator[Console]:
 
 
 def position_in_words(position: Position) -> list[str]:
-    """`training 50/100 steps (50 %)`, `3.2 steps/s`, `12 min left`, `loss 3.2`, as far as known."""
+    """Returns `training 50/100 steps (50 %)`, `3.2 steps/s`, `12 min left`, `loss 3.2`."""
     seconds = position.seconds_left
     left = "" if seconds is None else f"{duration(seconds)} left"
     return [text for text in (position.share, position.speed, left, position.note) if text]
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Returns `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -215,7 +196,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """Rows of strings as aligned text columns; the first row is the header."""
+    """Returns rows of strings as aligned text columns; the first row is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(cells: list[str]) -> str:

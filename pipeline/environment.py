@@ -1,7 +1,7 @@
-"""The packages in .venv, and how every program of this repository goes on in there.
+"""The packages in .venv, and the restart of every program of this repository in it.
 
-Standard library only, and no syntax of a newer Python: an old one loads this, and then goes on in
-a .venv that has a newer one, or gets a sentence.
+Standard library only, in the syntax of Python 3.7: an old Python loads this, and then restarts the
+program in a .venv with a newer one, or prints an error message.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 OLDEST_PYTHON = (3, 10)
 PROJECT = Path(__file__).resolve().parent.parent
@@ -19,13 +20,13 @@ ENVIRONMENT = PROJECT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 RECORD = ENVIRONMENT / "installed.json"
 
-# Set for the process that a command goes on in.
-ANEW_VARIABLE = "EXTREMEBERT_BEGUN_ANEW"
+# Set in the environment of a restarted process.
+REEXECUTED_VARIABLE = "EXTREMEBERT_REEXECUTED"
 
-# What a user asks for instead of the torch that fits: an index of pip's, a release.
+# The user's choice of a torch: a package index, a release.
 TORCH_VARIABLES = ("TORCH_INDEX_URL", "TORCH_VERSION")
 
-# Names under which distributions are imported, where the two differ.
+# Import names that differ from the distribution's.
 IMPORT_NAMES = {
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
@@ -34,11 +35,11 @@ IMPORT_NAMES = {
 }
 
 
-# --- what is there -----------------------------------------------------------------------------
+# --- the state of .venv ------------------------------------------------------------------------
 
 
 def pinned_requirements() -> "dict[str, str]":
-    """`{distribution: version}` as requirements.txt pins them for this Python."""
+    """Returns `{distribution: version}` of requirements.txt for this Python."""
     pins = {}
     for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
         requirement, _, marker = line.partition(";")
@@ -49,17 +50,17 @@ def pinned_requirements() -> "dict[str, str]":
 
 
 def missing_packages() -> "list[str]":
-    """Distributions of requirements.txt that cannot be imported here; nothing is imported."""
+    """Returns the distributions of requirements.txt missing here; imports nothing."""
     return [
         name for name in pinned_requirements() if not _can_be_found(IMPORT_NAMES.get(name, name))
     ]
 
 
 def _can_be_found(module: str) -> bool:
-    """True if a module is installed; looking for `a.b` raises where there is no `a`."""
+    """True if a module is installed."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ImportError:
+    except ImportError:  # of `a`, looking for `a.b`
         return False
 
 
@@ -67,22 +68,22 @@ def inside_environment() -> bool:
     return Path(sys.prefix).resolve() == ENVIRONMENT.resolve()
 
 
-def begun_anew() -> bool:
-    """Whether this process was started by `continue_inside_environment`."""
-    return os.environ.get(ANEW_VARIABLE) == "1"
+def was_reexecuted() -> bool:
+    """True if `continue_inside_environment` has started this process."""
+    return os.environ.get(REEXECUTED_VARIABLE) == "1"
 
 
 def environment_is_ready() -> bool:
-    """True if .venv was completed from the requirements as they are now, and its Python runs.
+    """True if .venv is complete for the present requirements, and its Python runs.
 
-    It is a link to the system's, which an update may have taken away.
+    That is a link to the system's Python, which an update may have removed.
     """
     complete = installation().get("requirements") == requirements_digest()
     return complete and has_asked_torch() and os.access(str(PYTHON), os.X_OK)
 
 
-def installation() -> "dict[str, object]":
-    """What install.sh has recorded of .venv; empty without a readable record."""
+def installation() -> "dict[str, Any]":
+    """Returns install.sh's record of .venv, {} if it is unreadable."""
     try:
         record = json.loads(RECORD.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -91,20 +92,20 @@ def installation() -> "dict[str, object]":
 
 
 def has_asked_torch() -> bool:
-    """True if .venv has the torch that TORCH_VARIABLES ask for now; any, if they ask for none."""
+    """True if .venv has the torch of TORCH_VARIABLES, or if none is set."""
     recorded = installation().get("asked", {})
     return all(recorded.get(name) == value for name, value in asked_torch().items())
 
 
 def asked_torch() -> "dict[str, str]":
-    """Those of TORCH_VARIABLES that are set, as they may be shown."""
+    """Returns the TORCH_VARIABLES of the environment, without secrets."""
     return {
         name: without_secrets(os.environ[name]) for name in TORCH_VARIABLES if os.environ.get(name)
     }
 
 
 def without_secrets(url: str) -> str:
-    """A URL without its user, password, query and fragment; what is no URL stays as it is."""
+    """Removes user, password, query and fragment from a URL."""
     return re.split("[?#]", re.sub("//.*@", "//", url))[0]
 
 
@@ -113,12 +114,12 @@ def requirements_digest() -> str:
 
 
 def locked_out() -> str:
-    """A line if .venv has a Python that this user may not run, else an empty string."""
+    """Returns an error message if this user may not run the Python of .venv, else ""."""
     try:
         os.stat(str(PYTHON))
     except PermissionError:
         pass
-    except OSError:  # not there, or a link to what an update has taken away
+    except OSError:  # missing, or a broken link after an update
         return ""
     else:
         if os.access(str(PYTHON), os.X_OK):
@@ -130,19 +131,19 @@ def locked_out() -> str:
     )
 
 
-# --- going on in there -------------------------------------------------------------------------
+# --- restarting in it --------------------------------------------------------------------------
 
 
 def enter_environment() -> None:
-    """Goes on in .venv with this very command if packages are missing here.
+    """Restarts this command in .venv if packages are missing here.
 
-    The first thing that a program does, before it imports them. Exits with 3, and a line that says
-    what to do, if .venv cannot help.
+    Every program calls it before it imports packages. Exits with 3 and a line with the remedy if
+    .venv lacks them too.
     """
     is_old = sys.version_info < OLDEST_PYTHON
     if not is_old and not missing_packages():
         return
-    if environment_is_ready() and not inside_environment() and not begun_anew():
+    if environment_is_ready() and not inside_environment() and not was_reexecuted():
         continue_inside_environment(sys.argv[1:])
     print(_why_not(is_old), file=sys.stderr)
     sys.exit(3)
@@ -156,14 +157,14 @@ def _why_not(is_old: bool) -> str:
         version, oldest = sys.version.split()[0], ".".join(map(str, OLDEST_PYTHON))
         return f"ExtremeBERT needs Python {oldest} or newer, this is {version} ({sys.executable})"
     missing = "missing packages: " + ", ".join(missing_packages())
-    if environment_is_ready():  # and this is what is in it
+    if environment_is_ready():  # it has lost them
         return f"{missing}; `{install_command()}` puts them into {ENVIRONMENT} again"
     main = f"python3 {PROJECT / 'main.py'} --config YAML"
     return f"{missing}; `{install_command()}` or `{main}` puts them into {ENVIRONMENT}"
 
 
 def install_command() -> str:
-    """What puts missing packages into .venv; one whose record is complete is up to date without."""
+    """Returns the command to put missing packages into .venv, even if its record is complete."""
     again = "EXTREMEBERT_REINSTALL=1 " if environment_is_ready() else ""
     return f"{again}bash {PROJECT / 'install.sh'}"
 
@@ -171,15 +172,15 @@ def install_command() -> str:
 def continue_inside_environment(arguments: "list[str]") -> None:
     """Replaces this process by the same program in .venv; does not return.
 
-    Exits with 3, and a line, if the system cannot run what is there.
+    Exits with 3, and a line, if the system cannot run its Python.
     """
     sys.stdout.flush()
-    os.environ[ANEW_VARIABLE] = "1"
-    spec = sys.modules["__main__"].__spec__  # of `python -m`, which hides the name from sys.argv
+    os.environ[REEXECUTED_VARIABLE] = "1"
+    spec = sys.modules["__main__"].__spec__  # of `python -m`: sys.argv lacks the module's name
     program = ["-m", spec.name] if spec else [sys.argv[0]]
     try:
         os.execv(str(PYTHON), [str(PYTHON), *program, *arguments])
-    except OSError as error:  # it was made for another machine, say
+    except OSError as error:  # e.g. made for another machine
         install = f"bash {PROJECT / 'install.sh'}"
         print(
             f"{PYTHON} cannot be run ({error.strerror}); `{install}` makes {ENVIRONMENT} again",

@@ -1,22 +1,22 @@
-"""The two ways in which a run can go wrong, each with its exit code."""
+"""The two kinds of errors, each with its exit code."""
 
 import re
 from pathlib import Path
 
-MAX_PROBLEMS = 100  # that are told at once
+MAX_PROBLEMS = 100  # shown at once
 MAX_LINE = 2000  # characters
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def in_one_line(text: str) -> str:
-    """The text with line breaks and control characters escaped, as `\\n`."""
+    """Escapes line breaks and control characters, as `\\n`."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ConfigError(Exception):
-    """The config or the command line is wrong; nothing was touched. Exit code 2.
+    """The config or the command line is wrong; nothing was written. Exit code 2.
 
-    problems: one line each, `KEY: what is wrong, got X, expected Y`; of very many, the first.
+    problems: one line each, `KEY: the problem, got X, expected Y`, up to MAX_PROBLEMS.
     """
 
     def __init__(self, problems: list[str]):
@@ -29,8 +29,7 @@ class ConfigError(Exception):
 class StageError(Exception):
     """A stage failed. Exit code 3.
 
-    cause: one line; log: the file that holds the details, if there is one; stage: its name, once
-    it is known.
+    cause: one line. log: the file with the details, if any. stage: its name, once it is known.
     """
 
     def __init__(self, cause: str, log: Path | None = None, stage: str = ""):

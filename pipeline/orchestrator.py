@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from pipeline.console import duration, print_line
 from pipeline.environment import continue_inside_environment
 from pipeline.errors import ConfigError, StageError
-from pipeline.hub.hub_needs import hub_problems
+from pipeline.hub.needs import hub_problems
 from pipeline.privacy import private_files
 from pipeline.stage_plan import STAGE_NAMES, Estimate, StagePlan
 from pipeline.stages import STAGES, Stage, plan_stage

@@ -1,6 +1,6 @@
-"""What is nobody else's business: files for the user alone, and messages without secrets.
+"""Private files, and messages without secrets.
 
-Standard library only: every process of ours passes here.
+Standard library only: every process imports this.
 """
 
 import os
@@ -14,14 +14,14 @@ from types import TracebackType
 HIDDEN = "***"
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 LOGIN = re.compile(r"(?<=://)[^/\s]+(?=@)")  # of https://user:password@server
-SHORTEST_SECRET = 8  # what is shorter, like `on`, may be a word that a message needs
+SHORTEST_SECRET = 8  # characters; shorter values, like `on`, are also common words
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """What is made meanwhile, by child processes too, only this user can read; also a decorator.
+    """Makes new files of this process and its children private; also a decorator.
 
-    Files and folders that are there already keep their permissions.
+    Existing files and folders keep their permissions.
     """
     before = os.umask(0o077)
     try:
@@ -31,32 +31,31 @@ def private_files() -> Iterator[None]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a config key or an environment variable of this name holds a secret."""
+    """True if a config key or an environment variable of this name holds a secret."""
     return SECRET_NAME.search(name) is not None
 
 
 def hidden(text: str) -> str:
-    """A message with `***` for each secret of this process's environment and login of an address.
+    """Replaces secrets of the environment, and logins in addresses, by `***`.
 
-    Libraries quote what they were given: a proxy that they cannot read, a header that is none.
+    Libraries quote their input in error messages: a malformed proxy, an invalid header.
     """
     for secret in _secrets():
         text = text.replace(secret, HIDDEN)
     return LOGIN.sub(HIDDEN, text)
 
 
-def print_crash(kind: type[BaseException], error: BaseException, trace: TracebackType) -> None:
-    """For sys.excepthook: what Python prints when a process crashes, without secrets."""
+def print_crash(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Prints Python's traceback without secrets, as sys.excepthook."""
     print(hidden("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 def _secrets() -> list[str]:
-    """Longest first, as one may be part of another."""
+    """Returns the secrets, longest first: one can be part of another."""
     secrets = {value for name, value in os.environ.items() if is_secret(name)}
     for login in (login for value in os.environ.values() for login in LOGIN.findall(value)):
         secrets |= {login, login.partition(":")[2]}
-    return sorted(filter(_is_long, secrets), key=len, reverse=True)
-
-
-def _is_long(secret: str) -> bool:
-    return len(secret) >= SHORTEST_SECRET
+    long = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+    return sorted(long, key=len, reverse=True)

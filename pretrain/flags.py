@@ -1,6 +1,6 @@
-"""The flags of run_pretraining.py: the manual's, and one for every other key of MODEL and PRETRAIN.
+"""Flags of run_pretraining.py: the manual's, and one for every other key of MODEL and PRETRAIN.
 
-A flag takes its default, its help and its checks from its key, so that a YAML file and a command
+A flag takes its name, default, help and check from the row of its key. A YAML file and a command
 line mean the same.
 """
 
@@ -8,47 +8,26 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from yacs.config import CfgNode
-
-from configs.defaults import get_default_config
-from configs.key_rules import RULES
-from configs.loading import flatten
+from configs.defaults import SECTIONS, get_default_config
+from configs.keys import KEYS
 from configs.manual import comments
 from configs.pretrain_rules import problems_of_pretraining
 from pipeline.runtime.devices import DEVICE
 
-# Keys whose flag is not just their name in lower case.
-FLAG_NAMES = {
-    "MODEL.TYPE": "model_type",
-    "PRETRAIN.NUM_STEPS": "max_steps",
-    "PRETRAIN.NUM_TOKENS": "max_tokens",
-    "PRETRAIN.BATCH_SIZE": "train_batch_size",
-    "PRETRAIN.BATCH_SIZE_RAMP_START": "batch_size_ramp_start",
-    "PRETRAIN.MICRO_BATCH_SIZE": "train_micro_batch_size_per_gpu",
-    "PRETRAIN.LEARNING_RATE": "lr",
-    "PRETRAIN.LR_CURVE": "curve",
-    "PRETRAIN.OPTIMIZER": "optimizer_type",
-    "WANDB.PROJECT": "project_name",
-    "WANDB.MODE": "wandb_mode",
-}
-# ENABLED and ID are the stage's, not the run's.
-KEYS_WITHOUT_FLAG = ("PRETRAIN.ENABLED", "PRETRAIN.ID")
+SECTIONS_WITH_FLAGS = ("MODEL", "PRETRAIN")
 PATHS = ("dataset_path", "output_dir")
 EPOCH_FLAGS = ("validation_epochs", "validation_epochs_begin", "validation_epochs_end")
 
 
 def flag_keys() -> dict[str, str]:
-    """`{flag: full key}` of all flags that stand for a key."""
-    keys = (
-        key
-        for key in flatten(get_default_config())
-        if key.startswith(("MODEL.", "PRETRAIN.")) or key in FLAG_NAMES
-    )
-    return {
-        FLAG_NAMES.get(key, key.partition(".")[2].lower()): key
-        for key in keys
-        if key not in KEYS_WITHOUT_FLAG
-    }
+    """Returns `{flag: full key}` of all flags that set a key."""
+    flags = {}
+    for key, row in KEYS.items():
+        section, _, name = key.partition(".")
+        has_flag = section in SECTIONS_WITH_FLAGS if row.flag is None else row.flag != ""
+        if has_flag:
+            flags[row.flag or name.lower()] = key
+    return flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,28 +40,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_paths(parser.add_argument_group("paths and names"))
     _add_engine(parser.add_argument_group("engine"))
-    groups: dict[str, Any] = {}
-    defaults, explained = flatten(get_default_config()), comments()
+    sections = {key.partition(".")[0] for key in flag_keys().values()}
+    groups = {name: parser.add_argument_group(name) for name in SECTIONS if name in sections}
+    explained = comments()
     for flag, key in flag_keys().items():
-        section = key.partition(".")[0]
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section)
-        _add_key(groups[section], flag, defaults[key], f"{key}: {explained[key]}")
+        group = groups[key.partition(".")[0]]
+        _add_key(group, flag, KEYS[key].default, f"{key}: {explained[key]}")
     return parser
 
 
 def _add_key(group, flag: str, default: Any, text: str) -> None:
-    text = text.replace("%", "%%")
+    kind: dict[str, Any] = {"type": type(default), "metavar": "X"}
     if isinstance(default, bool):
-        group.add_argument(
-            f"--{flag}", action=argparse.BooleanOptionalAction, default=default, help=text
-        )
+        kind = {"action": argparse.BooleanOptionalAction}
     elif isinstance(default, list):
-        group.add_argument(
-            f"--{flag}", type=list_of_numbers, default=default, metavar="A,B", help=text
-        )
-    else:
-        group.add_argument(f"--{flag}", type=type(default), default=default, metavar="X", help=text)
+        kind = {"type": list_of_numbers, "metavar": "A,B"}
+    group.add_argument(f"--{flag}", default=default, help=text.replace("%", "%%"), **kind)
 
 
 def list_of_numbers(text: str) -> list[float]:
@@ -101,14 +74,15 @@ def _add_paths(group) -> None:
     group.add_argument(
         "--tokenizer_name",
         default="",
-        help="tokenizer, by name or folder, of a dataset whose folder holds none",
+        help="tokenizer, by name or folder, for a dataset without one",
     )
     group.add_argument("--job_name", default="pretraining_experiment", help="name of the W&B run")
+    group.add_argument("--progress_lines", action="store_true", help="machine-readable progress")
     group.add_argument(
-        "--progress_lines", action="store_true", help="progress for a program, not for a person"
-    )
-    group.add_argument(
-        "--plot_lr", default="", metavar="FILE", help="draw the learning rate there, and end"
+        "--plot_lr",
+        default="",
+        metavar="FILE",
+        help="draw the learning rate into this file, and exit",
     )
 
 
@@ -121,14 +95,12 @@ def _add_engine(group) -> None:
             const=precision,
             help=f"the same as --precision {precision}",
         )
-    group.add_argument(
-        "--deepspeed", action="store_true", help="the one engine there is: always on"
-    )
+    group.add_argument("--deepspeed", action="store_true", help="the only engine: always on")
     group.add_argument(
         "--data_loader_type",
         default="dist",
         choices=("dist",),
-        help="all ranks share out each batch",
+        help="each batch is divided among all ranks",
     )
     group.add_argument(
         "--device",
@@ -136,13 +108,13 @@ def _add_engine(group) -> None:
         default="auto",
         metavar="D",
         help="cpu; cuda; cuda:2,GPU-ab: the GPUs of all ranks of this machine, as in "
-        "CUDA_VISIBLE_DEVICES; auto: that of DS_ACCELERATOR, or a GPU if the system lists one",
+        "CUDA_VISIBLE_DEVICES; auto: DS_ACCELERATOR, or a GPU if the system lists one",
     )
     group.add_argument("--local_rank", type=int, default=0, help="set by the launcher")
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags as a namespace. Exits with code 2, naming the flags, if they cannot work.
+    """Returns the flags as a namespace. Exits with code 2 and the flags' names if they cannot work.
 
     The manual's validation_epochs flags decide when to validate if any of them is given and
     validation_steps is not.
@@ -150,7 +122,11 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
     given = {word.partition("=")[0] for word in argv}
-    _take_shorthands(parser, args, given)
+    half = set(args.half or ())
+    if len(half) + ("--precision" in given) > 1:
+        parser.error("--fp16, --bf16 and --precision exclude each other")
+    args.precision = next(iter(half), args.precision)
+    del args.half
     if "--validation_steps" not in given and given & {f"--{flag}" for flag in EPOCH_FLAGS}:
         args.validation_steps = 0
     problems = _problems(args)
@@ -161,38 +137,20 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _take_shorthands(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, given: set[str]
-) -> None:
-    half = set(args.half or ())
-    if len(half) + ("--precision" in given) > 1:
-        parser.error("--fp16, --bf16 and --precision exclude each other")
-    args.precision = next(iter(half), args.precision)
-    del args.half
-
-
 def _problems(args: argparse.Namespace) -> list[str]:
-    """The problems of the keys that the flags stand for, under the flags' names."""
-    config, names = _config_of(args), {key: f"--{flag}" for flag, key in flag_keys().items()}
-    problems = []
-    for flag, key in flag_keys().items():
-        value = getattr(args, flag)
-        test, expected = RULES.get(key, (lambda value: True, ""))
-        if not test(value):
-            problems.append(f"--{flag}: got {value!r}, expected {expected}")
-    problems = problems or list(problems_of_pretraining(config))
-    return [_renamed(problem, names) for problem in problems]
-
-
-def _config_of(args: argparse.Namespace) -> CfgNode:
-    config = get_default_config()
+    """Returns the problems of the flags' keys, with the names of the flags."""
+    config, problems = get_default_config(), []
     for flag, key in flag_keys().items():
         section, _, name = key.partition(".")
-        config[section][name] = getattr(args, flag)
-    return config
+        config[section][name] = value = getattr(args, flag)
+        rule = KEYS[key].rule
+        if rule and not rule.test(value):
+            problems.append(f"--{flag}: got {value!r}, expected {rule.expected}")
+    return problems or [_in_flags(problem) for problem in problems_of_pretraining(config)]
 
 
-def _renamed(problem: str, names: dict[str, str]) -> str:
-    for key in sorted(names, key=len, reverse=True):
-        problem = problem.replace(key, names[key])
+def _in_flags(problem: str) -> str:
+    """Replaces keys by their flags, long keys first, as some begin with another one."""
+    for flag, key in sorted(flag_keys().items(), key=lambda pair: -len(pair[1])):
+        problem = problem.replace(key, f"--{flag}")
     return problem

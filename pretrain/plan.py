@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.keys import identity_inputs
 from dataset.plan import DatasetPlan
 from dataset.plan import plan as plan_dataset
 from pipeline.console import duration
@@ -20,41 +21,6 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
-# Keys that do not change the trained weights: names, logging, checkpoints, measurements, the
-# distribution of work, limits for a failing run. The micro batch and the number of GPUs belong to
-# them: the loss is the mean over the whole batch in any case, only rounding and dropout differ, and
-# a run that ran out of memory resumes with smaller micro batches. Validation counts only where it
-# may stop the run.
-VALIDATION = {
-    "VALIDATION_STEPS",
-    "VALIDATION_EPOCHS",
-    "VALIDATION_EPOCHS_BEGIN",
-    "VALIDATION_EPOCHS_END",
-    "VALIDATION_BEGIN_PROPORTION",
-    "VALIDATION_END_PROPORTION",
-    "VALIDATION_SAMPLES",
-}
-OUTSIDE_IDENTITY = VALIDATION | {
-    "ENABLED",
-    "ID",
-    "PRINT_STEPS",
-    "TENSORBOARD",
-    "CHECKPOINT_STEPS",
-    "CHECKPOINT_MINUTES",
-    "NUM_EPOCHS_BETWEEN_CHECKPOINTS",
-    "KEEP_CHECKPOINTS",
-    "FINETUNE_TIME_MARKERS",
-    "DO_VALIDATION",
-    "VALIDATION_MICRO_BATCH",
-    "MICRO_BATCH_SIZE",
-    "ZERO_STAGE",
-    "GRADIENT_CHECKPOINTING",
-    "COMPILE",
-    "SCALE_CNT_LIMIT",
-    "DIVERGENCE_LIMIT",
-}
-# Keys of MODEL newer than FORMAT, without effect on a model without windows.
-WINDOWS = {"ATTENTION_WINDOW", "GLOBAL_ATTENTION_EVERY"}
 # The key for the length of a run, by LR_SCHEDULE; the others have no effect.
 BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
@@ -70,19 +36,7 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
     """Plans the pretraining run of this config: weights, metrics and checkpoints."""
     upstream = upstream or plan_dataset(config)
     dataset = upstream.artifact
-    without = () if config.MODEL.ATTENTION_WINDOW else WINDOWS
-    inputs = {f"MODEL.{key}": config.MODEL[key] for key in config.MODEL if key not in without}
-    settings = config.PRETRAIN
-    ignored = OUTSIDE_IDENTITY | set(BUDGETS.values()) - {BUDGETS[settings.LR_SCHEDULE]}
-    if not settings.ALLOW_TF32:  # runs from before this key have no TF32
-        ignored |= {"ALLOW_TF32"}
-    if settings.USE_EARLY_STOPPING:
-        ignored -= VALIDATION
-    else:
-        ignored |= {"EARLY_STOP_TIME", "EARLY_STOP_EVAL_LOSS"}
-    inputs |= {
-        f"PRETRAIN.{key}": config.PRETRAIN[key] for key in config.PRETRAIN if key not in ignored
-    }
+    inputs = identity_inputs(config, "MODEL") | identity_inputs(config, "PRETRAIN")
     if config.PRETRAIN.DEEPSPEED_CONFIG:  # its content counts, not its name
         inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
     inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}

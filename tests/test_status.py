@@ -253,7 +253,7 @@ def test_a_run_that_waits_finds_done_what_it_waited_for(config, capsys, monkeypa
     with other_run(artifact.directory, monkeypatch, partial(finish, artifact)):
         assert door.main(["--config", str(config), "--stages", "dataset", "--wait"]) == 0
     waits, done = capsys.readouterr().out.splitlines()
-    assert waits.startswith(f"dataset: waits, as {artifact.directory} is being made by process ")
+    assert waits.startswith(f"dataset: waiting: {artifact.directory} is being made by process ")
     assert done == f"dataset: up to date ({artifact.directory})"
 
 
@@ -279,7 +279,7 @@ def test_an_input_that_is_being_made_is_waited_for(config, capsys, monkeypatch):
     with other_run(dataset_artifact(load_config(config)).directory, monkeypatch):
         assert door.main(["--config", str(config), "--stages", "pretrain", "--wait"]) == 3
     said = capsys.readouterr()
-    assert said.out.startswith("pretrain: waits, as ")
+    assert said.out.startswith("pretrain: waiting: ")
     assert "pretrain failed: the dataset " in said.err and "is not ready" in said.err
 
 

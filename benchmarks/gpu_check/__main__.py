@@ -1,25 +1,22 @@
-"""Whether this project trains on this machine's GPU as it is meant to, and how fast.
+"""Checks the training of this project on this machine's GPU, and its speed.
 
     python -m benchmarks.gpu_check                        all sections, in at most ten minutes
     python -m benchmarks.gpu_check --only stage,numbers   some of them
-    python -m benchmarks.gpu_check --rehearse             tiny sizes on the CPU: does the check run?
+    python -m benchmarks.gpu_check --rehearse             tiny sizes on the CPU, to test the check
 
-The most telling sections come first, each in a process of its own that is killed when its time is
-over; a check that fails says what to do about it, and the others go on. All that was seen is in one
-JSON file (--json), which is written after each check. The exit code is 0 if no check failed, 1 if
-one did, and 2 if there is no GPU.
+The most telling sections come first, each in its own process, which is killed after its time limit.
+A failed check gives advice, and the others continue. All results are in a JSON file (--json), which
+is written after each check. The exit code is 0 if no check failed, 1 if one did, and 2 without a
+GPU.
 """
 
 import argparse
-import json
-import os
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -34,10 +31,10 @@ from benchmarks.gpu_check.machine import why_no_gpu
 from benchmarks.gpu_check.outcome import FAILED, Outcome, skipped
 from benchmarks.gpu_check.sections import SECTIONS
 from benchmarks.gpu_check.worker import Section, run_section
-from pipeline.console import table
+from benchmarks.harness import write_numbers
 
-LEAST_SECONDS = 20.0  # that are worth beginning a section
-REHEARSAL_SECONDS = 600.0  # of each section, on a CPU that others may use
+LEAST_SECONDS = 20.0  # for starting a section
+REHEARSAL_SECONDS = 600.0  # of each section, on a busy CPU
 
 Results = dict[str, dict[str, Outcome]]  # by section and check
 
@@ -45,60 +42,44 @@ Results = dict[str, dict[str, Outcome]]  # by section and check
 def run_sections(
     sections: Mapping[str, Section], folder: Path, limit: float, rehearses: bool, report: Path
 ) -> Results:
-    """All of them, one after the other; prints and writes each outcome as it comes.
+    """Runs the sections in turn; prints each outcome and writes the report after it.
 
-    limit: seconds of all; a section gets what is left of them.
+    limit: seconds of all sections; a section gets at most the remaining ones.
     """
-    begin, results = time.monotonic(), {}
+    begin = time.monotonic()
+    results: Results = {}
     for name, section in sections.items():
         outcomes = results[name] = {}
         left = limit - (time.monotonic() - begin)
         seconds = min(REHEARSAL_SECONDS if rehearses else section.seconds, left)
         print(f"\n{name}: {section.title}, at most {max(0.0, seconds):.0f} s", flush=True)
         if left < LEAST_SECONDS:
-            outcomes[name] = skipped(f"the time was over; run it with --only {name}")
-            print(in_words(name, outcomes[name]), flush=True)
-            continue
-        for check, outcome in run_section(name, section, folder, seconds, rehearses):
+            found = [(name, skipped(f"the time was over; run it with --only {name}"))]
+        else:
+            found = run_section(name, section, folder, seconds, rehearses)
+        for check, outcome in found:
             outcomes[check] = outcome
-            print(in_words(check, outcome), flush=True)
-            write_report(report, results, time.monotonic() - begin)
-    write_report(report, results, time.monotonic() - begin)
+            advice = f"\n       {outcome.advice}" if outcome.advice else ""
+            print(f"  {outcome.status:<4} {check}: {outcome.seen}{advice}", flush=True)
+            seconds = round(time.monotonic() - begin, 1)
+            numbers = {"seconds": seconds, "goals": goals_in(results), "sections": results}
+            write_numbers(report, numbers)
     return results
-
-
-def in_words(name: str, outcome: Outcome) -> str:
-    advice = f"\n       {outcome.advice}" if outcome.advice else ""
-    return f"  {outcome.status:<4} {name}: {outcome.seen}{advice}"
-
-
-def write_report(path: Path, results: Results, seconds: float) -> None:
-    """Replaces the file, so that a run that is killed leaves what was measured until then."""
-    found = {
-        "seconds": round(seconds, 1),
-        "goals": goals_in(results),
-        "sections": {
-            section: {name: asdict(outcome) for name, outcome in outcomes.items()}
-            for section, outcomes in results.items()
-        },
-    }
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(aside, path)
 
 
 def goals_in(results: Results) -> list[str]:
     device = results.get("machine", {}).get("device")
     card = device.numbers.get("name", "") if device else ""
-    return list(goals(card, (one.numbers for one in results.get("speed", {}).values())))
+    return list(goals(card, [one.numbers for one in results.get("speed", {}).values()]))
 
 
 def result_table(results: Results) -> str:
+    from pipeline.console import table
+
     rows = [
-        [outcome.status, section, name, f"{outcome.seconds:.0f} s", textwrap.shorten(seen, 110)]
+        [one.status, section, name, f"{one.seconds:.0f} s", textwrap.shorten(one.seen, 110)]
         for section, outcomes in results.items()
-        for name, outcome in outcomes.items()
-        for seen in (outcome.seen,)
+        for name, one in outcomes.items()
     ]
     return table([["", "section", "check", "time", "seen"], *rows])
 
@@ -109,9 +90,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--only", default="", help=f"of {', '.join(SECTIONS)}; separated by commas")
-    add("--json", type=Path, default=Path("gpu_check.json"), help="file for all that was seen")
+    add("--json", type=Path, default=Path("gpu_check.json"), help="file for all results")
     add("--minutes", type=float, default=9.5, help="of all sections together")
-    add("--folder", type=Path, help="keep what the sections write here; default: it is deleted")
+    add("--folder", type=Path, help="keep the sections' files here; default: they are deleted")
     add("--rehearse", action="store_true", help="tiny sizes on the CPU; no number means anything")
     args = parser.parse_args(words)
     names = [name for name in args.only.split(",") if name]
@@ -134,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         results = run_sections(args.sections, folder.resolve(), limit, args.rehearse, args.json)
     print(f"\n{result_table(results)}\n")
-    print("\n".join(goals_in(results)))
+    print(*goals_in(results), sep="\n")
     print(f"all numbers are in {args.json}; torch {torch.__version__}")
     outcomes = [outcome for found in results.values() for outcome in found.values()]
     return int(any(outcome.status == FAILED for outcome in outcomes))

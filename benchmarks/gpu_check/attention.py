@@ -1,13 +1,10 @@
 """Section attention: time and memory by backend and length, alone and in our layers.
 
-Tokens per batch are the same at all lengths, so that each time beside the one at 128 tokens tells
-what a length costs.
+All lengths have the same number of tokens per batch, so that times show the cost of the length.
 """
 
 import math
-import time
 import warnings
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,17 +14,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.contestants import HEAD_DIM, Size, model_args
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.correctness import synthetic_batch
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged
-from pretrain.engine.engine import compute_dtype
-from pretrain.flags import build_parser
-from pretrain.model.model import BasePretrainModel
-from pretrain.training.data_loader import MicroBatch
+from benchmarks.gpu_check.outcome import Check, Outcome, judged
+from benchmarks.harness import seconds_of
+from benchmarks.models import model_args
+from benchmarks.sizes import HEAD_DIM, Size
 
 LAYERS = 2
-WINDOW = 128
+WINDOW = {"attention_window": 128, "global_attention_every": LAYERS}
 REAL_SHARE = 0.75  # of padded rows
 DOCUMENT = 128  # tokens of a document in packed rows
 REPEATS = 10
@@ -37,8 +32,7 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-# A bias of [1, 1, length, length] in half precision; math keeps weights of all heads.
-LONGEST_MATH = 2048
+LONGEST_MATH = 2048  # math stores [heads, length, length] weights
 
 
 def checks(bench: Bench) -> Iterator[Check]:
@@ -48,86 +42,73 @@ def checks(bench: Bench) -> Iterator[Check]:
         yield f"backends {length}", partial(check_backends, bench, length)
 
 
-def timed(bench: Bench, call: Callable[[], None]) -> dict[str, float]:
-    """ms: of a call, the fastest of some; mb: that it allocates at most, besides what is there."""
+def timed(bench: Bench, call: Callable[[], Any]) -> dict[str, float]:
+    """Returns ms of the fastest call, and MB of its highest additional allocation."""
     for _ in range(2):
         call()
     bench.synchronize()
     before = torch.cuda.memory_allocated(bench.device) if bench.on_gpu else 0
-    if bench.on_gpu:
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    times = []
-    for _ in range(REPEATS if bench.on_gpu else 1):
-        bench.synchronize()
-        begin = time.perf_counter()
-        call()
-        bench.synchronize()
-        times.append(time.perf_counter() - begin)
-    peak = torch.cuda.max_memory_allocated(bench.device) - before if bench.on_gpu else 0
-    return {"ms": 1e3 * min(times), "mb": peak / 1e6}
+    peak = bench.peak_bytes_of(call)
+    repeats = range(REPEATS if bench.on_gpu else 1)
+    times = [seconds_of(call, bench.synchronize) for _ in repeats]
+    return {"ms": 1e3 * min(times), "mb": (peak - before) / 1e6}
 
 
-def in_words(name: str, found: dict[str, Any]) -> str:
-    if "why_not" in found:
-        return f"{name}: {found['why_not'][:60]}"
-    return f"{name} {found['ms']:.2f} ms {found['mb']:,.0f} MB"
+def tried(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns the result, or `why_not` with the error and its warnings."""
+    with warnings.catch_warnings(record=True) as reasons:
+        warnings.simplefilter("always")
+        try:
+            return make()
+        except (RuntimeError, TypeError, ImportError) as error:
+            told = [str(reason.message).split(" (Triggered")[0] for reason in reasons]
+            return {"why_not": "; ".join([str(error).splitlines()[0], *told[:3]])}
 
 
-# --- our layers --------------------------------------------------------------------------------
+def in_words(found: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{name}: {one['why_not'][:60]}"
+        if "why_not" in one
+        else f"{name} {one['ms']:.2f} ms {one['mb']:,.0f} MB"
+        for name, one in found.items()
+    )
 
 
 def check_layers(bench: Bench, length: int) -> Outcome:
-    """Forward and backward of LAYERS of our layers: unpadded, padded, packed and with a window."""
+    """Measures forward and backward pass of our layers: unpadded, padded, packed, with a window."""
     rows = max(1, bench.scale.tokens // length)
+    plain, packed = (synthetic_batch(rows, length, n) for n in (1, max(2, length // DOCUMENT)))
     parts = {
-        "unpadded": (synthetic_batch(rows, length), {}),
+        "unpadded": (plain, {}),
         "padded": (synthetic_batch(rows, length, 1, REAL_SHARE), {}),
-        "packed": (synthetic_batch(rows, length, max(2, length // DOCUMENT)), {}),
+        "packed": (packed, {}),
+        "window": (plain, WINDOW),
+        "packed window": (packed, WINDOW),
     }
-    if window := window_flags():
-        parts["window"] = (parts["unpadded"][0], window)
-        parts["packed window"] = (parts["packed"][0], window)
-    found = {name: _layers(bench, *part) for name, part in parts.items()}
+    found = {name: tried(partial(_layers, bench, *part)) for name, part in parts.items()}
     problems = [f"{name}: {one['why_not']}" for name, one in found.items() if "why_not" in one]
-    told = [in_words(name, one) for name, one in found.items()]
-    return judged(f"{rows} rows: {', '.join(told)}", "; ".join(problems), **found)
+    return judged(f"{rows} rows: {in_words(found)}", "; ".join(problems), **found)
 
 
-def window_flags() -> dict[str, Any]:
-    """Flags of a model all of whose layers but the first have a window; empty if it knows none."""
-    if not hasattr(build_parser().parse_args([]), "attention_window"):
-        return {}
-    return {"attention_window": WINDOW, "global_attention_every": LAYERS}
+def _layers(bench: Bench, batch: Any, flags: dict[str, Any]) -> dict[str, float]:
+    from pretrain.engine.engine import compute_dtype
+    from pretrain.model.model import BasePretrainModel
 
-
-def _layers(bench: Bench, batch: MicroBatch, flags: dict[str, Any]) -> dict[str, Any]:
-    size = bench.scale.watched
-    args = model_args(Size(LAYERS, size.hidden), 0.0, gated=True)
+    args = model_args(Size(LAYERS, bench.scale.watched.hidden), 0.0, gated=True)
     vars(args).update(flags, max_seq_length=batch.input_ids.shape[1])
-    try:
-        return timed(bench, _pass_of(bench, args, batch))
-    except RuntimeError as error:  # of memory, say
-        return {"why_not": str(error).splitlines()[0]}
-
-
-def _pass_of(bench: Bench, args: Namespace, batch: MicroBatch) -> Callable[[], None]:
-    dtype = compute_dtype(bench.precisions[-1])
-    model = BasePretrainModel(args).to(bench.device, dtype)
+    model = BasePretrainModel(args).to(bench.device, compute_dtype(bench.precisions[-1]))
     inputs = batch.inputs(bench.device)
     parameters = list(model.encoder.layers.parameters())
-
-    def call() -> None:
-        torch.autograd.grad(model(*inputs), parameters)
-
-    return call
-
-
-# --- torch's backends --------------------------------------------------------------------------
+    return timed(bench, lambda: torch.autograd.grad(model(*inputs), parameters))
 
 
 def check_backends(bench: Bench, length: int) -> Outcome:
-    """Forward and backward of torch's attention alone, by each backend that torch can be told to
-    take: without a mask, with a bias for padding, and packed by variable lengths."""
+    """Measures torch's attention, forward and backward, by backend.
+
+    Without a mask, with a bias for padding, and packed with variable lengths.
+    """
+    from pretrain.engine.engine import compute_dtype
+
     batch, heads = max(1, bench.scale.tokens // length), bench.scale.watched.heads
     dtype = compute_dtype(bench.precisions[-1])
     shape = batch, heads, length, HEAD_DIM
@@ -142,14 +123,14 @@ def check_backends(bench: Bench, length: int) -> Outcome:
             for kind, mask in (("", None), (" padded", bias)):
                 call = partial(_attend, query, key, value, mask)
                 found[name + kind] = by_backend(bench, call, backend)
-    found["varlen packed"] = _varlen(bench, query, max(2, length // DOCUMENT))
+    varlen = partial(_varlen, bench, query, max(2, length // DOCUMENT))
+    found["varlen packed"] = tried(varlen)
     works = {name: one for name, one in found.items() if "why_not" not in one}
-    told = ", ".join(in_words(name, one) for name, one in works.items())
-    if not works:
-        return failed("no backend works", "see the numbers", **found)
     needed = "efficient padded" if bench.on_gpu else "math padded"
     advice = "" if needed in works or length > LONGEST_MATH else f"{needed} does not work"
-    return judged(told, advice, **found)
+    if not works:
+        return judged("no backend works", "see the numbers", **found)
+    return judged(in_words(works), advice, **found)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
@@ -158,39 +139,28 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> N
 
 
 def by_backend(bench: Bench, call: Callable[[], None], backend: SDPBackend) -> dict[str, Any]:
-    """Time and memory with that backend, or why_not: why it cannot."""
-    with warnings.catch_warnings(record=True) as reasons:
-        warnings.simplefilter("always")
-        try:
-            with sdpa_kernel(backend):
-                return timed(bench, call)
-        except RuntimeError as error:
-            told = [str(reason.message).split(" (Triggered")[0] for reason in reasons]
-            return {"why_not": "; ".join([str(error).splitlines()[0], *told[:3]])}
+    def measure() -> dict[str, float]:
+        with sdpa_kernel(backend):
+            return timed(bench, call)
+
+    return tried(measure)
 
 
-def _varlen(bench: Bench, like: Tensor, num_documents: int) -> dict[str, Any]:
-    """torch.nn.attention.varlen on rows of equal documents, laid end to end."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return {"why_not": f"torch {torch.__version__} has no torch.nn.attention.varlen"}
+def _varlen(bench: Bench, like: Tensor, num_documents: int) -> dict[str, float]:
+    """Measures torch.nn.attention.varlen on rows of equal documents, laid end to end."""
+    from torch.nn.attention.varlen import varlen_attn  # from torch 2.10 on
+
     batch, heads, length, head_dim = like.shape
     longest = math.ceil(length / num_documents)
     ends = [*range(0, batch * length, longest), batch * length]
     bounds = torch.tensor(ends, dtype=torch.int32, device=bench.device)
+    shape = batch * length, heads, head_dim
     query, key, value = (
-        torch.randn(
-            batch * length, heads, head_dim, device=bench.device, dtype=like.dtype
-        ).requires_grad_()
-        for _ in range(3)
+        torch.randn(shape, device=bench.device, dtype=like.dtype).requires_grad_() for _ in range(3)
     )
 
     def call() -> None:
         attended = varlen_attn(query, key, value, bounds, bounds, longest, longest)
         torch.autograd.grad(attended.sum(), (query, key, value))
 
-    try:
-        return timed(bench, call)
-    except (RuntimeError, TypeError) as error:  # NotImplementedError is the former
-        return {"why_not": str(error).splitlines()[0]}
+    return timed(bench, call)

@@ -1,12 +1,8 @@
-"""What all checks work with: a device, sizes, samples of real text, and runs of the real loop."""
+"""Common parts of all checks: device, sizes, samples of real text, and runs of the real loop."""
 
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,30 +10,24 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import VOCAB_SIZE, Size
-from benchmarks.real_loop import Enough, QuietLog
-from benchmarks.stage_runs import PROJECT, PYTHON_DOCS, find_vocabulary, repeated_text
-from pipeline.store.artifacts import MANIFEST
-from pretrain.engine.interrupts import Interrupts
-from pretrain.flags import parse_flags
-from pretrain.launch import flag_words
-from pretrain.run_pretraining import run
-from pretrain.training.metrics_file import read_metrics
+from benchmarks import trainings
+from benchmarks.harness import DATASET_ID, run_dataset_stage
+from benchmarks.models import VOCAB_SIZE
+from benchmarks.sizes import Size
+from benchmarks.texts import PYTHON_DOCS, find_vocabulary, repeated_text
+from benchmarks.trainings import run_flags
 
-DATASET_ID = "gpu-check"
-# Set by start_ranks, and not meant for other processes.
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ON_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is.
+    """Sizes of everything.
 
-    watched: the model whose steps are watched and whose attention is measured, with `batch` samples
-    a step. small: where only the result counts. warm_up: steps before anything is measured; in fp16
-    the first ones look for the scale of the loss. lengths: of rows, in tokens; tokens: of a batch
-    of them. speeds: sizes and recipes by name. slice_seconds: that a speed is measured for.
+    watched: the model for watching steps and measuring attention, with `batch` samples a step.
+    small: the model where only the result counts. warm_up: steps before a measurement, in which
+    fp16 finds its loss scale. lengths: of rows, in tokens; tokens: in a batch of them. speeds:
+    names of sizes and recipes. slice_seconds: of measuring a speed.
     """
 
     watched: Size
@@ -72,7 +62,7 @@ FULL = Scale(
     micro_batches=(128, 256, 32),
     slice_seconds=1.5,
 )
-# Everything is run, and nothing measured means anything.
+# Runs everything; the measurements mean nothing.
 REHEARSAL = Scale(
     watched=Size(1, 64),
     small=Size(1, 64),
@@ -93,8 +83,7 @@ REHEARSAL = Scale(
 
 @dataclass(frozen=True)
 class Bench:
-    """folder: for all that is written, shared by all sections. deadline: of this one, by
-    time.monotonic."""
+    """folder: for the files of all sections; deadline: of this section, by time.monotonic."""
 
     device: torch.device
     scale: Scale
@@ -103,7 +92,16 @@ class Bench:
 
     @cached_property
     def dataset(self) -> Path:
-        return make_dataset(self.folder, self.scale.text_bytes)
+        """Samples of 128 tokens from Python's documentation, made by the first section."""
+        from pipeline.store.record_files import MANIFEST
+
+        dataset = self.folder / "data" / DATASET_ID
+        if not (dataset / MANIFEST).exists():
+            text = repeated_text([PYTHON_DOCS], self.folder / "text", self.scale.text_bytes)
+            vocabulary = find_vocabulary(text, self.folder)
+            large = as_large_as_berts(vocabulary, self.folder / "large" / "vocab.txt")
+            run_dataset_stage(text, large, self.folder, self.folder)
+        return dataset
 
     @property
     def on_gpu(self) -> bool:
@@ -115,7 +113,7 @@ class Bench:
 
     @property
     def precisions(self) -> list[str]:
-        """Half precisions that this device computes in by itself; the default comes first."""
+        """Half precisions with hardware support; the default comes first."""
         if not self.on_gpu:
             return ["fp32"]
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -125,55 +123,17 @@ class Bench:
         if self.on_gpu:
             torch.accelerator.synchronize(self.device)
 
-
-# --- main.py and its dataset -------------------------------------------------------------------
-
-
-def config_of(folder: Path, text: Path, vocabulary: Path, **sections: dict[str, Any]) -> Path:
-    """A config file for main.py, about the dataset that all sections share."""
-    config = {
-        "INSTALL": {"ENABLED": False},  # this Python has what is there
-        "TOKENIZER": {"NAME_OR_PATH": str(vocabulary)},
-        "DATASET": {
-            "ID": DATASET_ID,
-            "CUSTOMIZED_DATASETS": [str(text)],
-            "MASKING": "dynamic",
-        },
-        **sections,
-    }
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(config))
-    return path
-
-
-def main_command(config: Path, root: Path, stages: str) -> list[str]:
-    command = [sys.executable, str(PROJECT / "main.py"), "--config", str(config)]
-    return [*command, "--stages", stages, "--output-root", str(root)]
-
-
-def make_dataset(folder: Path, text_bytes: float) -> Path:
-    """Samples of 128 tokens of Python's documentation, masked anew in each epoch.
-
-    Another section may have made it already. Raises RuntimeError if main.py fails.
-    """
-    dataset = folder / "data" / DATASET_ID
-    if (dataset / MANIFEST).exists():
-        return dataset
-    text = repeated_text([PYTHON_DOCS], folder / "text", text_bytes)
-    vocabulary = as_large_as_berts(find_vocabulary(text, folder), folder / "large" / "vocab.txt")
-    done = subprocess.run(
-        main_command(config_of(folder, text, vocabulary), folder, "dataset"),
-        capture_output=True,
-        text=True,
-        env=child_environment(),
-    )
-    if done.returncode:
-        raise RuntimeError(f"the dataset stage failed: {(done.stdout + done.stderr)[-1000:]}")
-    return dataset
+    def peak_bytes_of(self, call: Callable[[], Any]) -> int:
+        """Returns the highest allocation in a call, with the memory in use before; 0 on the CPU."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        call()
+        self.synchronize()
+        return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
 
 
 def as_large_as_berts(vocabulary: Path, path: Path) -> Path:
-    """A copy of vocab.txt with entries that no text has, as the logits' width decides the speed."""
+    """Copies vocab.txt and adds unused entries, as the width of the logits affects the speed."""
     words = vocabulary.read_text(encoding="utf-8").splitlines()
     words += [f"[unused{number}]" for number in range(10_000, 10_000 + VOCAB_SIZE - len(words))]
     path.parent.mkdir(exist_ok=True)
@@ -181,77 +141,57 @@ def as_large_as_berts(vocabulary: Path, path: Path) -> Path:
     return path
 
 
-def child_environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    return kept | changes
-
-
 # --- runs of the real loop ---------------------------------------------------------------------
 
 
-def run_settings(bench: Bench, name: str, size: Size, **changes) -> dict[str, Any]:
-    """run_pretraining's flags of a run in the folder `name`; the others have their defaults."""
-    return {
-        "dataset_path": bench.dataset,
-        "output_dir": bench.folder / name,
-        "num_hidden_layers": size.layers,
-        "hidden_size": size.hidden,
-        "num_attention_heads": size.heads,
-        "intermediate_size": 4 * size.hidden,
-        "train_batch_size": bench.scale.batch,
-        "train_micro_batch_size_per_gpu": bench.scale.batch,
-        "max_steps": 10**6,
-        "print_steps": 10**6,
-        "checkpoint_steps": 0,
-        "do_validation": False,
-        **changes,
-    }
+class Enough(Exception):
+    """Ends a run of the real loop."""
 
 
-class _SilentLog(QuietLog):
-    def progress(self, now: bool, **numbers) -> None: ...
+def run_settings(bench: Bench, name: str, size: Size, **changes: Any) -> dict[str, Any]:
+    """Returns run_pretraining's flags for a run in the folder `name`."""
+    flags = run_flags(size, bench.dataset, bench.scale.batch, bench.folder / name)
+    quiet = {"print_steps": 10**6, "checkpoint_steps": 0, "do_validation": False}
+    return {**flags, **quiet, **changes}
 
 
 def run_loop(
-    bench: Bench, settings: dict[str, Any], watch=None, interrupts: Interrupts | None = None
+    bench: Bench, settings: dict[str, Any], watch: Callable | None = None, interrupts: Any = None
 ) -> list[dict[str, Any]]:
-    """Runs the real loop in this process, and returns its lines of metrics.
+    """Runs the real loop to its end, or until `watch` raises Enough; returns its metrics.
 
-    It goes to its end or until `watch` raises Enough. Raises Interrupted after a signal, which
-    `watch` may have noted in `interrupts`.
+    Raises Interrupted after a signal, which `watch` may have noted in `interrupts`.
     """
-    args = parse_flags(flag_words(settings))
-    log = _SilentLog(Path(args.output_dir) / "metrics.jsonl")
-    try:
-        with suppress(Enough):
-            run(args, bench.device, log, interrupts, watch)
-    finally:
-        log.close()
-    return read_metrics(log.path)
+    from pretrain.launch import flag_words
+
+    with suppress(Enough):
+        trainings.run_loop(flag_words(settings), bench.device, watch, interrupts)
+    return metrics_in(Path(settings["output_dir"]))
 
 
-def watch_steps(bench: Bench, name: str, context, **changes):
-    """Runs the real loop, with the watched steps inside of a context; returns the run after them.
+def metrics_in(output_dir: Path) -> list[dict[str, Any]]:
+    from pipeline.store.paths import METRICS
+    from pretrain.training.metrics_file import read_metrics
 
-    changes: of the run's flags.
-    """
-    watched = []
+    return read_metrics(output_dir / METRICS)
+
+
+def watch_steps(bench: Bench, name: str, context: AbstractContextManager, **changes: Any) -> None:
+    """Runs the real loop, with the watched steps within a context; changes: of its flags."""
     with ExitStack() as stack:
 
-        def watch(run_) -> None:
+        def watch(run_: Any) -> None:
             if run_.budget.step == bench.scale.warm_up:
                 stack.enter_context(context)
             elif run_.budget.step == bench.scale.warm_up + bench.scale.watched_steps:
                 stack.close()
-                watched.append(run_)
                 raise Enough
 
         run_loop(bench, run_settings(bench, name, bench.scale.watched, **changes), watch)
-    return watched[0]
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of a micro batch, or of a part of one."""
+    """Yields all tensors of a micro batch, or of a part of one."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (tuple, list)):

@@ -1,4 +1,4 @@
-"""What NVIDIA's data sheets say of a card, and what this project should reach on it."""
+"""Figures of NVIDIA's data sheets, and the expected speeds of this project."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 class Card:
     """Dense peaks in TFLOP/s, memory bandwidth in GB/s.
 
-    half: fp16 and bf16 tensor cores that add in fp32, as torch has them do. tf32: 0 where the card
-    has none. samples_per_second: of pretraining at 128 tokens, by model size; a roofline over our
+    half: fp16 and bf16 on tensor cores with fp32 sums, as in torch. tf32: 0 without support.
+    samples_per_second: expected in pretraining at 128 tokens, by model size; a roofline over our
     own operations, calibrated at NVIDIA's 580/s for BERT-large on an A100 with 80 GB.
     """
 
@@ -47,5 +47,5 @@ CARDS = {
 
 
 def find_card(name: str) -> Card | None:
-    """The data sheet for torch's name of a device, e.g. `NVIDIA A100-SXM4-80GB`."""
+    """Returns the data sheet for torch's name of a device, e.g. `NVIDIA A100-SXM4-80GB`."""
     return next((card for pattern, card in CARDS.items() if re.search(pattern, name)), None)

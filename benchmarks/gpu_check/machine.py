@@ -1,22 +1,21 @@
-"""Section machine: the driver, torch and the card, and whether they do what the data sheet says."""
+"""Section machine: driver, torch and card, and their speed beside the data sheet."""
 
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 import torch
 
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.cards import Card, find_card
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed
-from pipeline.environment import pinned_requirements
-from pipeline.runtime.nvidia import read_system
-from pretrain.engine.distributed import start_ranks
+from benchmarks.gpu_check.outcome import Check, Outcome, judged
+from benchmarks.harness import seconds_of
 from pretrain.training.flops import matmul_peak
 
-# Of what the data sheet promises. Less than this has another reason than the card's power limit.
+# Of the data sheet's figures; a lower share has other causes than the card's power limit.
 LEAST_SHARE = 0.5
 COPY_BYTES = 1 << 30
 SECONDS = 0.5
@@ -24,7 +23,7 @@ SLOW = "is another program on the GPU, or its clock low? `nvidia-smi -q -d CLOCK
 
 
 def why_no_gpu() -> str:
-    """Why there is nothing to check; empty if there is a GPU."""
+    """Says why torch has no GPU; empty if it has one."""
     if torch.cuda.is_available():
         return ""
     if torch.version.cuda is None:
@@ -38,21 +37,26 @@ def why_no_gpu() -> str:
 
 
 def checks(bench: Bench) -> Iterator[Check]:
-    yield "device", partial(check_device if bench.on_gpu else check_processor, bench)
+    yield "device", partial(check_device, bench)
     yield "packages", check_packages
     yield "matmul", partial(check_matmul, bench)
     yield "bandwidth", partial(check_bandwidth, bench)
     yield "start", partial(check_start, bench)
 
 
-# --- what is there -----------------------------------------------------------------------------
+# --- versions ----------------------------------------------------------------------------------
 
 
 def check_device(bench: Bench) -> Outcome:
-    """Name, memory and versions; whether torch and DeepSpeed were made for this GPU."""
+    """torch and DeepSpeed have kernels for this GPU."""
     from deepspeed.accelerator import get_accelerator
 
+    from pipeline.runtime.nvidia import read_system
+
+    if not bench.on_gpu:
+        return judged(f"the CPU, {os.cpu_count()} cores; torch {torch.__version__}; a rehearsal")
     gpu = torch.cuda.get_device_properties(bench.device)
+    has_nccl = torch.distributed.is_nccl_available()
     numbers = {
         "name": gpu.name,
         "memory_gb": round(gpu.total_memory / 1e9, 1),
@@ -60,72 +64,58 @@ def check_device(bench: Bench) -> Outcome:
         "gpus": torch.cuda.device_count(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "arch_list": torch.cuda.get_arch_list(),
+        "arch_list": " ".join(torch.cuda.get_arch_list()),
         "driver": read_system().driver or "unknown",
         "bf16": torch.cuda.is_bf16_supported(including_emulation=False),
-        "nccl": _nccl_version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else "none",
         "cudnn": torch.backends.cudnn.version(),
         "deepspeed_accelerator": get_accelerator().device_name(),
     }
-    seen = (
-        f"{gpu.name}, {numbers['memory_gb']} GB, capability {numbers['capability']}, "
-        f"{numbers['gpus']} of them; torch {torch.__version__} for CUDA {torch.version.cuda} "
-        f"({' '.join(numbers['arch_list'])}), driver {numbers['driver']}, "
-        f"bf16 {'yes' if numbers['bf16'] else 'no'}, NCCL {numbers['nccl']}"
-    )
+    seen = ", ".join(f"{name} {value}" for name, value in numbers.items())
     if numbers["deepspeed_accelerator"] != "cuda":
-        return failed(seen, "DeepSpeed does not take the GPU: unset DS_ACCELERATOR", **numbers)
-    if numbers["nccl"] == "none":
-        return failed(seen, "install a build of torch that has NCCL, for Linux", **numbers)
+        return judged(seen, "DeepSpeed does not take the GPU: unset DS_ACCELERATOR", **numbers)
+    if not has_nccl:
+        return judged(seen, "install a build of torch that has NCCL, for Linux", **numbers)
     ones = torch.ones(8, 8, device=bench.device)
-    (ones @ ones).sum().item()  # raises where torch has no kernels for this GPU
-    return passed(seen, **numbers)
-
-
-def check_processor(bench: Bench) -> Outcome:
-    return passed(f"the CPU, {os.cpu_count()} cores; torch {torch.__version__}; only a rehearsal")
-
-
-def _nccl_version() -> str:
-    if not torch.distributed.is_nccl_available():
-        return "none"
-    return ".".join(map(str, torch.cuda.nccl.version()))
+    (ones @ ones).sum().item()  # raises if torch has no kernels for this GPU
+    return judged(seen, **numbers)
 
 
 def check_packages() -> Outcome:
-    """Versions of the packages that this project needs; those that are not the tested ones."""
-    pins = pinned_requirements()
-    versions = {name: _version(name) for name in pins}
+    """Compares the versions of the packages with the tested ones."""
+    from pipeline.environment import pinned_requirements
+
+    pins, versions = pinned_requirements(), {}
+    for name in pins:
+        versions[name] = "none"
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     others = [
         f"{name} {version} (tested: {pins[name]})"
         for name, version in versions.items()
         if version.partition("+")[0] != pins[name]
     ]
-    return passed("; ".join(others) or "all as tested", **versions)
+    return judged("; ".join(others) or "all as tested", **versions)
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-# --- what it can do ----------------------------------------------------------------------------
+# --- speeds ------------------------------------------------------------------------------------
 
 
 def check_matmul(bench: Bench) -> Outcome:
-    """TFLOP/s of large matrix products in each precision, beside the data sheet's."""
+    """TFLOP/s of large matrix products in each precision reach the data sheet's half."""
     card = _card(bench)
     sheet = {"fp16": card.half, "bf16": card.half, "tf32": card.tf32, "fp32": card.fp32}
-    has_bf16 = not bench.on_gpu or "bf16" in bench.precisions
-    measures: dict[str, Callable[[], float]] = {
-        "fp16": partial(_peak, bench, torch.float16),
-        **({"bf16": partial(_peak, bench, torch.bfloat16)} if has_bf16 else {}),
-        **({"tf32": partial(_tf32_peak, bench)} if card.tf32 else {}),
-        "fp32": partial(_peak, bench, torch.float32),
-    }
-    found = {name: measure() / 1e12 for name, measure in measures.items()}
+    found = {"fp16": _peak(bench, torch.float16)}
+    if not bench.on_gpu or "bf16" in bench.precisions:
+        found["bf16"] = _peak(bench, torch.bfloat16)
+    if card.tf32:
+        settings = torch.backends.cuda.matmul
+        before, settings.allow_tf32 = settings.allow_tf32, True
+        try:
+            found["tf32"] = _peak(bench, torch.float32)
+        finally:
+            settings.allow_tf32 = before
+    found["fp32"] = _peak(bench, torch.float32)
     told = [f"{name} {value:,.1f}{_of(value, sheet[name])}" for name, value in found.items()]
     slow = [name for name, value in found.items() if value < LEAST_SHARE * sheet[name]]
     seen = f"{', '.join(told)} TFLOP/s{f'; data sheet of {card.name}' if card.half else ''}"
@@ -133,7 +123,7 @@ def check_matmul(bench: Bench) -> Outcome:
 
 
 def _card(bench: Bench) -> Card:
-    """The data sheet, of zeros for an unknown card."""
+    """Returns the data sheet, with zeros for an unknown card."""
     name = torch.cuda.get_device_name(bench.device) if bench.on_gpu else "CPU"
     return find_card(name) or Card(name, 0, 0, 0, 0)
 
@@ -144,29 +134,18 @@ def _of(value: float, promised: float) -> str:
 
 def _peak(bench: Bench, dtype: torch.dtype) -> float:
     seconds = SECONDS if bench.on_gpu else 0.05
-    return matmul_peak(bench.device, dtype, seconds, lambda left, right: left @ right.mT)
-
-
-def _tf32_peak(bench: Bench) -> float:
-    settings = torch.backends.cuda.matmul
-    before, settings.allow_tf32 = settings.allow_tf32, True
-    try:
-        return _peak(bench, torch.float32)
-    finally:
-        settings.allow_tf32 = before
+    peak = matmul_peak(bench.device, dtype, seconds, lambda left, right: left @ right.mT)
+    return peak / 1e12
 
 
 def check_bandwidth(bench: Bench) -> Outcome:
-    """GB/s, read and written, of a copy within the card's memory."""
+    """GB/s, read and written, of a copy within the card's memory reach the data sheet's half."""
     size = COPY_BYTES if bench.on_gpu else COPY_BYTES >> 6
     source = torch.empty(size, dtype=torch.uint8, device=bench.device)
-    target, times, end = torch.empty_like(source), [], time.perf_counter() + SECONDS / 2
+    copy = partial(torch.empty_like(source).copy_, source)
+    times, end = [], time.perf_counter() + SECONDS / 2
     while len(times) < 4 or time.perf_counter() < end:
-        bench.synchronize()
-        begin = time.perf_counter()
-        target.copy_(source)
-        bench.synchronize()
-        times.append(time.perf_counter() - begin)
+        times.append(seconds_of(copy, bench.synchronize))
     found, sheet = 2 * size / min(times) / 1e9, _card(bench).bandwidth
     slow = found < LEAST_SHARE * sheet
     seen = f"{found:,.0f}{_of(found, sheet)} GB/s"
@@ -174,12 +153,13 @@ def check_bandwidth(bench: Bench) -> Outcome:
 
 
 def check_start(bench: Bench) -> Outcome:
-    """One rank starts as the launcher's ranks do, and adds up a number over all of one."""
+    """A single rank starts like the launcher's ranks, and sums a number over all ranks."""
+    from pretrain.engine.distributed import start_ranks
+
     device = start_ranks()
     total = torch.ones(1, device=device)
     torch.distributed.all_reduce(total)
     works = device.type == bench.device.type and total.item() == 1
-    seen = f"rank 0 is on {device}, by {torch.distributed.get_backend()}"
-    if not works:
-        seen += f"; the sum of one 1 is {total.item():g}"
+    backend = torch.distributed.get_backend()
+    seen = f"rank 0 is on {device}, by {backend}; the sum of one 1 is {total.item():g}"
     return judged(seen, "" if works else "see NCCL_DEBUG=INFO")

@@ -1,4 +1,4 @@
-"""What a check comes to."""
+"""Outcomes of checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ PASSED, FAILED, SKIPPED = "OK", "FAIL", "skip"
 
 @dataclass(frozen=True)
 class Outcome:
-    """status: PASSED, FAILED or SKIPPED; seen: one line; advice: what to do about a failure."""
+    """status: PASSED, FAILED or SKIPPED; seen: one line; advice: what to do after a failure."""
 
     status: str
     seen: str
@@ -18,21 +18,13 @@ class Outcome:
     seconds: float = 0.0
 
 
-# A check's name, and what makes its outcome when its turn comes.
+# The name of a check and the function for its outcome.
 Check = tuple[str, Callable[[], Outcome]]
 
 
-def passed(seen: str, **numbers) -> Outcome:
-    return Outcome(PASSED, seen, numbers=numbers)
-
-
-def failed(seen: str, advice: str, **numbers) -> Outcome:
-    return Outcome(FAILED, seen, advice, numbers)
-
-
-def judged(seen: str, advice: str, **numbers) -> Outcome:
-    """A failure if there is advice on it."""
-    return failed(seen, advice, **numbers) if advice else passed(seen, **numbers)
+def judged(seen: str, advice: str = "", **numbers: Any) -> Outcome:
+    """Returns a failure if there is advice."""
+    return Outcome(FAILED if advice else PASSED, seen, advice, numbers)
 
 
 def skipped(seen: str) -> Outcome:

@@ -1,4 +1,4 @@
-"""What the GPU does in some calls, by torch's profiler: how long it idles, and in which kernels."""
+"""Idle share and longest kernels of the GPU, from torch's profiler."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,28 +12,27 @@ MOST_KERNELS = 10
 
 
 def profiled(call: Callable[[], None], bench: Bench) -> dict[str, Any]:
-    """idle_share: of the time from the first kernel to the last, None without a GPU. kernels: share
-    of the GPU's time, of those that take the most."""
+    """Profiles a call. idle_share: None without a GPU; kernels: shares of the GPU's busy time."""
     with torch.profiler.profile() as profile:
         call()
         bench.synchronize()
-    kernels = [event for event in profile.events() if is_kernel(event)]
-    spans = [(event.time_range.start, event.time_range.end) for event in kernels]
+    kernels = [event for event in profile.events() if _is_kernel(event)]
     times: Counter[str] = Counter()
     for event in kernels:
         times[event.name] += event.time_range.end - event.time_range.start
-    total = sum(times.values()) or 1.0
+    total = times.total() or 1.0
     longest = {name: round(time / total, 4) for name, time in times.most_common(MOST_KERNELS)}
+    spans = [(event.time_range.start, event.time_range.end) for event in kernels]
     return {"idle_share": idle_share(spans), "kernels": longest, "num_kernels": len(kernels)}
 
 
-def is_kernel(event) -> bool:
+def _is_kernel(event: Any) -> bool:
     on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
     return on_gpu and not event.is_user_annotation  # such as Optimizer.step
 
 
 def idle_share(spans: Iterable[tuple[float, float]]) -> float | None:
-    """Share of the time from the first beginning to the last end that no span covers."""
+    """Returns the share of uncovered time between the first start and the last end."""
     ordered = sorted(spans)
     if not ordered:
         return None

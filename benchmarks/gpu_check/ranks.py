@@ -1,4 +1,4 @@
-"""Section ranks: two ranks compute what one does, and when one is killed the run ends at once."""
+"""Section ranks: two ranks compute the loss of one, and a killed rank ends the run at once."""
 
 import os
 import signal
@@ -11,22 +11,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, child_environment, run_loop, run_settings
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, skipped
-from benchmarks.stage_runs import PROJECT
-from pretrain.engine.distributed import start_ranks
-from pretrain.engine.placement import device_flag
-from pretrain.engine.ports import free_port
-from pretrain.launch import launch_command, launcher_devices
-from pretrain.training.metrics_file import read_metrics
+from benchmarks.gpu_check.bench import Bench, metrics_in, run_loop, run_settings
+from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
+from benchmarks.harness import PROJECT, child_environment
 
 TOLERANCE = 1e-3  # of the loss
 NUM_STEPS = 20
 KILLED_AT = 10
-MOST_SECONDS = 30.0  # until the launcher has ended, after a rank was killed
+MOST_SECONDS = 30.0  # from the kill of a rank to the end of the launcher
 
 
 def checks(bench: Bench) -> Iterator[Check]:
+    from pretrain.engine.distributed import start_ranks
+
     if bench.on_gpu and torch.cuda.device_count() < 2:
         yield "ranks", lambda: skipped("there is one GPU")
         return
@@ -36,29 +33,32 @@ def checks(bench: Bench) -> Iterator[Check]:
 
 
 def rank_settings(bench: Bench, name: str, **changes: Any) -> dict[str, Any]:
-    """In fp32, as in fp16 two ranks skip other steps while they look for the scale of the loss; and
-    without dropout, of which each rank has its own."""
+    """Returns the flags of a run in fp32 without dropout.
+
+    In fp16 two ranks would skip other steps while they search for the loss scale, and each rank has
+    its own dropout.
+    """
     batch = bench.scale.batch + bench.scale.batch % 2
-    return run_settings(
-        bench,
-        name,
-        bench.scale.small,
-        **{
-            "train_batch_size": batch,
-            "train_micro_batch_size_per_gpu": batch // 2,
-            "max_steps": NUM_STEPS,
-            "print_steps": NUM_STEPS,
-            "precision": "fp32",
-            "zero_stage": 1,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-            **changes,
-        },
-    )
+    settings = {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch // 2,
+        "max_steps": NUM_STEPS,
+        "print_steps": NUM_STEPS,
+        "precision": "fp32",
+        "zero_stage": 1,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        **changes,
+    }
+    return run_settings(bench, name, bench.scale.small, **settings)
 
 
 def launch(bench: Bench, settings: dict[str, Any]) -> subprocess.Popen:
-    """Two ranks by the launcher, its errors in a file beside the run."""
+    """Starts two ranks with the launcher; its output goes to a file beside the run."""
+    from pretrain.engine.placement import device_flag
+    from pretrain.engine.ports import free_port
+    from pretrain.launch import launch_command, launcher_devices
+
     Path(settings["output_dir"]).mkdir(parents=True, exist_ok=True)
     settings = {**settings, "device": device_flag(2) if bench.on_gpu else "cpu"}
     with open(f"{settings['output_dir']}.err", "wb") as errors:
@@ -77,32 +77,34 @@ def last_words(settings: dict[str, Any]) -> str:
 
 
 def check_same_loss(bench: Bench) -> Outcome:
-    """The loss after the same steps on one rank and on two."""
-    one = run_loop(bench, rank_settings(bench, "one-rank"))
+    """One rank and two have the same loss after the same steps."""
+    one = run_loop(bench, rank_settings(bench, "one-rank"))[-1]["loss"]
     settings = rank_settings(bench, "two-ranks")
     process = launch(bench, settings)
     try:
         code = process.wait(max(1.0, bench.seconds_left))
     finally:
         process.kill()
-    two = read_metrics(Path(settings["output_dir"]) / "metrics.jsonl")
-    if code or not two:
-        return failed(f"exit code {code}: {last_words(settings)}", "see NCCL_DEBUG=INFO")
-    numbers = {"one": one[-1]["loss"], "two": two[-1]["loss"]}
-    seen = f"loss {numbers['two']:.4f} on two ranks, {numbers['one']:.4f} on one"
-    works = abs(numbers["two"] - numbers["one"]) <= TOLERANCE * numbers["one"]
-    return judged(seen, "" if works else "report this as a bug", **numbers)
+    lines = metrics_in(Path(settings["output_dir"]))
+    if code or not lines:
+        return judged(f"exit code {code}: {last_words(settings)}", "see NCCL_DEBUG=INFO")
+    two = lines[-1]["loss"]
+    works = abs(two - one) <= TOLERANCE * one
+    seen = f"loss {two:.4f} on two ranks, {one:.4f} on one"
+    return judged(seen, "" if works else "report this as a bug", one=one, two=two)
 
 
 def check_killed_rank(bench: Bench) -> Outcome:
     """kill -9 of rank 1 ends the launcher and rank 0 soon, with an error."""
     settings = rank_settings(bench, "killed", max_steps=10**6, print_steps=1)
-    metrics = Path(settings["output_dir"]) / "metrics.jsonl"
     process = launch(bench, settings)
     try:
-        while not (found := ranks_of(settings)) or len(read_metrics(metrics)) < KILLED_AT:
+        while (
+            not (found := ranks_of(settings))
+            or len(metrics_in(Path(settings["output_dir"]))) < KILLED_AT
+        ):
             if process.poll() is not None:
-                return failed(f"ended by itself: {last_words(settings)}", "see NCCL_DEBUG=INFO")
+                return judged(f"ended by itself: {last_words(settings)}", "see NCCL_DEBUG=INFO")
             time.sleep(0.1)
         os.kill(found[-1], signal.SIGKILL)
         begin = time.monotonic()
@@ -118,12 +120,12 @@ def check_killed_rank(bench: Bench) -> Outcome:
     if seconds > MOST_SECONDS:
         problems.append(f"expected an end within {MOST_SECONDS:.0f} s")
     if not code or left:
-        problems.append("expected an error, and no rank to be left")
+        problems.append("expected an error, and no remaining rank")
     return judged(seen, "; ".join(problems), seconds=seconds, code=code)
 
 
 def ranks_of(settings: dict[str, Any]) -> list[int]:
-    """Processes that train into this run's folder, by rank, the launcher's left out."""
+    """Returns the processes that train into this run's folder, by rank, without the launcher."""
     wanted = f"--output_dir={settings['output_dir']}".encode()
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):

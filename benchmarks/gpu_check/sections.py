@@ -1,4 +1,4 @@
-"""The sections of the check, most telling first."""
+"""Sections of the check, the most telling first."""
 
 from benchmarks.gpu_check import attention, machine, numbers, ranks, speed, stages
 from benchmarks.gpu_check.worker import Section

@@ -12,42 +12,32 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import (
+from benchmarks.gpu_check.bench import Bench, Enough, run_loop, run_settings
+from benchmarks.gpu_check.cards import find_card
+from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
+from benchmarks.gpu_check.profiling import profiled
+from benchmarks.harness import PROJECT
+from benchmarks.models import (
     LENGTH,
     VOCAB_SIZE,
-    Size,
     build_bert,
     model_args,
-    parse_size,
     read_batches,
     usual_inputs,
 )
-from benchmarks.gpu_check.bench import Bench, run_loop, run_settings
-from benchmarks.gpu_check.cards import find_card
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, judged, passed, skipped
-from benchmarks.gpu_check.profiling import profiled
-from benchmarks.real_loop import Enough
-from benchmarks.stage_runs import PROJECT
-from pipeline.runtime.oom import is_out_of_memory
-from pretrain.engine.distributed import start_ranks
-from pretrain.engine.engine import build_engine, compute_dtype
-from pretrain.engine.precision import resolve_precision
-from pretrain.launch import training_flags
-from pretrain.model.model import build_model
-from pretrain.optimization.optimizers import build_optimizer
-from pretrain.training.compiling import compile_if_possible
-from pretrain.training.data_loader import MicroBatch
-from pretrain.training.flops import training_flops
+from benchmarks.sizes import Size, parse_size
 
 WARM_UP_STEPS = 3
 DISTINCT_BATCHES = 4
 LINE_STEPS = 10  # between two lines of metrics
-MOST_WAITING = 0.05  # share of the time in which there may be no batch
+MOST_WAITING = 0.05  # share of the time without a batch
 # ModernBERT-base: rotary positions, a gate, no biases (Warner et al., 2024, table 4).
 MODERNBERT = {"size": Size(22, 768), "intermediate": 1152}
 
 
 def checks(bench: Bench) -> Iterator[Check]:
+    from pretrain.engine.distributed import start_ranks
+
     start_ranks()
     for name in bench.scale.speeds:
         runs: dict[str, Any] = {}
@@ -67,7 +57,7 @@ def checks(bench: Bench) -> Iterator[Check]:
 
 
 def flags_of(bench: Bench, name: str) -> Namespace:
-    """Complete flags of a size, e.g. 12x768, of ModernBERT-base's shape, or of a recipe."""
+    """Returns the complete flags of a size, of ModernBERT-base's shape, or of a recipe."""
     if "x" in name:
         return engine_args(bench, parse_size(name))
     if name == "modernbert-base":
@@ -78,8 +68,9 @@ def flags_of(bench: Bench, name: str) -> Namespace:
 
 
 def _recipe_args(bench: Bench, recipe: Path) -> Namespace:
-    """A recipe's model and optimizer. Its batch and its start from the data do not count here."""
+    """Returns the flags of a recipe's model and optimizer, without its batch and its dataset."""
     from configs.loading import load_config
+    from pretrain.launch import training_flags
 
     text = ["DATASET.CUSTOMIZED_DATASETS", "[builtin:python-docs]"]
     flags = training_flags(load_config(recipe, text, ("pretrain",)), Path(), Path())
@@ -94,36 +85,40 @@ def _recipe_args(bench: Bench, recipe: Path) -> Namespace:
 
 
 def engine_args(bench: Bench, size: Size, gated: bool = False) -> Namespace:
-    """Flags of a run, complete, from which an engine can be built."""
+    """Returns the complete flags of an engine for this device."""
     args = model_args(size, dropout=0.1, gated=gated)
     args.precision = "auto"
     return _fitted(bench, args)
 
 
 def _fitted(bench: Bench, args: Namespace) -> Namespace:
-    """To this device; a step is one micro batch of whatever size."""
+    """Sets the precision for this device; a step is one micro batch of any size."""
+    from pretrain.engine.precision import resolve_precision
+
     args.train_batch_size = args.train_micro_batch_size_per_gpu = bench.scale.batch
     args.precision = resolve_precision(args.precision, bench.device, args.model_type)
-    if args.precision == "bf16" and bench.on_gpu and "bf16" not in bench.precisions:
-        args.precision = "fp16"
-    if not bench.on_gpu:
-        args.precision = "fp32"
+    if args.precision not in (*bench.precisions, "fp32"):
+        args.precision = bench.precisions[0]
     args.multiplies_in_bf16 = False
     return args
 
 
-def new_engine(bench: Bench, args: Namespace):
-    """The real engine around a new model, always with the same weights."""
+def new_engine(bench: Bench, args: Namespace) -> Any:
+    """Returns the real engine with a new model, always with the same weights."""
+    from pretrain.engine.engine import build_engine
+    from pretrain.model.model import build_model
+    from pretrain.optimization.optimizers import build_optimizer
+
     torch.manual_seed(0)
-    with bench.device:  # initial weights are drawn there, in a fraction of the CPU's time
+    with bench.device:  # draws the initial weights there, several times faster
         model = build_model(args)
     engine = build_engine(args, model.to(bench.device), build_optimizer(model, args), 1)
     engine.train()
     return engine
 
 
-def take_steps(engine, batches: Sequence[MicroBatch]) -> None:
-    """A step of the engine on each batch, without the loop; does not wait for the device."""
+def take_steps(engine: Any, batches: Sequence[Any]) -> None:
+    """Takes a step of the engine on each batch, without the loop; does not synchronize."""
     for batch in batches:
         engine.set_gradient_accumulation_boundary(True)
         loss = engine(*batch.inputs(engine.device))
@@ -131,84 +126,80 @@ def take_steps(engine, batches: Sequence[MicroBatch]) -> None:
         engine.step()
 
 
-def batches_of(bench: Bench, micro: int) -> list[MicroBatch]:
-    """Pinned on a GPU's host, as the loop has them; their text counts as nothing is cut off."""
-    return read_batches(bench.dataset, micro, DISTINCT_BATCHES)
-
-
-def peak_memory(bench: Bench, engine, micro: int) -> float:
-    """Bytes, at most, that steps on so many samples allocate."""
-    take_steps(engine, batches_of(bench, micro)[:1])
+def peak_memory(bench: Bench, engine: Any, micro: int) -> int:
+    """Returns the peak of the allocated bytes in steps with this micro batch."""
+    batches = read_batches(bench.dataset, micro, 2)
+    take_steps(engine, batches)
     bench.synchronize()
-    if not bench.on_gpu:
-        return 0.0
-    torch.cuda.reset_peak_memory_stats(bench.device)
-    take_steps(engine, batches_of(bench, micro)[:2])
-    bench.synchronize()
-    return float(torch.cuda.max_memory_allocated(bench.device))
+    return bench.peak_bytes_of(lambda: take_steps(engine, batches))
 
 
-# --- measuring ---------------------------------------------------------------------------------
+# --- measurements ------------------------------------------------------------------------------
 
 
 def measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str, Any]) -> Outcome:
-    """Samples/s of the engine's steps, with the GPU's idle share and its longest kernels.
+    """Measures the engine's steps, with the GPU's idle share and its longest kernels.
 
-    kept: the engine of that name, which all its measurements share.
+    kept: the engine of that name, for all its measurements.
     """
+    from pipeline.runtime.oom import is_out_of_memory
+
     try:
         return _measure(bench, name, micro, compiled, kept)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    kept.clear()  # a backward pass that failed leaves gradients in it
+    kept.clear()  # a failed backward pass leaves gradients in the engine
     return skipped("does not fit into memory")
 
 
 def _measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str, Any]) -> Outcome:
+    from pretrain.engine.engine import compute_dtype
+    from pretrain.training.compiling import compile_if_possible
+
     if "engine" not in kept:
         kept["args"] = flags_of(bench, name)
         kept["engine"] = new_engine(bench, kept["args"])
-    args, engine, batches = kept["args"], kept["engine"], batches_of(bench, micro)
+    args, engine = kept["args"], kept["engine"]
+    batches = read_batches(bench.dataset, micro, DISTINCT_BATCHES)
     begin, said = time.perf_counter(), []
     if compiled and "compiled" not in kept:
         kept["compiled"] = compile_if_possible(
             engine, batches[0], compute_dtype(args.precision), said.append
         )
     if compiled and not kept["compiled"]:
-        advice = "training goes on without it; it needs a C compiler and Python's headers"
-        return failed("; ".join(said) or "torch.compile does not work here", advice)
+        advice = "training works without it; it needs a C compiler and Python's headers"
+        return judged("; ".join(said) or "torch.compile does not work here", advice)
     take_steps(engine, [*batches, *batches[:WARM_UP_STEPS]])
     bench.synchronize()
-    warm_up = time.perf_counter() - begin
-    if bench.on_gpu:
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    rate = steps_per_second(bench, lambda: take_steps(engine, batches), len(batches)) * micro
-    memory = torch.cuda.max_memory_allocated(bench.device) if bench.on_gpu else 0
-    numbers = _numbers(bench, name, args, batches, rate) | {
-        "memory_gb": memory / 1e9,
-        "warm_up_seconds": warm_up,
-        **profiled(lambda: take_steps(engine, batches[:3]), bench),
-    }
-    return passed(_in_words(args, numbers), **numbers)
+    numbers: dict[str, Any] = {"warm_up_seconds": time.perf_counter() - begin}
+    rates: list[float] = []
+    peak = bench.peak_bytes_of(
+        lambda: rates.append(micro * steps_per_second(bench, partial(take_steps, engine), batches))
+    )
+    numbers |= _numbers(bench, name, args, batches, rates[0]) | {"memory_gb": peak / 1e9}
+    numbers |= profiled(lambda: take_steps(engine, batches[:3]), bench)
+    return judged(_in_words(numbers), **numbers)
 
 
-def steps_per_second(bench: Bench, call: Callable[[], None], steps_per_call: int) -> float:
-    """Over slice_seconds at least."""
+def steps_per_second(bench: Bench, steps: Callable[[Sequence], None], batches: Sequence) -> float:
+    """Repeats steps on the batches for slice_seconds or more."""
     begin, num_steps = time.perf_counter(), 0
     while True:
-        call()
+        steps(batches)
         bench.synchronize()
-        num_steps += steps_per_call
+        num_steps += len(batches)
         seconds = time.perf_counter() - begin
         if seconds >= min(bench.scale.slice_seconds, max(0.0, bench.seconds_left)):
             return num_steps / seconds
 
 
 def _numbers(
-    bench: Bench, name: str, args: Namespace, batches: Sequence[MicroBatch], rate: float
+    bench: Bench, name: str, args: Namespace, batches: Sequence[Any], rate: float
 ) -> dict[str, Any]:
-    """Rates, beside the matrix products that they need and what the card should reach."""
+    """Returns rates, and shares of the data sheet's and the expected ones."""
+    from pretrain.training.flops import training_flops
+
     micro, length = batches[0].input_ids.shape
     predictions = sum(batch.num_predictions for batch in batches) / len(batches)
     flops = training_flops(args, micro, length, round(predictions)) / micro
@@ -225,14 +216,13 @@ def _numbers(
     }
 
 
-def _in_words(args: Namespace, numbers: dict[str, Any]) -> str:
-    expected = numbers["expected"]
-    beside = f" (expected {expected:,.0f})" if expected else ""
-    idle = numbers["idle_share"]
+def _in_words(numbers: dict[str, Any]) -> str:
+    expected, idle = numbers["expected"], numbers["idle_share"]
     return (
-        f"{numbers['samples_per_second']:,.0f} samples/s{beside}, "
-        f"{numbers['positions_per_second']:,.0f} tokens/s, {numbers['tflops']:,.1f} TFLOP/s in "
-        f"{args.precision}, {numbers['memory_gb']:.1f} GB"
+        f"{numbers['samples_per_second']:,.0f} samples/s"
+        + (f" (expected {expected:,.0f})" if expected else "")
+        + f", {numbers['positions_per_second']:,.0f} tokens/s, {numbers['tflops']:,.1f} TFLOP/s in "
+        f"{numbers['precision']}, {numbers['memory_gb']:.1f} GB"
         + ("" if idle is None else f", GPU idle {idle:.0%}")
     )
 
@@ -240,27 +230,28 @@ def _in_words(args: Namespace, numbers: dict[str, Any]) -> str:
 # --- the loop, and transformers ----------------------------------------------------------------
 
 
-class Rates:
-    """Ends a run once it has trained for some seconds behind its first line of metrics."""
+def check_loop(bench: Bench, micro: int) -> Outcome:
+    """The real loop reads and masks its data fast enough."""
+    settings = run_settings(
+        bench,
+        "speed-of-loop",
+        bench.scale.watched,
+        print_steps=LINE_STEPS,
+        train_batch_size=micro,
+        train_micro_batch_size_per_gpu=micro,
+    )
+    begin = math.inf
 
-    def __init__(self, seconds: float):
-        self.seconds, self.begin = seconds, math.inf
-
-    def __call__(self, run_) -> None:
+    def watch(run_: Any) -> None:
+        nonlocal begin
         step = run_.budget.step
         if step == LINE_STEPS:
-            self.begin = time.perf_counter()
-        is_over = time.perf_counter() - self.begin >= self.seconds
+            begin = time.perf_counter()
+        is_over = time.perf_counter() - begin >= 2 * bench.scale.slice_seconds
         if is_over and step % LINE_STEPS == 0 and step > 2 * LINE_STEPS:
             raise Enough
 
-
-def check_loop(bench: Bench, micro: int) -> Outcome:
-    """The real loop, which reads and masks its data: its speed, and how long it waits for data."""
-    changes = {"print_steps": LINE_STEPS, "train_batch_size": micro}
-    changes["train_micro_batch_size_per_gpu"] = micro
-    settings = run_settings(bench, "speed-of-loop", bench.scale.watched, **changes)
-    lines = run_loop(bench, settings, Rates(2 * bench.scale.slice_seconds))[1:]
+    lines = run_loop(bench, settings, watch)[1:]
     names = ("samples_per_second", "tokens_per_second", "peak_share", "waiting_share")
     numbers = {name: median(line[name] for line in lines) for name in names}
     seen = (
@@ -270,22 +261,25 @@ def check_loop(bench: Bench, micro: int) -> Outcome:
     )
     slow = numbers["waiting_share"] > MOST_WAITING and bench.on_gpu
     advice = "reading is too slow: put the dataset on a faster disk, or MASKING: static"
-    return judged(seen, advice if slow else "", **numbers)
+    return judged(seen, advice * slow, **numbers)
 
 
 def check_transformers(bench: Bench, micro: int) -> Outcome:
-    """BertForMaskedLM of the same size as one would train it: autocast, and a fused AdamW."""
+    """Trains BertForMaskedLM of the same size in the usual way: autocast, and a fused AdamW."""
+    from pretrain.engine.engine import compute_dtype
+
     precision = bench.precisions[0]
     half, dtype = precision != "fp32", compute_dtype(precision)
     torch.manual_seed(0)
     model = build_bert(bench.scale.watched, 0.1).model.to(bench.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     scaler = torch.amp.GradScaler(bench.device.type, enabled=precision == "fp16")
-    inputs = [usual_inputs(batch, takes_segments=True) for batch in batches_of(bench, micro)]
+    batches = read_batches(bench.dataset, micro, DISTINCT_BATCHES)
+    inputs = [usual_inputs(batch, takes_segments=True) for batch in batches]
     if bench.on_gpu:
         inputs = [{name: value.pin_memory() for name, value in one.items()} for one in inputs]
 
-    def steps() -> None:
+    def steps(inputs: Sequence[dict[str, torch.Tensor]]) -> None:
         for one in inputs:
             there = {name: value.to(bench.device, non_blocking=True) for name, value in one.items()}
             with torch.autocast(bench.device.type, dtype if half else None, enabled=half):
@@ -295,8 +289,8 @@ def check_transformers(bench: Bench, micro: int) -> Outcome:
             scaler.update()
             optimizer.zero_grad()
 
-    steps()
+    steps(inputs)
     bench.synchronize()
-    rate = steps_per_second(bench, steps, len(inputs)) * micro
+    rate = steps_per_second(bench, steps, inputs) * micro
     seen = f"{bench.scale.watched}, micro batch {micro}: {rate:,.0f} samples/s in {precision}"
-    return passed(seen, samples_per_second=rate)
+    return judged(seen, samples_per_second=rate)

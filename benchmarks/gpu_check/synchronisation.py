@@ -1,4 +1,4 @@
-"""Does the host ever wait for the GPU, in copying batches or in a step of the real loop?"""
+"""Host waits: the host never waits for the GPU in copying batches or in a step of the loop."""
 
 import time
 import traceback
@@ -12,14 +12,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import model_args, read_batches
 from benchmarks.gpu_check.bench import Bench, tensors_in, watch_steps
 from benchmarks.gpu_check.correctness import synthetic_batch
-from benchmarks.gpu_check.outcome import Outcome, judged, passed, skipped
-from benchmarks.stage_runs import PROJECT
-from pretrain.engine.engine import compute_dtype
-from pretrain.model.model import BasePretrainModel
-from pretrain.training.data_loader import MicroBatch
+from benchmarks.gpu_check.outcome import Outcome, judged, skipped
+from benchmarks.harness import PROJECT
+from benchmarks.models import model_args, read_batches
 
 
 @dataclass(frozen=True)
@@ -31,10 +28,10 @@ class Synchronisation:
 
 
 def attribute(frames: Sequence[tuple[str, int]]) -> Synchronisation:
-    """Who waited for the device. frames: file and line, the innermost last.
+    """Returns the origin of a wait: the innermost frame of this project or of DeepSpeed.
 
-    That is the innermost frame of ours or DeepSpeed's. What torch's own backward pass waits for
-    is ours, though DeepSpeed has called it.
+    frames: file and line, the innermost last. Waits in torch's backward pass are ours, even if
+    DeepSpeed calls it.
     """
     in_backward = False
     for file, line in reversed(frames):
@@ -51,24 +48,24 @@ def attribute(frames: Sequence[tuple[str, int]]) -> Synchronisation:
 
 @contextmanager
 def recorded_synchronisations(device: torch.device, found: list[Synchronisation]) -> Iterator[None]:
-    """Adds to `found` each time that the host waits for the device, as far as torch tells.
+    """Adds the host's waits for the device to `found`.
 
-    torch warns of its own operations that wait, but not of torch.cuda.synchronize, and not of
-    copies from memory that is not pinned.
+    torch warns of waits in its own operations, but not of torch.cuda.synchronize, and not of copies
+    from memory that is not pinned; the former is patched.
     """
     synchronize = torch.cuda.synchronize
 
     def note() -> None:
-        stack = traceback.extract_stack()[:-2]  # without this function and who called it
+        stack = traceback.extract_stack()[:-2]  # without this function and its caller
         found.append(attribute([(frame.filename, frame.lineno or 0) for frame in stack]))
 
-    def on_warning(message, *_, **__) -> None:
+    def on_warning(message: Warning | str, *_: Any, **__: Any) -> None:
         if "called a synchronizing" in str(message):
             note()
 
-    def synchronize_and_note(*args, **kwargs):
+    def synchronize_and_note(*args: Any, **kwargs: Any) -> None:
         note()
-        return synchronize(*args, **kwargs)
+        synchronize(*args, **kwargs)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -85,8 +82,8 @@ def recorded_synchronisations(device: torch.device, found: list[Synchronisation]
 
 
 def check_data(bench: Bench, count: int = 32) -> Outcome:
-    """Batches lie in pinned memory, from which they are copied while the host goes on."""
-    dataset = bench.dataset  # made before the clock starts
+    """Batches are in pinned memory and copied without a wait."""
+    dataset = bench.dataset  # may take time to make
     begin = time.perf_counter()
     batches = read_batches(dataset, bench.scale.batch, count)
     rate = count * bench.scale.batch / (time.perf_counter() - begin)
@@ -110,49 +107,45 @@ def check_data(bench: Bench, count: int = 32) -> Outcome:
     return judged(seen, advice, samples_per_second=rate, unpadded=unpadded)
 
 
-def is_pinned(batch: MicroBatch) -> bool:
+def is_pinned(batch: Any) -> bool:
     return all(tensor.is_pinned() for tensor in tensors_in(batch))
 
 
 def check_error_mode(bench: Bench) -> Outcome:
-    """Forward and backward of our model, with set_sync_debug_mode("error"): nothing waits."""
+    """Forward and backward pass of our model do not wait, by set_sync_debug_mode("error")."""
+    from pretrain.engine.engine import compute_dtype
+    from pretrain.model.model import BasePretrainModel
+
     if not bench.on_gpu:
         return skipped("needs a GPU")
-    dtypes = [compute_dtype(precision) for precision in bench.precisions]
     for gated in (False, True):
         args = model_args(bench.scale.small, 0.1, gated)
         batches = [synthetic_batch(), synthetic_batch(num_samples=3), synthetic_batch(8, 1024)]
         args.max_seq_length = 1024
-        for dtype in dtypes:
-            model = BasePretrainModel(args).to(bench.device, dtype)
+        for precision in bench.precisions:
+            model = BasePretrainModel(args).to(bench.device, compute_dtype(precision))
             for batch in (batch.pinned() for batch in batches):
-                model(*batch.inputs(bench.device)).backward()  # makes what is made once
+                model(*batch.inputs(bench.device)).backward()  # the first call allocates
                 bench.synchronize()
                 torch.cuda.set_sync_debug_mode("error")
                 try:
                     model(*batch.inputs(bench.device)).backward()
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-    return passed(f"none in {', '.join(bench.precisions)}, plain and packed, 128 and 1,024 tokens")
+    return judged(f"none in {', '.join(bench.precisions)}, plain and packed, 128 and 1,024 tokens")
 
 
 def check_waits(bench: Bench, name: str, flags: dict[str, Any]) -> Outcome:
-    """In a step of the real loop, nothing of ours waits for the GPU; DeepSpeed may."""
-    counts = waits_per_step(bench, name, flags)
-    ours = sorted({one.place for one in counts if one.owner == "ours"})
-    numbers = {f"{one.owner} {one.place}": number for one, number in counts.items()}
-    advice = f"report this as a bug, with: {', '.join(ours)}" if ours else ""
-    return judged(f"{sum(counts.values()):g} a step: {_waits_in_words(counts)}", advice, **numbers)
+    """Our code does not wait for the GPU in a step of the real loop; DeepSpeed's may.
 
-
-def waits_per_step(bench: Bench, name: str, flags: dict[str, Any]) -> dict[Synchronisation, float]:
-    """How often per step the host waits for the device, by place, between lines of metrics."""
+    Steps with a line of metrics are not watched.
+    """
     found: list[Synchronisation] = []
     context = recorded_synchronisations(bench.device, found)
     watch_steps(bench, f"waits-{name}", context, **flags)
-    return {one: number / bench.scale.watched_steps for one, number in Counter(found).items()}
-
-
-def _waits_in_words(counts: dict[Synchronisation, float]) -> str:
+    counts = {one: number / bench.scale.watched_steps for one, number in Counter(found).items()}
     words = [f"{n:g} by {one.owner} ({one.place})" for one, n in counts.items()]
-    return ", ".join(words) or "no waits"
+    ours = sorted({one.place for one in counts if one.owner == "ours"})
+    advice = f"report this as a bug, with: {', '.join(ours)}" if ours else ""
+    seen = f"{sum(counts.values()):g} a step: {', '.join(words) or 'no waits'}"
+    return judged(seen, advice, **{f"{one.owner} {one.place}": n for one, n in counts.items()})

@@ -1,31 +1,25 @@
-"""A section in a process of its own: what it breaks, or holds in memory, is gone with it."""
+"""Sections of the check, each in its own process, which frees its memory at the end."""
 
 import gc
-import multiprocessing
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from benchmarks.gpu_check.bench import FULL, ON_CPU, REHEARSAL, Bench
-from benchmarks.gpu_check.outcome import Check, Outcome, failed, skipped
-from pretrain.engine.interrupts import Interrupted
+from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
+from benchmarks.harness import Contestant, Ended, Report
 
-LOG_LINES = 25  # of a section that was killed, for the JSON
+LOG_LINES = 25  # of a killed section, for the JSON
 
 
 @dataclass(frozen=True)
 class Section:
-    """seconds: most that it may take, the start of its process included. checks: in their order,
-    each made when its turn comes."""
+    """seconds: time limit, with the start of the process; checks: yields them in their order."""
 
     title: str
     seconds: float
@@ -35,73 +29,40 @@ class Section:
 def run_section(
     name: str, section: Section, folder: Path, seconds: float, rehearses: bool
 ) -> Iterator[tuple[str, Outcome]]:
-    """The outcomes of its checks as they come, from a process that is killed after `seconds`.
+    """Yields the outcomes of its checks, from a process that is killed after `seconds`.
 
-    One that is killed, or dies, adds a failure under the section's name.
+    A killed or failed process adds a failure under the section's name.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
     log, deadline = folder / f"{name}.log", time.monotonic() + seconds
-    process = context.Process(
-        target=_work, args=(section, folder, log, deadline, rehearses, theirs), name=name
-    )
-    process.start()
-    theirs.close()
+    process = Contestant(_work, section, folder, deadline, rehearses, threads=0, log=log)
+    why = ""
     try:
-        while ours.poll(max(0.0, deadline - time.monotonic())):
-            yield ours.recv()
-    except EOFError:
-        process.join(5.0)
+        while True:
+            yield process.await_report(max(0.0, deadline - time.monotonic()))
+            process.start_turn()
+    except TimeoutError:
+        why = "killed: its time was over"
+    except Ended as error:
+        why = str(error) if error.exit_code else ""
     finally:
-        why = _end(process)
-        ours.close()
+        process.kill()
     if why:
-        yield name, failed(why, "see the log's end in the JSON", log=_last_lines(log))
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        yield name, judged(why, "see the end of the log in the JSON", log=lines[-LOG_LINES:])
 
 
-def _end(process: multiprocessing.process.BaseProcess) -> str:
-    """Kills the section and all that it has started; words for an end that was not its own."""
-    is_over = not process.is_alive()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.join()
-    if not is_over:
-        return "killed: its time was over"
-    return "" if process.exitcode == 0 else f"its process ended with exit code {process.exitcode}"
-
-
-def _last_lines(log: Path) -> list[str]:
-    return log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
-
-
-def _work(
-    section: Section,
-    folder: Path,
-    log: Path,
-    deadline: float,
-    rehearses: bool,
-    connection: Connection,
-) -> None:
-    """Runs in the new process."""
-    os.setsid()  # to be killed with its children
-    with open(log, "ab") as file:
-        for number in (1, 2):  # of children, too
-            os.dup2(file.fileno(), number)
+def _work(report: Report, section: Section, folder: Path, deadline: float, rehearses: bool) -> None:
+    """Runs in the section's process; reports names with their outcomes."""
     if rehearses:
         os.environ.update(ON_CPU)
     device = torch.device("cpu") if rehearses else torch.device("cuda", 0)
     bench = Bench(device, REHEARSAL if rehearses else FULL, folder, deadline)
     for outcome in outcomes_of(section.checks(bench), bench):
-        connection.send(outcome)
-    connection.close()
-    # NCCL and gloo have threads that may never end.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+        report(outcome)
 
 
 def outcomes_of(checks: Iterator[Check], bench: Bench) -> Iterator[tuple[str, Outcome]]:
-    """Runs the checks as long as there is time, and a device that works."""
+    """Runs the checks while there is time and the device works."""
     why_not = ""
     for name, check in checks:
         if not why_not and bench.seconds_left <= 0:
@@ -115,21 +76,23 @@ def outcomes_of(checks: Iterator[Check], bench: Bench) -> Iterator[tuple[str, Ou
 
 
 def run_check(check: Callable[[], Outcome]) -> Outcome:
-    """The check's outcome; what it raises is its failure."""
+    """Returns the check's outcome; an exception is a failure."""
+    from pretrain.engine.interrupts import Interrupted
+
     begin = time.perf_counter()
     try:
         outcome = check()
-    except Interrupted as interrupted:  # the loop has taken the user's Ctrl-C for its own
+    except Interrupted as interrupted:  # the loop has caught the user's Ctrl-C
         raise KeyboardInterrupt from interrupted
     except (Exception, SystemExit) as error:  # argparse raises the latter
         lines = str(error).strip().splitlines()
         seen = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-        outcome = failed(seen, "see the traceback in the JSON", traceback=traceback.format_exc())
+        outcome = judged(seen, "see the traceback in the JSON", traceback=traceback.format_exc())
     return replace(outcome, seconds=round(time.perf_counter() - begin, 2))
 
 
 def _is_broken(bench: Bench) -> bool:
-    """Frees what a check has left behind; an error inside a kernel leaves nothing that works."""
+    """Frees the memory of a check; True if the GPU does not work after an error in a kernel."""
     gc.collect()
     if not bench.on_gpu:
         return False

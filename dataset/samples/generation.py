@@ -1,7 +1,7 @@
-"""Text shards to samples: each shard is tokenized once and masked once per copy.
+"""Makes samples from text shards: each shard is tokenized once, and masked once per copy.
 
-A worker streams a shard through, block by block, into the files of all its copies at once, so that
-memory does not grow with the shard.
+A worker streams a shard block by block into the files of all copies, so memory does not grow with
+the shard.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dataset.samples.hdf5_files import SampleWriter, sample_file_name, write_masking
 from dataset.samples.masking import Masker, Masking, masking_key
@@ -25,8 +25,8 @@ from dataset.samples.packing import (
     iter_samples,
 )
 from dataset.shards.file_records import read_record, write_record
-from dataset.tokenizers.build import CorpusTokenizer, load_tokenizer
 from dataset.tokenizers.cached_encoder import WordEncoder
+from dataset.tokenizers.load import CorpusTokenizer, load_tokenizer
 from pipeline.errors import StageError
 from pipeline.runtime.executor import run_unordered
 
@@ -40,7 +40,7 @@ ONLY_COPY = -1
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What decides how text becomes samples; DATASET.* of the config."""
+    """The settings of samples, from DATASET.* of the config."""
 
     max_seq_length: int
     masked_lm_prob: float
@@ -80,7 +80,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class SampleJob:
-    """All copies of a text shard."""
+    """A text shard, and the sample files of all its copies."""
 
     text_shard: Path
     directory: Path
@@ -98,25 +98,20 @@ class SampleJob:
 
     @property
     def masked(self) -> bool:
-        """The held-out part is always masked, in the same way for ever."""
+        """True with static masking; the held-out part is always masked, once."""
         return self.split == "test" or self.settings.masking == "static"
 
     @property
-    def copies(self) -> list[int]:
-        if self.split == "test" or not self.masked:
-            return [ONLY_COPY]
-        return list(range(self.settings.dup_factor))
-
-    def path(self, copy: int) -> Path:
-        return self.directory / sample_file_name(self.split, self.shard, copy)
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.path(copy) for copy in self.copies]
+    def paths(self) -> dict[int, Path]:
+        """Returns the file of each copy."""
+        is_single = self.split == "test" or not self.masked
+        copies = [ONLY_COPY] if is_single else range(self.settings.dup_factor)
+        names = {copy: sample_file_name(self.split, self.shard, copy) for copy in copies}
+        return {copy: self.directory / name for copy, name in names.items()}
 
     @property
     def identity(self) -> tuple[int, int, int]:
-        """What the shard's random numbers are drawn by."""
+        """Returns the seed of the shard's random numbers."""
         return self.settings.seed, SPLIT_CODES[self.split], self.shard
 
 
@@ -128,11 +123,12 @@ def generate_samples(
     fingerprint: str,
     executor: Executor,
     advance: Callable[[float], None],
-) -> dict:
-    """Makes the samples of all shards, going on with what is there from the same inputs.
+) -> dict[str, Any]:
+    """Makes the samples of all shards; resumes an unfinished run with the same inputs.
 
-    advance: told the bytes of text that are done. Returns what the manifest records: num_samples
-    of every file and in total, and counts of tokens. Raises StageError if a split has no samples.
+    advance: receives the size in bytes of each finished shard. Returns the manifest's results:
+    num_samples of each file and in total, and counts of tokens. Raises StageError if a split has
+    no samples.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     if settings.masking == "dynamic":
@@ -141,13 +137,13 @@ def generate_samples(
         SampleJob(path, directory, tokenizer_dir, settings, fingerprint) for path in text_shards
     )
     shards: dict[str, dict[str, int]] = {"train": {}, "test": {}}
-    totals = {"train": Counter(), "test": Counter()}
+    totals: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
     for job, counts in run_unordered(executor, write_sample_files, jobs):
         advance(job.text_shard.stat().st_size)
         totals[job.split].update(counts, shards=bool(counts["rows"]))
         if counts["rows"]:
-            shards[job.split].update({path.name: counts["rows"] for path in job.paths})
-    facts = {
+            shards[job.split].update({path.name: counts["rows"] for path in job.paths.values()})
+    return _summarize(shards, totals) | {
         "vocab_size": tokenizer.vocab_size,
         "max_seq_length": settings.max_seq_length,
         "masking": settings.masking,
@@ -156,11 +152,12 @@ def generate_samples(
         "max_predictions_per_seq": settings.max_predictions_per_seq,
         "masked_lm_prob": settings.masked_lm_prob,
     }
-    return summarize(shards, totals) | facts
 
 
-def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> dict:
-    """The results of the stage out of each split's files and counts."""
+def _summarize(
+    shards: dict[str, dict[str, int]], totals: dict[str, Counter[str]]
+) -> dict[str, Any]:
+    """Returns the results of the stage, from the files and counts of each split."""
     for split, files in shards.items():
         if not files:
             raise StageError(f"the {split} part of the corpus has no tokens")
@@ -191,15 +188,15 @@ def summarize(shards: dict[str, dict[str, int]], totals: dict[str, Counter]) -> 
 # --- one shard -------------------------------------------------------------------------------
 
 
-def write_sample_files(job: SampleJob) -> dict:
-    """Writes the files of a shard that are not there, or damaged. Returns its counts.
+def write_sample_files(job: SampleJob) -> dict[str, int]:
+    """Writes the missing and damaged files of a shard. Returns its counts.
 
     A shard without tokens has no files.
     """
-    records = {copy: read_record(job.path(copy), job.fingerprint) for copy in job.copies}
-    missing = [copy for copy in records if not records[copy]]
-    if not missing:
-        return records[job.copies[0]]["counts"]
+    records = {path: read_record(path, job.fingerprint) for path in job.paths.values()}
+    finished = [record for record in records.values() if record]
+    if len(finished) == len(records):
+        return finished[0]["counts"]
     encoder = encoder_of(job.tokenizer_dir, job.fingerprint)
     counts = Counter(samples=0, rows=0, tokens=0, unknown=0, padding=0)
     blocks = iter_row_blocks_of(job, encoder, counts)
@@ -209,27 +206,28 @@ def write_sample_files(job: SampleJob) -> dict:
     masker = Masker(job.settings.masking_of(encoder.tokenizer))
     with ExitStack() as files:
         writers = {
-            copy: files.enter_context(SampleWriter(job.path(copy), job.fingerprint))
-            for copy in missing
+            copy: files.enter_context(SampleWriter(path, job.fingerprint))
+            for copy, path in job.paths.items()
+            if not records[path]
         }
-        write_blocks(job, chain([first], blocks), writers, masker, counts)
+        _write_blocks(job, chain([first], blocks), writers, masker, counts)
         for writer in writers.values():
             writer.finish(counts)
-    for copy in missing:
-        write_record(job.path(copy), job.fingerprint, counts=counts)
+    for writer in writers.values():
+        write_record(writer.path, job.fingerprint, counts=counts)
     return dict(counts)
 
 
 @lru_cache(maxsize=1)
 def encoder_of(tokenizer_dir: Path, fingerprint: str) -> WordEncoder:
-    """The encoder of a dataset, which a worker keeps, with the words it knows, between shards."""
+    """Returns the encoder of a dataset; a worker keeps it, with its cache, between shards."""
     return WordEncoder(load_tokenizer(tokenizer_dir))
 
 
 def iter_row_blocks_of(
-    job: SampleJob, encoder: WordEncoder, counts: Counter
+    job: SampleJob, encoder: WordEncoder, counts: Counter[str]
 ) -> Iterator[dict[str, "np.ndarray"]]:
-    """Yields the unmasked rows of a shard, block by block, and counts them."""
+    """Yields the unmasked rows of a shard in blocks, and counts them."""
     import numpy as np
 
     row_format = job.settings.row_format(encoder.tokenizer)
@@ -246,29 +244,28 @@ def iter_row_blocks_of(
         yield block
 
 
-def write_blocks(
+def _write_blocks(
     job: SampleJob,
     blocks: Iterable[dict[str, "np.ndarray"]],
     writers: Mapping[int, SampleWriter],
     masker: Masker,
-    counts: Counter,
+    counts: Counter[str],
 ) -> None:
-    """Writes all blocks to the files of all copies; writers: by the number of the copy.
+    """Writes all blocks to the files of all copies. writers: by copy.
 
-    counts: told how many tokens of the first block are predicted, and of how many. These are those
-    of the first copy, whichever are made now, and of unmasked ones those of some epoch.
+    Adds the predicted tokens of the first block to counts, and the tokens it has. They are always
+    those of the first copy, even if only other copies are written; without static masking, those of
+    one epoch.
     """
-    keys = {copy: masking_key(*job.identity, MASKS, copy + 1) for copy in job.copies}
+    keys = {copy: masking_key(*job.identity, MASKS, copy + 1) for copy in job.paths}
     first_sample = 0
     for block in blocks:
         ids = block["input_ids"]
         if not first_sample:
-            masked = masker.mask(ids, keys[job.copies[0]])
-            counts["predicted"] += int((masked.masked_lm_positions > 0).sum())
-            counts["predicted_of"] += counts["tokens"]  # of this block alone so far
+            positions = masker.mask(ids, keys[next(iter(keys))]).masked_lm_positions
+            counts["predicted"] += int((positions > 0).sum())
+            counts["predicted_of"] += counts["tokens"]  # only this block's so far
         for copy, writer in writers.items():
-            masked = {}
-            if job.masked:
-                masked = masker.mask(ids, keys[copy], first_sample)._asdict()
-            writer.write({**block, **masked})
+            masks = masker.mask(ids, keys[copy], first_sample)._asdict() if job.masked else {}
+            writer.write({**block, **masks})
         first_sample += len(ids)

@@ -1,22 +1,22 @@
-"""The format of samples: HDF5 files, one per shard and, for static masking, mask copy.
+"""Reads and writes samples: HDF5 files, one per shard and, for static masking, mask copy.
 
 Datasets, N rows of L tokens with up to P predictions:
 
     input_ids [N, L]             tokens with [CLS] and [SEP], then padding
-    input_mask [N, L]            0 for padding, else the number of the sample in its row, from 1 on;
+    input_mask [N, L]            0 for padding, else the number of the sample in its row, from 1;
                                  without packing a row is a sample
     segment_ids [N, L]           1 for the second segment of a next-sentence sample, else 0
     masked_lm_positions [N, P]   ascending; 0 (always [CLS]) after the last prediction
     masked_lm_ids [N, P]         original tokens at these positions; 0 after the last
-    next_sentence_labels [N]     only if asked for: 0 if the second segment follows the first, 1 if
-                                 it is a random one
+    next_sentence_labels [N]     optional: 0 if the second segment follows the first, 1 if it is
+                                 random
 
-Files for dynamic masking have neither positions nor ids, and input_ids are the text's own; what
-masking needs to know is in masking.json beside them.
+Files for dynamic masking have no positions and ids, and their input_ids are not masked; the
+settings of masking are in masking.json beside them.
 
-Attributes: format_version, num_samples (rows), fingerprint (of what it was made from), checksum
-(CRC-32 of each dataset, in the order above), counts (JSON). Files without attributes, as older
-toolkits wrote them, are read too, as far as their shapes agree.
+Attributes: format_version, num_samples (rows), fingerprint (of the inputs), checksum (CRC-32 of
+each dataset, in the order above), counts (JSON). Files of older toolkits have no attributes; they
+are read if their shapes agree.
 """
 
 import json
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2  # 1 had no packed rows and no files without masks
 ROW_ARRAYS = ("input_ids", "input_mask", "segment_ids")
 MASK_ARRAYS = ("masked_lm_positions", "masked_lm_ids")
-ARRAYS = (*ROW_ARRAYS, *MASK_ARRAYS, "next_sentence_labels")  # those that a file may have
+ARRAYS = (*ROW_ARRAYS, *MASK_ARRAYS, "next_sentence_labels")  # possible in a file
 MASKING_FILE = "masking.json"
 READ_ROWS = 8192
 MAX_ROW_LENGTH = 1 << 16  # positions are stored as uint16
@@ -50,7 +50,7 @@ Samples = Mapping[str, "np.ndarray"]
 
 
 def sample_file_name(split: str, shard: int, copy: int) -> str:
-    """A file per mask copy; copy -1: the only one."""
+    """Returns the name of a mask copy's file; copy -1: the only copy."""
     return f"{split}_{shard:05d}.hdf5" if copy < 0 else f"{split}_{shard:05d}_{copy:02d}.hdf5"
 
 
@@ -58,8 +58,8 @@ def sample_file_name(split: str, shard: int, copy: int) -> str:
 
 
 @contextmanager
-def _in_the_systems_words(path: Path) -> Iterator[None]:
-    """HDF5 wraps up in several lines that the disk is full, say; raises what the system said."""
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raises the operating system's error, like a full disk, instead of HDF5's several lines."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -70,9 +70,9 @@ def _in_the_systems_words(path: Path) -> Iterator[None]:
 
 
 class SampleWriter:
-    """Writes a file block by block, aside; it is there, complete, once `finish` has been called.
+    """Writes a temporary file block by block; renames it at the end of a `with` block.
 
-    Use it in a `with` block.
+    Call `finish` after the last block.
     """
 
     def __init__(self, path: Path, fingerprint: str):
@@ -85,9 +85,9 @@ class SampleWriter:
         import h5py
 
         with ExitStack() as stack:
-            stack.enter_context(_in_the_systems_words(self.path))
+            stack.enter_context(_system_errors(self.path))
             aside = stack.enter_context(written_aside(self.path))
-            # Blocks are written as whole chunks, so a cache of chunks would be of no use.
+            # A block is a whole chunk, so a cache of chunks would not help.
             self.file = stack.enter_context(h5py.File(aside, "w", rdcc_nbytes=0))
             self.stack = stack.pop_all()
         return self
@@ -96,7 +96,7 @@ class SampleWriter:
         return self.stack.__exit__(*exception)
 
     def write(self, block: Samples) -> None:
-        """Adds rows: arrays by name, in the dtypes that are stored."""
+        """Appends rows: arrays by name, in their stored dtypes."""
         if not self.datasets:
             self._create_datasets(block)
         end = self.num_samples + len(block["input_ids"])
@@ -104,7 +104,7 @@ class SampleWriter:
             array = block[name]
             self.checksums[name] = zlib.crc32(array.tobytes(), self.checksums[name])
             dataset.resize(end, axis=0)
-            if array.any():  # what is never written reads as 0 and takes no space
+            if array.any():  # unwritten rows read as 0 and take no space
                 dataset[self.num_samples : end] = array
         self.num_samples = end
 
@@ -125,7 +125,7 @@ class SampleWriter:
             self.checksums[name] = 0
 
     def finish(self, counts: Mapping[str, int]) -> None:
-        """Adds the attributes: from now on the file is whole."""
+        """Writes the attributes, which mark the file as complete."""
         self.file.attrs["format_version"] = FORMAT_VERSION
         self.file.attrs["num_samples"] = self.num_samples
         self.file.attrs["fingerprint"] = self.fingerprint
@@ -134,15 +134,15 @@ class SampleWriter:
 
 
 def write_masking(directory: Path, masking: Masking) -> None:
-    """How the files of a folder are to be masked that hold no masks."""
+    """Writes the settings for the dynamic masking of a folder."""
     write_json(directory / MASKING_FILE, asdict(masking))
 
 
 # --- reading ---------------------------------------------------------------------------------
 
 
-def read_attributes(path: Path) -> dict:
-    """`{"num_samples", "fingerprint", "counts"}`; no fingerprint in files of older toolkits.
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Returns `{"num_samples", "fingerprint", "counts"}`; "" as fingerprint for older toolkits.
 
     Raises StageError, naming the file, if it is not a complete file of samples.
     """
@@ -155,9 +155,9 @@ def read_attributes(path: Path) -> dict:
 
 
 def read_masking(directory: Path) -> Masking:
-    """How the files of a folder are to be masked that hold no masks.
+    """Reads the settings for the dynamic masking of a folder.
 
-    Raises StageError if the folder does not say so.
+    Raises StageError if they are missing or damaged.
     """
     fields = read_json(directory / MASKING_FILE)
     if fields is None:
@@ -169,7 +169,7 @@ def read_masking(directory: Path) -> Masking:
 
 
 def read_samples(path: Path) -> dict[str, "np.ndarray"]:
-    """All samples of a file as arrays by name, in the dtypes that are stored.
+    """Returns all samples of a file as arrays by name, in their stored dtypes.
 
     Raises StageError, naming the file, if it is damaged.
     """
@@ -180,7 +180,7 @@ def read_samples(path: Path) -> dict[str, "np.ndarray"]:
 
 
 def iter_sample_blocks(path: Path) -> Iterator[dict[str, "np.ndarray"]]:
-    """Yields the samples of a file in blocks of 8192, and checks them as it goes.
+    """Yields the samples of a file in blocks of 8192, and checks them.
 
     Raises StageError, naming the file, if it is damaged; for a wrong checksum after the last block.
     """
@@ -206,9 +206,9 @@ def iter_sample_blocks(path: Path) -> Iterator[dict[str, "np.ndarray"]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The open HDF5 file after a check of its structure.
+    """Opens an HDF5 file and checks its structure.
 
-    Raises StageError, naming the file, whatever HDF5 makes of a damaged one in the `with` block.
+    Raises StageError, naming the file, for any error of HDF5 in the `with` block.
     """
     import h5py
 
@@ -232,7 +232,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _lies_in(file: Any, name: str) -> bool:
-    """Whether an array is the file's own: others are read from whichever file they name."""
+    """True if an array is in this file; links and virtual arrays read any file they name."""
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -258,7 +258,7 @@ def _problem_with(file: Any) -> str:
         return f"numbers of samples disagree: {sorted(numbers)}"
     for name in names:
         if file[name].dtype.kind not in "iu":
-            return f"{name} holds {file[name].dtype}, expected whole numbers"
+            return f"{name} holds {file[name].dtype}, expected integers"
     for group in (ROW_ARRAYS, MASK_ARRAYS):
         widths = {name: file[name].shape[1] for name in group if name in names}
         if len(set(widths.values())) > 1:
@@ -269,7 +269,7 @@ def _problem_with(file: Any) -> str:
 
 
 def _problem_with_rows(block: Samples) -> str:
-    """What is wrong with rows that no checksum vouches for, or an empty string."""
+    """Returns the problem with rows of a file without checksums, or ""."""
     negative = [name for name, array in block.items() if array.min(initial=0) < 0]
     if negative:
         return f"{negative[0]} holds negative numbers"

@@ -1,11 +1,11 @@
-"""BERT's masked language modelling, over whole arrays of samples at once.
+"""BERT's masked language modelling, on whole arrays of samples.
 
-Of the tokens that may be predicted 15 % are chosen; of these 80 % become [MASK], 10 % a random
-token, and 10 % stay as they are (Devlin et al., 2018, section 3.1). Whole-word masking chooses
-words instead, all of whose tokens are predicted.
+15 % of the allowed tokens are chosen; of these 80 % become [MASK], 10 % a random token, and 10 %
+stay (Devlin et al., 2018, section 3.1). Whole-word masking chooses words instead, and predicts all
+of their tokens.
 
-The random numbers of a sample are a function of a key and the sample's number alone, so that a
-sample is masked in the same way whichever block, batch or rank it comes in.
+The random numbers of a sample depend on a key and the sample's number alone, so its masks are the
+same in any block, batch or rank.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-WORDS_PASSED_OVER = 4  # of those drawn, because they are too long for what is left of the row
-DRAWS_PER_COUNTER = 8  # 32-bit numbers that Philox4x64 gives for each value of its counter
+SKIPPED_WORDS = 4  # drawn words longer than the remaining predictions of the row
+DRAWS_PER_COUNTER = 8  # 32-bit numbers from Philox4x64 for each value of its counter
 
 
 @dataclass(frozen=True)
 class Masking:
-    """What masking needs to know; plain values, so that a file of samples can carry it.
+    """The settings of masking, in plain values for masking.json.
 
-    banned_ids: special and unused tokens: never predicted, never a random replacement.
-    continuing_ids: tokens that continue a word, for whole-word masking; empty for single tokens.
+    banned_ids: special and unused tokens, neither predicted nor random replacements.
+    continuing_ids: tokens that continue a word, for whole-word masking; empty without it.
     """
 
     mask_id: int
@@ -38,8 +38,10 @@ class Masking:
 
 
 class MaskedTokens(NamedTuple):
-    """Masked input_ids [N, L], masked_lm_positions [N, P] (uint16, ascending) and masked_lm_ids
-    [N, P]; both are 0 after a row's last prediction."""
+    """Masked input_ids [N, L], masked_lm_positions (uint16, ascending) and masked_lm_ids [N, P].
+
+    Positions and ids are 0 after a row's last prediction.
+    """
 
     input_ids: "np.ndarray"
     masked_lm_positions: "np.ndarray"
@@ -49,9 +51,9 @@ class MaskedTokens(NamedTuple):
 class Masker:
     """Masks blocks of samples.
 
-    A row of n tokens that may be predicted gets min(P, max(1, round(n * masked_lm_prob)))
-    predictions. Whole words may make it fewer: words that do not fit are passed over, up to a
-    number; if none fits at all, the first ones are masked in part.
+    A row with n allowed tokens gets min(P, max(1, round(n * masked_lm_prob))) predictions, or fewer
+    with whole words: up to SKIPPED_WORDS words that do not fit are skipped. If no word fits, the
+    first ones are masked in part.
     """
 
     def __init__(self, masking: Masking):
@@ -67,9 +69,9 @@ class Masker:
     def mask(
         self, input_ids: "np.ndarray", key: "np.ndarray", first_sample: int = 0
     ) -> MaskedTokens:
-        """Masks input_ids [N, L] (padding and special tokens are known by their ids).
+        """Masks input_ids [N, L]; padding and special tokens are banned ids.
 
-        key: from `masking_key`. first_sample: the number of the first row; the others follow.
+        key: from `masking_key`. first_sample: the number of the first row.
         """
         import numpy as np
 
@@ -84,7 +86,7 @@ class Masker:
         return MaskedTokens(masked, np.where(chosen, positions, 0).astype(np.uint16), original)
 
     def _replace(self, original: "np.ndarray", draws: "np.ndarray") -> "np.ndarray":
-        """What is shown in the place of chosen tokens [n]; draws: uint32 [n]."""
+        """Returns the replacements of chosen tokens [n]. draws: uint32 [n]."""
         import numpy as np
 
         share = draws * 2.0**-32  # uniform in [0, 1)
@@ -92,7 +94,7 @@ class Masker:
         random_share = self.masking.random_token_share
         result = original.copy()
         is_random = (share >= masked_share) & (share < masked_share + random_share)
-        # Within its range the draw is uniform again, with some 10^8 values to choose a token by.
+        # Within its range the draw is uniform again, with about 10^8 values to choose a token.
         place = (share[is_random] - masked_share) / (random_share or 1) * len(self.replacements)
         place = np.minimum(place.astype(np.int64), len(self.replacements) - 1)
         result[is_random] = self.replacements[place]
@@ -102,7 +104,7 @@ class Masker:
     def _choose(
         self, input_ids: "np.ndarray", draws: "np.ndarray"
     ) -> tuple["np.ndarray", "np.ndarray"]:
-        """Ascending positions [N, P] (int64) to predict, and which of them [N, P] count."""
+        """Returns ascending positions [N, P] (int64), and a mask [N, P] of the predictions."""
         import numpy as np
 
         num_samples, length = input_ids.shape
@@ -115,34 +117,34 @@ class Masker:
         positions = np.full((num_samples, most), length)
         if self.masking.continuing_ids:
             continues = self.continues[input_ids]
-            positions[:, :width] = rank_words(candidates, continues, draws, wanted)[:, :width]
+            positions[:, :width] = _rank_words(candidates, continues, draws, wanted)[:, :width]
         else:
-            positions[:, :width] = rank_tokens(candidates, draws, wanted, width)
+            positions[:, :width] = _rank_tokens(candidates, draws, wanted, width)
         positions.sort(axis=1)
         chosen = positions < length
         positions[~chosen] = 0
         return positions, chosen
 
 
-def rank_tokens(
+def _rank_tokens(
     candidates: "np.ndarray", draws: "np.ndarray", wanted: "np.ndarray", width: int
 ) -> "np.ndarray":
-    """Positions [N, width] of the `wanted` [N] candidates with the lowest draws; L for the rest."""
+    """Returns positions [N, width] of the `wanted` [N] candidates with the lowest draws, else L."""
     import numpy as np
 
     length = candidates.shape[1]
     position_bits = np.uint32((1 << (length - 1).bit_length()) - 1)
     columns = np.arange(length, dtype=np.uint32)
-    # The position takes the place of the draw's last bits, so that plain sorting will do.
+    # The position replaces the last bits of the draw, so a plain sort is enough.
     ranks = np.where(candidates, draws & ~position_bits | columns, np.uint32(0xFFFFFFFF))
     ranks.sort(axis=1)
     return np.where(columns[:width] < wanted[:, None], ranks[:, :width] & position_bits, length)
 
 
-def rank_words(
+def _rank_words(
     candidates: "np.ndarray", continues: "np.ndarray", draws: "np.ndarray", wanted: "np.ndarray"
 ) -> "np.ndarray":
-    """As `rank_tokens` [N, L], but of whole words, by the draw of a word's first token."""
+    """Returns positions [N, L] like `_rank_tokens`, of whole words by their first token's draw."""
     import numpy as np
 
     length = candidates.shape[1]
@@ -158,18 +160,18 @@ def rank_words(
     words, positions = ranks >> np.uint64(16), (ranks & np.uint64(0xFFFF)).astype(np.int64)
     candidates = columns < candidates.sum(axis=1)[:, None]
     fits = candidates.copy()
-    for _ in range(WORDS_PASSED_OVER):
-        fits &= words != first_beyond(fits, words, wanted)
+    for _ in range(SKIPPED_WORDS):
+        fits &= words != _first_beyond(fits, words, wanted)
     fits &= (np.cumsum(fits, axis=1) <= wanted[:, None]) & (
-        words != first_beyond(fits, words, wanted)
+        words != _first_beyond(fits, words, wanted)
     )
     nothing = ~fits.any(axis=1, keepdims=True)
     fits |= nothing & candidates & (columns < wanted[:, None])
     return np.sort(np.where(fits, positions, length), axis=1)
 
 
-def first_beyond(fits: "np.ndarray", words: "np.ndarray", wanted: "np.ndarray") -> "np.ndarray":
-    """The first word [N, 1] of those in `fits` that does not end within the `wanted` tokens."""
+def _first_beyond(fits: "np.ndarray", words: "np.ndarray", wanted: "np.ndarray") -> "np.ndarray":
+    """Returns the first word [N, 1] in `fits` to exceed the `wanted` tokens."""
     import numpy as np
 
     beyond = fits & (np.cumsum(fits, axis=1) > wanted[:, None])
@@ -179,11 +181,8 @@ def first_beyond(fits: "np.ndarray", words: "np.ndarray", wanted: "np.ndarray") 
     return np.where(beyond.any(axis=1, keepdims=True), found, none)
 
 
-# --- random numbers --------------------------------------------------------------------------
-
-
 def masking_key(*identity: int) -> "np.ndarray":
-    """The key of a series of samples, e.g. of (seed, split, shard, copy): uint64 [2]."""
+    """Returns the key of a series of samples, e.g. (seed, split, shard, copy): uint64 [2]."""
     import numpy as np
 
     return np.random.SeedSequence(identity).generate_state(2, np.uint64)
@@ -192,10 +191,10 @@ def masking_key(*identity: int) -> "np.ndarray":
 def random_draws(
     key: "np.ndarray", first_sample: int, num_samples: int, width: int
 ) -> "np.ndarray":
-    """Uniform uint32 [num_samples, width]; a row is a function of the key and its number."""
+    """Returns uniform uint32 [num_samples, width]; a row depends on the key and its number only."""
     import numpy as np
 
-    counters = -(-width // DRAWS_PER_COUNTER)  # values of the counter for each sample
+    counters = -(-width // DRAWS_PER_COUNTER)  # counter values per sample
     draws_per_sample = counters * DRAWS_PER_COUNTER
     generator = np.random.Philox(key=key, counter=first_sample * counters)
     raw = generator.random_raw(num_samples * draws_per_sample // 2)  # of 64 bits each

@@ -1,9 +1,8 @@
-"""Samples of two segments, for next-sentence prediction (Devlin et al., 2018, section 3.1).
+"""Makes samples of two segments, for next-sentence prediction (Devlin et al., 2018, section 3.1).
 
-A sample is [CLS] A [SEP] B [SEP]. Half of the time B is what follows A in the article, else it is
-from an earlier article of the shard, or from far back in a long one; then A's article goes on in
-the next sample, so that no token of the corpus is lost. Segments are whole sentences, except where
-they do not fit.
+A sample is [CLS] A [SEP] B [SEP]. Half of the time B follows A in the article. Else B comes from an
+earlier article of the shard, or from far back in a long one, and A's article continues in the next
+sample, so no token of the corpus is lost. Segments are whole sentences, unless these do not fit.
 """
 
 import re
@@ -11,13 +10,13 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dataset.samples.packing import (
     Encode,
     RowFormat,
     count_rows,
-    encode_text_of,
+    encode_checked,
     iter_batches,
     iter_lengths,
 )
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 RANDOM_PROB = 0.5
-POOL_TOKENS = 1 << 18  # of earlier samples that random segments are taken from
+POOL_TOKENS = 1 << 18  # of the earlier samples from which random segments are drawn
 SENTENCE_START = re.compile(rb"(?=\n)")
-FAR_BACK = 32  # samples from which on a long article counts as another one
+FAR_BACK = 32  # samples after which a part of the same article counts as another article
 
-Ids = "np.ndarray"
+Ids: TypeAlias = "np.ndarray"
 
 
 class Pair(NamedTuple):
-    """A next-sentence sample: token ids of both segments; is_random: B does not follow A."""
+    """A next-sentence sample: the token ids of both segments. is_random: B does not follow A."""
 
     first: Ids
     second: Ids
@@ -50,17 +49,17 @@ def iter_pairs(
     """Yields the samples of a text shard, in the order of the text."""
     length = row_format.max_seq_length
     pool: deque[Ids] = deque(maxlen=max(1, POOL_TOKENS // length))
-    recent: deque[Ids] = deque()  # samples of the present article that are not in the pool yet
+    recent: deque[Ids] = deque()  # samples of the current article, not in the pool yet
     lengths = (length - 1 for length in iter_lengths(row_format, rng))  # one more [SEP]
     sentences: deque[Ids] = deque()
     num_waiting = 0  # tokens
-    for encoded, article_ends in iter_sentences(path, encode):
+    for encoded, article_ends in _iter_sentences(path, encode):
         sentences.extend(encoded)
         num_waiting += sum(map(len, encoded))
         while num_waiting and (article_ends or num_waiting > length):
-            pair = take_pair(sentences, max(2, next(lengths)), pool, rng)
+            pair = _take_pair(sentences, max(2, next(lengths)), pool, rng)
             yield pair
-            own = pair.first if pair.is_random else joined([pair.first, pair.second])
+            own = pair.first if pair.is_random else _joined([pair.first, pair.second])
             num_waiting -= len(own)
             recent.append(own.copy())
             if len(recent) > FAR_BACK:
@@ -70,39 +69,40 @@ def iter_pairs(
             recent.clear()
 
 
-def iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool]]:
-    """Yields (ids of each sentence, whether the article ends with them).
+def _iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool]]:
+    """Yields (ids of each sentence, True at the end of an article).
 
-    A sentence keeps the white space in front of it, which is part of words to some tokenizers.
+    A sentence keeps its leading white space, which is part of the first word to some tokenizers.
     """
     for batch in iter_batches(path):
         lines = [SENTENCE_START.split(text) for text, _ in batch]
-        encoded = iter(encode_text_of(path, encode, list(chain.from_iterable(lines))))
+        encoded = iter(encode_checked(path, encode, list(chain.from_iterable(lines))))
         for some, (_, article_ends) in zip(lines, batch, strict=True):
             yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends
 
 
-def take_pair(
-    sentences: "deque[Ids]", length: int, pool: "deque[Ids]", rng: "np.random.Generator"
+def _take_pair(
+    sentences: deque[Ids], length: int, pool: deque[Ids], rng: "np.random.Generator"
 ) -> Pair:
-    """Takes a sample of at most `length` tokens from the front of `sentences`."""
-    chunk = take_sentences(sentences, length)
+    """Removes a sample of at most `length` tokens from the beginning of `sentences`."""
+    chunk = _take_sentences(sentences, length)
     num_first = int(rng.integers(1, len(chunk))) if len(chunk) > 1 else 1
-    first = joined(chunk[:num_first])
+    first = _joined(chunk[:num_first])
     if pool and (len(chunk) == 1 or rng.random() < RANDOM_PROB):
         sentences.extendleft(reversed(chunk[num_first:]))
         first, rest = first[: length - 1], first[length - 1 :]
         if len(rest):
             sentences.appendleft(rest)
-        return Pair(first, random_segment(pool, length - len(first), rng), True)
-    if len(chunk) == 1:  # no other article yet: the sentence is cut in two
+        earlier = pool[int(rng.integers(len(pool)))]
+        return Pair(first, earlier[: length - len(first)], True)
+    if len(chunk) == 1:  # no other article yet: cut the sentence in two
         half = (len(first) + 1) // 2
         return Pair(first[:half], first[half:], False)
-    return Pair(first, joined(chunk[num_first:]), False)
+    return Pair(first, _joined(chunk[num_first:]), False)
 
 
-def take_sentences(sentences: "deque[Ids]", length: int) -> list[Ids]:
-    """Sentences of `length` tokens in all, the last one cut if need be, or fewer at the end."""
+def _take_sentences(sentences: deque[Ids], length: int) -> list[Ids]:
+    """Removes sentences of `length` tokens in total, or all; cuts the last one if it is longer."""
     chunk: list[Ids] = []
     while sentences and length > 0:
         sentence = sentences.popleft()
@@ -113,39 +113,31 @@ def take_sentences(sentences: "deque[Ids]", length: int) -> list[Ids]:
     return chunk
 
 
-def random_segment(pool: "deque[Ids]", length: int, rng: "np.random.Generator") -> Ids:
-    """Up to `length` tokens of an earlier sample."""
-    return pool[int(rng.integers(len(pool)))][:length]
-
-
-def joined(parts: list[Ids]) -> Ids:
+def _joined(parts: list[Ids]) -> Ids:
     import numpy as np
 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-# --- rows ------------------------------------------------------------------------------------
-
-
 def iter_pair_blocks(
-    pairs: Iterable[Pair], row_format: RowFormat, counts: Counter
+    pairs: Iterable[Pair], row_format: RowFormat, counts: Counter[str]
 ) -> Iterator[dict[str, Ids]]:
     """Yields blocks of rows: input_ids, input_mask, segment_ids [n, L], next_sentence_labels [n].
 
-    counts: as `packing.iter_row_blocks`, and how many second segments are random; their tokens are
-    counted too.
+    Updates counts as `packing.iter_row_blocks` does, plus `random` second segments, whose tokens
+    are counted too.
     """
     block: list[Pair] = []
     for pair in pairs:
         block.append(pair)
         if len(block) == row_format.block_rows:
-            yield as_rows(block, row_format, counts)
+            yield _as_rows(block, row_format, counts)
             block = []
     if block:
-        yield as_rows(block, row_format, counts)
+        yield _as_rows(block, row_format, counts)
 
 
-def as_rows(pairs: list[Pair], row_format: RowFormat, counts: Counter) -> dict[str, Ids]:
+def _as_rows(pairs: list[Pair], row_format: RowFormat, counts: Counter[str]) -> dict[str, Ids]:
     import numpy as np
 
     shape = (len(pairs), row_format.max_seq_length)
@@ -154,7 +146,7 @@ def as_rows(pairs: list[Pair], row_format: RowFormat, counts: Counter) -> dict[s
     columns = np.arange(row_format.max_seq_length)
     in_first = (columns > 0) & (columns <= first)
     in_second = (columns > first + 1) & (columns <= first + 1 + second)
-    tokens = joined([ids for pair in pairs for ids in (pair.first, pair.second)])
+    tokens = _joined([ids for pair in pairs for ids in (pair.first, pair.second)])
     input_ids = np.full(shape, row_format.pad_id, dtype=tokens.dtype)
     input_ids[in_first | in_second] = tokens
     input_ids[:, 0] = row_format.cls_id

@@ -1,8 +1,8 @@
-"""Text shards to rows of token ids: every article is cut into samples, and no token is lost.
+"""Cuts the articles of text shards into samples, and puts these into rows; no token is lost.
 
-A sample is [CLS], up to max_seq_length - 2 tokens of one article, and [SEP]. What does not fit
-starts the next sample. A row holds one sample, or, packed, one after the other until it is full:
-the sample at its end is cut to what is left of the row.
+A sample is [CLS], up to max_seq_length - 2 tokens of one article, and [SEP]. The rest of the
+article begins the next sample. A row holds one sample, or, packed, as many as fill it: the last
+sample is cut to the rest of the row.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 READ_BYTES = 1 << 20  # of text at once
-LONGEST_LINE = 4 << 20  # bytes; sharding cuts lines at a fourth of it, other text may not have any
-BATCH_BYTES = 2 << 20  # of text that is tokenized at once; takes some 30 MB
+LONGEST_LINE = 4 << 20  # bytes; sharding cuts lines at 1/4 of it, other text may have no line end
+BATCH_BYTES = 2 << 20  # of text tokenized at once; takes about 30 MB
 BLOCK_TOKENS = 1 << 18  # positions in a block of rows
 HISTOGRAM_BINS = 16
 
@@ -28,7 +28,7 @@ Encode = Callable[[Sequence[bytes]], "list[np.ndarray]"]  # texts to the ids of 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How a row of token ids looks."""
+    """The layout of a row of token ids."""
 
     max_seq_length: int
     short_seq_prob: float
@@ -42,14 +42,11 @@ class RowFormat:
         return max(1, BLOCK_TOKENS // self.max_seq_length)
 
 
-# --- articles --------------------------------------------------------------------------------
-
-
 def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[bytes, bool]]:
-    """Yields (text, whether the article ends with it) of a text shard, sentence per line.
+    """Yields (text, True at the end of an article) of a text shard, with a sentence per line.
 
-    A long article comes in pieces of about `read_bytes`, so that memory is bounded. Together they
-    are the article: the white space at which it is cut begins the next piece.
+    To bound memory, a long article comes in pieces of about `read_bytes`. Joined, they are the
+    article: the white space at a cut begins the next piece.
     """
     rest = b""
     with open(path, "rb") as file:
@@ -68,15 +65,15 @@ def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[by
 
 
 def iter_article_tokens(path: Path, encode: Encode) -> Iterator[tuple["np.ndarray", bool]]:
-    """Yields (ids [n], whether the article ends with them), in the order of the text."""
+    """Yields (ids [n], True at the end of an article), in the order of the text."""
     for batch in iter_batches(path):
-        encoded = encode_text_of(path, encode, [text for text, _ in batch])
+        encoded = encode_checked(path, encode, [text for text, _ in batch])
         for ids, (_, article_ends) in zip(encoded, batch, strict=True):
             yield ids, article_ends
 
 
-def encode_text_of(path: Path, encode: Encode, texts: Sequence[bytes]) -> "list[np.ndarray]":
-    """Raises StageError, naming the text shard, for what cannot be tokenized, like no UTF-8."""
+def encode_checked(path: Path, encode: Encode, texts: Sequence[bytes]) -> "list[np.ndarray]":
+    """Encodes texts of a shard. Raises StageError, naming the shard, for text that is not UTF-8."""
     try:
         return encode(texts)
     except ValueError as error:
@@ -85,7 +82,7 @@ def encode_text_of(path: Path, encode: Encode, texts: Sequence[bytes]) -> "list[
 
 
 def iter_batches(path: Path) -> Iterator[list[tuple[bytes, bool]]]:
-    """Yields what `iter_articles` does, in lists of about BATCH_BYTES, to be tokenized at once."""
+    """Yields lists of about BATCH_BYTES from `iter_articles`, to tokenize at once."""
     batch: list[tuple[bytes, bool]] = []
     size = 0
     for text, article_ends in iter_articles(path):
@@ -98,24 +95,21 @@ def iter_batches(path: Path) -> Iterator[list[tuple[bytes, bool]]]:
         yield batch
 
 
-# --- samples ---------------------------------------------------------------------------------
-
-
 def iter_samples(
     articles: Iterable[tuple["np.ndarray", bool]],
     row_format: RowFormat,
     rng: "np.random.Generator",
 ) -> Iterator[tuple["np.ndarray", bool]]:
-    """Yields (ids of a sample, whether a row begins with it), without [CLS] and [SEP].
+    """Yields (ids of a sample without [CLS] and [SEP], True at the beginning of a row).
 
-    With probability short_seq_prob a sample is cut to a random length from 2 tokens on.
+    With probability short_seq_prob a sample is cut to a random length of 2 tokens or more.
     """
     import numpy as np
 
     lengths = iter_lengths(row_format, rng)
     length, room = next(lengths), row_format.max_seq_length
     least_room = 3 if row_format.packed else room  # [CLS], a token, [SEP]
-    waiting = None  # of an article that goes on
+    waiting = None  # the rest of an unfinished article
     for ids, article_ends in articles:
         if waiting is not None:
             ids = np.concatenate([waiting, ids])
@@ -135,7 +129,7 @@ def iter_samples(
 
 
 def iter_lengths(row_format: RowFormat, rng: "np.random.Generator") -> Iterator[int]:
-    """Yields target lengths without end."""
+    """Yields target lengths, endlessly."""
     import numpy as np
 
     longest = row_format.max_seq_length - 2
@@ -145,34 +139,31 @@ def iter_lengths(row_format: RowFormat, rng: "np.random.Generator") -> Iterator[
         yield from np.where(short, lengths, longest).tolist()
 
 
-# --- rows ------------------------------------------------------------------------------------
-
-
 def iter_row_blocks(
-    samples: Iterable[tuple["np.ndarray", bool]], row_format: RowFormat, counts: Counter
+    samples: Iterable[tuple["np.ndarray", bool]], row_format: RowFormat, counts: Counter[str]
 ) -> Iterator[dict[str, "np.ndarray"]]:
     """Yields blocks of rows: input_ids [n, L], input_mask [n, L] and segment_ids [n, L].
 
-    counts: told samples, rows, tokens, padding and, by length, samples (`length_<bin>`).
+    Adds samples, rows, tokens, specials, padding, and samples by length (`length_<bin>`) to counts.
     """
     block: list[tuple[np.ndarray, bool]] = []
     num_rows, block_rows = 0, row_format.block_rows
     for ids, begins_row in samples:
         if begins_row and num_rows == block_rows:
-            yield as_rows(block, row_format, counts)
+            yield _as_rows(block, row_format, counts)
             block, num_rows = [], 0
         block.append((ids, begins_row))
         num_rows += begins_row
     if block:
-        yield as_rows(block, row_format, counts)
+        yield _as_rows(block, row_format, counts)
 
 
-def as_rows(
-    samples: list[tuple["np.ndarray", bool]], row_format: RowFormat, counts: Counter
+def _as_rows(
+    samples: list[tuple["np.ndarray", bool]], row_format: RowFormat, counts: Counter[str]
 ) -> dict[str, "np.ndarray"]:
-    """Rows of samples, the first of which begins a row.
+    """Returns rows of samples; the first sample begins a row.
 
-    input_mask is 0 where there is padding, else the number of the sample in its row, from 1 on.
+    input_mask is 0 for padding, else the number of the sample in its row, from 1.
     """
     import numpy as np
 
@@ -182,7 +173,7 @@ def as_rows(
     first_of_row = np.flatnonzero([begins_row for _, begins_row in samples])
     samples_in_row = np.diff(first_of_row, append=len(samples))
     row = np.repeat(np.arange(len(first_of_row)), samples_in_row)
-    begin = np.cumsum(sizes + 2) - sizes - 2  # if all rows were one, without padding
+    begin = np.cumsum(sizes + 2) - sizes - 2  # in one row without padding
     begin += row * length - begin[first_of_row][row]
     number = np.arange(len(samples)) - first_of_row[row] + 1
 
@@ -204,8 +195,10 @@ def as_rows(
     }
 
 
-def count_rows(sizes: "np.ndarray", num_rows: int, row_format: RowFormat, counts: Counter) -> None:
-    """Adds samples of these sizes, in so many rows, to the counts."""
+def count_rows(
+    sizes: "np.ndarray", num_rows: int, row_format: RowFormat, counts: Counter[str]
+) -> None:
+    """Adds samples of these sizes [n], in `num_rows` rows, to the counts."""
     import numpy as np
 
     tokens, length = int(sizes.sum()), row_format.max_seq_length

@@ -1,7 +1,7 @@
-"""Records of finished files and folders: out of what they were made, and what they are.
+"""Records of finished files and folders: fingerprint of the inputs, checksum of the content.
 
-What has a record of the right fingerprint, and is still what that says, is not made again. The
-record of `a/x` is `a/records/x.json`, written after it.
+Intact files with a record of the same fingerprint are not made again. The record of `a/x` is
+`a/records/x.json`, written after it.
 """
 
 import json
@@ -17,9 +17,9 @@ def record_path(path: Path) -> Path:
 
 
 def read_record(path: Path, wanted_fingerprint: str) -> dict | None:
-    """The record of a finished file or folder, None if there is none from these inputs.
+    """Returns the record of a finished file or folder, None without one from these inputs.
 
-    Also if the file is damaged: the whole of it is read to know.
+    Reads the whole file; None if it is damaged.
     """
     record = read_sealed(record_path(path))
     if not record or record.get("fingerprint") != wanted_fingerprint:
@@ -28,13 +28,13 @@ def read_record(path: Path, wanted_fingerprint: str) -> dict | None:
 
 
 def write_record(path: Path, own_fingerprint: str, **content) -> dict:
-    """Writes the record of a file or folder that has just been finished, and returns it."""
+    """Writes and returns the record of a file or folder just finished."""
     record = {"fingerprint": own_fingerprint, **json.loads(json.dumps(content))}
     write_sealed(record_path(path), record | {FILES: states_of(path.parent, [path.name])})
     return record
 
 
 def is_as_recorded(path: Path) -> bool:
-    """Whether a file is what its record says, whatever it was made from; it is read to know."""
+    """True if a file matches its record, whatever its inputs were; reads the whole file."""
     record = read_sealed(record_path(path))
     return record is not None and read_record(path, record.get("fingerprint", "")) is not None

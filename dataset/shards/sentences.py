@@ -1,18 +1,18 @@
-"""Articles to sentences."""
+"""Splits articles into sentences."""
 
 from collections.abc import Callable
 
 from dataset.sources.blanks import is_blank
 
-# The segmenter's time grows with the square of the text; this many characters are near its best.
+# The segmenter takes quadratic time; this many characters are close to its best speed.
 CHUNK_CHARACTERS = 1024
 
 
 def load_segmenter(language: str) -> Callable[[str], str]:
-    """A function from a text to its sentences, one per line; every run of white space becomes a
-    space, and a text of characters that show nothing an empty string.
+    """Returns a function from a text to its sentences, one per line.
 
-    language: ISO 639 code; one that the segmenter does not know gets its rules for English.
+    It turns runs of white space into a space and blank text into an empty string.
+    language: ISO 639 code; an unknown one gets the segmenter's rules for English.
     """
     import sentencex
 
@@ -23,15 +23,15 @@ def load_segmenter(language: str) -> Callable[[str], str]:
         if len(text) <= CHUNK_CHARACTERS:
             sentences = find_sentences(language, text)
         else:
-            sentences = in_chunks(text, lambda chunk: find_sentences(language, chunk))
+            sentences = _in_chunks(text, lambda chunk: find_sentences(language, chunk))
         # The space between two sentences belongs to the first.
         return "\n".join(sentences).replace(" \n", "\n")
 
     return segment
 
 
-def in_chunks(text: str, find_sentences: Callable[[str], list[str]]) -> list[str]:
-    """The last sentence of a chunk is found again in the next one, as it may go on there."""
+def _in_chunks(text: str, find_sentences: Callable[[str], list[str]]) -> list[str]:
+    """Splits a long text in chunks; each begins with the last sentence of the previous one."""
     sentences: list[str] = []
     start, size = 0, CHUNK_CHARACTERS
     while start < len(text):

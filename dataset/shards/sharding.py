@@ -1,15 +1,15 @@
-"""Raw text to text shards: a shuffle on disk whose memory does not grow with the corpus.
+"""Raw text to text shards: a shuffle on disk, in memory independent of the corpus.
 
 1. The sources are cut into parts. A worker streams a part, splits its articles into sentences,
-   and writes a run: the part's sentences grouped by the shard that they belong to.
+   and writes a run: the part's sentences grouped by shard.
 2. A shard is the concatenation of its groups from all runs.
 
-Split and shard of an article are drawn from a hash of the seed and the article's identity, so the
-bytes depend neither on the number of workers nor on the order in which they finish. Every run and
-shard has a record with its fingerprint, written after it: what is finished is not made again.
+Split and shard of an article are drawn from a hash of the seed and the article's identity: the
+bytes depend neither on the number of workers nor on their order. Every run and shard has a record
+with its fingerprint, written after it, and is not made again.
 
 A text shard holds one sentence per line and a blank line after each article, or after each section
-of an article that is longer than a shard.
+of an article longer than a shard.
 """
 
 import os
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataset.shards.file_records import is_as_recorded, read_record, write_record
-from dataset.shards.shuffle_runs import Readable, RunWriter, copy_shard
+from dataset.shards.shuffle_runs import RunWriter, copy_shard
 from dataset.shards.split_plan import HASH_RANGE, Census, Layout, with_both_splits
 from dataset.sources.article_stream import MAX_NOTES, Tally
 from dataset.sources.registry import Slice, group_slices
@@ -39,8 +39,10 @@ COLUMNS = ("bytes", "articles", "sentences")
 
 @dataclass(frozen=True)
 class RunJob:
+    """Sentences of a part to a run."""
+
     path: Path
-    part: tuple[Readable, ...]
+    part: tuple[Slice, ...]
     layout: Layout
     fingerprint: str
     buffer_bytes: int
@@ -48,7 +50,7 @@ class RunJob:
 
     @property
     def num_bytes(self) -> int:
-        return sum(piece.num_bytes for piece in self.part)
+        return sum(text_slice.num_bytes for text_slice in self.part)
 
 
 def run_path(directory: Path, number: int) -> Path:
@@ -56,9 +58,9 @@ def run_path(directory: Path, number: int) -> Path:
 
 
 def write_run(job: RunJob) -> dict:
-    """Segments a part and writes its articles grouped by shard.
+    """Splits a part into sentences and writes them grouped by shard.
 
-    Returns its record: the `census` of its articles, `counts` and `notes` on what was dropped.
+    Returns its record: the `census` of its articles, `counts` and `notes` on dropped text.
     """
     record = read_record(job.path, job.fingerprint)
     if record:
@@ -66,9 +68,9 @@ def write_run(job: RunJob) -> dict:
     tally = Tally()
     with written_aside(job.path) as aside, open(aside, "wb") as file:
         run = RunWriter(file, job.layout, job.buffer_bytes, job.language)
-        for piece in job.part:
-            with tally.of_file(piece.path):
-                run.add_all(piece, tally)
+        for text_slice in job.part:
+            with tally.of_file(text_slice.path):
+                run.add_all(text_slice, tally)
         run.finish()
     return write_record(
         job.path,
@@ -81,7 +83,7 @@ def write_run(job: RunJob) -> dict:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """number: of the shard; num_runs: the runs that it is read from."""
+    """Groups of all runs to a shard."""
 
     path: Path
     number: int
@@ -115,14 +117,14 @@ def write_text_shards(
     buffer_bytes: int,
     language: str,
 ) -> dict:
-    """Makes all text shards in `directory`, going on with what is there from the same inputs.
+    """Makes all text shards in `directory`, resuming unfinished work with the same inputs.
 
-    advance: told the bytes of text that are done. buffer_bytes: of text that a worker keeps.
+    advance: called with the bytes of text done. buffer_bytes: of text in a worker.
     Returns and writes to shards.json `{"fingerprint", "shards": {file name: {"bytes", "articles",
-    "sentences"}}, "counts", "notes", "frac_test", "largest_held_out",
-    "is_one_article"}`: what was dropped, the share that was to be held out, sizes of articles that
-    are, and whether all is one article, of which the end is held out. Raises StageError if there
-    are neither two articles nor one of two sentences.
+    "sentences"}}, "counts", "notes", "frac_test", "largest_held_out", "is_one_article"}`: counts
+    and notes of dropped text, the wanted held-out share, the sizes of the largest held-out
+    articles, and True for a corpus of one article, whose end is held out. Raises StageError for
+    fewer than two sentences.
     """
     parts = group_slices(slices)
 
@@ -166,14 +168,14 @@ def _write_runs(
     executor: Executor,
     advance: Callable[[float], None],
 ) -> tuple[Layout, Tally, tuple[int, ...]]:
-    """Writes all runs; once more with another layout if a split would stay empty.
+    """Writes all runs; repeats them with another layout if a split would be empty.
 
-    Returns the layout, what was dropped and the sizes of the largest articles that are held out.
-    The layout that was found is remembered, so that this is not done again after a kill.
+    Returns the layout, the tally of dropped text and the sizes of the largest held-out articles.
+    Stores the other layout, which an interrupted run resumes with.
     """
-    memory = directory / "runs" / "layout.json"
+    store = directory / "runs" / "layout.json"
     asked = asdict(layout)
-    known = read_sealed(memory)
+    known = read_sealed(store)
     if known and known["asked"] == asked:
         layout = Layout(**known["found"])
     records = _run_all(run_jobs(layout), executor, advance)
@@ -181,13 +183,14 @@ def _write_runs(
     if not layout.first_test_sentence:
         found = with_both_splits(layout, _census_of(records), str(tally))
         if found != layout:
-            write_sealed(memory, {"asked": asked, "found": asdict(found)})
+            write_sealed(store, {"asked": asked, "found": asdict(found)})
             records, layout = _run_all(run_jobs(found), executor, lambda amount: None), found
     return layout, _tally_of(records), _census_of(records).largest
 
 
 def _census_of(records: Iterable[dict]) -> Census:
-    return sum((Census(**record["census"]) for record in records), Census())
+    censuses = (record["census"] for record in records)  # of JSON, which has no tuples
+    return sum((Census(**{**c, "nearest": tuple(c["nearest"])}) for c in censuses), Census())
 
 
 def _tally_of(records: Iterable[dict]) -> Tally:
@@ -201,7 +204,7 @@ def _tally_of(records: Iterable[dict]) -> Tally:
 def _run_all(
     jobs: Iterable[RunJob], executor: Executor, advance: Callable[[float], None]
 ) -> list[dict]:
-    """Records of all runs, in the order of the parts."""
+    """Writes runs. Returns their records in the order of the parts."""
     records = {}
     for job, record in run_unordered(executor, write_run, jobs):
         records[job.path] = record
@@ -210,9 +213,9 @@ def _run_all(
 
 
 def read_summary(directory: Path) -> dict | None:
-    """What `write_text_shards` returned, or None if it has not finished or files are missing."""
+    """Returns the summary by `write_text_shards`, None if it is missing or shards are."""
     summary = read_sealed(directory / SUMMARY)
-    # Names that are there, not paths that exist: they could lead out of the folder.
+    # Compares names, as a path could lead out of the folder.
     complete = (
         summary
         and {"fingerprint", "shards", "counts", "notes"} <= summary.keys()
@@ -222,7 +225,7 @@ def read_summary(directory: Path) -> dict | None:
 
 
 def damaged_shards(directory: Path, summary: dict, executor: Executor) -> list[str]:
-    """Names of those of a summary's shards that are no more what their records say."""
+    """Returns the names of the shards whose checksum no longer matches."""
     paths = (directory / name for name in summary["shards"])
-    looked_at = run_unordered(executor, is_as_recorded, paths)
-    return sorted(path.name for path, is_whole in looked_at if not is_whole)
+    checked = run_unordered(executor, is_as_recorded, paths)
+    return sorted(path.name for path, is_intact in checked if not is_intact)

@@ -1,44 +1,34 @@
-"""Runs: what a worker writes of a part of the corpus, its sentences grouped by shard.
+"""Runs: the sentences of a part of the corpus, grouped by shard.
 
-A worker streams its part and keeps the sentences in memory up to a limit, then flushes them: to
-the end of the run file, in the order of the shards. A shard is the concatenation of its groups
-over all runs and flushes, so its bytes do not depend on when a worker flushed.
+A worker streams its part and buffers the sentences up to a limit, then flushes them to the end of
+the run file, in the order of the shards. A shard is the concatenation of its groups over all runs
+and flushes; its bytes do not depend on the times of the flushes.
 
 A run file ends with its index, int64 in the machine's byte order: [flushes, shards + 1] offsets of
-the groups, the articles and the sentences of each shard, the numbers of flushes and of shards.
+the groups, articles per shard, sentences per shard, number of flushes, number of shards.
 """
 
 import os
 import struct
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from dataset.shards.sentences import load_segmenter
 from dataset.shards.split_plan import HASH_RANGE, NUM_LARGEST, Census, Layout
-from dataset.sources.article_stream import Piece, Tally
+from dataset.sources.article_stream import Tally
+from dataset.sources.registry import Slice
 
-CHUNK_OVERHEAD = 128  # bytes that an element of the buffer takes besides its text
+CHUNK_OVERHEAD = 128  # bytes of an element of the buffer besides its text
 COPY_BYTES = 4 << 20
 WORD = 8  # bytes of an int64
 
 
-class Readable(Protocol):
-    """A slice of a source. (name, position of the article) identifies an article."""
-
-    name: str
-    path: str  # for messages
-    num_bytes: int
-
-    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]: ...
-
-
 @dataclass(slots=True)
 class Article:
-    """The article that is being read, and where it goes."""
+    """The article being read, with its split and current shard."""
 
     draw: tuple[int, int]
     held_out: bool
@@ -53,7 +43,7 @@ class Article:
 
 
 class RunWriter:
-    """Collects articles and writes them grouped by shard. `finish` has to be called at the end."""
+    """Collects articles and writes them grouped by shard. Call `finish` at the end."""
 
     def __init__(self, file: BinaryIO, layout: Layout, buffer_bytes: int, language: str):
         self.file, self.layout = file, layout
@@ -73,23 +63,23 @@ class RunWriter:
         largest = tuple(sorted(self.largest, reverse=True))
         return Census(self.lowest, self.highest, self.nearest, sum(self.sentences), largest)
 
-    def add_all(self, piece: Readable, tally: Tally) -> None:
-        """Adds the articles of a slice; those without words are counted and left out."""
+    def add_all(self, text_slice: Slice, tally: Tally) -> None:
+        """Adds the articles of a slice; counts and skips empty ones."""
         article, may_be_whole = None, not self.layout.first_test_sentence
-        for position, text, ends in piece.pieces(self.layout.piece_bytes, tally):
+        for position, text, ends in text_slice.pieces(self.layout.piece_bytes, tally):
             sentences = self.segment(text)
             if sentences and ends and article is None and may_be_whole:
-                self._add_whole(self.layout.draw(piece.name, position), sentences)
+                self._add_whole(self.layout.draw(text_slice.name, position), sentences)
                 continue
             if sentences:
-                article = article or self._begin(piece.name, position)
+                article = article or self._begin(text_slice.name, position)
                 self._add(article, sentences)
             if ends:
                 self._end(article, tally)
                 article = None
 
     def _add_whole(self, draw: tuple[int, int], sentences: str) -> None:
-        """An article of one piece, as most are: the same as _begin, _add and _end, but faster."""
+        """Adds an article of one piece (most are) faster than _begin, _add and _end."""
         held_out = self.layout.holds_out(draw)
         shard = self.layout.place(draw, held_out)
         size = self._buffer(shard, f"{sentences}\n\n", sentences.count("\n") + 1)
@@ -124,7 +114,7 @@ class RunWriter:
         article.num_sentences += num_sentences
 
     def _buffer(self, shard: int, sentences: str, num_sentences: int) -> int:
-        """Keeps text for a shard, or flushes first. Returns its size in bytes."""
+        """Buffers text for a shard, after a flush if the buffer is full. Returns its bytes."""
         if self.num_buffered >= self.buffer_bytes:
             self.flush()
         text = sentences.encode()
@@ -166,7 +156,7 @@ class RunWriter:
                 heappop(self.largest)
 
     def flush(self) -> None:
-        """Writes what is buffered, in the order of the shards and within a shard of the text."""
+        """Writes the buffer, in the order of the shards and within a shard of the text."""
         order = sorted(range(len(self.texts)), key=self.shards.__getitem__)
         self.file.writelines(self.texts[place] for place in order)
         self.index.append(self.num_written)
@@ -178,7 +168,7 @@ class RunWriter:
         self.sizes = _zeros(self.layout.num_shards)
 
     def finish(self) -> None:
-        """Writes the rest and the index."""
+        """Writes the rest of the buffer and the index."""
         self.flush()
         for numbers in (self.index, self.articles, self.sentences):
             self.file.write(numbers.tobytes())
@@ -193,7 +183,7 @@ def _zeros(count: int) -> array:
 
 
 def copy_shard(run: Path, shard: int, file: BinaryIO) -> tuple[int, int, int]:
-    """Appends a shard's groups of a run to a file. Returns their bytes, articles, sentences."""
+    """Appends a shard's groups in a run to a file. Returns (bytes, articles, sentences)."""
     descriptor = os.open(run, os.O_RDONLY)
     try:
         end = os.fstat(descriptor).st_size - 2 * WORD

@@ -1,4 +1,4 @@
-"""Which split and which shard an article belongs to, and how many shards there are."""
+"""Assigns articles to splits and shards, and plans the number of shards."""
 
 import hashlib
 import struct
@@ -8,23 +8,34 @@ from dataset.sources.article_stream import PIECE_BYTES
 from pipeline.errors import StageError
 
 SHARD_BYTES = 32 << 20  # of text in a shard of a large corpus
-MAX_SHARDS = 4096  # of a very large one, whose shards are larger
-MIN_SHARD_BYTES = 256 << 10  # below this, more shards would not pay
-MIN_SHARDS = 16  # as long as they are not too small: work for all cores
-MIN_SECTION_BYTES = 16 << 10  # shorter articles stay whole, however many shards are asked for
-NUM_LARGEST = 10  # articles whose sizes are kept
+MAX_SHARDS = 4096  # of a very large corpus, with larger shards
+MIN_SHARD_BYTES = 256 << 10  # smaller shards do not pay
+MIN_SHARDS = 16  # of at least that size: work for all cores
+MIN_SECTION_BYTES = 16 << 10  # shorter articles stay whole for any number of shards
+NUM_LARGEST = 10  # sizes of articles in a census
 HASH_RANGE = 1 << 64
 TWO_NUMBERS = struct.Struct(">2Q")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where articles go. An article whose draw is below test_draws / 2^64 is held out.
+class ShardSettings:
+    """Keys of DATASET, in lower case; 0 shards: as many as fit the corpus."""
 
-    section_bytes: an article that is longer is spread over shards in sections of this size.
-    test_bytes: of text that should be held out. held_out_draw: an article that is held out, too.
-    first_test_sentence: if the corpus is a single article, its sentences from this one on are
-    held out; 0: articles are held out as a whole.
+    num_train_shards: int
+    num_test_shards: int
+    frac_test: float
+    seed: int
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Split and shards of articles. An article with a draw below test_draws is held out.
+
+    section_bytes: longer articles are spread over shards in sections of this size. test_bytes:
+    wanted size of the held-out text. held_out_draw: draw of another held-out article.
+    first_test_sentence: for a corpus of one article, its sentences from this one on are held out;
+    0: whole articles are held out.
     """
 
     seed: int
@@ -42,29 +53,31 @@ class Layout:
 
     @property
     def piece_bytes(self) -> int:
-        """Most that is read of an article at once."""
+        """Largest part of an article read at once."""
         return min(PIECE_BYTES, self.section_bytes)
 
     def draw(self, name: str, position: int) -> tuple[int, int]:
-        """Two independent uniform integers below 2^64, for the split and for the shard."""
+        """Returns two independent uniform integers below 2^64, for the split and the shard."""
         identity = f"{self.seed}\0{name}\0{position}".encode("utf-8", "surrogateescape")
-        digest = hashlib.blake2b(identity, digest_size=16).digest()
-        return TWO_NUMBERS.unpack(digest)
+        for_split, for_shard = TWO_NUMBERS.unpack(
+            hashlib.blake2b(identity, digest_size=16).digest()
+        )
+        return for_split, for_shard
 
     def holds_out(self, draw: tuple[int, int]) -> bool:
-        """Whether an article, or the first sentences of the only one, are not for training."""
+        """True if an article (or the beginning of the only one) is held out."""
         if self.first_test_sentence:
             return False
         return draw[0] < self.test_draws or draw[0] == self.held_out_draw
 
     def place(self, draw: tuple[int, int], held_out: bool, section: int = 0) -> int:
-        """Number of the shard of an article's section: those for training come first."""
+        """Returns the shard of an article's section; training shards have the first numbers."""
         if held_out:
             return self.num_train_shards + (draw[1] + section) % self.num_test_shards
         return (draw[1] + section) % self.num_train_shards
 
     def shard_names(self) -> list[str]:
-        """File names by number."""
+        """Returns the file names by number."""
         return [
             *(shard_name("train", shard) for shard in range(self.num_train_shards)),
             *(shard_name("test", shard) for shard in range(self.num_test_shards)),
@@ -76,35 +89,33 @@ def shard_name(split: str, shard: int) -> str:
 
 
 def num_shards(num_bytes: float, shard_bytes: float = SHARD_BYTES) -> int:
-    """Shards that fit: of about 32 MB; smaller ones, up to 16, if there is less than 512 MB."""
+    """Returns the default number of shards: of 32 MiB, or up to 16 smaller ones."""
     for_cores = min(MIN_SHARDS, int(num_bytes // MIN_SHARD_BYTES))
     return max(1, for_cores, round(num_bytes / shard_bytes))
 
 
-def plan_layout(
-    num_bytes: int, num_train_shards: int, num_test_shards: int, frac_test: float, seed: int
-) -> Layout:
-    """The layout for a corpus of `num_bytes`; a number of shards of 0 means as many as fit."""
+def plan_layout(num_bytes: int, settings: ShardSettings) -> Layout:
+    """Returns the layout for a corpus of `num_bytes`."""
     shard_bytes = max(SHARD_BYTES, num_bytes / MAX_SHARDS)
-    train_bytes = num_bytes * (1 - frac_test)
-    num_train_shards = num_train_shards or num_shards(train_bytes, shard_bytes)
+    test_bytes = num_bytes * settings.frac_test
+    train_bytes = num_bytes * (1 - settings.frac_test)
+    num_train_shards = settings.num_train_shards or num_shards(train_bytes, shard_bytes)
     return Layout(
-        seed=seed,
-        test_draws=int(frac_test * HASH_RANGE),
+        seed=settings.seed,
+        test_draws=int(settings.frac_test * HASH_RANGE),
         num_train_shards=num_train_shards,
-        num_test_shards=num_test_shards or num_shards(num_bytes * frac_test, shard_bytes),
+        num_test_shards=settings.num_test_shards or num_shards(test_bytes, shard_bytes),
         section_bytes=max(MIN_SECTION_BYTES, int(train_bytes / num_train_shards)),
-        test_bytes=int(num_bytes * frac_test),
+        test_bytes=int(test_bytes),
     )
 
 
 @dataclass(frozen=True)
 class Census:
-    """The articles of a run, or of the corpus, as far as both splits depend on them.
+    """Statistics of the articles of a run or corpus, needed to fill both splits.
 
-    lowest, highest: of the draws for the split. nearest: difference between an article's size and
-    what should be held out, and its draw; of the article where it is least. largest: sizes of the
-    largest articles that are held out, as far as they are held out as a whole.
+    lowest, highest: of the draws for the split. nearest: (distance to the wanted held-out size,
+    draw) of the article closest to it. largest: sizes of the largest articles held out whole.
     """
 
     lowest: int = HASH_RANGE
@@ -117,18 +128,18 @@ class Census:
         return Census(
             min(self.lowest, other.lowest),
             max(self.highest, other.highest),
-            min(tuple(self.nearest), tuple(other.nearest)),
+            min(self.nearest, other.nearest),
             self.num_sentences + other.num_sentences,
             tuple(sorted((*self.largest, *other.largest), reverse=True)[:NUM_LARGEST]),
         )
 
 
 def with_both_splits(layout: Layout, found: Census, dropped: str = "") -> Layout:
-    """The layout, or one that leaves no split empty.
+    """Returns the layout, changed if a split would be empty.
 
-    If no article was drawn for it, the one whose size is nearest to what should be held out is;
-    if all were, all but one; of a single article, its last sentences are held out.
-    Raises StageError, with what was dropped, if there are fewer than two sentences.
+    If no article was drawn, holds out the one closest to the wanted size; if all were, all but one;
+    of a single article, its last sentences. Raises StageError, with the dropped text, for fewer
+    than two sentences.
     """
     if found.num_sentences < 2:
         articles = "no article" if found.highest < 0 else "one article of one sentence"

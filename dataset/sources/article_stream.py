@@ -1,9 +1,8 @@
-"""Articles as pieces of bounded size, and what is done about dirt in them.
+"""Articles as pieces of bounded size, and the cleaning of their characters.
 
-Whatever the format, text arrives as pieces (position, text, whether the article ends): position
-identifies the article within its file, and the pieces of an article follow one another. A piece
-is cut at a line end if there is one, else at white space, else between two characters. The last
-piece of an article may be empty.
+A piece is (position, text, True at the end of the article). The position identifies the article
+within its file, and the pieces of an article are consecutive. A piece is cut at a line end if there
+is one, else at white space, else between two characters. The last piece may be empty.
 """
 
 import re
@@ -14,24 +13,24 @@ from dataclasses import dataclass, field
 
 from dataset.sources.blanks import BLANKS, BYTE_ORDER_MARKS, with_plain_blank_lines
 
-PIECE_BYTES = 1 << 20  # most that a piece holds
+PIECE_BYTES = 1 << 20  # largest piece
 BLOCK_BYTES = 1 << 20  # read at once
-MAX_ROW_BYTES = 16 << 20  # of a line of JSON or CSV, which can only be parsed as a whole
+MAX_ROW_BYTES = 16 << 20  # of a line of JSON or CSV, which is parsed as a whole
 MAX_NOTES = 20
 
 WHITE = BLANKS + b"\n"
-WHITE_RUN = re.compile(rb"[ \t\r\v\f\0\n]*")
+NOT_WHITE = re.compile(rb"[^ \t\r\v\f\0\n]")
 NEVER = re.compile(rb"(?!)")
 SUSPECT_BYTES = b"\0\x1c\x1d\x1e\x1f\xef"  # 0xef begins byte order marks and replacement characters
 DIRT = re.compile("[\0\x1c-\x1f\ufeff\ufffd\ud800-\udfff]")
 RECODE_HINT = "expected UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
 UNDECODABLE, NULS = "undecodable_characters", "nul_characters"
-NULL_ROWS = "null_rows"  # those of tables and of JSON without a text, which are empty articles
+NULL_ROWS = "null_rows"  # of tables and JSON: empty articles
 CLEANING = (
     (re.compile("[\ufffd\ud800-\udfff]"), "", UNDECODABLE),
     (re.compile("\ufeff"), "", BYTE_ORDER_MARKS),
     (re.compile("\0"), " ", NULS),
-    # White space to Python, but not to the tokenizers library, which would glue the words.
+    # White space in Python, but not in the tokenizers library, which would join the words.
     (re.compile("[\x1c-\x1f]"), " ", ""),
 )
 
@@ -42,13 +41,13 @@ RawPiece = tuple[int, bytes, bool]
 
 
 def counted(number: int, names: str) -> str:
-    """`1 malformed row` or `1,200 malformed rows`, of `malformed rows`."""
+    """Returns `1 malformed row` or `1,200 malformed rows`, for the names `malformed rows`."""
     return f"{number:,} {names if number != 1 else _PLURAL_END.sub('', names, count=1)}"
 
 
 @dataclass
 class Tally:
-    """What was dropped or cut: how often, and the first places by name."""
+    """Counts of dropped or repaired text, and the first places."""
 
     counts: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -59,13 +58,13 @@ class Tally:
             self.notes.append(place)
 
     def __str__(self) -> str:
-        """In a line: `12 malformed rows, the first: a.jsonl: ...`; nothing if nothing was."""
+        """Returns a line like `12 malformed rows, the first: a.jsonl: ...`, or an empty string."""
         counts = ", ".join(counted(n, name.replace("_", " ")) for name, n in self.counts.items())
         return f"{counts}, the first: {self.notes[0]}" if self.notes else counts
 
     @contextmanager
     def of_file(self, path: str) -> Iterator[None]:
-        """Names the file that is read in the `with` block if not all of it could be decoded."""
+        """Notes the file read in the `with` block if some of it could not be decoded."""
         before = self.counts[UNDECODABLE]
         yield
         number = self.counts[UNDECODABLE] - before
@@ -77,7 +76,7 @@ class Tally:
 
 
 def clean_text(raw: bytes, tally: Tally) -> str:
-    """Decodes UTF-8. Counts what has to be removed."""
+    """Decodes UTF-8 and cleans it, counting removed characters."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:
@@ -88,8 +87,7 @@ def clean_text(raw: bytes, tally: Tally) -> str:
 
 
 def clean_characters(text: str, tally: Tally) -> str:
-    """The text without undecodable characters and byte order marks; control characters that
-    separate words become spaces."""
+    """Removes undecodable characters and byte order marks; control characters become spaces."""
     if not DIRT.search(text):
         return text
     for pattern, substitute, count in CLEANING:
@@ -105,11 +103,10 @@ def clean_characters(text: str, tally: Tally) -> str:
 def iter_raw_pieces(
     blocks: Iterable[bytes], position: int, separator: re.Pattern[bytes], limit: int
 ) -> Iterator[RawPiece]:
-    """Yields the pieces, of at most `limit` bytes, of what stands between separators.
+    """Yields the articles between separators, in pieces of at most `limit` bytes.
 
-    position: of the first block in its file. What is just white space, or characters that show
-    nothing, is no article. Memory is bounded by `limit` and the size of a block, and the pieces do
-    not depend on how the stream falls into blocks.
+    position: of the first block in its file. Blank text is not an article. Memory is bounded by
+    `limit` and the size of a block. The pieces do not depend on the borders of blocks.
     """
     return counted_raw_pieces(blocks, position, separator, limit, Tally())
 
@@ -121,13 +118,13 @@ def counted_raw_pieces(
     limit: int,
     tally: Tally,
 ) -> Iterator[RawPiece]:
-    """As iter_raw_pieces; counts NULs and byte order marks that are dropped around pieces."""
+    """Does the same as iter_raw_pieces, and counts the NULs and byte order marks between pieces."""
     stream, num_dropped = _ArticleStream(position, separator, limit), 0
 
     def read() -> Iterator[bytes]:
         nonlocal num_dropped
         for block in blocks:
-            num_dropped += num_nuls(block)
+            num_dropped += _num_nuls(block)
             yield block
 
     def pieces() -> Iterator[RawPiece]:
@@ -136,23 +133,23 @@ def counted_raw_pieces(
         yield from stream.finish()
 
     for piece in pieces():
-        num_dropped -= num_nuls(piece[1])
+        num_dropped -= _num_nuls(piece[1])
         yield piece
     if num_dropped:
         tally.counts[NULS] += num_dropped
 
 
-def num_nuls(raw: bytes) -> int:
-    return raw.count(0) if b"\0" in raw else 0  # to find none is ten times faster than to count
+def _num_nuls(raw: bytes) -> int:
+    return raw.count(0) if b"\0" in raw else 0  # `in` is ten times faster than counting none
 
 
 class _ArticleStream:
     def __init__(self, position: int, separator: re.Pattern[bytes], limit: int):
         self.separator, self.limit = separator, limit
-        self.end = position  # of what was fed, in the file
-        self.rest = b""  # of what was fed, not yet yielded
-        self.begin = -1  # of the article that `rest` belongs to, if it has begun
-        self.blank_run = 0  # length of the white space without line end at the end of `rest`
+        self.end = position  # in the file, of the last block
+        self.rest = b""  # read, but not yielded yet
+        self.begin = -1  # position of the unfinished article, if there is one
+        self.blank_run = 0  # length of the blanks at the end of `rest`
 
     def feed(self, block: bytes) -> Iterator[RawPiece]:
         self.end += len(block)
@@ -178,7 +175,7 @@ class _ArticleStream:
         yield from self._finished(self.rest, self.end - len(self.rest))
 
     def _finished(self, raw: bytes, position: int) -> Iterator[RawPiece]:
-        """Yields the (remaining) pieces of an article that ends here."""
+        """Yields the last pieces of an article."""
         text = raw.lstrip(WHITE)
         if self.begin < 0:
             if not text:
@@ -191,7 +188,7 @@ class _ArticleStream:
         self.begin = -1
 
     def _without_endless_blanks(self, block: bytes) -> bytes:
-        """Shortens runs of blanks (of NULs, say) that are longer than a block to that length."""
+        """Shortens runs of blanks (NULs, say) to the length of a block."""
         inside = block.lstrip(BLANKS)
         num_leading = len(block) - len(inside)
         excess = max(0, self.blank_run + num_leading - BLOCK_BYTES)
@@ -203,22 +200,24 @@ class _ArticleStream:
 
 
 def split_off(raw: bytes, limit: int) -> tuple[list[bytes], bytes]:
-    """Pieces of at most `limit` bytes from the front, and the rest, no longer than that.
+    """Cuts `raw` into (pieces of at most `limit` bytes, rest of at most that size).
 
-    White space at the very end does not count, as text may or may not follow it.
+    White space at the very end does not count, as text may or may not follow.
     """
     if len(raw) <= limit:
         return [], raw
-    pieces, start, end = [], 0, len(raw.rstrip(WHITE))
+    pieces: list[bytes] = []
+    start, end = 0, len(raw.rstrip(WHITE))
     while end - start > limit:
         cut = find_cut(raw, start, start + limit)
         pieces.append(raw[start:cut])
-        start = WHITE_RUN.match(raw, cut).end()
+        text = NOT_WHITE.search(raw, cut)
+        start = text.start() if text else end
     return pieces, raw[start:]
 
 
 def find_cut(raw: bytes, start: int, stop: int) -> int:
-    """The best place in (start, stop] to cut; `stop` must lie within `raw`."""
+    """Returns the best place in (start, stop] to cut; `stop` must lie within `raw`."""
     for marks in ((b"\n",), (b" ", b"\t")):
         cut = max(raw.rfind(mark, start, stop) for mark in marks) + 1
         if cut > start:
@@ -233,7 +232,7 @@ def find_cut(raw: bytes, start: int, stop: int) -> int:
 
 
 def row_pieces(position: int, text: str, limit: int, tally: Tally) -> Iterator[Piece]:
-    """The pieces of an article that is in memory already."""
+    """Yields the pieces of an article held in memory."""
     text = clean_characters(text, tally)
     if len(text) * 4 <= limit:  # no character takes more than 4 bytes
         yield position, text, True
@@ -244,7 +243,7 @@ def row_pieces(position: int, text: str, limit: int, tally: Tally) -> Iterator[P
 def raw_row_pieces(
     position: int, blocks: Iterable[bytes], limit: int, tally: Tally
 ) -> Iterator[Piece]:
-    """The pieces of an article that comes as blocks of UTF-8; at least one piece."""
+    """Yields the pieces, at least one, of an article given as blocks of UTF-8."""
     ended = False
     for _, piece, ended in counted_raw_pieces(blocks, 0, NEVER, limit, tally):
         yield position, clean_text(piece, tally), ended

@@ -1,14 +1,14 @@
-"""Characters that show nothing. A line of only these is a blank line, as one of spaces is."""
+"""Blanks: characters that show nothing. A line of only these is a blank line."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-BLANKS = b" \t\r\v\f\0"  # of one byte; all that the readers of bytes have to know
+BLANKS = b" \t\r\v\f\0"  # of one byte; readers of bytes know no others
 BYTE_ORDER_MARKS = "byte_order_marks"  # in counts
-MAX_HELD_BYTES = 1 << 20  # of a line in which just blanks have been seen
-# White space, and what Unicode calls Default_Ignorable_Code_Point up to U+FFFF; there are more of
-# these above, like tags, but none that text editors or web pages leave in blank lines.
+MAX_HELD_BYTES = 1 << 20  # of a line that is blank so far
+# White space, and Unicode's Default_Ignorable_Code_Point up to U+FFFF. Those above, like tags, do
+# not occur in the blank lines of text editors or web pages.
 OTHER_BLANKS = (
     "\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
     "\u200a\u2028\u2029\u202f\u205f\u3000"  # white space
@@ -22,7 +22,7 @@ OTHER_BLANKS = (
 )
 _ALL_BLANKS = BLANKS.decode() + "\n" + OTHER_BLANKS
 _PLAIN, _OTHER = (re.escape(bytes(sorted(set(chars)))) for chars in (BLANKS, OTHER_BLANKS.encode()))
-# Lines of bytes that blanks consist of, not just of plain ones. Few are none of blanks.
+# Lines of bytes that occur in blanks, with at least one that is not plain. Most are blank.
 _SUSPECT_LINE = re.compile(rb"\n[%s]*[%s][%s%s]*(?=\n)" % (_PLAIN, _OTHER, _PLAIN, _OTHER))
 _SUSPECT = re.compile(rb"[%s%s]*" % (_PLAIN, _OTHER))
 _TO_SPACES = bytes(byte if byte in BLANKS + b"\n" else ord(" ") for byte in range(256))
@@ -33,12 +33,12 @@ def is_blank(text: str) -> bool:
 
 
 def with_plain_blank_lines(blocks: Iterable[bytes], counts: Counter) -> Iterator[bytes]:
-    """The same bytes, but in blank lines all blanks of other kinds become spaces.
+    """Yields the same bytes with spaces for all other blanks in blank lines.
 
-    As many spaces as bytes, so that positions stay what they are. Counts the byte order marks
-    among them. The stream may begin within a line, whose rest counts as a line.
+    A blank becomes as many spaces as it has bytes, which keeps positions. Counts the byte order
+    marks among them. If the stream begins within a line, the rest of it counts as a line.
     """
-    held, begins_line = b"", True  # held: not yielded yet, part of a line that may be blank
+    held, begins_line = b"", True  # held: part of a line that may be blank, not yielded yet
     for block in blocks:
         front = b"\n" if begins_line else b""
         lines = front + held + block
@@ -66,7 +66,7 @@ def _plain_lines(lines: bytes, counts: Counter) -> bytes:
 
 
 def _plain(raw: bytes, counts: Counter) -> bytes:
-    """Spaces in place of blanks, if there is nothing else."""
+    """Replaces blanks with spaces if `raw` holds nothing else."""
     try:
         text = raw.decode()
     except UnicodeDecodeError:

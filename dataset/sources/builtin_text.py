@@ -1,8 +1,8 @@
-"""`builtin:python-docs`: English prose out of the documentation that ships with Python.
+"""`builtin:python-docs`: English prose from the documentation shipped with Python.
 
 The language reference (pydoc's topics), and the docstrings and longer comments of the standard
-library, found by reading its sources, not by importing it. Code, tables and markup are left out.
-The text depends on nothing but the Python version and how completely it is installed.
+library, whose sources are parsed, not imported. Code, tables and markup are left out. The text
+depends only on the Python version and the installed modules.
 """
 
 import ast
@@ -17,7 +17,7 @@ from pipeline.store.atomic_files import write_text
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 MIN_WORDS = 6
 MIN_PROSE_SHARE = 0.9  # of letters, spaces and ordinary punctuation in a paragraph
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 MARKUP = [
     (re.compile(r":[a-zA-Z:+-]+:`~?!?([^`<]+)(?:<[^`]*>)?`"), r"\1"),  # :func:`name`
@@ -30,7 +30,7 @@ NOT_PROSE = re.compile(r"^(\.\. |>>>|\.\.\. |[=~^*#+|-]{3}|:\w+)|::=|>>>| = |\| 
 
 
 def write_python_docs(folder: Path) -> Path:
-    """Writes the text into `folder` unless it is there, articles separated by blank lines."""
+    """Writes the text into `folder` unless it exists, articles separated by blank lines."""
     path = folder / "python-docs.txt"
     if not path.exists():
         write_text(path, "\n\n".join(iter_python_docs()) + "\n")
@@ -50,33 +50,33 @@ def iter_python_docs() -> Iterator[str]:
 
 
 def as_article(paragraphs: Iterable[str]) -> list[str]:
-    """The paragraphs without repetitions, as one article or none."""
+    """Joins the paragraphs, without repetitions, to one article or none."""
     distinct = list(dict.fromkeys(paragraphs))
     return ["\n".join(distinct)] if distinct else []
 
 
 def module_paragraphs(source: bytes) -> Iterator[str]:
-    """Prose of a module's docstrings, then of its comments. Nothing if it does not parse."""
+    """Yields prose from a module's docstrings and comments; nothing on a syntax error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in old modules
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return
-    for node in iter_documented(tree):
-        yield from prose_paragraphs(ast.get_docstring(node) or "")
+    for docstring in iter_docstrings(tree):
+        yield from prose_paragraphs(docstring)
     for comment in iter_comments(source.decode("utf-8", errors="ignore")):
         yield from prose_paragraphs(comment)
 
 
-def iter_documented(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields what may have a docstring, in the order of the source."""
+def iter_docstrings(node: ast.AST) -> Iterator[str]:
+    """Yields all docstrings in a tree, in the order of the source."""
     if isinstance(node, DOCUMENTED):
-        yield node
+        yield ast.get_docstring(node) or ""
     for block in ("body", "orelse", "handlers", "finalbody"):
         statements = getattr(node, block, ())
         for statement in statements if isinstance(statements, list) else ():
-            yield from iter_documented(statement)
+            yield from iter_docstrings(statement)
 
 
 def iter_comments(source: str) -> Iterator[str]:
@@ -86,7 +86,7 @@ def iter_comments(source: str) -> Iterator[str]:
 
 
 def prose_paragraphs(text: str) -> Iterator[str]:
-    """Yields the paragraphs of a reStructuredText that are sentences, each as one line."""
+    """Yields the paragraphs of sentences in a reStructuredText, each as one line."""
     for block in re.split(r"\n\s*\n", text):
         lines = block.splitlines()
         if not lines or lines[0].startswith("    ") or any(NOT_PROSE.search(x) for x in lines):

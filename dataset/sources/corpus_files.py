@@ -1,4 +1,4 @@
-"""Files of a corpus: which of them hold text, in what format, and how they are opened."""
+"""Files of a corpus: formats by name, listing of folders, opening of compressed files."""
 
 import os
 import re
@@ -7,12 +7,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 from dataset.sources.article_stream import BLOCK_BYTES
-from dataset.sources.saved_datasets import DEFAULT_SPLIT, INFO, SPLITS, STATE, data_files, splits_in
+from dataset.sources.saved_datasets import (
+    DEFAULT_SPLIT,
+    INFO,
+    SPLITS,
+    STATE,
+    data_files,
+    read_small_json,
+    splits_in,
+)
 from pipeline.errors import StageError
-from pipeline.store.record_files import MANIFEST, STARTED, read_json
+from pipeline.store.record_files import MANIFEST, STARTED
 from pipeline.user_files.file_checks import (
     has_bare_carriage_returns,
     problem_with_encoding,
@@ -29,15 +37,14 @@ FORMATS = {
     ".arrow": "arrow",
 }
 COMPRESSIONS = (".gz", ".bz2", ".zst")
-COMPRESSION_FACTOR = 3  # of text, roughly; sizes that are planned with must not need a look inside
+COMPRESSION_FACTOR = 3  # of text, roughly: planning must not decompress files
 WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+")
 DOC_TAG = b"<doc "
 TEXT_STAGES = ("process_data", "merge_shards", "shard_data")
 DIGESTS = "digests.json"
-# In folders with text: files, and the folders of records and of unfinished work.
+# Files and folders of records and unfinished work, in folders of text made by this program.
 OWN_NAMES = {STARTED, MANIFEST, DIGESTS, "shards.json", "records", "runs", "sources"}
-MAX_RECORD_BYTES = 64 << 20  # a larger manifest.json is a text of the user's
-HEAD_BYTES = 64 << 10  # looked at before a file is read
+HEAD_BYTES = 64 << 10  # checked before a file is read
 EXPECTED = (
     ".txt, .jsonl, .csv, .tsv or .parquet files, or what WikiExtractor or Dataset.save_to_disk "
     "writes"
@@ -45,9 +52,9 @@ EXPECTED = (
 
 
 def format_of(path: str) -> str:
-    """txt | json | csv | tsv | parquet | arrow | wiki (of WikiExtractor), or an empty string.
+    """Returns txt, json, csv, tsv, parquet, arrow, wiki (WikiExtractor), or an empty string.
 
-    By the name alone, but for files without suffix, which have to begin with `<doc `.
+    Depends on the name alone, except for files without suffix, which must begin with `<doc `.
     """
     stem, suffix = os.path.splitext(os.path.basename(path).lower())
     if suffix in COMPRESSIONS:
@@ -66,7 +73,7 @@ def is_compressed(path: str) -> bool:
 
 
 def text_size(path: str) -> int:
-    """Size of the content in bytes; of compressed files a guess."""
+    """Returns the size of the content in bytes, estimated for compressed files."""
     return os.path.getsize(path) * (COMPRESSION_FACTOR if is_compressed(path) else 1)
 
 
@@ -78,11 +85,10 @@ def _begins_with_tag(path: str) -> bool:
 
 
 def list_files(path: Path) -> tuple[list[Path], list[Path]]:
-    """(files with text, other files) below a folder, each sorted by its name.
+    """Returns (files with text, other files) below a folder or of a single file, sorted by name.
 
-    Hidden files and folders and what this program keeps for itself are passed over; what is no
-    file, like a broken link, counts with the others. A file stands for itself. Of a saved
-    DatasetDict the split `train` is listed; the others count with the other files.
+    Skips hidden files and folders and this program's own. Other files include broken links and the
+    like, and the splits of a saved DatasetDict except `train`.
     """
     if not path.is_dir():
         return ([path], []) if path.is_file() and format_of(str(path)) else ([], [path])
@@ -96,7 +102,7 @@ def list_files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _iter_files(top: str) -> Iterator[tuple[str, bool]]:
-    """Yields (path, whether it is a file that can be read) of all but folders."""
+    """Yields (path, True for a readable file) of everything except folders."""
     visited = set()
     folders = [top]
     while folders:
@@ -104,15 +110,15 @@ def _iter_files(top: str) -> Iterator[tuple[str, bool]]:
         try:
             state = os.stat(folder)
             entries = sorted(os.scandir(folder), key=attrgetter("name"))
-        except OSError:  # it may not be looked into, or has just gone
+        except OSError:  # no permission, or just deleted
             yield folder, False
             continue
-        if (state.st_dev, state.st_ino) in visited:  # links may run in circles
+        if (state.st_dev, state.st_ino) in visited:  # links can form cycles
             continue
         visited.add((state.st_dev, state.st_ino))
         shown = [entry for entry in entries if not entry.name.startswith(".")]
-        kinds = {entry.name: kind_of(entry) for entry in shown}
-        own = own_names(folder, kinds)
+        kinds = {entry.name: _kind_of(entry) for entry in shown}
+        own = _own_names(folder, kinds)
         found = [(entry.path, kinds[entry.name]) for entry in shown if entry.name not in own]
         found = _of_saved_datasets(folder, kinds, found)
         folders += [path for path, kind in reversed(found) if kind == "folder"]
@@ -122,7 +128,7 @@ def _iter_files(top: str) -> Iterator[tuple[str, bool]]:
 def _of_saved_datasets(
     folder: str, kinds: Mapping[str, str], found: list[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """Without Arrow files that no saved dataset names (`other`), records and other splits."""
+    """Drops a saved dataset's records; turns unnamed Arrow files and other splits into `other`."""
     has_info = kinds.get(INFO) == "file" and kinds.get(STATE) == "file"
     files = data_files(folder) if has_info else None
     splits = splits_in(folder) if kinds.get(SPLITS) == "file" else None
@@ -137,49 +143,38 @@ def _of_saved_datasets(
     return kept
 
 
-def kind_of(entry: os.DirEntry) -> str:
-    """folder | file | other, like a broken link or a pipe."""
+def _kind_of(entry: os.DirEntry) -> str:
+    """Returns folder, file or other (a broken link, a pipe)."""
     with suppress(OSError):  # a link to itself
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
     return "other"
 
 
-def own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
-    """Those of the names in a folder that are this program's and no text of the user's.
+def _own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
+    """Returns this program's own names in a folder, without the user's text.
 
-    Of a folder that a stage made: all, unless the stage makes text for the user; then the records.
-    kinds: see `kind_of`, by name.
+    In the folder of a stage these are all names; if the stage makes text, only the records.
+    kinds: by name, see `_kind_of`.
     """
-    names = [name for name in (STARTED, MANIFEST) if kinds.get(name) == "file"]
-    records = (record_in(Path(folder, name)) for name in names)
-    record = next(filter(is_record, records), None)
-    if record is None:
-        return {DIGESTS} & kinds.keys()
-    return OWN_NAMES if makes_text(record) else set(kinds)
+    for name in (STARTED, MANIFEST):
+        record = read_small_json(Path(folder, name)) if kinds.get(name) == "file" else {}
+        if {"fingerprint", "inputs"} <= record.keys():
+            return OWN_NAMES if _makes_text(record) else set(kinds)
+    return {DIGESTS}
 
 
-def record_in(path: Path) -> Any:
-    """The JSON of a file that may be a record; None of one that cannot be."""
-    try:
-        return read_json(path) if path.stat().st_size <= MAX_RECORD_BYTES else None
-    except OSError:
-        return None
+def _makes_text(record: Mapping[str, Any]) -> bool:
+    """True for the record of a text-making stage.
 
-
-def is_record(content: Any) -> bool:
-    """Whether this is what `Artifact` writes into the folders that it owns."""
-    return isinstance(content, dict) and {"fingerprint", "inputs"} <= content.keys()
-
-
-def makes_text(record: dict) -> bool:
-    """Of records without a stage (older ones): those of text have neither keys nor a tokenizer."""
+    Records of older versions lack the stage; those of text have no config keys and no tokenizer.
+    """
     if "stage" in record:
         return record["stage"] in TEXT_STAGES
     return not any("." in name or name == "tokenizer" for name in record["inputs"])
 
 
 def relative_name(path: Path, folder: Path) -> str:
-    """The name of a file within its source; `folder` may be the file itself."""
+    """Returns the name of a file within its source; `folder` may be the file itself."""
     if path == folder:
         return path.name
     return str(path)[len(str(folder)) :].lstrip(os.sep)
@@ -189,11 +184,10 @@ def relative_name(path: Path, folder: Path) -> str:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
+def opened(path: str) -> Iterator[IO[bytes]]:
     """Opens a file for reading its decompressed bytes.
 
-    Raises StageError, naming the file, if it is none (a pipe, say), cannot be read, is damaged or
-    cut off.
+    Raises StageError, naming the file, if it is not a file (a pipe, say), unreadable or damaged.
     """
     if problem := problem_with_file(path):
         raise StageError(f"{path}: {problem}")
@@ -201,17 +195,17 @@ def opened(path: str) -> Iterator[BinaryIO]:
         with _open(path) as file:
             yield file
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "cut off"
+        reason = (str(error).strip() or "cut off").splitlines()[0]
         cause = "damaged or cut off" if is_compressed(path) else "cannot be read"
         raise StageError(f"{path}: {cause} ({reason})") from error
 
 
-def _open(path: str) -> BinaryIO:
+def _open(path: str) -> IO[bytes]:
     suffix = os.path.splitext(path.lower())[1]
     if suffix == ".gz":
         import gzip
 
-        return gzip.open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if suffix == ".bz2":
         import bz2
 
@@ -219,7 +213,7 @@ def _open(path: str) -> BinaryIO:
     if suffix == ".zst":
         import pyarrow
 
-        # As bytes, for names that are not UTF-8.
+        # pyarrow takes names that are not UTF-8 only as bytes.
         return pyarrow.input_stream(pyarrow.OSFile(os.fsencode(path)), compression="zstd")
     return open(path, "rb")
 
@@ -237,11 +231,11 @@ def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[b
             yield block
             left -= len(block) if end is not None else 0
     if end is not None and left > 0:
-        raise StageError(f"{path}: has become shorter than it was when this stage began")
+        raise StageError(f"{path}: has become shorter since this stage began")
 
 
 def read_head(path: str, num_bytes: int = BLOCK_BYTES) -> bytes:
-    """The first bytes of a decompressed file, without a byte order mark.
+    """Returns the first bytes of a decompressed file, without a byte order mark.
 
     Raises StageError if the text is UTF-16 or UTF-32.
     """
@@ -253,7 +247,7 @@ def read_head(path: str, num_bytes: int = BLOCK_BYTES) -> bytes:
 
 
 def checked_head(path: str) -> bytes:
-    """The first bytes of a text. Raises StageError if lines end with CR alone, or as read_head."""
+    """Returns the first bytes of a text. Raises StageError as read_head, and for CR line ends."""
     head = read_head(path, HEAD_BYTES)
     if has_bare_carriage_returns(head):
         raise StageError(f"{path}: lines end with CR alone, expected LF or CRLF")

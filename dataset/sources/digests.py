@@ -1,6 +1,6 @@
-"""Digests of the files that a dataset is made of, remembered so that they are not read twice.
+"""Digests of a dataset's input files, stored between runs.
 
-The memory is a sealed record that only the stage writes; planning reads it and never writes.
+The store is a sealed record, read by planning and written by the stage.
 """
 
 import os
@@ -18,9 +18,9 @@ def digest_store(root: Path) -> Path:
 
 
 class FileDigests:
-    """Digest by absolute path, valid as long as size and time of change stay the same.
+    """Digests by absolute path, valid while a file's size and modification time stay the same.
 
-    Lists the files of each source once: one of these is made for each planning.
+    Each planning makes one, and lists the files of each source once.
     """
 
     def __init__(self, store: Path):
@@ -35,7 +35,7 @@ class FileDigests:
         return self.listed[source]
 
     def size_of(self, path: Path) -> int:
-        """In bytes, as it was when the digest was asked for."""
+        """Returns the size in bytes, at the time of the digest if there is one."""
         known = self.known.get(os.path.abspath(path))
         return known[0] if known else path.stat().st_size
 
@@ -53,12 +53,12 @@ class FileDigests:
 
 
 def digest_of_files(files: list[Path], folder: Path, digests: FileDigests) -> str:
-    """Of the content of files and their names relative to a folder."""
+    """Returns a digest of the files' contents and their names relative to a folder."""
     return fingerprint({relative_name(path, folder): digests.of(path) for path in files})[:32]
 
 
 def identity_of(source: Source, digests: FileDigests) -> list[str]:
-    """What a source's text depends on: file contents, or the names of what is not a file."""
+    """Returns everything a source's text depends on: file contents, or names on the Hub."""
     if source.kind == "python-docs":
         import platform
 
@@ -68,8 +68,5 @@ def identity_of(source: Source, digests: FileDigests) -> list[str]:
         how += [source.subset, source.split, "streamed" if source.streaming else "converted"]
     if source.kind == "hub":
         return [source.kind, source.name, *how]
-    return [
-        source.kind,
-        digest_of_files(digests.files_of(source), Path(source.name), digests),
-        *how,
-    ]
+    content = digest_of_files(digests.files_of(source), Path(source.name), digests)
+    return [source.kind, content, *how]

@@ -1,48 +1,41 @@
-"""Articles out of Hub datasets, and out of local folders that stand in their place.
+"""Articles from Hub datasets, and from local folders in their place. A row is an article.
 
-Parquet files, which nearly all Hub datasets consist of, are downloaded, or left where they are to
-be streamed, and read by tables.ParquetSlice within bounded memory. `datasets` converts anything
-else to Arrow files, which workers then map into memory, or streams it. A row is an article. What a
-Hub dataset consists of, and of which commit, is looked up in pipeline/hub/hub_datasets.py.
+Parquet files (nearly all Hub datasets) are downloaded or streamed, and read within bounded memory
+(parquet_files.py). Other formats are converted to Arrow files (arrow_files.py) or streamed by
+`datasets`. The files of a Hub dataset are looked up in pipeline/hub/dataset_files.py.
 """
 
 import logging
-import mmap
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dataset.sources.arrow_files import ArrowSlice, arrow_pieces, check_column, cut_arrow_file
 from dataset.sources.article_stream import Piece, Tally
 from dataset.sources.corpus_files import list_files, text_size
-from dataset.sources.parquet_files import (
-    ParquetSlice,
-    arrow_pieces,
-    check_column,
-    cut_parquet_file,
-    first_line,
-    open_parquet_file,
-)
+from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file, open_parquet_file
 from pipeline.errors import StageError
-from pipeline.hub.hub_datasets import HubTables, check_split, is_parquet, library, look_up
-from pipeline.hub.repository import SHOWN_COMMIT, Repository, bound_requests, is_offline, not_cached
+from pipeline.hub.dataset_files import HubTables, check_split, is_parquet, library, look_up
+from pipeline.hub.repository import SHOWN_COMMIT, Repository, not_cached
+from pipeline.hub.requests import bound_requests, is_offline
 from pipeline.store.disk import size_in_words
-from pipeline.user_files.file_checks import problem_with_file
 
-STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow
-STREAM_BYTES = 256 << 20  # taken for the text of a streamed shard whose size is not known
+STREAM_BYTES = 256 << 20  # assumed for a streamed shard of unknown size
 STREAM_ROWS = 64  # fetched at once
-MAPPED_BYTES = 16 << 20  # of text, after which mapped pages are given back
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """name, subset: as configured. split and column: of the text. cache: where it is converted.
-    commit: of a Hub dataset, "" for the present one."""
+    """A split of a dataset.
+
+    name, subset: as configured. column: of the text. cache: folder for converted files. commit: of
+    a Hub dataset, "" for the latest.
+    """
 
     name: str
     subset: str
@@ -62,7 +55,7 @@ class HubDataset:
         return present_name(self.name, self.subset)
 
     def place(self) -> dict[str, str | None]:
-        """What `datasets` finds it by."""
+        """Returns the arguments for finding it with `datasets`."""
         name, subset = self.home
         return {
             "path": name,
@@ -73,12 +66,11 @@ class HubDataset:
 
     @property
     def label(self) -> str:
-        """As the user finds it on the Hub."""
         return f"dataset [{', '.join((*self.home, self.split))}]"
 
 
 def present_name(name: str, subset: str) -> tuple[str, str]:
-    """The present home of the classic datasets, whose loading scripts `datasets` refuses."""
+    """Returns the current (name, subset); the classic datasets moved to homes without scripts."""
     if name == "wikipedia":
         language = subset.rpartition(".")[2] or "en"
         return "wikimedia/wikipedia", f"20231101.{language}"
@@ -88,16 +80,16 @@ def present_name(name: str, subset: str) -> tuple[str, str]:
 
 
 def load(dataset: HubDataset, streaming: bool) -> Any:
-    """Raises StageError, with the first line of the reason, if it cannot be loaded."""
+    """Loads a split with `datasets`. Raises StageError, with the reason in a line, on failure."""
     datasets = library()
-    datasets.config.TORCH_AVAILABLE = False  # or streams import torch: seconds, and 200 MB
+    datasets.config.TORCH_AVAILABLE = False  # otherwise streams import torch: seconds and 200 MB
     bound_requests()
     with readable(dataset):
         return datasets.load_dataset(**dataset.place(), split=dataset.split, streaming=streaming)
 
 
-def parquet_files(dataset: HubDataset) -> list[str]:
-    """Paths if the split of a local folder is whole Parquet files; else none."""
+def local_parquet_paths(dataset: HubDataset) -> list[str]:
+    """Returns the paths of a local split if all of them are Parquet files; else none."""
     with readable(dataset):
         builder = library().load_dataset_builder(**dataset.place())
         check_places(dataset, builder.config.data_files or {})
@@ -107,9 +99,9 @@ def parquet_files(dataset: HubDataset) -> list[str]:
 
 
 def check_places(dataset: HubDataset, files_by_split: Mapping[str, Iterable[str]]) -> None:
-    """Raises StageError if a local folder's README.md names files that lie outside the folder.
+    """Raises StageError if a local folder's README.md names files outside the folder.
 
-    Who has written it may have meant the reader's own files, or an address.
+    A downloaded README.md could otherwise read private files or fetch an address.
     """
     folder = os.path.realpath(dataset.name)
     for file in (str(file) for files in files_by_split.values() for file in files):
@@ -119,10 +111,7 @@ def check_places(dataset: HubDataset, files_by_split: Mapping[str, Iterable[str]
 
 @contextmanager
 def readable(dataset: HubDataset) -> Iterator[None]:
-    """Turns what can go wrong with a dataset into a StageError with its first line.
-
-    `datasets` has many readers, each with errors of its own: a KeyError is one for what it reads.
-    """
+    """Turns any error of `datasets` into a StageError; its readers raise many kinds."""
     logger, last = logging.getLogger("datasets"), LastError()
     logger.addHandler(last)
     try:
@@ -137,7 +126,7 @@ def readable(dataset: HubDataset) -> Iterator[None]:
 
 
 class LastError(logging.Handler):
-    """The line in which `datasets` names the file that it cannot read: its exceptions do not."""
+    """Keeps the last line logged by `datasets`: it names the unreadable file."""
 
     def __init__(self):
         super().__init__(logging.ERROR)
@@ -149,11 +138,9 @@ class LastError(logging.Handler):
 
 
 def reason_of(error: BaseException) -> str:
-    """First line of the message; of a failed conversion that of its cause, which names the row."""
-    import datasets
-
-    if isinstance(error, datasets.exceptions.DatasetGenerationError):
-        while error.__cause__:
+    """Returns the first line of the message; for a failed conversion that of its first cause."""
+    if isinstance(error, library().exceptions.DatasetGenerationError):
+        while error.__cause__:  # it names the row
             error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else f"no reason given ({type(error).__name__})"
@@ -161,10 +148,10 @@ def reason_of(error: BaseException) -> str:
 
 def open_dataset(
     dataset: HubDataset, prefix: str, streaming: bool, slice_bytes: int, say: Callable[[str], None]
-) -> list["ParquetSlice | ArrowSlice | StreamSlice"]:
-    """All slices of a dataset. prefix: begins their names.
+) -> "Sequence[ParquetSlice | ArrowSlice | StreamSlice]":
+    """Returns all slices of a dataset; their names begin with `prefix`.
 
-    Raises StageError if it cannot be loaded or has no such split or column of text.
+    Raises StageError if it cannot be loaded or lacks the split or the column of text.
     """
     if dataset.home != (dataset.name, dataset.subset):
         given, home = (f"[{', '.join(x)}]" for x in ((dataset.name, dataset.subset), dataset.home))
@@ -173,28 +160,27 @@ def open_dataset(
     streaming = streaming and (dataset.is_local or not is_offline())
     if tables:
         dataset = replace(dataset, commit=tables.commit)
-        say(f"{dataset.label}: {described(tables, dataset.split)}")
-    if files := hub_files(dataset, tables, streaming):
-        return [
-            piece
-            for number, file in enumerate(files)
-            for piece in cut_parquet_file(file, f"{prefix}/{number}", dataset.column, slice_bytes)
-        ]
-    if streaming:
+        size = ""
+        if files := tables.files.get(dataset.split):
+            size = f", {len(files):,} files, {size_in_words(tables.num_bytes(dataset.split))}"
+        say(f"{dataset.label}: commit {tables.commit[:SHOWN_COMMIT]}{size}")
+    paths = parquet_paths(dataset, tables, streaming)
+    cut: Callable[..., Sequence[ParquetSlice | ArrowSlice]] = cut_parquet_file
+    if streaming and not paths:
         return stream_slices(dataset, load(dataset, streaming), prefix)
-    loaded = only_rows_of_split(dataset, load_converted(dataset, tables))
-    check_column(dataset.label, dataset.column, loaded.features.arrow_schema)
+    if not paths:
+        loaded = only_rows_of_split(dataset, load_converted(dataset, tables))
+        check_column(dataset.label, dataset.column, loaded.features.arrow_schema)
+        paths, cut = [file["filename"] for file in loaded.cache_files], cut_arrow_file
     return [
-        piece
-        for number, file in enumerate(loaded.cache_files)
-        for piece in cut_arrow_file(
-            file["filename"], f"{prefix}/{number}", dataset.column, slice_bytes
-        )
+        text_slice
+        for number, path in enumerate(paths)
+        for text_slice in cut(path, f"{prefix}/{number}", dataset.column, slice_bytes)
     ]
 
 
 def find_tables(dataset: HubDataset) -> HubTables | None:
-    """What a Hub dataset consists of. Raises StageError if it has no such subset or split."""
+    """Looks a dataset's files up. Raises StageError if it lacks the subset or the split."""
     name, subset = dataset.home
     subset = "" if subset == "default" else subset
     tables = look_up(name, subset, Path(dataset.cache), dataset.commit)
@@ -204,7 +190,7 @@ def find_tables(dataset: HubDataset) -> HubTables | None:
 
 
 def load_converted(dataset: HubDataset, tables: HubTables | None) -> Any:
-    """A split as Arrow files. Without `tables`, `datasets` may have it from an earlier time."""
+    """Converts a split to Arrow files; without `tables`, only the cache can hold a Hub dataset."""
     if tables:
         with readable(dataset):
             return tables.load(dataset.split)
@@ -217,7 +203,7 @@ def load_converted(dataset: HubDataset, tables: HubTables | None) -> Any:
 
 
 def only_rows_of_split(dataset: HubDataset, loaded: Any) -> Any:
-    """Of `train[:10%]`, files with those rows alone: what it was taken from is a file of all."""
+    """Copies the rows of a part like `train[:10%]`: the cached files hold the whole split."""
     if "[" not in dataset.split:
         return loaded
     folder = Path(dataset.cache) / "rows"
@@ -226,121 +212,19 @@ def only_rows_of_split(dataset: HubDataset, loaded: Any) -> Any:
     return library().load_from_disk(folder)
 
 
-def hub_files(dataset: HubDataset, tables: HubTables | None, streaming: bool) -> list[str]:
-    """Paths, or addresses to stream from, if the split is whole Parquet files; else none."""
+def parquet_paths(dataset: HubDataset, tables: HubTables | None, streaming: bool) -> list[str]:
+    """Returns paths, or addresses to stream, of a split of whole Parquet files; else none."""
     if not tables:
-        return parquet_files(dataset) if dataset.is_local else []
+        return local_parquet_paths(dataset) if dataset.is_local else []
     if not tables.is_parquet or dataset.split not in tables.files:
         return []
     addresses = tables.addresses(dataset.split)
     if streaming:
         return addresses
     if not (is_offline() or tables.has(tables.files[dataset.split][0])):
-        with open_parquet_file(addresses[0]) as file:  # before gigabytes are fetched
+        with open_parquet_file(addresses[0]) as file:  # before a large download
             check_column(dataset.label, dataset.column, file.schema_arrow)
     return tables.fetch([dataset.split])
-
-
-def described(tables: HubTables, split: str) -> str:
-    files = tables.files.get(split, [])
-    size = f", {len(files):,} files, {size_in_words(tables.num_bytes(split))}" if files else ""
-    return f"commit {tables.commit[:SHOWN_COMMIT]}{size}"
-
-
-# --- converted -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ArrowSlice:
-    """Rows [start, end) of an Arrow stream file; num_bytes: size of their text."""
-
-    name: str
-    path: str
-    num_bytes: int
-    column: str
-    start: int
-    end: int
-
-    def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
-        """Yields (number of the row in its file, text, whether the article ends)."""
-        with mapped(self.path) as pages:
-            taken = 0
-            for first_row, column in iter_text_batches(pages, self.column):
-                rows = range(max(self.start - first_row, 0), min(self.end - first_row, len(column)))
-                check_offsets(column[rows.start : max(rows.start, rows.stop)])
-                for piece in arrow_pieces(column, rows, first_row, limit, tally):
-                    yield piece
-                    taken += len(piece[1])
-                    if taken > MAPPED_BYTES:
-                        pages.madvise(mmap.MADV_DONTNEED)
-                        taken = 0
-                if first_row + len(column) >= self.end:
-                    break
-
-
-def check_offsets(column: Any) -> None:
-    """Raises ArrowInvalid for offsets of a damaged file: to follow them would end the process.
-
-    Bytes that are not UTF-8 are left to be counted.
-    """
-    import pyarrow
-
-    plain = {
-        pyarrow.string(): pyarrow.binary(),
-        pyarrow.large_string(): pyarrow.large_binary(),
-        pyarrow.string_view(): pyarrow.binary_view(),
-    }
-    kind = plain.get(column.type)
-    (column.view(kind) if kind else column).validate(full=True)
-
-
-@contextmanager
-def mapped(path: str) -> Iterator[mmap.mmap]:
-    """An Arrow file in memory. Raises StageError, naming it, if it is damaged or cut off."""
-    import pyarrow
-
-    if problem := problem_with_file(path):
-        raise StageError(f"{path}: {problem}")
-    try:
-        with open(path, "rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if not pages[-8:].endswith(STREAM_END):
-            raise StageError(f"{path}: damaged or cut off, an Arrow stream ends otherwise")
-        yield pages
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise StageError(f"{path}: damaged or cut off ({first_line(error)})") from error
-
-
-def iter_text_batches(pages: mmap.mmap, column: str) -> Iterator[tuple[int, Any]]:
-    """Yields (number of the first row, text column) of each batch, without copying it."""
-    import pyarrow
-
-    with pyarrow.ipc.open_stream(pyarrow.py_buffer(pages)) as batches:
-        first_row = 0
-        for batch in batches:
-            yield first_row, batch.column(column)
-            first_row += len(batch)
-
-
-def cut_arrow_file(path: str, name: str, column: str, slice_bytes: int) -> list[ArrowSlice]:
-    """An Arrow file as slices of at most about `slice_bytes` of text.
-
-    Raises StageError if it is damaged or has no such column of text.
-    """
-    import pyarrow
-
-    slices = []
-    with mapped(path) as pages:
-        with pyarrow.ipc.open_stream(pyarrow.py_buffer(pages)) as stream:
-            check_column(path, column, stream.schema)
-        for first_row, texts in iter_text_batches(pages, column):
-            parts = -(-texts.nbytes // slice_bytes) or 1
-            rows = -(-len(texts) // parts) or 1
-            for start in range(0, len(texts), rows):
-                part, begin = texts[start : start + rows], first_row + start
-                end = begin + len(part)
-                slices.append(ArrowSlice(name, path, part.nbytes, column, begin, end))
-    return slices
 
 
 # --- streamed --------------------------------------------------------------------------------
@@ -348,7 +232,7 @@ def cut_arrow_file(path: str, name: str, column: str, slice_bytes: int) -> list[
 
 @dataclass(frozen=True, slots=True)
 class StreamSlice:
-    """Shard `index` of the `num_shards` of a streamed dataset."""
+    """Shard `index` of a streamed dataset with `num_shards` shards."""
 
     name: str
     dataset: HubDataset
@@ -361,7 +245,7 @@ class StreamSlice:
         return self.dataset.label
 
     def pieces(self, limit: int, tally: Tally) -> Iterator[Piece]:
-        """Yields (number of the row in the shard, text, whether the article ends)."""
+        """Yields (row number in the shard, text, True at the end of the article)."""
         stream = load(self.dataset, streaming=True)
         first_row = 0
         with readable(self.dataset):
@@ -373,7 +257,7 @@ class StreamSlice:
 
 
 def stream_slices(dataset: HubDataset, stream: Any, prefix: str) -> list[StreamSlice]:
-    """The shards of a stream. Raises StageError if it has no such column of text."""
+    """Returns the shards of a stream. Raises StageError if it lacks the column of text."""
     with readable(dataset):
         first = next(stream.with_format("arrow").iter(1), None)
     if first is None:
@@ -388,9 +272,9 @@ def stream_slices(dataset: HubDataset, stream: Any, prefix: str) -> list[StreamS
 
 
 def stream_size(dataset: HubDataset, stream: Any) -> int:
-    """Bytes of text, as far as known beforehand."""
+    """Returns the bytes of text, estimated if unknown."""
     path = Path(dataset.name)
     if path.exists():
         return sum(text_size(str(file)) for file in list_files(path)[0])
-    described = (stream.info.splits or {}).get(dataset.split)
-    return (described and described.num_bytes) or STREAM_BYTES * stream.num_shards
+    split_info = (stream.info.splits or {}).get(dataset.split)
+    return (split_info and split_info.num_bytes) or STREAM_BYTES * stream.num_shards

@@ -1,7 +1,7 @@
-"""Where the text comes from: files, Hub datasets, Python's own documentation.
+"""Sources of text: files, Hub datasets and Python's documentation, opened as slices for workers.
 
-Slices (of a file, of a table) are what workers read: each has a `name`, its size `num_bytes` and
-`pieces(limit, tally)` (dataset/sources/article_stream.py). (name, position) identifies an article.
+A slice of a file or a table has a `name`, a `path` for messages, its size `num_bytes` and
+`pieces(limit, tally)` (article_stream.py). (name, position) identifies an article.
 """
 
 import os
@@ -11,21 +11,13 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataset.sources.arrow_files import ArrowSlice, check_arrow_file, cut_arrow_file
 from dataset.sources.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
 from dataset.sources.csv_files import CsvSlice, check_csv_file, open_csv
-from dataset.sources.hub_text import (
-    ArrowSlice,
-    HubDataset,
-    StreamSlice,
-    cut_arrow_file,
-    open_dataset,
-    present_name,
-)
-from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file
-from dataset.sources.parquet_footer import check_parquet_file
+from dataset.sources.hub_text import HubDataset, StreamSlice, open_dataset, present_name
+from dataset.sources.parquet_files import ParquetSlice, check_parquet_file, cut_parquet_file
 from dataset.sources.saved_datasets import (
     DEFAULT_SPLIT,
-    check_arrow_file,
     data_files,
     folder_of_split,
     problem_with_split,
@@ -37,8 +29,9 @@ from pipeline.hub.repository import Repository, find_commit
 
 PYTHON_DOCS = "builtin:python-docs"
 MIN_PART_BYTES = 32 << 20  # of a unit of work
-MAX_PARTS = 1024  # of a large corpus; each costs the main process some memory
-NAMED_FILES = 5  # of those that are passed over
+MAX_PARTS = 1024  # each takes some memory of the main process
+NAMED_FILES = 5  # of those passed over
+ARROW_SUFFIXES = (".parquet", ".arrow", ".zst")  # of files opened by pyarrow
 Slice = TextSlice | CsvSlice | ParquetSlice | ArrowSlice | StreamSlice
 
 
@@ -47,9 +40,8 @@ class Source:
     """One entry of the config.
 
     kind: folder (of files, or a file) | files (local, read by `datasets`) | hub | python-docs.
-    name: path or Hub name. key: the config key or flag that it was given by, for messages.
-    subset, split, streaming: of a dataset. column: that holds the text. commit: of a Hub dataset,
-    empty for the present one.
+    name: path or Hub name. key: config key or flag, for messages. subset, split, streaming: of a
+    dataset. column: of the text. commit: of a Hub dataset, empty for the latest.
     """
 
     kind: str
@@ -62,7 +54,7 @@ class Source:
     commit: str = ""
 
 
-# --- what the user asked for -----------------------------------------------------------------
+# --- from the config -------------------------------------------------------------------------
 
 
 def hub_source(
@@ -73,16 +65,18 @@ def hub_source(
     column: str = "text",
     streaming: bool = False,
 ) -> Source:
-    """A Hub dataset, or a local folder or file in its place. A folder of .txt files is one, and a
-    folder of Dataset.save_to_disk, or its part for the split."""
+    """Returns the source of a Hub dataset, or of a local folder or file in its place.
+
+    A folder of .txt files or of Dataset.save_to_disk is read without `datasets`.
+    """
     path = Path(os.path.expanduser(name))
     split = split or DEFAULT_SPLIT
     if not path.exists():
         return Source("hub", name, key, subset, split, column, streaming)
     if splits_in(path) is not None or data_files(path) is not None:
         folder = folder_of_split(path, split)
-        left = split if folder == path else DEFAULT_SPLIT  # that is asked of the folder itself
-        return Source("folder", str(folder), key, split=left, column=column)
+        split = split if folder == path else DEFAULT_SPLIT  # of the folder itself
+        return Source("folder", str(folder), key, split=split, column=column)
     if any(format_of(str(file)) in ("txt", "wiki") for file in list_files(path)[0]):
         return Source("folder", str(path), key, column=column)
     return Source("files", str(path), key, subset, split, column, streaming)
@@ -101,7 +95,7 @@ def configured_sources(
     text_column: str = "text",
     streaming: bool = False,
 ) -> list[Source]:
-    """DATASET.HUGGINGFACE_DATASETS and DATASET.CUSTOMIZED_DATASETS as a list of Source.
+    """Returns the sources of DATASET.HUGGINGFACE_DATASETS and DATASET.CUSTOMIZED_DATASETS.
 
     hub_entries: [name, subset], [name, subset, split] or [name, subset, split, text column].
     """
@@ -110,27 +104,25 @@ def configured_sources(
         name, subset, split, column = (*entry, "", "", "")[:4]
         key = "DATASET.HUGGINGFACE_DATASETS"
         sources.append(hub_source(name, subset, key, split, column or text_column, streaming))
-    for name in customized:
-        sources.append(customized_source(name, "DATASET.CUSTOMIZED_DATASETS", text_column))
-    return sources
+    key = "DATASET.CUSTOMIZED_DATASETS"
+    return sources + [customized_source(name, key, text_column) for name in customized]
 
 
 def local_files(source: Source) -> list[Path]:
-    """The files that a source's content depends on; none for the Hub and the builtin."""
+    """Returns the files of a local source; none for the Hub and the builtin text."""
     path = Path(source.name)
     if source.kind == "folder":
         return list_files(path)[0]
-    if source.kind == "files" and path.is_file():
-        return [path]
     if source.kind == "files":
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        return [file for file in files if file.is_file()]
     return []
 
 
 def problem_with(source: Source, files_of: Callable[[Source], list[Path]] = local_files) -> str:
-    """What is wrong with a source, or an empty string. files_of: lists its files."""
+    """Returns the first problem with a source, or an empty string. files_of: lists its files."""
     path = Path(source.name)
-    if source.kind == "python-docs" or source.kind == "hub":
+    if source.kind in ("python-docs", "hub"):
         if source.name.startswith((".", "/", "~")):
             return f"{source.key}: {source.name} does not exist, expected a folder or a Hub name"
         return ""
@@ -147,54 +139,62 @@ def problem_with(source: Source, files_of: Callable[[Source], list[Path]] = loca
 
 
 def slug(sources: Sequence[Source]) -> str:
-    """A short name for a list of sources, fit for a folder."""
+    """Returns a short folder name for a list of sources."""
     words = [Path(source.name.removeprefix("builtin:")).name for source in sources]
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:40].strip("-") or "text"
 
 
 def hub_repository(source: Source) -> Repository:
-    """Where a source of kind `hub` lives at present."""
+    """Returns the current repository of a source of kind `hub`."""
     return Repository(present_name(source.name, source.subset)[0], "dataset")
 
 
 def pinned(sources: Sequence[Source], commits: Mapping[str, str]) -> list[Source]:
-    """The sources, those of the Hub at the commit that is known of their repository, if one is,
-    else at the present one. Raises StageError, naming the key, for those that are not there."""
-    found = dict(commits)
+    """Returns the sources, those of the Hub with a commit: the known one or else the latest.
+
+    commits: known ones by repository. Raises StageError, naming the key, for an unknown repository.
+    """
+    commits = dict(commits)
+    found = []
     for source in sources:
-        if source.kind == "hub" and (repository := hub_repository(source)).name not in found:
+        if source.kind == "hub":
+            repository = hub_repository(source)
             try:
-                found[repository.name] = find_commit(repository)
+                if repository.name not in commits:
+                    commits[repository.name] = find_commit(repository)
             except StageError as error:
                 raise StageError(f"{source.key}: {error.cause}") from error
-    return [
-        replace(source, commit=found[hub_repository(source).name])
-        if source.kind == "hub"
-        else source
-        for source in sources
-    ]
+            source = replace(source, commit=commits[repository.name])
+        found.append(source)
+    return found
 
 
 # --- opening ---------------------------------------------------------------------------------
+
+Job = tuple[Source, str, Path, int]
 
 
 def open_sources(
     sources: Sequence[Source], work_dir: Path, say: Callable[[str], None]
 ) -> list[Slice]:
-    """All slices of all sources, in order; downloads and converts what needs it.
+    """Returns all slices of all sources, in order; downloads and converts datasets.
 
-    work_dir: for what is converted. Raises StageError, naming the file, if one cannot be used, and
-    if there is no text at all.
+    work_dir: for converted text. Raises StageError, naming the file, if one is unusable, and if
+    there is no text at all.
     """
-    slice_bytes, needs_process = survey(sources)
+    files = [str(file) for source in sources for file in local_files(source)]
+    slice_bytes = part_bytes(sum(map(text_size, files)))
     jobs = [
         (source, str(number), work_dir / str(number), slice_bytes)
         for number, source in enumerate(sources)
     ]
-    opened = in_a_process_of_its_own(jobs) if needs_process else map(open_source, jobs)
-    slices = []
-    for pieces, messages in opened:
-        slices += pieces
+    # Keeps `datasets` and pyarrow, and their memory, out of this process.
+    needs_subprocess = any(source.kind in ("files", "hub") for source in sources) or any(
+        file.lower().endswith(ARROW_SUFFIXES) for file in files
+    )
+    slices: list[Slice] = []
+    for found, messages in open_in_subprocess(jobs) if needs_subprocess else map(open_source, jobs):
+        slices += found
         for message in messages:
             say(message)
     if not slices:
@@ -202,23 +202,11 @@ def open_sources(
     return slices
 
 
-def survey(sources: Sequence[Source]) -> tuple[int, bool]:
-    """(size of a slice, whether opening the sources takes a process of its own)."""
-    files = [str(file) for source in sources for file in local_files(source)]
-    needs_process = any(source.kind in ("files", "hub") for source in sources)
-    return part_bytes(sum(map(text_size, files))), needs_process or any(map(needs_arrow, files))
+def open_in_subprocess(jobs: Sequence[Job]) -> list[tuple[Sequence[Slice], list[str]]]:
+    """Runs `open_source` on each job in one child process.
 
-
-def needs_arrow(path: str) -> bool:
-    """Whether opening a file takes a library that the main process should not carry along."""
-    return path.lower().endswith((".parquet", ".arrow", ".zst"))
-
-
-def in_a_process_of_its_own(jobs: list[tuple]) -> list[tuple[list[Slice], list[str]]]:
-    """What `open_source` returns for each job. The process, and its memory, end with this.
-
-    Raises StageError, naming the source, if the process dies: some damage to a Parquet file, say,
-    is more than the library can bear.
+    Raises StageError, naming the source, if the process dies, as some damaged Parquet files crash
+    pyarrow.
     """
     from pipeline.runtime.executor import local_pool, run_unordered
 
@@ -236,18 +224,19 @@ def in_a_process_of_its_own(jobs: list[tuple]) -> list[tuple[list[Slice], list[s
     return opened
 
 
-def open_source(job: tuple[Source, str, Path, int]) -> tuple[list[Slice], list[str]]:
-    """(slices of a source, messages). job: source, prefix of the slices' names, folder for what is
-    converted, size of a slice."""
+def open_source(job: Job) -> tuple[Sequence[Slice], list[str]]:
+    """Returns (slices of a source, messages).
+
+    job: source, prefix of the slices' names, folder for converted text, size of a slice.
+    """
     source, prefix, work_dir, slice_bytes = job
     messages: list[str] = []
-    if source.kind == "folder":
-        return open_folder(source, prefix, slice_bytes, messages.append), messages
     if source.kind == "python-docs":
         from dataset.sources.builtin_text import write_python_docs
 
-        folder = Source("folder", str(write_python_docs(work_dir)), source.key)
-        return open_folder(folder, prefix, slice_bytes, messages.append), messages
+        source = Source("folder", str(write_python_docs(work_dir)), source.key)
+    if source.kind == "folder":
+        return open_folder(source, prefix, slice_bytes, messages.append), messages
     path = Path(source.name)
     name = str(path.absolute()) if path.exists() else source.name
     dataset = HubDataset(
@@ -279,7 +268,7 @@ def open_folder(
 
 
 def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[Slice]:
-    """The slices of a file. Raises StageError if it cannot be used."""
+    """Returns the slices of a file. Raises StageError if it is unusable."""
     if path.stat().st_size == 0:
         return []
     file_format = format_of(str(path))
@@ -294,7 +283,7 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
 
 
 def check_file(path: Path, column: str) -> None:
-    """Raises StageError if the beginning of a file that is not empty shows that it is no use."""
+    """Raises StageError if the beginning of a file, which is not empty, shows it is unusable."""
     file_format = format_of(str(path))
     if file_format in ("csv", "tsv"):
         check_csv_file(str(path), column)
@@ -310,20 +299,20 @@ def check_file(path: Path, column: str) -> None:
 
 
 def part_bytes(num_bytes: int) -> int:
-    """Size of a unit of work, for a corpus of `num_bytes`."""
+    """Returns the size of a unit of work for a corpus of `num_bytes`."""
     return max(MIN_PART_BYTES, num_bytes // MAX_PARTS)
 
 
 def group_slices(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
-    """Consecutive slices in parts of about `part_bytes`: many small files make one part."""
-    most = part_bytes(sum(piece.num_bytes for piece in slices))
+    """Groups consecutive slices into parts of about `part_bytes`."""
+    limit = part_bytes(sum(one.num_bytes for one in slices))
     parts: list[tuple[Slice, ...]] = []
     part: list[Slice] = []
     size = 0
-    for piece in slices:
-        if part and size + piece.num_bytes > most:
+    for one in slices:
+        if part and size + one.num_bytes > limit:
             parts.append(tuple(part))
             part, size = [], 0
-        part.append(piece)
-        size += piece.num_bytes
+        part.append(one)
+        size += one.num_bytes
     return [*parts, tuple(part)] if part else parts

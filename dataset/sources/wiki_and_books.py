@@ -1,4 +1,4 @@
-"""WikiExtractor's output and books as plain text: articles with a blank line after each."""
+"""Converts WikiExtractor's output and books to plain text with a blank line after each article."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,13 +11,16 @@ from dataset.sources.corpus_files import checked_head, format_of, iter_blocks, l
 from dataset.sources.registry import open_file
 from pipeline.store.atomic_files import written_aside
 
-OUTPUT_BYTES = 64 << 20  # of input for each file that is written
+OUTPUT_BYTES = 64 << 20  # of input for each output file
 FORMATS = {"wiki": ("wiki", "json"), "bookcorpus": ("txt",)}
 
 
 @dataclass(frozen=True)
 class ArticlesJob:
-    """kind: wiki (elements or JSON lines of WikiExtractor) | bookcorpus (a file is a book)."""
+    """Input files of one output file.
+
+    kind: wiki (elements or JSON lines of WikiExtractor) | bookcorpus (a file is a book).
+    """
 
     path: Path
     files: tuple[Path, ...]
@@ -29,14 +32,14 @@ class ArticlesJob:
 
 
 def find_files(folder: Path, kind: str) -> tuple[list[Path], int]:
-    """(the files of that kind below a folder, how many others there are)."""
+    """Returns (the files of a kind below a folder, number of other files)."""
     known, others = list_files(folder)
     files = [file for file in known if format_of(str(file)) in FORMATS[kind]]
     return files, len(known) + len(others) - len(files)
 
 
 def plan_articles(files: Sequence[Path], kind: str, output_dir: Path) -> list[ArticlesJob]:
-    """Consecutive files that together have about 64 MiB become one file."""
+    """Groups consecutive files of together about 64 MiB into one output file."""
     groups: list[list[Path]] = []
     size = OUTPUT_BYTES
     for file in files:
@@ -52,10 +55,10 @@ def plan_articles(files: Sequence[Path], kind: str, output_dir: Path) -> list[Ar
 
 
 def write_articles(job: ArticlesJob) -> tuple[Counter, list[str]]:
-    """Writes a file. Returns counts (articles, empty_articles, bytes, what was dropped) and notes.
+    """Writes a file. Returns counts (articles, empty_articles, bytes, dropped text) and notes.
 
-    A paragraph is a line: blank lines inside an article are left out. The file begins with a blank
-    line, so that a long book in front is not taken for an article per line. Memory does not depend
+    Each paragraph is a line, without blank lines inside an article. The file begins with a blank
+    line: otherwise a long first book would be read as an article per line. Memory does not depend
     on the length of articles.
     """
     tally = Tally()
@@ -82,7 +85,7 @@ def article_pieces(file: Path, kind: str, tally: Tally) -> Iterator[Piece]:
 
 
 def paragraphs(pieces: Iterable[Piece], tally: Tally) -> Iterator[str]:
-    """Yields the text to write: lines that are not blank, and a blank line after each article."""
+    """Yields the lines to write, without blank ones except after each article."""
     is_empty = True
     for _, text, ends in pieces:
         lines = [line.strip() for line in text.splitlines()]

@@ -1,10 +1,10 @@
-"""Compares two readers of one tokenizer on text; a difference is an error that shows both results.
+"""Compares two readers of one tokenizer on text.
 
-What pretraining read as a word must not be [UNK] in finetuning, or for the user of the export.
+A word known in pretraining must not be [UNK] in finetuning, or to a user of the exported model.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from pipeline.user_files.file_checks import shown
 
@@ -12,57 +12,41 @@ Encode = Callable[[Sequence[str]], list[list[int]]]  # texts to the ids of each
 MAX_TOKENS = 8  # in a message
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A short text, and the ids that the first and the second reader give it."""
+def find_difference(
+    ours: tuple[str, Encode],
+    theirs: tuple[str, Encode],
+    texts: Sequence[str],
+    token_of: Callable[[int], str | None],
+) -> str:
+    """Returns a line on the first text with different ids, reduced to the words that matter, or "".
 
-    text: str
-    ours: list[int]
-    theirs: list[int]
-
-    def described(self, names: tuple[str, str], token_of: Callable[[int], str | None]) -> str:
-        """Returns one line. names: of both readers. token_of: returns an id's token."""
-
-        def words(ids: list[int]) -> str:
-            tokens = " ".join(shown(token_of(i) or "?") for i in ids[:MAX_TOKENS])
-            more = " ..." if len(ids) > MAX_TOKENS else ""
-            return f"{tokens}{more} ({', '.join(map(str, ids[:MAX_TOKENS]))}{more})"
-
-        first, second = names
-        return (
-            f"`{shown(self.text)}` is {words(self.ours)} to {first}, but {words(self.theirs)} to "
-            f"{second}"
-        )
-
-
-def find_difference(ours: Encode, theirs: Encode, texts: Sequence[str]) -> Difference | None:
-    """Finds the first text that both encode differently, cut down to the words that matter."""
-    for text, mine, other in zip(texts, ours(texts), theirs(texts), strict=True):
+    ours, theirs: (name, encode) of each reader. token_of: returns the token of an id.
+    """
+    (our_name, our_encode), (their_name, their_encode) = ours, theirs
+    for text, mine, other in zip(texts, our_encode(texts), their_encode(texts), strict=True):
         if list(mine) != list(other):
-            return _cut_down(ours, theirs, text)
-    return None
+            text = _reduced(our_encode, their_encode, text)
+            first = _in_words(our_encode([text])[0], token_of)
+            second = _in_words(their_encode([text])[0], token_of)
+            return f"`{shown(text)}` is {first} to {our_name}, but {second} to {their_name}"
+    return ""
 
 
-def _cut_down(ours: Encode, theirs: Encode, text: str) -> Difference:
-    """Leaves away words behind, then in front of, the place where the ids begin to differ."""
+def _in_words(ids: Sequence[int], token_of: Callable[[int], str | None]) -> str:
+    tokens = " ".join(shown(token_of(i) or "?") for i in ids[:MAX_TOKENS])
+    more = " ..." if len(ids) > MAX_TOKENS else ""
+    return f"{tokens}{more} ({', '.join(map(str, ids[:MAX_TOKENS]))}{more})"
+
+
+def _reduced(ours: Encode, theirs: Encode, text: str) -> str:
+    """Drops the words after, then those before, the first difference."""
 
     def differs(words: Sequence[str]) -> bool:
         part = [" ".join(words)]
         return list(ours(part)[0]) != list(theirs(part)[0])
 
     words = text.split(" ")
-    end = _first(lambda number: differs(words[:number]), len(words))
-    start = end - _first(lambda number: differs(words[end - number : end]), end)
-    part = " ".join(words[start:end])
-    if not differs([part]):  # of words that only together are read in two ways
-        part = text
-    return Difference(part, list(ours([part])[0]), list(theirs([part])[0]))
-
-
-def _first(holds: Callable[[int], bool], most: int) -> int:
-    """Finds the least number up to `most` for which `holds`, by bisection."""
-    low, high = 1, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
+    end = 1 + bisect_left(range(1, len(words)), True, key=lambda n: differs(words[:n]))
+    num_words = 1 + bisect_left(range(1, end), True, key=lambda n: differs(words[end - n : end]))
+    part = words[end - num_words : end]
+    return " ".join(part) if differs(part) else text

@@ -1,46 +1,43 @@
-"""Tries a tokenizer on a sample of the text that it is for, before anything is made with it.
+"""Tries a tokenizer on a sample of its corpus, before any samples are made.
 
-- What pretraining reads must be what transformers, and so finetuning, makes of the folder.
-- How much of the text is unknown to it, in tokens and in characters, as one [UNK] hides a long
-  word; and by what that would change: casing, accents, how accents are composed, long words.
-- Which letters its normalisation takes away.
+- transformers, and so finetuning, must give the same ids as pretraining's encoder.
+- The share of unknown text is measured in tokens and in characters, as one [UNK] hides a long
+  word, with its likely cause (unknown_text.py).
+- Letters removed by the normalisation are counted.
 """
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dataset.tokenizers.agreement import find_difference
-from dataset.tokenizers.build import NAME_KEY, load_tokenizer
 from dataset.tokenizers.cached_encoder import WordEncoder
-from dataset.tokenizers.tokenizer_files import read_object
+from dataset.tokenizers.load import CorpusTokenizer, load_tokenizer
+from dataset.tokenizers.tokenizer_files import NAME_KEY, read_object
 from dataset.tokenizers.unknown_text import (
     ERROR_SHARE,
     WARNING_SHARE,
     likely_cause,
-    name_of,
+    most_frequent,
     num_characters,
 )
+from dataset.workers import in_subprocess
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
-from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.user_files.file_checks import shown_list
 
-if TYPE_CHECKING:
-    from dataset.tokenizers.build import CorpusTokenizer
-
 SAMPLE_BYTES = 1 << 20  # of text
-MAX_SHARDS = 64  # that the sample is taken from
+MAX_SHARDS = 64  # of the sample
 ALTERED_WARNING = 0.01
-NAMED = 5  # characters or words in a message
+NAMED = 5  # words in a message
 JOINERS = "\u200c\u200d"
 BYTES = "ByteLevel"  # a normalizer that spells all text in bytes
 # Accents of Latin and Greek letters, which uncased models of BERT do without.
-PLAIN_ACCENTS = ("\u0300", "\u036f")
-# Languages whose words differ by marks that BERT's uncased normalisation takes away.
+FIRST_ACCENT, LAST_ACCENT = "\u0300", "\u036f"
+# Languages in which marks that BERT's uncased normalisation removes distinguish words.
 MARKED_LANGUAGES = {
     *("as", "be", "bg", "bn", "bo", "dz", "gu", "hi", "ja", "km", "kn", "ko", "lo", "mk", "ml"),
     *("mr", "my", "ne", "or", "pa", "ru", "sa", "sd", "si", "ta", "te", "th", "uk", "vi"),
@@ -49,9 +46,9 @@ MARKED_LANGUAGES = {
 
 @dataclass(frozen=True)
 class Findings:
-    """Of a sample: numbers of characters (without white space) and tokens.
+    """Counts of characters (without white space) and tokens in a sample.
 
-    unknown_words, altered: how often each occurs. cause: what most of the unknown text is due to.
+    unknown_words, altered: how often each occurs. cause: of most of the unknown text.
     """
 
     characters: int
@@ -64,24 +61,25 @@ class Findings:
 
     @property
     def results(self) -> dict[str, float]:
-        """Returns the manifest's part: shares of the characters."""
+        """Returns shares of the characters, for the manifest."""
         altered = sum(self.altered.values()) / max(1, self.characters)
         return {"unknown_character_share": self.unknown_share, "altered_character_share": altered}
 
     @property
     def unknown_share(self) -> float:
-        """Of the characters; tokens of parts of a character may overlap."""
+        """Returns a share of the characters; tokens for parts of a character may overlap."""
         return min(1.0, self.unknown_characters / max(1, self.characters))
 
     def lines(self, language: str) -> list[str]:
         """Returns warnings. Raises StageError if nearly all of the text is unknown.
 
-        language: of the text, as DATASET.LANGUAGE.
+        language: DATASET.LANGUAGE.
         """
         token_share = self.unknown_tokens / max(1, self.tokens)
+        frequent = sorted(self.unknown_words, key=lambda word: (-self.unknown_words[word], word))
         line = (
-            f"{token_share:.1%} of the tokens are unknown, which stand for "
-            f"{self.unknown_share:.1%} of the characters ({self._examples()}); "
+            f"{token_share:.1%} of the tokens are unknown, which hide "
+            f"{self.unknown_share:.1%} of the characters (as {shown_list(frequent[:NAMED])}); "
             f"likely cause: {self.cause}"
         )
         if max(self.unknown_share, token_share) > ERROR_SHARE:
@@ -89,12 +87,8 @@ class Findings:
         warned = [f"{WARNING_PREFIX}{line}"] if self.unknown_share > WARNING_SHARE else []
         return [*warned, *self._altered_lines(language)]
 
-    def _examples(self) -> str:
-        frequent = sorted(self.unknown_words, key=lambda word: (-self.unknown_words[word], word))
-        return "as " + shown_list(frequent[:NAMED])
-
     def _altered_lines(self, language: str) -> Iterator[str]:
-        """Accents of Latin and Greek letters count in languages that need them."""
+        """Yields a warning; accents of Latin and Greek letters count in marked languages only."""
         is_marked = language.split("-")[0] in MARKED_LANGUAGES
         lost = {
             letter: count
@@ -104,30 +98,25 @@ class Findings:
         share = sum(lost.values()) / max(1, self.characters)
         if share <= ALTERED_WARNING:
             return
-        frequent = sorted(lost, key=lambda letter: (-lost[letter], letter))
-        names = ", ".join(map(name_of, frequent[:NAMED]))
-        way_out = "TOKENIZER.ACCENTS keep leaves them"
-        if set(frequent) <= set(JOINERS):
-            way_out = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe keeps them"
+        remedy = "TOKENIZER.ACCENTS keep preserves them"
+        if set(lost) <= set(JOINERS):
+            remedy = "TOKENIZER.TRAIN with TOKENIZER.MODEL bpe preserves them"
         likely = f", which words of DATASET.LANGUAGE {language} need" if is_marked else ""
         yield (
-            f"{WARNING_PREFIX}the tokenizer takes away or alters {share:.1%} of the characters "
-            f"({names}){likely}; {way_out}"
+            f"{WARNING_PREFIX}the tokenizer removes or alters {share:.1%} of the characters "
+            f"({most_frequent(lost)}){likely}; {remedy}"
         )
 
 
 def check_tokenizer(text_shards: Sequence[Path], folder: Path) -> Findings:
-    """Looks at a tokenizer in a process of its own, whose memory is free again afterwards.
+    """Examines a tokenizer in a subprocess, whose memory is freed afterwards.
 
-    Raises StageError if transformers gives other ids than the samples will have.
+    Raises StageError if transformers gives other ids than pretraining's encoder.
     """
-    with local_pool(1) as pool:
-        [(_, findings)] = run_unordered(pool, _check, [(tuple(text_shards), folder)])
-    return findings
+    return in_subprocess(_check, tuple(text_shards), folder)
 
 
-def _check(job: tuple[Sequence[Path], Path]) -> Findings:
-    text_shards, folder = job
+def _check(text_shards: Sequence[Path], folder: Path) -> Findings:
     tokenizer = load_tokenizer(folder)
     texts = sample_articles(text_shards)
     check_agreement(tokenizer, as_transformers_reads(folder), texts)
@@ -135,7 +124,7 @@ def _check(job: tuple[Sequence[Path], Path]) -> Findings:
 
 
 def as_transformers_reads(folder: Path) -> Any:
-    """Loads the tokenizer as AutoTokenizer does, without its import of torch."""
+    """Loads the tokenizer as AutoTokenizer does, without importing torch."""
     import transformers
 
     name = read_object(folder / "tokenizer_config.json")["tokenizer_class"]
@@ -155,17 +144,15 @@ def sample_articles(text_shards: Sequence[Path]) -> list[str]:
     return articles
 
 
-# --- agreement -------------------------------------------------------------------------------
+def check_agreement(tokenizer: CorpusTokenizer, theirs: Any, texts: Sequence[str]) -> None:
+    """Raises StageError if `theirs`, of transformers, gives other ids than pretraining's encoder.
 
-
-def check_agreement(tokenizer: "CorpusTokenizer", theirs: Any, texts: Sequence[str]) -> None:
-    """Raises StageError if samples of `texts` are not what `theirs`, of transformers, gives.
-
-    Texts that spell one of the five special tokens are left out: they are text to pretraining
-    alone, so that no user's text can mask or end a sample.
+    Skips texts that spell one of the five special tokens: only pretraining reads these as text,
+    so no user's text can mask or end a sample.
     """
     encoder = WordEncoder(tokenizer)
-    roles = [tokenizer.tokenizer.id_to_token(number) for number in tokenizer.special_ids.values()]
+    token_of = tokenizer.tokenizer.id_to_token
+    roles = [token_of(number) or "" for number in tokenizer.special_ids.values()]
     cls, sep = (tokenizer.special_ids[role] for role in ("cls_token", "sep_token"))
 
     def ours(some: Sequence[str]) -> list[list[int]]:
@@ -177,28 +164,24 @@ def check_agreement(tokenizer: "CorpusTokenizer", theirs: Any, texts: Sequence[s
         return theirs(lines, verbose=False)["input_ids"] if lines else []
 
     plain = [text for text in texts if not any(token in text for token in roles)]
-    if found := find_difference(ours, running, plain):
-        names = ("pretraining", f"{type(theirs).__name__} of transformers")
-        raise StageError(
-            f"{NAME_KEY}: {found.described(names, tokenizer.tokenizer.id_to_token)}; expected the "
-            "same of both"
-        )
+    name = f"{type(theirs).__name__} of transformers"
+    if found := find_difference(("pretraining", ours), (name, running), plain, token_of):
+        raise StageError(f"{NAME_KEY}: {found}; expected the same ids")
 
 
-# --- coverage --------------------------------------------------------------------------------
-
-
-def look_at(tokenizer: "CorpusTokenizer", lines: Sequence[str]) -> Findings:
-    """Counts what of some text is unknown, and what normalisation takes away."""
+def look_at(tokenizer: CorpusTokenizer, lines: Sequence[str]) -> Findings:
+    """Counts unknown text, and letters removed by the normalisation."""
     letters = Counter("".join(lines))
-    words: Counter = Counter()
+    words: Counter[str] = Counter()
     num_tokens = unknown_tokens = 0
     unknown_id = tokenizer.special_ids["unk_token"]
     for line, ids in zip(lines, tokenizer.encode(lines), strict=True):
         num_tokens += len(ids)
         if unknown_id in ids:
             unknown_tokens += ids.count(unknown_id)
-            words.update(unknown_parts(tokenizer, line, unknown_id))
+            encoding = tokenizer.tokenizer.encode(line, add_special_tokens=False)
+            offsets = zip(encoding.ids, encoding.offsets, strict=True)
+            words.update(line[start:end] for i, (start, end) in offsets if i == unknown_id)
     return Findings(
         characters=sum(count for letter, count in letters.items() if not letter.isspace()),
         tokens=num_tokens,
@@ -206,32 +189,21 @@ def look_at(tokenizer: "CorpusTokenizer", lines: Sequence[str]) -> Findings:
         unknown_tokens=unknown_tokens,
         unknown_words=dict(words),
         cause=str(likely_cause(tokenizer.tokenizer, unknown_id, words)) if words else "",
-        altered=altered_letters(tokenizer.tokenizer.normalizer, letters),
+        altered=_altered_letters(tokenizer.tokenizer.normalizer, letters),
     )
 
 
-def unknown_parts(tokenizer: "CorpusTokenizer", line: str, unknown_id: int) -> Iterable[str]:
-    """Yields the parts of a line that unknown tokens stand for."""
-    encoding = tokenizer.tokenizer.encode(line, add_special_tokens=False)
-    for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-        if number == unknown_id:
-            yield line[start:end]
-
-
-# --- normalisation ---------------------------------------------------------------------------
-
-
-def altered_letters(normalizer: Any, letters: Counter) -> dict[str, int]:
-    """Counts letters, vowel signs and joiners that a normalizer takes away or alters."""
+def _altered_letters(normalizer: Any, letters: Counter[str]) -> dict[str, int]:
+    """Counts letters, vowel signs and joiners that a normalizer removes or alters."""
     if normalizer is None or BYTES in str(normalizer.__getstate__()):
         return {}
     return {letter: count for letter, count in letters.items() if _is_altered(normalizer, letter)}
 
 
 def _is_altered(normalizer: Any, letter: str) -> bool:
-    """Looks at a letter between two others, as some normalizers add to a text's ends.
+    """Normalises a letter between two others, as some normalizers add to both ends of a text.
 
-    Lower case does not count.
+    Lower case does not count as altered.
     """
     kind = unicodedata.category(letter)[0]
     if kind not in "LM" and letter not in JOINERS:
@@ -242,13 +214,12 @@ def _is_altered(normalizer: Any, letter: str) -> bool:
     if kind == "M" or letter in JOINERS:
         return not found
     if unicodedata.name(letter, "").startswith("HANGUL SYLLABLE"):
-        return found != letter  # into its parts
+        return found != letter  # decomposed
     forms = (letter, letter.lower())
     composed = unicodedata.normalize("NFKC", found)
     return composed not in {*forms, *(unicodedata.normalize("NFKC", form) for form in forms)}
 
 
 def _is_plain_accent(letter: str) -> bool:
-    first, last = PLAIN_ACCENTS
-    is_mark = first <= letter <= last
+    is_mark = FIRST_ACCENT <= letter <= LAST_ACCENT
     return is_mark or unicodedata.name(letter, "").startswith(("LATIN", "GREEK"))

@@ -1,14 +1,13 @@
-"""Tokenizers in Hugging Face form: how text is normalised and split, and what is saved.
+"""Tokenizers in Hugging Face form: normalisation, word splitting, and the files of a folder.
 
-- WordPiece is BERT's: punctuation and Chinese characters stand alone, `##` continues a word. It
-  gives up on words of more than 100 characters, so longer runs (Thai, DNA, identifiers) are cut
-  first: without that they would be one [UNK].
-- BPE works on the bytes of UTF-8, as in GPT-2 and RoBERTa, so that no text is unknown to it. White
-  space only separates words: every word begins with `Ġ`, whatever stands before it.
+- WordPiece is BERT's: punctuation and Chinese characters are separate words, `##` continues a
+  word. It gives up on words of more than 100 characters, so longer runs (Thai, DNA, identifiers)
+  are cut first; else each would be one [UNK].
+- BPE works on the bytes of UTF-8, as in GPT-2 and RoBERTa, so no text is unknown to it. White
+  space only separates words: every word begins with `Ġ`, at the beginning of a text too.
 
-Whatever a tokenizer was made from, one form of it is saved: tokenizer.json, which says all, under a
-class that reads it as it is. The classes that are called after models rebuild a tokenizer from its
-vocabulary, and drop what they do not know.
+Every tokenizer is saved as a complete tokenizer.json, under a class that reads it as it is. Classes
+named after models rebuild a tokenizer from its vocabulary, and drop the rest.
 """
 
 import json
@@ -16,18 +15,20 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dataset.tokenizers.library import habits_of
-from dataset.tokenizers.source import behaviour
-from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
-from dataset.tokenizers.unknown_text import LONG_WORD
+from dataset.tokenizers.load import load_tokenizer
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS, implied_settings
 
-MAX_LENGTH = 512  # of BERT's position embeddings
-STRIP_ACCENTS = {"auto": None, "strip": True, "keep": False}  # None: when the text is lower-cased
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_LENGTH = 512  # BERT's position embeddings
+STRIP_ACCENTS = {"auto": None, "strip": True, "keep": False}  # None: if the text is lower-cased
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 PREFIX = "##"
-# The first 64 characters of what is longer than LONG_WORD; no mark is cut off its letter.
+LONG_WORD = 100  # characters; WordPiece makes longer words [UNK]
+# The first 64 characters of a run longer than LONG_WORD, with all marks of the last letter.
 LONG_RUN = r"\S{64}\p{M}*(?=\S{37})"
 
 
@@ -37,10 +38,10 @@ def bert_pipeline(
     accents: str = "auto",
     chinese: bool = True,
     unknown: str = SPECIAL_TOKENS["unk_token"],
-) -> "tokenizers.Tokenizer":  # noqa: F821
-    """A tokenizer with BERT's normalisation, word splitting and WordPiece.
+) -> "Tokenizer":
+    """Returns a tokenizer with BERT's normalisation, word splitting and WordPiece.
 
-    chinese: Chinese characters stand alone.
+    accents: auto | strip | keep. chinese: each Chinese character is a word.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -61,8 +62,8 @@ def byte_level_pipeline(
     merges: Sequence[tuple[str, str]],
     do_lower_case: bool,
     accents: str = "auto",
-) -> "tokenizers.Tokenizer":  # noqa: F821
-    """A tokenizer with BPE on bytes. Characters are composed (NFC)."""
+) -> "Tokenizer":
+    """Returns a tokenizer with BPE on bytes; characters are composed (NFC)."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
@@ -80,64 +81,38 @@ def byte_level_pipeline(
     return tokenizer
 
 
-# --- saving ----------------------------------------------------------------------------------
-
-
-def save_bert_tokenizer(
-    vocabulary: Sequence[str],
-    do_lower_case: bool,
-    folder: Path,
-    accents: str = "auto",
-    special_tokens: Sequence[str] = (),
-) -> None:
-    """Writes a BERT tokenizer; entries have their place in `vocabulary` as id."""
-    ids = {entry: number for number, entry in enumerate(vocabulary)}
-    tokenizer = bert_pipeline(ids, do_lower_case, accents)
-    tokenizer.add_special_tokens([*SPECIAL_TOKENS.values(), *special_tokens])
-    save_tokenizer(tokenizer, SPECIAL_TOKENS, folder)
-
-
-def save_byte_level_tokenizer(
-    vocabulary: Sequence[str],
-    merges: Sequence[tuple[str, str]],
-    do_lower_case: bool,
-    folder: Path,
-    accents: str = "auto",
-    special_tokens: Sequence[str] = (),
-) -> None:
-    """Writes a BPE tokenizer; entries have their place in `vocabulary` as id."""
-    ids = {entry: number for number, entry in enumerate(vocabulary)}
-    tokenizer = byte_level_pipeline(ids, merges, do_lower_case, accents)
-    tokenizer.add_special_tokens([*SPECIAL_TOKENS.values(), *special_tokens])
-    save_tokenizer(tokenizer, SPECIAL_TOKENS, folder)
-
-
 def save_tokenizer(
-    tokenizer: "tokenizers.Tokenizer",  # noqa: F821
+    tokenizer: "Tokenizer",
     roles: Mapping[str, str],
     folder: Path,
     max_length: int = MAX_LENGTH,
 ) -> None:
-    """Writes the folder aside, checks that it can be used, and moves it into place.
+    """Writes a temporary folder, loads it as a check, and moves it into place.
 
-    roles: special token by role. max_length: tokens that the model takes. Raises StageError if it
-    lacks a special token.
+    roles: special token by role. max_length: in tokens. Raises StageError if a special token is
+    missing.
     """
-    from dataset.tokenizers.build import load_tokenizer
-
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    frame_samples(tokenizer, roles)
+    _add_frame(tokenizer, roles)
     content = json.loads(tokenizer.to_str())
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    tokenizer.save(str(aside / "tokenizer.json"))
+    path = aside / "tokenizer.json"
+    tokenizer.save(str(path))
     if entries := _lines_of(content["model"]):
         text = "".join(f"{entry}\n" for entry in entries)
         (aside / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
-    settings = settings_of(content, roles) | {"model_max_length": min(max_length, MAX_LENGTH)}
-    settings["do_lower_case"], settings["strip_accents"] = habits_of(tokenizer.normalizer)
+    settings = {
+        "tokenizer_class": PLAIN_CLASS,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_max_length": min(max_length, MAX_LENGTH),
+        **roles,
+        **implied_settings(content, path),  # for versions of transformers that apply them again
+    }
+    if special := _more_special_tokens(content, roles):
+        settings["additional_special_tokens"] = special
     text = json.dumps(settings, indent=2, sort_keys=True)
     (aside / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
     load_tokenizer(aside)
@@ -145,13 +120,10 @@ def save_tokenizer(
     os.replace(aside, folder)
 
 
-def frame_samples(
-    tokenizer: "tokenizers.Tokenizer",  # noqa: F821
-    roles: Mapping[str, str],
-) -> None:
-    """Sees to it that a text stands between the two tokens that stand around it in pretraining.
+def _add_frame(tokenizer: "Tokenizer", roles: Mapping[str, str]) -> None:
+    """Makes the tokenizer put a text between [CLS] and [SEP], as in pretraining.
 
-    A tokenizer.json without a post-processor would leave them away in finetuning.
+    Without a post-processor, finetuning would leave them out.
     """
     from tokenizers import processors
 
@@ -167,29 +139,23 @@ def frame_samples(
     )
 
 
-def settings_of(content: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, Any]:
-    """tokenizer_config.json, out of the content of a tokenizer.json.
-
-    What it repeats is for versions of transformers that apply it once more.
-    """
-    special = [
+def _more_special_tokens(content: Mapping[str, Any], roles: Mapping[str, str]) -> list[str]:
+    """Returns the special tokens besides the five roles, except those with flags of their own."""
+    flags = ("normalized", "lstrip", "rstrip", "single_word")
+    return [
         token["content"]
         for token in content["added_tokens"]
         if token["special"]
-        and not (token["normalized"] or token["lstrip"] or token["rstrip"] or token["single_word"])
+        and not any(token[flag] for flag in flags)
         and token["content"] not in roles.values()
     ]
-    return {
-        "tokenizer_class": PLAIN_CLASS,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        **roles,
-        **({"additional_special_tokens": special} if special else {}),
-        **behaviour(content),
-    }
 
 
 def _lines_of(model: Mapping[str, Any]) -> list[str]:
-    """The lines of a vocab.txt, for programs that know no tokenizer.json; none if it has none."""
+    """Returns the lines of a vocab.txt, for programs that cannot read tokenizer.json.
+
+    Empty for other models than WordPiece, and if line numbers cannot give the ids.
+    """
     if model.get("type") != "WordPiece":
         return []
     entries = sorted(model["vocab"], key=model["vocab"].get)

@@ -1,10 +1,10 @@
-"""Byte-pair merging over counted words: how the entries of a vocabulary are found.
+"""Learns the entries of a vocabulary by merging pairs of symbols in counted words.
 
-The pair of neighbouring symbols that occurs most often in all words becomes one symbol, again and
-again (Sennrich et al. 2016). The `tokenizers` library has the same in Rust, but takes 4.1 KB for
-each distinct word, wants every word as often as it occurs, and breaks ties in the order of a hash
-map. Here it is a tenth of the memory, counts are numbers, and ties go to the smaller ids, so that
-the result is the same in every process.
+The most frequent pair of neighbouring symbols in all words becomes one symbol, again and again
+(byte-pair encoding, Sennrich et al., 2016). The `tokenizers` library has the same in Rust, but it
+takes 4.1 KB for each distinct word, wants each word repeated as often as it occurs, and breaks ties
+in the order of a hash map. This implementation takes a tenth of the memory and counts as numbers,
+and ties go to the smaller ids, so every process gets the same result.
 """
 
 from array import array
@@ -13,38 +13,38 @@ from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
-MIN_FREQUENCY = 2  # of a pair, to become an entry
+MIN_FREQUENCY = 2  # of a merged pair
 SHIFT = 24  # a pair of ids as one number: left << SHIFT | right
 
 
 class PairMerger:
-    """Words as lists of symbol ids, and for each pair of neighbours its count and its words."""
+    """Merges pairs in words, which are lists of symbol ids.
+
+    Keeps the count and the words of each pair of neighbours.
+    """
 
     def __init__(self, words: Iterable[tuple[list[int], int]]):
-        """words: (ids, count); lists of ids are changed in place."""
+        """words: (ids, count). Modifies the lists of ids."""
         self.words: list[list[int]] = []
         self.word_counts: list[int] = []
         self.counts: dict[int, int] = defaultdict(int)
-        self.places: dict[int, array] = defaultdict(lambda: array("i"))
+        self.places: dict[int, array[int]] = defaultdict(lambda: array("i"))
         for ids, count in words:
             if len(ids) > 1:
-                self._add(ids, count)
+                for left, right in pairwise(ids):
+                    pair = left << SHIFT | right
+                    self.counts[pair] += count
+                    self.places[pair].append(len(self.words))
+                self.words.append(ids)
+                self.word_counts.append(count)
         frequent = (item for item in self.counts.items() if item[1] >= MIN_FREQUENCY)
         self.heap = [(-count, pair) for pair, count in frequent]
         heapify(self.heap)
 
-    def _add(self, ids: list[int], count: int) -> None:
-        for left, right in pairwise(ids):
-            pair = left << SHIFT | right
-            self.counts[pair] += count
-            self.places[pair].append(len(self.words))
-        self.words.append(ids)
-        self.word_counts.append(count)
-
     def most_frequent(self) -> tuple[int, int] | None:
-        """The pair to merge next, or None if none is frequent enough.
+        """Returns the pair to merge next; None if no pair is frequent enough.
 
-        A count in the heap may be out of date: it is put right when it comes to the top.
+        Counts in the heap may be outdated: they are corrected at the top.
         """
         while self.heap:
             negative, pair = heappop(self.heap)
@@ -56,13 +56,13 @@ class PairMerger:
         return None
 
     def merge(self, left: int, right: int, new: int) -> None:
-        """Replaces the pair by symbol `new` in all words."""
+        """Replaces the pair with symbol `new` in all words."""
         pair = left << SHIFT | right
         places = self.places.pop(pair)
         changes: dict[int, int] = defaultdict(int)
         for place in places:
             self._merge_in_word(place, left, right, new, changes)
-        changes.pop(pair, None)  # of overlaps, as in `aaa`
+        changes.pop(pair, None)  # overlaps, as in `aaa`
         del self.counts[pair]
         for changed, change in changes.items():
             count = self.counts.get(changed, 0) + change
@@ -104,9 +104,9 @@ def learn_merges(
     vocab_size: int,
     join: Callable[[str, str], str],
 ) -> list[tuple[str, str]]:
-    """Extends `entries` to `vocab_size`, or to where no pair occurs twice. Returns the merges.
+    """Extends `entries` to `vocab_size`, or until no pair occurs twice. Returns the merges.
 
-    words: (ids, count), ids being places in `entries`. join: the entry that two entries make.
+    words: (ids, count), with indices of `entries` as ids. join: concatenates two entries.
     """
     merger = PairMerger(words)
     ids = {entry: number for number, entry in enumerate(entries)}
@@ -114,7 +114,7 @@ def learn_merges(
     while len(entries) < vocab_size and (pair := merger.most_frequent()):
         left, right = pair
         entry = join(entries[left], entries[right])
-        if entry not in ids:  # two pairs can make the same entry
+        if entry not in ids:  # two pairs can give the same entry
             ids[entry] = len(entries)
             entries.append(entry)
         merger.merge(left, right, ids[entry])

@@ -1,30 +1,34 @@
-"""Thresholds for unknown text, and likely causes of it.
+"""Thresholds for unknown text, and its likely causes.
 
-One unknown token hides a word of any length, so shares are those of characters.
+One unknown token hides a word of any length, so shares are shares of the characters.
 """
 
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from dataset.tokenizers.library import habits_of
+from dataset.tokenizers.formats import LONG_WORD
+from dataset.tokenizers.tokenizer_files import lower_cases
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WARNING_SHARE = 0.03  # of the characters
-ERROR_SHARE = 0.9  # from which on nothing can be learned
-LONG_WORD = 100  # characters that WordPiece takes of a word
-CAUSE_SHARE = 0.5  # of what is unknown, that a cause must explain
+ERROR_SHARE = 0.9  # nothing can be learned above it
+CAUSE_SHARE = 0.5  # of the unknown text, explained by a cause
 NAMED = 5  # characters in a message
 TRIED_WORDS = 2000
-OWN = "a vocab.txt, or TOKENIZER.TRAIN,"  # which take settings, as other tokenizers do not
+OWN = "with a vocab.txt or TOKENIZER.TRAIN, set"  # other tokenizers have no such settings
 
 
 @dataclass(frozen=True)
 class Cause:
-    """why: completes `likely cause: `. remedy: a setting for the dataset that helps, or empty."""
+    """A cause of unknown text.
+
+    why: completes `likely cause: `. remedy: a helpful setting of the dataset, or empty.
+    """
 
     why: str
     remedy: str = ""
@@ -44,81 +48,87 @@ def without_accents(text: str) -> str:
 
 
 TOO_LONG = Cause(
-    f"words of more than {LONG_WORD} characters, which WordPiece takes for unknown",
-    "a vocab.txt, or TOKENIZER.TRAIN, has them cut",
+    f"words of more than {LONG_WORD} characters, which are unknown to WordPiece",
+    "a vocab.txt or TOKENIZER.TRAIN cuts them",
 )
 CASE_TAKEN = Cause(
-    "casing, as the vocabulary has these words with their capitals",
-    f"{OWN} takes TOKENIZER.DO_LOWER_CASE False",
+    "casing, as the vocabulary has these words with capital letters",
+    f"{OWN} TOKENIZER.DO_LOWER_CASE False",
 )
 MARKS_TAKEN = Cause(
-    "accents and other marks that the tokenizer takes away and the vocabulary has",
-    f"{OWN} takes TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
+    "accents and other marks, which the tokenizer removes but the vocabulary has",
+    f"{OWN} TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
 )
-# Other forms of unknown words, and the cause if the vocabulary knows that form.
+LOWER = Cause(
+    "casing, as the vocabulary has these words in lower case",
+    f"{OWN} TOKENIZER.DO_LOWER_CASE True",
+)
+UPPER = Cause("casing, as the vocabulary is in capitals")
+CAPITALIZED = Cause("casing, as the vocabulary has these words with a capital letter")
+PLAIN = Cause(
+    "accents, as the vocabulary has these words without them", f"{OWN} TOKENIZER.ACCENTS strip"
+)
+COMPOSED = Cause("accents, as the vocabulary has composed characters (NFC) but the text has not")
+DECOMPOSED = Cause(
+    "accents, as the vocabulary has decomposed characters (NFD) but the text has not"
+)
+ONE_BY_ONE = Cause("adjacent characters, which the vocabulary has one by one")
+# Forms of an unknown word, and the cause if the vocabulary has that form.
 FORMS: tuple[tuple[Callable[[str], str], Cause], ...] = (
-    (
-        str.lower,
-        Cause(
-            "casing, as the vocabulary has these words in lower case",
-            f"{OWN} takes TOKENIZER.DO_LOWER_CASE True",
-        ),
-    ),
-    (str.upper, Cause("casing, as the vocabulary is in capitals")),
-    (str.capitalize, Cause("casing, as the vocabulary has these words with a capital letter")),
-    (
-        without_accents,
-        Cause(
-            "accents, as the vocabulary has these words without",
-            f"{OWN} takes TOKENIZER.ACCENTS strip",
-        ),
-    ),
+    (str.lower, LOWER),
+    (str.upper, UPPER),
+    (str.capitalize, CAPITALIZED),
+    (without_accents, PLAIN),
     (lambda word: without_accents(word.lower()), Cause("casing and accents")),
-    (
-        lambda word: unicodedata.normalize("NFC", word),
-        Cause("accents, as the vocabulary has composed characters (NFC) and the text has not"),
-    ),
-    (
-        lambda word: unicodedata.normalize("NFD", word),
-        Cause("accents, as the vocabulary has decomposed characters (NFD) and the text has not"),
-    ),
-    (" ".join, Cause("characters in a row that the vocabulary has one by one")),
+    (partial(unicodedata.normalize, "NFC"), COMPOSED),
+    (partial(unicodedata.normalize, "NFD"), DECOMPOSED),
+    (" ".join, ONE_BY_ONE),
 )
 
 
 def likely_cause(tokenizer: "Tokenizer", unknown_id: int, words: Mapping[str, int]) -> Cause:
-    """Names the first form that makes most of the unknown text known, or what the vocabulary lacks.
+    """Returns the cause for most of the unknown text, or the characters the vocabulary lacks.
 
-    words: how often each occurs.
+    words: how often each unknown word occurs.
     """
     frequent = dict(sorted(words.items(), key=lambda item: (-item[1], item[0]))[:TRIED_WORDS])
     weights = {word: num_characters(word) * count for word, count in frequent.items()}
     enough = CAUSE_SHARE * sum(weights.values())
 
-    def helps(form: Callable[[str], str]) -> bool:
-        known = (
-            weight
-            for word, weight in weights.items()
-            if is_known(tokenizer, unknown_id, form(word))
-        )
-        return sum(known) > enough
+    def helps(*forms: Callable[[str], str]) -> bool:
+        known = 0
+        for word, weight in weights.items():
+            for form in forms:
+                word = form(word)
+            known += weight if _is_known(tokenizer, unknown_id, word) else 0
+        return known > enough
 
     if sum(weight for word, weight in weights.items() if len(word) > LONG_WORD) > enough:
         return TOO_LONG
-    normalizer = tokenizer.normalizer
-    lowers, _ = habits_of(normalizer)
-    if lowers and helps(str.lower):
+    lowered = [str.lower] if lower_cases(tokenizer.normalizer) else []
+    if lowered and helps(*lowered):
         return MARKS_TAKEN
-    if helps(str):
-        return CASE_TAKEN if lowers else MARKS_TAKEN
+    if helps():
+        return CASE_TAKEN if lowered else MARKS_TAKEN
     for form, cause in FORMS:
-        if helps(lambda word, form=form: form(word.lower() if lowers else word)):
+        if helps(*lowered, form):
             return cause
-    return _lacking(tokenizer, frequent)
+    return _missing_characters(tokenizer, frequent)
 
 
-def _lacking(tokenizer: "Tokenizer", words: Mapping[str, int]) -> Cause:
-    """Names characters of the normalised words that no entry of the vocabulary has."""
+def _is_known(tokenizer: "Tokenizer", unknown_id: int, word: str) -> bool:
+    """True if the vocabulary can spell a word without normalisation."""
+    split = tokenizer.pre_tokenizer
+    parts = [part for part, _ in split.pre_tokenize_str(word)] if split else [word]
+    try:
+        tokens = [token for part in parts for token in tokenizer.model.tokenize(part)]
+    except Exception:  # from a model without an unknown token
+        return False
+    return bool(tokens) and all(token.id != unknown_id for token in tokens)
+
+
+def _missing_characters(tokenizer: "Tokenizer", words: Mapping[str, int]) -> Cause:
+    """Names characters of the normalised words that are in no entry of the vocabulary."""
     normalizer = tokenizer.normalizer
     alphabet = set("".join(tokenizer.get_vocab(with_added_tokens=False)))
     counts: dict[str, int] = {}
@@ -128,20 +138,10 @@ def _lacking(tokenizer: "Tokenizer", words: Mapping[str, int]) -> Cause:
                 counts[letter] = counts.get(letter, 0) + count
     if not counts:
         return Cause("a vocabulary that was made for other text")
-    most = sorted(counts, key=lambda letter: (-counts[letter], letter))
-    return Cause(f"characters that the vocabulary lacks ({', '.join(map(name_of, most[:NAMED]))})")
+    return Cause(f"characters that the vocabulary lacks ({most_frequent(counts)})")
 
 
-def is_known(tokenizer: "Tokenizer", unknown_id: int, word: str) -> bool:
-    """True if the vocabulary spells a word as it stands, without any normalisation."""
-    split = tokenizer.pre_tokenizer
-    parts = [part for part, _ in split.pre_tokenize_str(word)] if split else [word]
-    try:
-        tokens = [token for part in parts for token in tokenizer.model.tokenize(part)]
-    except Exception:  # of a model that has nothing for unknown text
-        return False
-    return bool(tokens) and all(token.id != unknown_id for token in tokens)
-
-
-def name_of(letter: str) -> str:
-    return f"U+{ord(letter):04X} {unicodedata.name(letter, '')}".strip()
+def most_frequent(counts: Mapping[str, int]) -> str:
+    """Names the most frequent letters: `U+0062 LATIN SMALL LETTER B, ...`."""
+    frequent = sorted(counts, key=lambda letter: (-counts[letter], letter))[:NAMED]
+    return ", ".join(f"U+{ord(x):04X} {unicodedata.name(x, '')}".strip() for x in frequent)

@@ -1,39 +1,35 @@
-"""A vocabulary trained on the corpus, the same in every run.
+"""Trains a vocabulary on the corpus, the same in every run.
 
-Memory does not grow with the corpus: words are counted in tables of a fixed size, which does not
-depend on SYSTEM.MAX_MEMORY_IN_GB either, so the vocabulary is the same on every machine.
+Memory does not grow with the corpus: words are counted in tables of a fixed size. The size does not
+depend on SYSTEM.MAX_MEMORY_IN_GB either, so every machine gets the same vocabulary.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dataset.tokenizers.formats import (
-    SPECIAL_TOKENS,
-    bert_pipeline,
-    byte_level_pipeline,
-    save_bert_tokenizer,
-    save_byte_level_tokenizer,
-)
+from dataset.tokenizers.formats import PREFIX, bert_pipeline, byte_level_pipeline, save_tokenizer
 from dataset.tokenizers.merges import learn_merges
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
 from dataset.tokenizers.word_counts import CONTINUES, BoundedCounts, count_words, iter_blocks
 
-# Distinct words, first as they stand in the text, then without case and punctuation; symbols that
-# these are spelled with at the beginning, which take about 60 bytes each until all is merged.
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Distinct words, first with, then without case and punctuation; and symbols of their spellings,
+# which take about 60 bytes each until they are merged.
 MAX_WORDS, MAX_PIECES, MAX_SYMBOLS = 1_000_000, 300_000, 4_500_000
-BATCH_PIECES = 30_000  # counted before they go into the table
-TRAINING_BYTES = 400_000_000  # what training takes at most, with the process it runs in
-# Rarer characters become [UNK]: BERT's own vocabulary has 1000. More are kept in writing systems
-# that need them for this share of the text.
+BATCH_PIECES = 30_000  # counted before they are added to the table
+TRAINING_BYTES = 400_000_000  # peak memory of the training process
+# Rarer characters become [UNK]: BERT's own vocabulary has 1000. Writing systems that need more to
+# cover this share of the text keep more.
 MAX_ALPHABET, COVERAGE = 1000, 0.9999
-CONTINUATION = "##"
-# Keys of TOKENIZER that decide what is trained, besides casing and accents.
-TRAINING_KEYS = ("MODEL", "VOCAB_SIZE", "SPECIAL_TOKENS", "MAX_TRAINING_MB")
 
 
 def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[str]) -> str:
-    """What is wrong with TOKENIZER.VOCAB_SIZE or SPECIAL_TOKENS, or an empty string."""
+    """Returns the problem with TOKENIZER.VOCAB_SIZE or SPECIAL_TOKENS, or ""."""
     least = len(SPECIAL_TOKENS) + len(special_tokens) + (256 if model == "bpe" else 2)
     if vocab_size < least:
         size = f"is {vocab_size}, too small for {model}, expected {least} or more"
@@ -41,7 +37,7 @@ def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[
     counts = Counter([*SPECIAL_TOKENS.values(), *special_tokens])
     for token in special_tokens:
         if counts[token] > 1 or token.split() != [token]:
-            return f"TOKENIZER.SPECIAL_TOKENS: {token!r} is there twice or has white space"
+            return f"TOKENIZER.SPECIAL_TOKENS: {token!r} appears twice or contains white space"
     return ""
 
 
@@ -58,36 +54,37 @@ def train_tokenizer(
 ) -> int:
     """Trains on text spread evenly over the shards, and saves the tokenizer in `folder`.
 
-    model: wordpiece | bpe. accents: auto | strip | keep. Returns the vocabulary's size: a small
-    corpus may give fewer entries than `vocab_size`. [PAD] has id 0, `special_tokens` begin at 5.
+    model: wordpiece | bpe. accents: auto | strip | keep. Returns the size of the vocabulary, less
+    than `vocab_size` for a small corpus. [PAD] has id 0, `special_tokens` begin at 5.
     """
     names = [*SPECIAL_TOKENS.values(), *special_tokens]
-    if model == "bpe":
+    is_bpe = model == "bpe"
+    if is_bpe:
         pipeline = byte_level_pipeline({}, [], do_lower_case, accents)
     else:
         pipeline = bert_pipeline({}, do_lower_case, accents)
-    words = count_corpus(text_shards, max_training_bytes)
-    pieces = count_pieces(words, pipeline, names)
-    del words  # makes room
-    if model == "bpe":
-        entries, merges = learn_byte_level(pieces, names, vocab_size)
-        save_byte_level_tokenizer(entries, merges, do_lower_case, folder, accents, special_tokens)
+    pieces = _count_pieces(_count_corpus(text_shards, max_training_bytes), pipeline, names)
+    if is_bpe:
+        entries, merges = _learn_byte_level(pieces, names, vocab_size)
+        tokenizer = byte_level_pipeline(_numbered(entries), merges, do_lower_case, accents)
     else:
         entries = learn_wordpiece(pieces, names, vocab_size)
-        save_bert_tokenizer(entries, do_lower_case, folder, accents, special_tokens)
+        tokenizer = bert_pipeline(_numbered(entries), do_lower_case, accents)
+    tokenizer.add_special_tokens(names)
+    save_tokenizer(tokenizer, SPECIAL_TOKENS, folder)
     return len(entries)
 
 
 def learn_wordpiece(pieces: BoundedCounts, special: list[str], vocab_size: int) -> list[str]:
-    alphabet = choose_alphabet(pieces, (vocab_size - len(special)) // 2)
-    continuing = [CONTINUATION + character for character in continuing_characters(alphabet)]
-    entries = [*special, *continuing, *alphabet]
-    symbols = as_symbols(pieces, entries, CONTINUATION)
-    learn_merges(symbols, entries, vocab_size, lambda a, b: a + b.removeprefix(CONTINUATION))
+    """Returns the entries of a WordPiece vocabulary; the index is the id."""
+    alphabet = _choose_alphabet(pieces, (vocab_size - len(special)) // 2)
+    entries = [*special, *(PREFIX + letter for letter in _inner_characters(alphabet)), *alphabet]
+    symbols = as_symbols(pieces, entries, PREFIX)
+    learn_merges(symbols, entries, vocab_size, lambda a, b: a + b.removeprefix(PREFIX))
     return entries
 
 
-def learn_byte_level(
+def _learn_byte_level(
     pieces: BoundedCounts, special: list[str], vocab_size: int
 ) -> tuple[list[str], list[tuple[str, str]]]:
     from tokenizers.pre_tokenizers import ByteLevel
@@ -97,27 +94,28 @@ def learn_byte_level(
     return entries, learn_merges(symbols, entries, vocab_size, str.__add__)
 
 
-# --- text to pieces --------------------------------------------------------------------------
+def _numbered(entries: list[str]) -> dict[str, int]:
+    return {entry: number for number, entry in enumerate(entries)}
 
 
-def count_corpus(text_shards: Iterable[Path], max_training_bytes: int) -> BoundedCounts:
+def _count_corpus(text_shards: Iterable[Path], max_training_bytes: int) -> BoundedCounts:
     words = BoundedCounts(MAX_WORDS)
     for block in iter_blocks(text_shards, max_training_bytes):
         words.add(count_words(block))
     return words
 
 
-def count_pieces(words: BoundedCounts, pipeline, special: list[str]) -> BoundedCounts:
-    """What `pipeline` normalises and splits words into, with counts; special tokens left out.
+def _count_pieces(words: BoundedCounts, pipeline: "Tokenizer", special: list[str]) -> BoundedCounts:
+    """Normalises and splits the words with `pipeline`; special tokens are left out.
 
-    A piece that goes on where something was cut begins with CONTINUES.
+    The continuation of a piece that was cut begins with CONTINUES.
     """
     pieces = BoundedCounts(MAX_PIECES)
     between = re.compile("|".join(map(re.escape, special)))
-    batch: Counter = Counter()
+    batch: Counter[str] = Counter()
     for word, count in words.items():
         for part in between.split(word):
-            for piece in split_word(part, pipeline):
+            for piece in _split_word(part, pipeline):
                 batch[piece] += count
         if len(batch) >= BATCH_PIECES:
             pieces.add(batch)
@@ -126,12 +124,12 @@ def count_pieces(words: BoundedCounts, pipeline, special: list[str]) -> BoundedC
     return pieces
 
 
-def split_word(word: str, pipeline) -> Iterator[str]:
-    """Pieces of a word. One that begins with CONTINUES is split with a letter in its front."""
-    goes_on = word.startswith(CONTINUES)
-    text = pipeline.normalizer.normalize_str(f"a{word[1:]}" if goes_on else word)
+def _split_word(word: str, pipeline: "Tokenizer") -> Iterator[str]:
+    """Yields the pieces of a word. A continuation is split with a letter before it."""
+    is_continuation = word.startswith(CONTINUES)
+    text = pipeline.normalizer.normalize_str(f"a{word[1:]}" if is_continuation else word)
     pieces = [piece for piece, _ in pipeline.pre_tokenizer.pre_tokenize_str(text)]
-    if goes_on:
+    if is_continuation:
         rest = pieces.pop(0).removeprefix("Ġ")[1:]
         yield from [CONTINUES + rest] if rest else []
     yield from pieces
@@ -140,12 +138,12 @@ def split_word(word: str, pipeline) -> Iterator[str]:
 def as_symbols(
     pieces: BoundedCounts, entries: list[str], prefix: str
 ) -> Iterator[tuple[list[int], int]]:
-    """Pieces as lists of ids of single characters, the most frequent ones first.
+    """Yields (ids of single characters, count) of the pieces, most frequent first.
 
-    Left out are those with an unknown character, and the rarest beyond MAX_SYMBOLS. prefix: what
-    an entry has in front that does not begin a piece.
+    Skips pieces with an unknown character, and stops at MAX_SYMBOLS. prefix: of entries that do
+    not begin a piece.
     """
-    ids = {entry: number for number, entry in enumerate(entries)}
+    ids = _numbered(entries)
     room = MAX_SYMBOLS
     for piece, count in sorted(pieces.items(), key=lambda item: (-item[1], item[0])):
         first = "" if piece.startswith(CONTINUES) else piece[0]
@@ -157,12 +155,9 @@ def as_symbols(
             yield [ids[symbol] for symbol in symbols], count
 
 
-# --- characters ------------------------------------------------------------------------------
-
-
-def choose_alphabet(pieces: BoundedCounts, most: int) -> list[str]:
-    """The most frequent characters of the pieces, at most `most`, sorted."""
-    counts: Counter = Counter()
+def _choose_alphabet(pieces: BoundedCounts, most: int) -> list[str]:
+    """Returns the most frequent characters of the pieces, at most `most`, sorted."""
+    counts: Counter[str] = Counter()
     for piece, count in pieces.items():
         for character in piece.removeprefix(CONTINUES):
             counts[character] += count
@@ -174,8 +169,8 @@ def choose_alphabet(pieces: BoundedCounts, most: int) -> list[str]:
     return sorted(frequent[: min(number, most)])
 
 
-def continuing_characters(characters: Iterable[str]) -> list[str]:
-    """Characters that can stand inside a word of BERT's; punctuation and Chinese ones cannot."""
+def _inner_characters(characters: Iterable[str]) -> list[str]:
+    """Returns the characters that can continue a word; punctuation and Chinese ones cannot."""
     pipeline = bert_pipeline({}, False)
     split, normalize = pipeline.pre_tokenizer.pre_tokenize_str, pipeline.normalizer.normalize_str
     return [character for character in characters if len(split(normalize(f"a{character}"))) == 1]

@@ -1,8 +1,8 @@
-"""How often each word occurs in a large text, in a table of bounded size.
+"""Counts the words of a large text in a table of bounded size.
 
-Most distinct words of a large text occur once or twice. When the table is full, the frequent words
-stay, and of the rare ones a random sample, which from then on stands for all rare words: each
-counts 2, 4, 8 ... fold. What is in the sample is decided by a hash of the word.
+Most distinct words of a large text occur once or twice. A full table keeps the frequent words and a
+random sample of the rare ones. The sample represents all rare words, so each of its counts is
+multiplied by 2, 4, 8, ... A hash of the word decides about the sample.
 """
 
 from collections import Counter
@@ -11,20 +11,19 @@ from pathlib import Path
 from zlib import crc32
 
 BLOCK_BYTES = 512 << 10
-# Runs of characters without white space (Chinese, Thai, addresses) that are longer are cut, as
-# they hardly ever occur twice.
+# Longer runs without white space (Chinese, Thai, URLs) are cut, as they hardly ever occur twice.
 LONGEST_WORD, PIECE_LENGTH = 24, 8
-CONTINUES = " "  # in front of a piece that does not begin its word
+CONTINUES = " "  # prefix of a piece that does not begin its word
 
 
 class BoundedCounts:
-    """Counts of at most `capacity` words, but for what one call of `add` may bring."""
+    """Counts at most `capacity` words, and those of one more call of `add`."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
         self.counts: dict[str, int] = {}
-        self.frequent = 1  # the count from which a word stays for certain
-        self.doublings = 0  # a rare word in the sample stands for 2^doublings
+        self.frequent = 1  # words with this count or more are never dropped
+        self.doublings = 0  # a rare word in the sample represents 2^doublings words
 
     def add(self, counts: Mapping[str, int]) -> None:
         own = self.counts
@@ -34,7 +33,7 @@ class BoundedCounts:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Keeps three quarters of the capacity: at most one half for frequent words."""
+        """Reduces the table to 3/4 of its capacity, at most 1/2 for frequent words."""
         room, num_frequent = self.capacity // 2, 0
         num_words = Counter(self.counts.values())
         for count in sorted(num_words, reverse=True):
@@ -59,13 +58,13 @@ class BoundedCounts:
                 yield word, count
 
     def items(self) -> Iterator[tuple[str, int]]:
-        """Yields (word, estimated count); exact if the table has never been full."""
+        """Yields (word, estimated count); exact if the table was never full."""
         for word, count in self._kept():
             yield word, count if count >= self.frequent else count << self.doublings
 
 
-def count_words(text: str) -> Counter:
-    """Words between white space with their counts; long ones as pieces of 8 characters."""
+def count_words(text: str) -> Counter[str]:
+    """Counts words between white space; long ones in pieces of 8 characters."""
     counts = Counter(text.split())
     for word in [word for word in counts if len(word) > LONGEST_WORD]:
         count = counts.pop(word)
@@ -76,14 +75,14 @@ def count_words(text: str) -> Counter:
 
 
 def iter_blocks(paths: Iterable[Path], max_bytes: int) -> Iterator[str]:
-    """Yields at most about `max_bytes` of text in blocks spread evenly over all files.
+    """Yields about `max_bytes` of text at most, in blocks spread evenly over all files.
 
-    A line belongs to the block that it begins in, so that of a smaller text each line comes once.
+    A line belongs to the block with its first byte, so no line comes twice.
     """
     sizes = {path: path.stat().st_size for path in paths}
     share = min(1.0, max_bytes / max(1, sum(sizes.values())))
     least = 1 if share == 1.0 else min(BLOCK_BYTES, max_bytes) // 16
-    due, taken = 0.0, 0  # bytes that should have been, and that have been, read by now
+    due, taken = 0.0, 0  # bytes to read until now, and bytes read
     for path, size in sizes.items():
         for start in range(0, size, BLOCK_BYTES):
             length = min(BLOCK_BYTES, size - start)
@@ -91,11 +90,11 @@ def iter_blocks(paths: Iterable[Path], max_bytes: int) -> Iterator[str]:
             length = min(length, round(due) - taken)
             if length >= max(1, least):
                 taken += length
-                yield read_lines(path, start, length)
+                yield _read_lines(path, start, length)
 
 
-def read_lines(path: Path, start: int, length: int) -> str:
-    """The lines that begin in bytes [start, start + length) of a file."""
+def _read_lines(path: Path, start: int, length: int) -> str:
+    """Returns the lines that begin in bytes [start, start + length) of a file."""
     with open(path, "rb") as file:
         if start:
             file.seek(start - 1)

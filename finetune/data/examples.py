@@ -12,8 +12,9 @@ from finetune.data.superglue import NoLabel, query_answers, samples_of
 from finetune.data.tables import Table, iter_lines, read_objects, read_table, table_columns
 from finetune.data.tasks import Split, Task
 from pipeline.errors import StageError
-from pipeline.hub.hub_datasets import check_split, look_up
-from pipeline.hub.repository import Repository, cached_commit, first_line, not_cached
+from pipeline.hub.dataset_files import check_split, look_up
+from pipeline.hub.repository import Repository, cached_commit, not_cached
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import shown, shown_list
 
 if TYPE_CHECKING:

@@ -34,11 +34,10 @@ def check_agreement(
 
     step = -(-len(texts) // MAX_TEXTS) or 1
     sample = [text[:MAX_CHARACTERS] for row in texts[::step] for text in row]
-    if found := find_difference(ours, theirs, sample):
-        name = type(tokenizer).__name__
-        described = found.described(("tokenizer.json", name), file.id_to_token)
+    name = type(tokenizer).__name__
+    if found := find_difference(("tokenizer.json", ours), (name, theirs), sample, file.id_to_token):
         raise StageError(
-            f"{model}: {described}, which transformers makes of it; if the model was trained with "
+            f"{model}: {found}, which transformers makes of it; if the model was trained with "
             'tokenizer.json, set "tokenizer_class": "PreTrainedTokenizerFast" in '
             "tokenizer_config.json, else take tokenizer.json away"
         )

@@ -1,22 +1,22 @@
-"""From a grid to jobs: which settings are tried, what each starts from, and which one is best.
+"""The jobs of a hyperparameter search: which to run, what each starts from, and the best one.
 
-All of it is pure: what is to be run follows from the grid and the scores so far.
+Everything here is pure: the next jobs follow from the grid and the scores so far.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import median
 
-# STILT (arXiv 1811.01088): small tasks start from a model that was finetuned on MNLI.
+# STILT (arXiv 1811.01088): small tasks start from a model finetuned on MNLI.
 STILT_SOURCE = "MNLI"
 HALVING = "halving"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that are tried for a task, in all combinations."""
+    """The values to try for a task, in all combinations."""
 
     epochs: tuple[int, ...]
     batch_sizes: tuple[int, ...]
@@ -24,8 +24,8 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A job but for its seed."""
+class Hyperparameters:
+    """A job without its seed."""
 
     task: str
     epochs: int
@@ -36,7 +36,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one task. stilt: it starts from the best MNLI job, not the pretrained model."""
+    """One finetuning run. stilt: starts from the best MNLI job, not the pretrained model."""
 
     task: str
     epochs: int
@@ -47,12 +47,14 @@ class Job:
 
     @property
     def setting(self) -> str:
-        """Name of the job among those of its task, and of its folder."""
+        """The name of the job among those of its task, and of its folder."""
         return f"lr{self.learning_rate!r}_bs{self.batch_size}_ep{self.epochs}_seed{self.seed}"
 
     @property
-    def without_seed(self) -> Setting:
-        return Setting(self.task, self.epochs, self.batch_size, self.learning_rate, self.stilt)
+    def without_seed(self) -> Hyperparameters:
+        return Hyperparameters(
+            self.task, self.epochs, self.batch_size, self.learning_rate, self.stilt
+        )
 
     def __str__(self) -> str:
         return f"{self.task} {self.setting}"
@@ -61,7 +63,7 @@ class Job:
 def plan_jobs(
     grids: Mapping[str, Grid], seeds: Sequence[int], stilt_tasks: Iterable[str]
 ) -> list[Job]:
-    """All jobs of a grid, without duplicates, in the order of the tasks in `grids`.
+    """Returns all jobs of the grids, without duplicates, in the order of `grids` (task -> Grid).
 
     Raises ValueError if a task is to start from MNLI but MNLI is not searched.
     """
@@ -80,58 +82,67 @@ def plan_jobs(
     return list(dict.fromkeys(jobs))
 
 
-# --- which is best -----------------------------------------------------------------------------
+def by_task(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    found = defaultdict(list)
+    for job in jobs:
+        found[job.task].append(job)
+    return dict(found)
 
 
-def setting_scores(scores: Mapping[Job, float]) -> dict[Setting, float]:
-    """The median over the seeds of each setting."""
-    by_setting = defaultdict(list)
+# --- the best job ------------------------------------------------------------------------------
+
+
+def median_scores(scores: Mapping[Job, float]) -> dict[Hyperparameters, float]:
+    """Returns the median over the seeds."""
+    found = defaultdict(list)
     for job, score in scores.items():
-        by_setting[job.without_seed].append(score)
-    return {setting: median(found) for setting, found in by_setting.items()}
+        found[job.without_seed].append(score)
+    return {hyperparameters: median(values) for hyperparameters, values in found.items()}
 
 
 def best_job(scores: Mapping[Job, float]) -> Job:
-    """The run to submit: that of the best setting with the highest score (or the lower seed)."""
-    best = _best_first(setting_scores(scores))[0]
-    runs = [job for job in scores if job.without_seed == best]
-    return min(runs, key=lambda job: (-scores[job], job.seed))
+    """Returns the job to submit: of the best hyperparameters, the seed with the highest score.
+
+    Of equal scores the lower seed wins.
+    """
+    best = _best_first(median_scores(scores))[0]
+    jobs = [job for job in scores if job.without_seed == best]
+    return min(jobs, key=lambda job: (-scores[job], job.seed))
 
 
-def _best_first(scores: Mapping[Setting, float]) -> list[Setting]:
-    """Of equals the one that costs or risks less comes first: fewer epochs, then the lower
-    learning rate, then the larger batch."""
+def _best_first(scores: Mapping[Hyperparameters, float]) -> list[Hyperparameters]:
+    """Sorts by score; of equal scores, fewer epochs, lower learning rates, larger batches first."""
 
-    def key(setting: Setting) -> tuple:
-        return -scores[setting], setting.epochs, setting.learning_rate, -setting.batch_size
+    def key(found: Hyperparameters) -> tuple:
+        return -scores[found], found.epochs, found.learning_rate, -found.batch_size
 
     return sorted(scores, key=key)
 
 
 def possible_best(jobs: Iterable[Job], scores: Mapping[Job, float]) -> set[Job]:
-    """The runs of a task that can still become the best one. jobs: all that are to be run.
+    """Returns the finished jobs of a task that can still become the best. jobs: all planned ones.
 
-    Of a setting whose seeds are not all done only its best run so far can, and of the other
-    settings only the best one.
+    Of hyperparameters with unfinished seeds this is the best job so far, of all others together
+    the best job.
     """
-    waiting = {job.without_seed for job in jobs if job not in scores}
-    closed: dict[Job, float] = {}
-    groups: dict[Setting, dict[Job, float]] = defaultdict(dict)
+    unfinished = {job.without_seed for job in jobs if job not in scores}
+    finished: dict[Job, float] = {}
+    groups: dict[Hyperparameters, dict[Job, float]] = defaultdict(dict)
     for job, score in scores.items():
-        setting = job.without_seed
-        (groups[setting] if setting in waiting else closed)[job] = score
-    return {best_job(group) for group in (closed, *groups.values()) if group}
+        group = groups[job.without_seed] if job.without_seed in unfinished else finished
+        group[job] = score
+    return {best_job(group) for group in (finished, *groups.values()) if group}
 
 
 # --- halving -----------------------------------------------------------------------------------
 
 
 def halving_jobs(grid: Sequence[Job], scores: Mapping[Job, float]) -> list[Job]:
-    """The jobs of a task's grid that successive halving runs, as far as the scores tell.
+    """Returns the jobs of a task's grid that successive halving runs, as far as scores are known.
 
-    First all batch sizes and learning rates with the fewest epochs. Once these have scores, the
-    better half of them (rounded up) with the next number of epochs, as new runs, and so on
-    (arXiv 1502.07943, with the numbers of epochs in the grid as its budgets).
+    The first rung is all batch sizes and learning rates with the fewest epochs. Each later rung is
+    the better half of the one before (rounded up) with the next number of epochs, as new runs
+    (arXiv 1502.07943, with the grid's numbers of epochs as budgets).
     """
     epochs = sorted({job.epochs for job in grid})
     rung = [job for job in grid if job.epochs == epochs[0]]
@@ -139,9 +150,8 @@ def halving_jobs(grid: Sequence[Job], scores: Mapping[Job, float]) -> list[Job]:
     for number in epochs[1:]:
         if any(job not in scores for job in rung):
             break
-        ranked = _best_first(setting_scores({job: scores[job] for job in rung}))
-        better = ranked[: _half(len(ranked))]
-        kept = {(setting.batch_size, setting.learning_rate) for setting in better}
+        ranked = _best_first(median_scores({job: scores[job] for job in rung}))
+        kept = {(best.batch_size, best.learning_rate) for best in ranked[: _half(len(ranked))]}
         rung = [
             job
             for job in grid
@@ -152,9 +162,9 @@ def halving_jobs(grid: Sequence[Job], scores: Mapping[Job, float]) -> list[Job]:
 
 
 def num_runs(grid: Sequence[Job], search: str) -> dict[int, int]:
-    """Epochs -> number of runs that a search of a task's grid makes with them, fewest first.
+    """Returns epochs -> number of runs for a search of a task's grid, fewest epochs first.
 
-    This is known before any score is. search: `grid` or `halving`.
+    The numbers do not depend on the scores. search: `grid` or `halving`.
     """
     epochs = sorted({job.epochs for job in grid})
     if search != HALVING:
@@ -171,19 +181,28 @@ def _half(number: int) -> int:
     return (number + 1) // 2
 
 
-# --- what runs when ----------------------------------------------------------------------------
+# --- work --------------------------------------------------------------------------------------
 
 
-def run_order(jobs: Iterable[Job], cost: Callable[[Job], float]) -> list[Job]:
-    """MNLI first if others start from it, then the most costly first: no long one comes last.
+def total_rows(grid: Iterable[Job], search: str, rows: Mapping[str, int]) -> int:
+    """Returns the rows to train on, over all runs and epochs. rows: of each task's training set."""
+    return sum(
+        number * epochs * rows[task]
+        for task, jobs in by_task(grid).items()
+        for epochs, number in num_runs(jobs, search).items()
+    )
 
-    Of equals that with the smaller batch, which takes more steps.
+
+def run_order(jobs: Sequence[Job], rows: Mapping[str, int]) -> list[Job]:
+    """Sorts jobs by training rows, most first, so that no long run starts last.
+
+    MNLI comes first if others start from it. Of equals, the smaller batch takes more steps and
+    comes first.
     """
-    jobs = list(jobs)
     stilt = any(job.stilt for job in jobs)
 
     def key(job: Job) -> tuple:
         first = stilt and job.task == STILT_SOURCE
-        return not first, -cost(job), job.batch_size
+        return not first, -job.epochs * rows[job.task], job.batch_size
 
     return sorted(jobs, key=key)

@@ -1,15 +1,14 @@
-"""What a run of a job is, and what its folder holds.
+"""The folder of a finetuning run, and everything that a worker needs for it.
 
-A job's folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`: label
-words, scores or answers), `model/` if other jobs start from it, and `result.json`, written last:
-the job is done only if that record was made from the same inputs, and the predictions are still
-what it says.
+The folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`: label words,
+scores or answers), `model/` if other jobs start from it, and `result.json`, written last. A job is
+done if its result has the same inputs and no prediction is damaged.
 """
 
 import os
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,30 +17,31 @@ from finetune.search.grid import Job
 from pipeline.store.atomic_files import flush_to_disk, write_sealed, write_text
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
 from pipeline.store.record_files import delete_tree, read_sealed
+from pretrain.model.exported_code import write_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RESULT = "result.json"
-WEIGHTS = "weights"  # its key for the files of the model, as FILES is for the predictions
-# Of a result, what the search's summary has too.
+WEIGHTS = "weights"  # the result's key for the model's files, as FILES is for the predictions
+# Keys of a result that the search's summary has too.
 SUMMARY_KEYS = (
     *("score", "dev", "seconds", "majority", "only_label"),
     *("num_steps", "num_train_rows", "num_malformed_rows", "num_unlabelled_rows"),
     *("max_seq_length", "tokenization"),
 )
-# Beside them where the model has not as many positions as were asked for.
+# The configured length, in results of models with fewer positions.
 ASKED_LENGTH = "max_seq_length_asked"
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a run does. batch_size: samples per optimizer step, whatever the number of GPUs.
+    """The hyperparameters of a run. batch_size: samples per optimizer step.
 
     warmup: a share of the steps if below 1, else steps. eval_steps: steps between evaluations
-    on the dev sets during training, 0 for none; evals_per_epoch says the same per epoch. keep_best:
-    the weights of the best evaluation count, not the last ones. patience: evaluations without a
-    better score after which training ends, 0 for never.
+    on the dev sets during training, 0 for none; evals_per_epoch: the same per epoch. keep_best:
+    return the weights of the best evaluation, not the last ones. patience: evaluations without a
+    better score before training stops early, 0 for never.
     """
 
     epochs: float
@@ -62,25 +62,36 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a run reads. start: model that the weights come from; base: the one that the
-    tokenizer comes from; data_dir: the folder that the task's files are below, empty for the
-    Hub."""
+class InputPaths:
+    """The model folders with the initial weights and the tokenizer, and the folder of the data.
 
-    start: str
-    base: str
+    data_dir: as `load_examples` takes it, empty for the Hub.
+    """
+
+    weights: str
+    tokenizer: str
     data_dir: str
+
+    def absolute(self) -> "InputPaths":
+        return InputPaths(*map(_absolute, (self.weights, self.tokenizer, self.data_dir)))
+
+
+def _absolute(path: str) -> str:
+    """Returns an absolute path; names on the Hub stay."""
+    return str(Path(path).absolute()) if path and Path(path).exists() else path
 
 
 @dataclass(frozen=True)
 class JobRun:
-    """All that a worker needs for a job. inputs: what decides its result, JSON-able;
-    keep_model: other jobs start from it."""
+    """A job with everything that a worker needs. inputs: its identity, JSON-serialisable.
+
+    keep_model: other jobs start from its model.
+    """
 
     job: Job
     task: Task
     inputs: dict[str, Any]
-    source: Source
+    paths: InputPaths
     settings: TrainingSettings
     folder: Path
     log: Path
@@ -97,6 +108,11 @@ class JobRun:
         is_whole = set(SUMMARY_KEYS) <= found.keys() and not damage_to_run(self.folder)
         return found if is_whole and found.get("fingerprint") == self.fingerprint else None
 
+    def absolute(self) -> "JobRun":
+        """Returns the same run for a worker with another working directory."""
+        folder, log = self.folder.absolute(), self.log.absolute()
+        return replace(self, paths=self.paths.absolute(), folder=folder, log=log)
+
     def __str__(self) -> str:
         return str(self.job)
 
@@ -110,7 +126,7 @@ def model_path(folder: Path) -> Path:
 
 
 def write_result(run: JobRun, result: Mapping[str, Any]) -> None:
-    """The job is done now, with the predictions and weights that its folder holds."""
+    """Marks the job as done, with the checksums of its predictions and weights."""
     paths = [predictions_path(run.folder, split) for split in run.task.test]
     record = {
         **result,
@@ -121,7 +137,7 @@ def write_result(run: JobRun, result: Mapping[str, Any]) -> None:
 
 
 def damage_to_run(folder: Path) -> str:
-    """`x is missing` or `x is damaged`, of a result and its predictions, else an empty string."""
+    """Returns `x is missing` or `x is damaged` for a result or its predictions, else ""."""
     if not (folder / RESULT).exists():
         return ""
     found = read_sealed(folder / RESULT)
@@ -129,31 +145,37 @@ def damage_to_run(folder: Path) -> str:
 
 
 def has_model(folder: Path) -> bool:
-    """Whether the weights of a run are there, as they were saved."""
+    """True if the run's weights exist and are undamaged."""
     found = read_sealed(folder / RESULT) or {}
     return model_path(folder).exists() and not damage_to(folder, found.get(WEIGHTS, {}))
 
 
 def drop_model(folder: Path) -> None:
-    """Moved aside first: what a kill leaves behind is not taken for a model."""
+    """Deletes a run's model; renames it first, so a kill leaves no partial model."""
     if model_path(folder).exists():
-        aside = folder / f".model.{uuid.uuid4().hex[:12]}.tmp"
-        os.replace(model_path(folder), aside)
-        delete_tree(aside)
+        renamed = _temporary_path(folder)
+        os.replace(model_path(folder), renamed)
+        delete_tree(renamed)
 
 
 def write_predictions(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """One line per (index, prediction) of a test set."""
+    """Writes a line per (index, prediction) of a test set."""
     lines = ["index\tprediction", *(f"{index}\t{value}" for index, value in rows)]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def save_model(model: "PreTrainedModel", folder: Path) -> None:
-    """Saved aside and moved, so that a model that is there is complete."""
-    aside = folder / f".model.{uuid.uuid4().hex[:12]}.tmp"
-    model.save_pretrained(aside)
-    for path in (*aside.iterdir(), aside):
+    """Saves a model under another name, then renames it: an existing model is always complete."""
+    saved = _temporary_path(folder)
+    model.save_pretrained(saved)
+    if type(model).__module__.startswith("pretrain."):  # our architecture, not a stock one
+        write_code(saved)  # transformers copies only files with relative imports
+    for path in (*saved.iterdir(), saved):
         flush_to_disk(path)
     drop_model(folder)
-    os.replace(aside, model_path(folder))
+    os.replace(saved, model_path(folder))
     flush_to_disk(folder)
+
+
+def _temporary_path(folder: Path) -> Path:
+    return folder / f".model.{uuid.uuid4().hex[:12]}.tmp"

@@ -1,7 +1,6 @@
-"""The loop that keeps workers busy with jobs that come up one after the other.
+"""Keeps workers busy with jobs, and retries a failed job once.
 
-What the workers are is left to a `Workers`: processes in slots of this machine (slots.py), or the
-workers of a Dask cluster (cluster_jobs.py).
+The workers are processes of this machine (local_workers.py) or of a Dask cluster (dask_workers.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,28 +10,28 @@ from typing import Any, Protocol, TypeVar
 from pipeline.errors import StageError
 from pipeline.runtime.executor import CHECK_SECONDS
 
-Job = TypeVar("Job")
+T = TypeVar("T")
 
 
-class Workers(Protocol):
-    """Places that do one job at a time. num_workers: how many there are."""
+class WorkerPool(Protocol):
+    """Workers that take one job at a time each, numbered from 0 to num_workers - 1."""
 
     num_workers: int
 
-    def submit(self, place: int, function: Callable, job: Any) -> Future: ...
+    def submit(self, number: int, function: Callable, job: Any) -> Future: ...
 
-    def take_back(self, place: int, future: Future) -> Any:
-        """What a future that is done gave: a result, or how its job failed.
+    def collect(self, number: int, future: Future) -> Any:
+        """Returns the result of a finished job, or its exception.
 
-        Raises StageError if the workers are of no use any more.
+        Raises StageError if no worker of the pool can be used any more.
         """
 
     def problem(self) -> str:
-        """What is wrong with all of the workers, or an empty string."""
+        """Returns an error message if no worker can be used any more, else ""."""
 
 
 class WorkerDied(Exception):
-    """A worker ended in the middle of a job. retry: whether another one may try it."""
+    """A worker died during a job. retry: another worker may retry the job."""
 
     def __init__(self, cause: str, retry: bool = True):
         super().__init__(cause, retry)
@@ -42,11 +41,11 @@ class WorkerDied(Exception):
         return self.cause
 
 
-def attempt(function: Callable[[Job], Any], job: Job) -> Any:
-    """Runs in a worker: what the job gives, or how it failed.
+def attempt(function: Callable[[T], Any], job: T) -> Any:
+    """Returns the job's result, or its exception. Runs in a worker.
 
-    Returned, not raised, and as plain text: not every exception survives the way to the parent,
-    and Dask would try again what was raised.
+    An exception is returned as plain text, because some cannot be pickled, and because Dask
+    retries jobs that raise one.
     """
     try:
         return function(job)
@@ -57,42 +56,42 @@ def attempt(function: Callable[[Job], Any], job: Job) -> Any:
 
 
 def run_jobs(
-    workers: Workers,
-    function: Callable[[Job], Any],
-    next_job: Callable[[], Job | None],
+    pool: WorkerPool,
+    function: Callable[[T], Any],
+    next_job: Callable[[], T | None],
     note: Callable[[str], None],
     on_wait: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Job, Any]]:
-    """Yields (job, result or exception) as jobs finish; meanwhile, calls on_wait now and then.
+) -> Iterator[tuple[T, Any]]:
+    """Yields (job, result or exception) as jobs finish; calls `on_wait` every few seconds.
 
-    next_job gives what to run next, or None if nothing can begin now; it is asked again after
-    each job. A job that failed is tried once more, and `note` hears of it, unless it failed by a
-    StageError: its input is to blame.
+    next_job: returns the next job, or None if no job can start now; it is called again after each
+    job. A failed job is retried once, which `note` is told, except after a StageError: its input
+    is at fault.
     """
-    running: dict[Future, tuple[int, Job, bool]] = {}
-    again: list[Job] = []
-    free = list(range(workers.num_workers))
+    running: dict[Future, tuple[int, T, bool]] = {}
+    retries: list[T] = []
+    idle = list(range(pool.num_workers))
     try:
         while True:
-            while free:
-                is_second = bool(again)
-                job = again.pop() if again else next_job()
+            while idle:
+                is_retry = bool(retries)
+                job = retries.pop() if retries else next_job()
                 if job is None:
                     break
-                place = free.pop(0)
-                running[workers.submit(place, function, job)] = place, job, is_second
+                number = idle.pop(0)
+                running[pool.submit(number, function, job)] = number, job, is_retry
             if not running:
                 return
             finished = wait(running, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED).done
             on_wait()
-            if not finished and (cause := workers.problem()):
+            if not finished and (cause := pool.problem()):
                 raise StageError(cause)
             for future in finished:
-                place, job, is_second = running.pop(future)
-                free.append(place)
-                outcome = workers.take_back(place, future)
-                if not is_second and _may_be_tried_again(outcome):
-                    again.append(job)
+                number, job, is_retry = running.pop(future)
+                idle.append(number)
+                outcome = pool.collect(number, future)
+                if not is_retry and _can_be_retried(outcome):
+                    retries.append(job)
                     note(f"{job} is tried again: {outcome}")
                 else:
                     yield job, outcome
@@ -101,7 +100,7 @@ def run_jobs(
             future.cancel()
 
 
-def _may_be_tried_again(outcome: Any) -> bool:
+def _can_be_retried(outcome: Any) -> bool:
     if isinstance(outcome, WorkerDied):
         return outcome.retry
     return isinstance(outcome, Exception) and not isinstance(outcome, StageError)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.tasks import Task
-from finetune.search.cost_estimate import by_task
-from finetune.search.grid import STILT_SOURCE, Job, num_runs
-from finetune.search.job_folder import JobRun, Source, TrainingSettings, model_path
+from finetune.search.grid import STILT_SOURCE, Job, by_task, num_runs
+from finetune.search.job_folder import InputPaths, JobRun, TrainingSettings, model_path
 from pipeline.store.artifacts import Artifact
 from pipeline.store.paths import finetune_search_dir, finetune_task_dir, log_path, search_name
 
@@ -87,7 +86,7 @@ class Search:
             job=job,
             task=task,
             inputs=self._inputs(job, source),
-            source=Source(start, self.model.path, self.data_dir(task)),
+            paths=InputPaths(start, self.model.path, self.data_dir(task)),
             settings=self._settings(job),
             folder=self.job_dir(job),
             log=self.log(job.task, self.name, job.setting),

@@ -1,6 +1,6 @@
-"""What a worker does: runs one job, looks at a task's texts, or measures how fast a job could be.
+"""The work of a search's worker: runs a job, or checks a task before its first job.
 
-A job trains, scores the dev sets, predicts the test sets and keeps the result.
+A job trains, scores the dev sets, predicts the test sets and writes the result.
 """
 
 import io
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from finetune.data.tasks import Task
 from finetune.search.job_folder import (
     RESULT,
+    InputPaths,
     JobRun,
-    Source,
     drop_model,
     predictions_path,
     save_model,
@@ -35,51 +35,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SpeedTest:
-    """A look at how fast a model trains on samples of a number of tokens."""
-
-    source: Source
-    sample_tokens: int
-
-    def __str__(self) -> str:
-        return "the speed test"
-
-
-@dataclass(frozen=True)
-class TextCheck:
-    """A look at what the tokenizer makes of a task's texts, before its runs begin."""
+class TaskCheck:
+    """Loads the model and tokenizes a task's texts, before its first job."""
 
     task: Task
-    source: Source
+    paths: InputPaths
     max_seq_length: int
 
     def __str__(self) -> str:
-        return f"the look at {self.task.name}'s texts"
+        return f"the check of {self.task.name}'s texts"
 
+    def run(self) -> "Tokenization":
+        """Raises StageError if the model or the texts are useless: every job would fail."""
+        from finetune.training.training import check_task
 
-def do(work: JobRun | TextCheck | SpeedTest) -> "dict | Tokenization | float":
-    """The result of a job, what a look found, or the seconds per token of training.
-
-    Raises StageError if a check cannot load the model: then no job can.
-    """
-    if isinstance(work, JobRun):
-        return run_job(work)
-    from finetune.training.training import look_at_texts, seconds_per_token
-
-    try:
-        if isinstance(work, TextCheck):
-            return look_at_texts(work.task, work.source, work.max_seq_length)
-        return seconds_per_token(work.source, work.sample_tokens)
-    except (OSError, ValueError) as error:
-        cause = " ".join(str(error).split())
-        raise StageError(f"{work.source.start} cannot be loaded: {cause}") from error
+        try:
+            return check_task(self.task, self.paths, self.max_seq_length)
+        except (OSError, ValueError) as error:
+            cause = " ".join(str(error).split())
+            raise StageError(f"{self.paths.weights} cannot be loaded: {cause}") from error
 
 
 def run_job(run: JobRun) -> dict:
-    """Does the job and returns its result; what it prints and how it fails goes to its log.
-
-    The log of earlier attempts stays.
-    """
+    """Runs a job and returns its result; appends its output and errors to its log."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     number = _num_attempts(run.log) + 1
     with (
@@ -99,7 +77,7 @@ def run_job(run: JobRun) -> dict:
 
 
 class _LogFile(io.FileIO):
-    """Hours of work do not fail by a log that cannot be written, on a full disk, say."""
+    """Ignores write errors: a log on a full disk must not end hours of work."""
 
     def write(self, block) -> int:
         try:
@@ -121,12 +99,12 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
 
     begin = time.perf_counter()
     task = run.task
-    log(f"{run.job}, starting from {run.source.start}")
+    log(f"{run.job}, starting from {run.paths.weights}")
     delete_unfinished(run.folder)
     for old in (run.folder / RESULT, *(predictions_path(run.folder, s) for s in task.test)):
         old.unlink(missing_ok=True)
-    drop_model(run.folder)  # one of other settings would be taken for this run's
-    outcome = finetune_task(task, run.source, run.settings, log)
+    drop_model(run.folder)  # an earlier run's model must not be taken for this one's
+    outcome = finetune_task(task, run.paths, run.settings, log)
     for split, values in outcome.predictions.items():
         write_predictions(predictions_path(run.folder, split), values)
     if run.keep_model:
@@ -137,13 +115,7 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
         "task": task.name,
         "setting": run.job.setting,
         "score": task_score(outcome.dev),
-        "dev": outcome.dev,
-        "history": outcome.history,
-        "evaluations": outcome.evaluations,
-        "majority": outcome.majority,
-        "only_label": outcome.only_label,
-        **outcome.counts,
-        **outcome.tokenization.as_json(),
+        **outcome.as_json(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     write_result(run, result)

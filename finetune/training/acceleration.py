@@ -1,12 +1,12 @@
-"""Makes a transformers model train faster on the CPU, without a change of its weights or names.
+"""Speeds up training of a transformers model on the CPU, with the same weights and names.
 
-Linear layers multiply by oneDNN, and in training in bf16 where the processor is built for it, as
-GPUs do under autocast. Dropout is that of pretrain.kernels.dropout, and attention with dropout
-too, or that of pretrain.kernels.bf16_attention in bf16. What is saved, and in fp32 what is
-computed, stays that of the model as it was.
+Linear layers multiply by oneDNN, in training in bf16 on processors with bf16 instructions, as GPUs
+do under autocast. Dropout and attention with dropout are those of pretrain.kernels. Saved files
+do not change, nor, up to rounding, do results in fp32.
 """
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +16,28 @@ from transformers.masking_utils import sdpa_mask
 
 from pretrain.kernels.bf16_attention import half_attention
 from pretrain.kernels.dropout import Dropout
-from pretrain.kernels.dropout import attention as dropped_attention
+from pretrain.kernels.dropout import attention as attention_with_dropout
 from pretrain.kernels.linear import Linear, multiply_in_bf16, prefers_bf16
 
-# Names of our attention among those of transformers, by whether it is in half precision. "sdpa" in
-# them has transformers check that the model can do without the attention weights.
+# Names of our attention in transformers, by whether it computes in bf16. transformers takes names
+# with "sdpa" for attention that returns no attention weights.
 ATTENTION = {False: "sdpa_with_fast_dropout", True: "sdpa_in_bf16"}
-
-# In classes of transformers' models, the names of an activation and of the layer just before it,
-# where another layer follows: BERT and all that have its names, DistilBERT, ALBERT.
+FASTER_LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.Dropout: Dropout}
+# In transformers' feed-forward blocks, the names of the activation and of the layer before it:
+# BERT and its relatives, DistilBERT, ALBERT.
 ACTIVATED = (("intermediate_act_fn", "dense"), ("activation", "lin1"), ("activation", "ffn"))
 
 
 def accelerate(model: PreTrainedModel, half: bool | None = None) -> None:
-    """Exchanges the layers of a model on the CPU in place. half: default `prefers_bf16()`."""
+    """Replaces the layers of a model on the CPU in place.
+
+    half: train in bf16, by default if the processor has bf16 instructions.
+    """
     if half is None:
         half = prefers_bf16()
     for module in model.modules():
-        if type(module) in (nn.Linear, Linear):
-            module.__class__ = Linear
-        elif type(module) is nn.Dropout:
-            module.__class__ = Dropout
+        if faster := FASTER_LAYERS.get(type(module)):
+            module.__class__ = faster
     if half:
         multiply_in_bf16(model)
         _keep_inner_states_half(model)
@@ -48,11 +49,12 @@ def accelerate(model: PreTrainedModel, half: bool | None = None) -> None:
 
 
 def _keep_inner_states_half(model: nn.Module) -> None:
-    """The widest states of a transformer, between the two matrices of a feed-forward layer."""
+    """Keeps the widest hidden states, inside of the feed-forward blocks, in bf16."""
     for module in model.modules():
         for activation, first in ACTIVATED:
-            if hasattr(module, activation) and type(getattr(module, first, None)) is Linear:
-                getattr(module, first).gives_bf16 = True
+            layer = getattr(module, first, None)
+            if hasattr(module, activation) and type(layer) is Linear:
+                layer.gives_bf16 = True
 
 
 def _attention(
@@ -62,28 +64,26 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **others,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa, faster in training where no more than a mask shapes it.
+    """Computes attention faster in training if its only option is a mask, else by transformers.
 
-    query, key, value: [batch, heads, length, head_dim]; returns [batch, length, heads, head_dim].
+    query, key, value: [batch, heads, length, head_dim]. options: of `sdpa_attention_forward`.
+    Returns [batch, length, heads, head_dim].
     """
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    dropout, causal = options.get("dropout", 0.0), options.get("is_causal")
+    if causal is None:
+        causal = getattr(module, "is_causal", True)
     is_plain = (
         query.shape == key.shape == value.shape
         and query.dtype == torch.float32
-        and scaling in (None, query.shape[-1] ** -0.5)
+        and options.get("scaling") in (None, query.shape[-1] ** -0.5)
         and (attention_mask is None or attention_mask.dtype == torch.bool)
         and not (causal and attention_mask is None)
-        and others.get("position_bias") is None
+        and options.get("position_bias") is None
     )
     if not (is_plain and module.training and (dropout or half)):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
-        )
-    attend = half_attention if half else dropped_attention
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    attend = half_attention if half else attention_with_dropout
     output = attend(query, key, value, attention_mask, dropout)
     return output.transpose(1, 2).contiguous(), None

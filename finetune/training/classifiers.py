@@ -1,4 +1,4 @@
-"""A checkpoint as a classifier for a task, and how long its samples may be."""
+"""Loads a checkpoint as a classifier for a task, and limits the length of its samples."""
 
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,10 @@ if TYPE_CHECKING:
 
 
 def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
-    """The checkpoint's encoder with a head for the task; what it lacks is drawn from the seed.
+    """Returns the checkpoint's encoder with a head for the task; missing weights are random.
 
-    The head of a checkpoint that is a classifier itself is kept where its labels have the same
-    words, or no words. Files stay in the page cache of the system from run to run, and loading them
-    takes milliseconds. Raises StageError, as `refusing_code` does, for one that would run code.
+    The head of a checkpoint that is a classifier itself is kept if its labels have the same
+    words, or no words. Raises StageError, as `refusing_code` does, for one with its own code.
     """
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, logging, set_seed
@@ -44,9 +43,9 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
 
 
 def _match_head(model: "PreTrainedModel", found: list[str], words: list[str]) -> None:
-    """Orders the outputs of a head as our labels are, or draws it anew if they are others.
+    """Reorders the outputs of a head to the task's labels, or resets it if the labels differ.
 
-    found: the checkpoint's labels. Those that were never named are taken to be ours, in order.
+    found: the checkpoint's labels; without names of their own they are taken as ours, in order.
     """
     import torch
     from torch import nn
@@ -67,16 +66,16 @@ def _match_head(model: "PreTrainedModel", found: list[str], words: list[str]) ->
 
 
 def usable_length(model: "PreTrainedModel", wanted: int) -> int:
-    """The wanted tokens per sample, or as many as the model has positions for."""
+    """Returns the wanted tokens per sample, or the model's number of positions if lower."""
     positions = getattr(model.config, "max_position_embeddings", None) or 0
     return min(wanted, positions - _reserved_positions(model)) if positions > 0 else wanted
 
 
 def _reserved_positions(model: "PreTrainedModel") -> int:
-    """Positions that no token can have.
+    """Returns the number of positions before the first token's.
 
-    RoBERTa and its many relatives number their tokens from the padding's id + 1. What tells them
-    apart is that their table of positions has a row for padding.
+    RoBERTa and its many relatives number their tokens from the padding's id + 1. Their position
+    embeddings, unlike others, have a padding row.
     """
     for name, module in model.named_modules():
         row = getattr(module, "padding_idx", None)

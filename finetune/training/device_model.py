@@ -1,4 +1,4 @@
-"""A model on the device of this process, and what goes through it."""
+"""Runs a classifier on this process's device: batches in, logits out."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -16,17 +16,17 @@ from pipeline.runtime.devices import device_type
 from pipeline.runtime.oom import is_out_of_memory
 from pretrain.kernels.cpu_settings import keep_freed_memory
 
-# Tensor cores want lengths that are multiples of this.
+# Tensor cores are fast for lengths that are multiples of this.
 GPU_MULTIPLE = 8
-# Tokens that the CPU takes at a time: more no longer stay in its caches.
+# Largest batch of predictions on the CPU, in tokens: larger ones do not fit into its caches.
 CPU_TOKENS = 4096
 
 
-class Runner:
-    """A classifier on the first visible GPU, in half precision, or on the CPU, made fast.
+class DeviceModel:
+    """A classifier on the first visible GPU, in half precision, or accelerated on the CPU.
 
-    Raises StageError, as `check_vocabulary` does, for a tokenizer that is not the model's, and as
-    `device_type` does where torch cannot use the GPU.
+    Raises StageError, as `check_vocabulary` does, for a tokenizer that does not fit the model, and
+    as `device_type` does for a GPU that torch cannot use.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
@@ -35,11 +35,11 @@ class Runner:
         self.device = torch.device(device_type())
         has_gpu = self.device.type == "cuda"
         self.padding: Padding = padding_of(tokenizer, GPU_MULTIPLE if has_gpu else 1)
-        if model.config.pad_token_id is None:  # as GPT's, whose classifier looks for the last token
+        if model.config.pad_token_id is None:  # GPT's classifier finds the last token by it
             model.config.pad_token_id = tokenizer.pad_token_id
-        model.to(self.device)
+        model.to(self.device)  # type: ignore[arg-type]  # transformers' decorator hides `self`
         self.dtype = _compute_dtype(self.device)
-        self.most_tokens = sys.maxsize if has_gpu else CPU_TOKENS  # of a batch of predictions
+        self.most_tokens = sys.maxsize if has_gpu else CPU_TOKENS  # in a batch of predictions
         if not has_gpu:
             keep_freed_memory()
             accelerate(model)
@@ -49,7 +49,7 @@ class Runner:
         return self.dtype == torch.float16
 
     def batch(self, tokens: Tokens, indices: np.ndarray) -> dict[str, Tensor]:
-        """The samples as the model takes them, on the device."""
+        """Returns the padded samples on the device, as the model takes them."""
         arrays = self.padding.batch(tokens, indices)
         return {name: self.to_device(array) for name, array in arrays.items()}
 
@@ -60,7 +60,7 @@ class Runner:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """[n, num_labels] float32."""
+        """Returns [n, num_labels] float32."""
         with self._autocast():
             return self.model(**batch).logits.float()
 
@@ -71,10 +71,10 @@ class Runner:
 
     @torch.inference_mode()
     def predict(self, tokens: Tokens, max_tokens: int) -> np.ndarray:
-        """[N, num_labels] float32 outputs in the order of the samples.
+        """Returns [N, num_labels] float32 logits in the order of the samples.
 
-        max_tokens: of a batch, with padding; less where memory does not hold that many. Raises
-        ValueError if an output is not finite.
+        max_tokens: per batch, with padding; reduced if memory is too small. Raises ValueError if a
+        logit is not finite.
         """
         self.model.eval()
         while True:
@@ -88,15 +88,16 @@ class Runner:
                     raise
             self.most_tokens = size // 2
             print(f"out of memory: predictions are made {self.most_tokens} tokens at a time")
-        outputs = np.empty((len(tokens), self.model.config.num_labels), np.float32)
-        outputs[np.concatenate(batches)] = torch.cat(sorted_outputs).cpu().numpy()
+        found = torch.cat(sorted_outputs).cpu().numpy()
+        outputs = np.empty_like(found)
+        outputs[np.concatenate(batches)] = found
         if not np.isfinite(outputs).all():
             raise ValueError("the model's outputs are not finite: training diverged")
         return outputs
 
 
 def _compute_dtype(device: torch.device) -> torch.dtype:
-    """Of autocast; the CPU's faster layers decide by themselves."""
+    """Returns autocast's dtype; the CPU's accelerated layers choose their own."""
     if device.type == "cpu":
         return torch.float32
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,7 +1,7 @@
-"""Checkpoints that somebody else made, in a folder or on the Hub, run no code of theirs.
+"""Loads checkpoints from elsewhere, in a folder or on the Hub, without running their code.
 
-One of the Hub is fetched once, and read as a folder from then on: all runs have the same weights,
-and none needs the network.
+A checkpoint of the Hub is downloaded once and read as a folder afterwards: all runs get the same
+weights, and none needs the network.
 """
 
 import os
@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, cached_commit, fetch_model
 from pipeline.store.record_files import read_json
 
-# Types of models that number their tokens from the padding's id + 1, so that no token has the
-# positions before -> that id where config.json says nothing.
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Model types that number the positions of tokens from the padding's id + 1 -> the default id.
 PADDING_ROWS = {
     **dict.fromkeys(("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"), 1),
     **dict.fromkeys(("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet"), 1),
@@ -27,10 +30,10 @@ PADDING_ROWS = {
 
 
 def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
-    """(folder of a model, its commit by its name if it is one of the Hub).
+    """Returns (folder of a model, {name: commit} of a model on the Hub), after a download.
 
-    name: a folder, or a name on the Hub, from where it is fetched. key: that it was given by.
-    Raises StageError if it is not there.
+    name: a folder, or a name on the Hub. key: the config key or flag with this name. Raises
+    StageError if the model does not exist or cannot be downloaded.
     """
     if os.path.exists(name):
         return name, {}
@@ -45,19 +48,15 @@ def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
 
 
 def can_only_be_a_folder(name: str) -> bool:
-    """The Hub has names like `bert-base-uncased` and `google/electra-small`."""
+    """True for paths; names on the Hub are like `bert-base-uncased`, `google/electra-small`."""
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @contextmanager
 def refusing_code(model: str) -> Iterator[None]:
-    """Around a call of transformers with trust_remote_code=False: what it refuses is a StageError.
+    """Turns refusals of transformers (trust_remote_code=False) into StageError.
 
-    Weights in pickles (pytorch_model.bin) are read as tensors and nothing else.
+    Weights in pickles (pytorch_model.bin) are loaded if they hold nothing but tensors.
     """
     try:
         yield
@@ -76,7 +75,7 @@ def refusing_code(model: str) -> Iterator[None]:
 
 
 def problem_with_places(folder: Path) -> str:
-    """What an index of weights names outside of its folder, or an empty string."""
+    """Returns an error message if an index of weights names files of other folders, else ""."""
     inside = os.path.normpath(folder)
     for index in sorted(folder.glob("*.index.json")):
         names = (read_json(index) or {}).get("weight_map", {})
@@ -87,7 +86,7 @@ def problem_with_places(folder: Path) -> str:
 
 
 def positions_of(folder: Path) -> int:
-    """Tokens that a model can take, as its config.json says it; 0 if it does not."""
+    """Returns the maximum tokens per sample by a model's config.json, 0 if it does not say."""
     config = read_json(folder / "config.json") or {}
     positions, padding = config.get("max_position_embeddings"), None
     if config.get("model_type") in PADDING_ROWS:
@@ -97,9 +96,9 @@ def positions_of(folder: Path) -> int:
 
 
 def problem_with_vocabulary(folder: Path) -> str:
-    """A tokenizer with ids that its model has no embeddings for, or an empty string.
+    """Returns an error message if the tokenizer has more ids than the model embeddings, else "".
 
-    What only transformers can read is looked at when the model is loaded.
+    Tokenizers in other formats are checked when transformers has loaded them.
     """
     size = (read_json(folder / "config.json") or {}).get("vocab_size")
     highest = max(_token_ids(folder), default=-1)
@@ -109,15 +108,15 @@ def problem_with_vocabulary(folder: Path) -> str:
 
 
 def _token_ids(folder: Path) -> Iterator[int]:
-    """The ids that the files of a tokenizer give; none of a file that is not as expected.
+    """Yields the token ids in the files of a tokenizer; skips files of an unknown form.
 
-    vocab.txt and vocab.json count where there is no tokenizer.json, as for transformers.
+    As in transformers, vocab.txt and vocab.json count only without a tokenizer.json.
     """
     if (folder / "tokenizer.json").exists():
         tokenizer = read_json(folder / "tokenizer.json") or {}
         with suppress(AttributeError, KeyError, TypeError):
             vocab = tokenizer["model"]["vocab"]
-            # Unigram models have a list of pieces, the others a number for each.
+            # Unigram models have a list of tokens, the others a dict of ids.
             yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
             yield from (token["id"] for token in tokenizer.get("added_tokens") or ())
     else:
@@ -129,7 +128,7 @@ def _token_ids(folder: Path) -> Iterator[int]:
 
 
 def _ids_in(file: Path) -> Iterator[int]:
-    """The ids of a file that gives each token one."""
+    """Yields the values of a JSON object {token: id}."""
     numbers = (read_json(file) or {}).values()
     yield from (number for number in numbers if isinstance(number, int))
 
@@ -143,6 +142,6 @@ def too_many_entries(model: str, entries: int, embeddings: int) -> str:
 
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raises StageError if the tokenizer has more entries than the model has embeddings."""
-    embeddings = model.get_input_embeddings().weight.shape[0]
+    embeddings = cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0]
     if len(tokenizer) > embeddings:
-        raise StageError(too_many_entries(model.name_or_path, len(tokenizer), embeddings))
+        raise StageError(too_many_entries(str(model.name_or_path), len(tokenizer), embeddings))

@@ -1,4 +1,4 @@
-"""The training of one classifier: batches, steps, evaluations on the way, the best weights."""
+"""Trains one classifier: batches, optimizer steps, evaluations, early stopping."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,24 +6,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
 
 from finetune.data.batches import epoch_batches, micro_batches
 from finetune.data.encoding import Encoded
 from finetune.search.job_folder import TrainingSettings
-from finetune.training.device_model import Runner
-from finetune.training.optimizer import FinetuningOptimizer
-from finetune.training.schedules import FOLLOWS_SCORE, make_schedule
+from finetune.training.device_model import DeviceModel
+from finetune.training.schedules import FOLLOWS_SCORE, Schedule, make_schedule
 from pipeline.runtime.oom import is_out_of_memory
 
-# Points of loss and learning rate that a run leaves behind, and lines in its log.
+# Points of loss and learning rate in the result, and lines in the log.
 HISTORY_POINTS = 40
 
 
 @dataclass
-class Training:
-    """What a training leaves behind beside the weights; see `Outcome` for history, evaluations."""
+class TrainingRecord:
+    """The progress of a training; see `Outcome` for history and evaluations.
+
+    num_tokens: trained on, without padding.
+    """
 
     num_steps: int = 0
     num_tokens: int = 0
@@ -32,16 +36,19 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """When what happens. evaluations: the steps after which the dev sets are evaluated."""
+class StepPlan:
+    """The steps of a training. evaluations: steps followed by an evaluation on the dev sets."""
 
     steps_per_epoch: int
     num_steps: int
     evaluations: frozenset[int]
 
 
-def make_plan(settings: TrainingSettings, num_samples: int) -> Plan:
-    """A part of an epoch counts its steps up. The best weights can be those of the last step."""
+def plan_steps(settings: TrainingSettings, num_samples: int) -> StepPlan:
+    """Returns the steps for so many samples; a fraction of an epoch is rounded up to whole steps.
+
+    To keep the best weights, the last step is evaluated too.
+    """
     per_epoch = math.ceil(num_samples / settings.batch_size)
     num_steps = math.ceil(settings.epochs * per_epoch)
     evaluations: set[int] = set()
@@ -53,52 +60,51 @@ def make_plan(settings: TrainingSettings, num_samples: int) -> Plan:
         evaluations |= {min(num_steps, max(1, step)) for step in steps}
     if settings.keep_best:
         evaluations.add(num_steps)
-    return Plan(per_epoch, num_steps, frozenset(evaluations))
+    return StepPlan(per_epoch, num_steps, frozenset(evaluations))
 
 
 def train(
-    runner: Runner,
+    model: DeviceModel,
     data: Encoded,
     settings: TrainingSettings,
     is_regression: bool,
     evaluate: Callable[[int], float],
     log: Callable[[str], None],
-) -> Training:
-    """Trains the runner's model in place. evaluate: gives the score after a step, higher is better.
+) -> TrainingRecord:
+    """Trains the model in place. evaluate: returns the dev score after a step, higher is better.
 
-    Raises ValueError if the loss is not finite in a step that was taken, or if the schedule needs
-    evaluations that nobody asked for.
+    Raises ValueError if the loss of an applied step is not finite, or if the schedule follows the
+    dev score and there are no evaluations.
     """
-    plan = make_plan(settings, len(data))
-    torch.manual_seed(settings.seed)  # dropout's
-    step = Step(runner, data, settings, is_regression, plan.num_steps, log)
-    schedule = _schedule(settings, step.optimizer, plan)
-    training, meter, lengths = Training(), _Meter(runner, plan), data.lengths
-    best = _Best(runner, settings)
-    for number, batch in enumerate(_batches(data, settings, plan), 1):
-        meter.add(step.run(batch), step.optimizer.learning_rate)
-        training.num_steps = number
-        training.num_tokens += int(lengths[batch].sum())
-        if meter.is_due(number):
-            training.history.append(meter.read(number, log))
+    plan = plan_steps(settings, len(data))
+    torch.manual_seed(settings.seed)  # for dropout
+    trainer = _Trainer(model, data, settings, is_regression, log)
+    schedule = _schedule(settings, trainer.optimizer, plan)
+    record, meter, lengths = TrainingRecord(), _Meter(model, plan), data.lengths
+    best = _BestWeights(model.model, settings)
+    for step, batch in enumerate(_batches(data, settings, plan), 1):
+        meter.add(trainer.step(batch), trainer.optimizer.param_groups[0]["lr"])
+        record.num_steps = step
+        record.num_tokens += int(lengths[batch].sum())
+        if meter.is_due(step):
+            record.history.append(meter.read(step, log))
         if settings.lr_scheduler_type not in FOLLOWS_SCORE:
             schedule.step()
-        if number in plan.evaluations:
-            step.optimizer.flush()
-            score = evaluate(number)
-            epoch = number / plan.steps_per_epoch
-            training.evaluations.append({"step": number, "epoch": epoch, "score": score})
+        if step in plan.evaluations:
+            score = evaluate(step)
+            epoch = step / plan.steps_per_epoch
+            record.evaluations.append({"step": step, "epoch": epoch, "score": score})
             if settings.lr_scheduler_type in FOLLOWS_SCORE:
                 schedule.step(-score)
-            if best.is_over(number, score):
-                log(f"no better score since step {best.step}: the training ends")
+            best.update(step, score)
+            if best.is_patience_over:
+                log(f"no better score since step {best.step}: training stops early")
                 break
-    step.optimizer.flush()
-    best.restore(training.num_steps, log)
-    return training
+    best.restore(record.num_steps, log)
+    return record
 
 
-def _batches(data: Encoded, settings: TrainingSettings, plan: Plan) -> Iterator[np.ndarray]:
+def _batches(data: Encoded, settings: TrainingSettings, plan: StepPlan) -> Iterator[np.ndarray]:
     left = plan.num_steps
     for epoch in range(math.ceil(settings.epochs)):
         batches = epoch_batches(data.lengths, settings.batch_size, settings.seed, epoch)
@@ -106,89 +112,113 @@ def _batches(data: Encoded, settings: TrainingSettings, plan: Plan) -> Iterator[
         left -= len(batches)
 
 
-def _schedule(settings: TrainingSettings, optimizer: FinetuningOptimizer, plan: Plan):
+def _schedule(settings: TrainingSettings, optimizer: AdamW, plan: StepPlan) -> Schedule:
     name = settings.lr_scheduler_type
     if name in FOLLOWS_SCORE and not plan.evaluations:
         raise ValueError(f"{name} follows the dev score, expected evaluations during training")
-    return make_schedule(name, optimizer.dense, settings.warmup, plan.num_steps)
+    return make_schedule(name, optimizer, settings.warmup, plan.num_steps)
 
 
-class Step:
-    """A step of the optimizer on a batch of samples."""
+class _Trainer:
+    """Takes optimizer steps on batches of samples."""
 
     def __init__(
         self,
-        runner: Runner,
+        model: DeviceModel,
         data: Encoded,
         settings: TrainingSettings,
         is_regression: bool,
-        max_steps: int,
         log: Callable[[str], None],
     ):
-        self.runner, self.data, self.is_regression, self.log = runner, data, is_regression, log
-        self.num_parts = settings.accumulation_steps
-        self.optimizer = FinetuningOptimizer(
-            runner.model,
-            settings.learning_rate,
-            settings.weight_decay,
-            settings.max_grad_norm,
-            max_steps,
-        )
-        self.scaler = torch.amp.GradScaler(runner.device.type) if runner.needs_scaler else None
+        self.model, self.data, self.is_regression, self.log = model, data, is_regression, log
+        self.num_parts, self.max_grad_norm = settings.accumulation_steps, settings.max_grad_norm
+        self.optimizer = _adamw(model.model, settings)
+        self.scaler = torch.amp.GradScaler(model.device.type) if model.needs_scaler else None
 
-    def run(self, batch: np.ndarray) -> Tensor:
-        """The batch's mean loss, on the device; nothing here waits for a GPU.
+    def step(self, batch: np.ndarray) -> Tensor:
+        """Returns the batch's mean loss, on the device, without waiting for a GPU.
 
-        A batch that does not fit into memory is begun anew in twice as many parts, as are those
-        after it. The sum of its gradients is the same; dropout draws other numbers.
+        A batch too large for memory is retried in twice as many parts, as are all later batches.
+        The sum of the gradients stays the same; dropout draws other numbers.
         """
-        self.runner.model.train()
+        self.model.model.train()
         while True:
             try:
-                total = self._accumulate(batch)
+                loss = self._accumulate(batch)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.num_parts >= len(batch):
                     raise
-            # Not in the handler, which keeps the error, and with it what it has in memory.
-            self.optimizer.drop_gradients()
+            # Outside of the handler: the error keeps its frames' tensors alive.
+            self.optimizer.zero_grad()
             self.num_parts *= 2
             self.log(f"out of memory: batches are accumulated in {self.num_parts} parts from now")
-        self.optimizer.step(self.scaler)
-        return total
+        self._update()
+        return loss
 
     def _accumulate(self, batch: np.ndarray) -> Tensor:
-        """Leaves the batch's gradient in the weights; returns its mean loss."""
-        parts = [self.runner.batch(self.data, p) for p in micro_batches(batch, self.num_parts)]
-        self.optimizer.prepare([part["input_ids"] for part in parts])
-        labels = self.runner.to_device(self.data.labels[batch]).split(
+        """Adds up the batch's gradients part by part; returns its mean loss."""
+        parts = [self.model.batch(self.data, p) for p in micro_batches(batch, self.num_parts)]
+        labels = self.model.to_device(self.data.labels[batch]).split(
             [len(part["input_ids"]) for part in parts]
         )
-        total = torch.zeros((), device=self.runner.device)
+        total = torch.zeros((), device=self.model.device)
         for part, wanted in zip(parts, labels, strict=True):
-            loss = summed_loss(self.runner.logits(part), wanted, self.is_regression) / len(batch)
+            loss = summed_loss(self.model.logits(part), wanted, self.is_regression) / len(batch)
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total += loss.detach()
         return total
 
+    def _update(self) -> None:
+        """Clips the gradients and updates the weights with them."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.max_grad_norm > 0:
+            clip_grad_norm_(self.model.model.parameters(), self.max_grad_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad()
+
+
+def _adamw(model: nn.Module, settings: TrainingSettings) -> AdamW:
+    """Returns AdamW; weight decay applies to matrices, not to biases and norms."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups[weight.ndim >= 2 and "bias" not in name].append(weight)
+    return AdamW(
+        [
+            {"params": groups[True], "weight_decay": settings.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+
 
 def summed_loss(logits: Tensor, labels: Tensor, is_regression: bool) -> Tensor:
-    """Over the samples: squared errors, or cross entropies."""
+    """Returns the sum over the samples of squared errors or cross entropies.
+
+    logits: [n, num_labels] float32. labels: [n] float32 scores or int64 classes.
+    """
     if is_regression:
         return functional.mse_loss(logits[:, 0], labels, reduction="sum")
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
 class _Meter:
-    """Loss and learning rate since the last point of the history.
+    """Averages loss and learning rate between two points of the history.
 
-    In fp16 the loss scaler skips a step with an overflow, and the training goes on: its loss is
-    left out, and only points without any other end the run.
+    In fp16 the loss scaler skips a step with an overflow and training continues: such losses are
+    left out, and training fails only if a point has no finite loss.
     """
 
-    def __init__(self, runner: Runner, plan: Plan):
-        self.plan, self.may_skip = plan, runner.needs_scaler
-        self.sums = torch.zeros(2, device=runner.device)  # of finite losses, and their number
+    def __init__(self, model: DeviceModel, plan: StepPlan):
+        self.plan, self.may_skip = plan, model.needs_scaler
+        self.sums = torch.zeros(2, device=model.device)  # finite losses, and their number
         self.num_steps, self.learning_rate = 0, 0.0
 
     def add(self, loss: Tensor, learning_rate: float) -> None:
@@ -198,11 +228,12 @@ class _Meter:
         self.learning_rate = learning_rate
 
     def is_due(self, step: int) -> bool:
-        """HISTORY_POINTS times, evenly, the last step included."""
+        """True HISTORY_POINTS times in a training, at even intervals, and after the last step."""
         points = min(HISTORY_POINTS, self.plan.num_steps)
         return step * points // self.plan.num_steps > (step - 1) * points // self.plan.num_steps
 
     def read(self, step: int, log: Callable[[str], None]) -> dict[str, float]:
+        """Returns a point of the history and starts the next one."""
         total, num_finite = self.sums.tolist()
         if num_finite < (1 if self.may_skip else self.num_steps):
             raise ValueError(f"the loss is not finite by step {step}: training diverged")
@@ -213,39 +244,34 @@ class _Meter:
         )
         self.sums.zero_()
         self.num_steps = 0
-        epoch = step / self.plan.steps_per_epoch
-        return {
-            "step": step,
-            "epoch": round(epoch, 4),
-            "loss": loss,
-            "learning_rate": self.learning_rate,
-        }
+        epoch = round(step / self.plan.steps_per_epoch, 4)
+        return {"step": step, "epoch": epoch, "loss": loss, "learning_rate": self.learning_rate}
 
 
-class _Best:
-    """The best score so far, and the weights of it if they are to be kept."""
+class _BestWeights:
+    """Tracks the best score, and keeps a copy of its weights if the settings ask for it."""
 
-    def __init__(self, runner: Runner, settings: TrainingSettings):
-        self.model, self.keeps = runner.model, settings.keep_best
-        self.patience = settings.patience
+    def __init__(self, model: nn.Module, settings: TrainingSettings):
+        self.model, self.settings = model, settings
         self.score, self.step, self.num_worse = -math.inf, 0, 0
         self.weights: dict[str, Tensor] = {}
 
-    def is_over(self, step: int, score: float) -> bool:
-        """Notes a score; whether there have been too many in a row that were no better."""
+    def update(self, step: int, score: float) -> None:
+        self.num_worse += 1
         if score > self.score:
             self.score, self.step, self.num_worse = score, step, 0
-            if self.keeps:
+            if self.settings.keep_best:
                 self.weights = {
                     name: weight.detach().to("cpu", copy=True)
                     for name, weight in self.model.state_dict().items()
                 }
-        else:
-            self.num_worse += 1
-        return 0 < self.patience <= self.num_worse
+
+    @property
+    def is_patience_over(self) -> bool:
+        return 0 < self.settings.patience <= self.num_worse
 
     def restore(self, last_step: int, log: Callable[[str], None]) -> None:
-        """Puts the best weights back, if others came after them."""
+        """Loads the best weights if training continued after them."""
         if self.weights and self.step != last_step:
             self.model.load_state_dict(self.weights)
             log(f"the weights of step {self.step} are kept, with a score of {self.score:.4f}")

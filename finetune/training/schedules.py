@@ -1,16 +1,15 @@
 """Learning rate schedules by their transformers names."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
-# Those that follow the score of the evaluations instead of the steps.
+# Schedules of the dev score instead of the step.
 FOLLOWS_SCORE = ("reduce_lr_on_plateau", "greedy")
-# Arguments that transformers leaves to its users, or whose defaults are not meant for finetuning.
-_ARGUMENTS = {
+# Arguments without a default in transformers, or with one that does not suit finetuning.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
     "polynomial": {"lr_end": 0.0},  # instead of 1e-7: a straight line to 0
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
     "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
@@ -21,6 +20,15 @@ _ARGUMENTS = {
 DECAY_SHARE = 0.1
 
 
+class Schedule(Protocol):
+    """Sets the optimizer's learning rate for the next step.
+
+    Those of FOLLOWS_SCORE take a value to minimise, the others none.
+    """
+
+    def step(self, *value: float) -> None: ...
+
+
 def scheduler_names() -> list[str]:
     from transformers import SchedulerType
 
@@ -28,21 +36,18 @@ def scheduler_names() -> list[str]:
 
 
 def warmup_steps(warmup: float, num_steps: int) -> int:
-    """warmup: a share of the steps if below 1, else steps.
+    """Returns the steps of warmup. warmup: a share of all steps if below 1, else steps.
 
-    A warmup over exactly all steps leaves out the last one, as a decay over no step has no slope.
+    A warmup over all steps is shortened by one: the decay after it divides by its own length.
     """
     steps = math.ceil(warmup * num_steps) if warmup < 1 else int(warmup)
     return steps - 1 if steps == num_steps else steps
 
 
-def make_schedule(
-    name: str, optimizer: "Optimizer", warmup: float, num_steps: int
-) -> "LRScheduler":
-    """Sets the optimizer's learning rate for the first step, and with each `step()` the next one.
+def make_schedule(name: str, optimizer: "Optimizer", warmup: float, num_steps: int) -> Schedule:
+    """Returns a schedule that has set the learning rate of the first step.
 
-    Of FOLLOWS_SCORE `step(value)` wants a number that should get smaller. Raises ValueError for an
-    unknown name.
+    warmup: as `warmup_steps` takes it. Raises ValueError for an unknown name.
     """
     from transformers import get_scheduler
 

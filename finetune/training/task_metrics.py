@@ -1,4 +1,5 @@
-"""The benchmarks' metrics. Undefined values (a constant prediction) count as 0, as on GLUE's board.
+"""Computes the benchmarks' metrics. An undefined value (of a constant prediction) counts as 0, as
+on GLUE's leaderboard.
 
 Tasks with several samples per row are scored per row (COPA), question (MultiRC) or query
 (ReCoRD), as SuperGLUE's paper (arXiv 1905.00537, section 3.2) and the papers of the tasks say.
@@ -20,7 +21,7 @@ from finetune.data.tasks import Task
 
 
 def score_predictions(task: Task, outputs: np.ndarray, examples: Examples) -> dict[str, float]:
-    """The task's metrics, each within [-1, 1]. outputs: [N, num_labels] of the model."""
+    """Returns the task's metrics, each within [-1, 1]. outputs: [N, num_labels] logits."""
     if task.layout == "choices":
         return {"accuracy": _choice_accuracy(outputs, examples)}
     if task.layout == "entities":
@@ -28,7 +29,7 @@ def score_predictions(task: Task, outputs: np.ndarray, examples: Examples) -> di
     functions = _functions(examples)
     predictions = predicted_values(task, outputs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about constant predictions, which are dealt with here
+        warnings.simplefilter("ignore")  # about constant predictions, handled below
         values = {
             name: float(functions[name](examples.labels, predictions)) for name in task.metrics
         }
@@ -36,7 +37,7 @@ def score_predictions(task: Task, outputs: np.ndarray, examples: Examples) -> di
 
 
 def _functions(examples: Examples) -> dict[str, Callable[[Sequence, np.ndarray], float]]:
-    """Metrics of (labels, predictions), sample by sample."""
+    """Returns functions of (labels, predictions), with one value per sample."""
     from scipy import stats
     from sklearn import metrics
 
@@ -47,7 +48,7 @@ def _functions(examples: Examples) -> dict[str, Callable[[Sequence, np.ndarray],
         "matthews_correlation": metrics.matthews_corrcoef,
         "pearson": lambda labels, scores: _correlation(stats.pearsonr, labels, scores),
         "spearman": lambda labels, scores: _correlation(stats.spearmanr, labels, scores),
-        "f1a": metrics.f1_score,  # of the right answers among all answers of all questions
+        "f1a": metrics.f1_score,  # over all answers of all questions
         "exact_match": lambda labels, values: _question_matches(labels, values, examples.keys),
     }
 
@@ -57,15 +58,16 @@ def _correlation(function: Callable, labels: Sequence, scores: np.ndarray) -> fl
 
 
 def task_score(dev_metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """One number for a task: the mean of its metrics, over its dev sets (split -> metrics)."""
+    """Returns the mean of a task's metrics over its dev sets. dev_metrics: split -> metrics."""
     return mean(mean(metrics.values()) for metrics in dev_metrics.values())
 
 
 def majority_baseline(task: Task, train: Examples, dev: Mapping[str, Examples]) -> dict[str, Any]:
-    """The commonest label in `train` and the score of always saying it, of equals the higher.
+    """Returns the most frequent label in `train`, and the score of predicting nothing else.
 
-    Where F1 of one label is a metric, the label that scores highest: of always saying the other
-    it is 0, which any model beats. {} for regressions and for tasks with several samples per row.
+    Of equally frequent labels, and for tasks with F1, the label with the highest score counts: F1
+    of always predicting class 0 is 0, a baseline that any model beats. Returns {} for regressions
+    and for tasks with several samples per row.
     """
     if task.is_regression or task.has_several_samples:
         return {}
@@ -86,10 +88,10 @@ def _score_of_always(task: Task, label: int, dev: Mapping[str, Examples]) -> flo
 
 
 def only_label(task: Task, outputs: Iterable[np.ndarray]) -> str:
-    """The label that a model gives to every row of its dev sets, "" if it tells them apart.
+    """Returns the label if a model predicts the same for all dev rows, else "".
 
-    outputs: [N, num_labels] of each dev set. Also "" where `majority_baseline` is {}, and for a
-    single row.
+    outputs: [N, num_labels] of each dev set. Returns "" for a single row, for regressions and for
+    tasks with several samples per row.
     """
     if task.is_regression or task.has_several_samples:
         return ""
@@ -101,14 +103,14 @@ def only_label(task: Task, outputs: Iterable[np.ndarray]) -> str:
 
 
 def predicted_values(task: Task, outputs: np.ndarray) -> np.ndarray:
-    """[N, num_labels] model outputs to [N] class indices, or to [N] scores within the range."""
+    """Returns [N] classes, or [N] scores within the task's range. outputs: [N, num_labels]."""
     if task.is_regression:
         return np.clip(outputs[:, 0], *task.score_range)
     return outputs.argmax(axis=1)
 
 
 def predicted_rows(task: Task, outputs: np.ndarray, examples: Examples) -> list[tuple[str, str]]:
-    """(index, prediction) of each row of a test set, MultiRC: of each answer.
+    """Returns (index, prediction) of each row of a test set; for MultiRC, of each answer.
 
     index: the row's position from 0 or its `idx`, MultiRC's `passage-question-answer`, ReCoRD's
     `idx` of the query. prediction: label word, score with 6 decimals, COPA's choice (0 or 1),
@@ -128,14 +130,14 @@ def predicted_rows(task: Task, outputs: np.ndarray, examples: Examples) -> list[
 
 
 def _one_line(value: int | str) -> str:
-    """A cell of a TSV file: entities may have line breaks in the passage."""
+    """Returns a cell of a TSV file; entities may span a line break of the passage."""
     return " ".join(str(value).split())
 
 
 def chosen_samples(outputs: np.ndarray, keys: Sequence[tuple]) -> dict[int, int]:
-    """Row -> position of its sample with the largest margin of `right` over `wrong`.
+    """Returns row -> position of its sample with the largest margin of class 1 over class 0.
 
-    outputs: [N, 2]. Of samples with equal margins the first.
+    outputs: [N, 2]. Of equal margins the first counts.
     """
     margins = outputs[:, 1] - outputs[:, 0]
     best: dict[int, int] = {}
@@ -154,7 +156,7 @@ def _choice_accuracy(outputs: np.ndarray, examples: Examples) -> float:
 
 
 def _question_matches(labels: Sequence, values: np.ndarray, keys: Sequence[tuple]) -> float:
-    """Share of the questions all of whose answers are judged correctly."""
+    """Returns the share of questions with no wrongly judged answer."""
     correct: dict[tuple, bool] = defaultdict(lambda: True)
     for key, label, value in zip(keys, labels, values, strict=True):
         correct[key[:2]] &= bool(label == value)
@@ -162,9 +164,9 @@ def _question_matches(labels: Sequence, values: np.ndarray, keys: Sequence[tuple
 
 
 def _entity_scores(outputs: np.ndarray, examples: Examples) -> dict[str, float]:
-    """Means over the queries of the best match with any of the right answers.
+    """Returns means over the queries of the best match with any of the right answers.
 
-    A query whose passage has no entity cannot be answered and counts as 0.
+    A query without entities in its passage counts as 0.
     """
     chosen = chosen_samples(outputs, examples.keys)
     f1, exact = [], []
@@ -176,13 +178,13 @@ def _entity_scores(outputs: np.ndarray, examples: Examples) -> dict[str, float]:
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """F1 of the words that two normalised texts have in common."""
+    """Returns the F1 of the words of two texts, after normalisation."""
     predicted, right = normalised(prediction).split(), normalised(answer).split()
     common = sum((Counter(predicted) & Counter(right)).values())
     return 2 * common / (len(predicted) + len(right)) if common else 0.0
 
 
 def normalised(text: str) -> str:
-    """Lower case without punctuation, articles and surplus spaces (arXiv 1606.05250, section 6)."""
+    """Lower-cases, removes punctuation, articles and extra spaces (arXiv 1606.05250, section 6)."""
     kept = "".join(char for char in text.lower() if char not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: downloads, and what a run will need of it."""
+"""The Hugging Face Hub: downloads, and checks of access before a run."""

@@ -1,8 +1,7 @@
-"""The Hugging Face Hub: downloads, how long an answer is waited for, and what failed in one line.
+"""Repositories of the Hugging Face Hub: commits, file lists and downloads.
 
-A repository's files lie in the Hub's cache (`HF_HOME`), in a folder that is called after their
-commit. `HF_ENDPOINT` names a mirror, `HF_TOKEN` opens gated repositories, `HF_HUB_OFFLINE=1` does
-with what the cache has.
+Files are in the Hub's cache (`HF_HOME`), in a folder per commit. `HF_ENDPOINT` names a mirror,
+`HF_TOKEN` opens gated repositories, `HF_HUB_OFFLINE=1` restricts everything to the cache.
 """
 
 import fnmatch
@@ -10,27 +9,29 @@ import glob
 import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pipeline.console import print_line
-from pipeline.errors import StageError, in_one_line
+from pipeline.errors import StageError
+from pipeline.hub.requests import (
+    WarningPrinter,
+    bound_requests,
+    causes,
+    first_line,
+    http_status,
+    is_offline,
+    temporary_problem,
+    with_retries,
+)
 
-Result = TypeVar("Result")
-
-WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each of the further attempts
-WAITS_FOR_FILES = (1.0, 4.0)  # the library tries several times itself
-LONGEST_WAIT = 600.0  # that the Hub may ask for: it counts requests over five minutes
-BUSY = (408, 429, 500, 502, 503, 504)
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt
+WAITS_FOR_FILES = (1.0, 4.0)  # the library itself makes several attempts
 LIBRARY = "huggingface_hub"
 SHOWN_COMMIT = 12  # characters
-MAX_WARNING = 300  # characters of what the library warns of
-# Of a model, what transformers reads: the first of these kinds of weights that there is.
+# The files of a model that transformers reads: weights in the first of these formats that exists.
 WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?"),
@@ -53,9 +54,9 @@ class Repository:
 
 
 def find_commit(repository: Repository) -> str:
-    """The commit that `main` is at; the one in the cache if the Hub cannot be asked.
+    """Returns the commit of `main`, or the cached one if the Hub is offline or unreachable.
 
-    Raises StageError if there is none, or the Hub gives no access.
+    Raises StageError if there is none, or if the Hub denies access.
     """
     from huggingface_hub import HfApi
 
@@ -68,11 +69,11 @@ def find_commit(repository: Repository) -> str:
         return HfApi().resolve_revision(repository.name, repo_type=repository.kind).resolved
 
     with hub_session(repository):
-        return patiently(find, WAITS)
+        return with_retries(find, WAITS)
 
 
 def cached_commit(repository: Repository) -> str:
-    """The commit that was looked at last, by the cache alone; an empty string if none was."""
+    """Returns the last commit of `main` known to the cache, "" if there is none."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
@@ -86,21 +87,23 @@ def cached_commit(repository: Repository) -> str:
 
 
 def list_files(repository: Repository, commit: str) -> dict[str, int] | None:
-    """Size by path of all files of a commit; None if the Hub is not reached and the cache has no
-    list."""
+    """Returns path -> bytes of all files of a commit.
+
+    None if the Hub is unreachable and the cache has no list.
+    """
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     name, kind = repository.name, repository.kind
 
-    def fetch() -> Any:  # the list, and nothing else
+    def fetch() -> Any:  # only the list
         return snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=[])
 
     with hub_session(repository):
         try:
             found = get_cached_repo_tree(name, repo_type=kind, revision=commit)
         except CachedRepoTreeNotFoundError:
-            patiently(fetch, WAITS_FOR_FILES)
+            with_retries(fetch, WAITS_FOR_FILES)
             try:
                 found = get_cached_repo_tree(name, repo_type=kind, revision=commit)
             except CachedRepoTreeNotFoundError:
@@ -109,38 +112,35 @@ def list_files(repository: Repository, commit: str) -> dict[str, int] | None:
 
 
 def download(repository: Repository, commit: str, paths: Iterable[str]) -> Path:
-    """The folder in the cache with these files of a commit; what is there is not fetched again.
+    """Fetches these files of a commit into the cache and returns the commit's folder.
 
-    Raises StageError if one cannot be fetched.
+    Cached files are not fetched again. Raises StageError if a download fails.
     """
     from huggingface_hub import snapshot_download
 
+    name, kind = repository.name, repository.kind
     patterns = [glob.escape(path) for path in paths]
 
     def fetch() -> Path:
         return Path(
-            snapshot_download(
-                repository.name,
-                repo_type=repository.kind,
-                revision=commit,
-                allow_patterns=patterns,
-            )
+            snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=patterns)
         )
 
     with hub_session(repository, with_bars=sys.stderr.isatty()):
-        return patiently(fetch, WAITS_FOR_FILES)
+        return with_retries(fetch, WAITS_FOR_FILES)
 
 
 def fetch_matching(repository: Repository, patterns: Iterable[str]) -> Path:
-    """The folder in the cache with those files of the present commit that match a pattern.
+    """Fetches the matching files of the present commit; returns the commit's folder in the cache.
 
-    When offline, the cache may not know what there is: then it is what the cache has.
+    Offline, if the cache has no list of the files, the folder may be incomplete.
     """
-    return _fetch(repository, partial(_matching, patterns=tuple(patterns)))
+    patterns = tuple(patterns)
+    return _fetch(repository, lambda paths: _matching(paths, patterns))
 
 
 def fetch_model(repository: Repository) -> Path:
-    """The folder in the cache with config, weights and tokenizer of the present commit."""
+    """Fetches config, weights and tokenizer as `fetch_matching` does."""
     return _fetch(repository, _files_of_model)
 
 
@@ -159,125 +159,30 @@ def _matching(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [path for path in paths if any(fnmatch.fnmatch(path, p) for p in patterns)]
 
 
+# --- failures --------------------------------------------------------------------------------
+
+
 @contextmanager
 def hub_session(repository: Repository, with_bars: bool = False) -> Iterator[None]:
-    """Around requests to the Hub: none waits without end, what fails is a StageError in one line,
-    and what the library warns of, like a second attempt, is printed."""
+    """Limits the time of requests, prints the library's warnings, raises errors as StageError."""
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     bound_requests()
     logger = logging.getLogger(LIBRARY)
-    before, logger.handlers = logger.handlers, [_Teller(logging.WARNING)]
+    before, logger.handlers = logger.handlers, [WarningPrinter(logging.WARNING)]
     (enable_progress_bars if with_bars else disable_progress_bars)()
     try:
         yield
     except StageError:
         raise
-    except Exception as error:  # a mirror's answers may be of any form
-        raise StageError(problem_in_words(error, repository)) from error
+    except Exception as error:  # the answers of a mirror can have any form
+        raise StageError(request_problem(error, repository)) from error
     finally:
         logger.handlers = before
 
 
-class _Teller(logging.Handler):
-    """Passes on what the library warns of, each as one line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = " ".join(record.getMessage().split())[:MAX_WARNING]
-        if not line.startswith("No files matched"):  # as asked, when just the list is fetched
-            print_line(f"the Hub: {line}")
-
-
-def bound_requests() -> None:
-    """From now on, no request of this process to the Hub waits without end for an answer.
-
-    The library sets no limit for several requests, as for the list of a repository's files.
-    """
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
-
-    if _http._GLOBAL_CLIENT_FACTORY is not bounded_client:
-        set_client_factory(bounded_client)
-
-
-def bounded_client() -> Any:
-    from huggingface_hub.utils._http import default_client_factory
-
-    client = default_client_factory()
-    client.event_hooks["request"].append(_bound)
-    return client
-
-
-def _bound(request: Any) -> None:
-    from huggingface_hub import constants
-
-    most = max(constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.HF_HUB_ETAG_TIMEOUT)
-    limits = request.extensions.get("timeout") or {}
-    kinds = ("connect", "read", "write", "pool")
-    request.extensions["timeout"] = {kind: min(limits.get(kind) or most, most) for kind in kinds}
-
-
-def patiently(
-    call: Callable[[], Result], waits: Iterable[float], longest_wait: float = LONGEST_WAIT
-) -> Result:
-    """The result of a call, which is repeated after a while if the Hub is busy or not reached.
-
-    longest_wait: seconds that the Hub may ask for.
-    """
-    for wait in waits:
-        try:
-            return call()
-        except Exception as error:
-            reason = passing_problem(error)
-            if not reason:
-                raise
-            asked = _asked_wait(error)
-            if asked > longest_wait:
-                raise
-            wait = max(wait, asked)
-            print_line(f"the Hub: {reason}; another attempt in {wait:g} s")
-            time.sleep(wait)
-    return call()
-
-
-# --- what went wrong -------------------------------------------------------------------------
-
-
-def is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return constants.is_offline_mode()
-
-
-def passing_problem(error: BaseException) -> str:
-    """What may be over in a moment, in a few words; an empty string for anything else."""
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import httpx
-
-    for cause in causes(error):
-        if isinstance(cause, HfHubHTTPError):
-            status = cause.response.status_code
-            return f"it answers {_status(cause)}" if status in BUSY else ""
-        if isinstance(cause, httpx.TimeoutException):
-            return "it does not answer in time"
-        if isinstance(cause, httpx.ConnectError):
-            return f"it cannot be reached ({first_line(cause)})"
-        if isinstance(cause, httpx.TransportError) or "Consistency check failed" in str(cause):
-            return f"the connection broke off ({first_line(cause)})"
-    return ""
-
-
-def _asked_wait(error: BaseException) -> float:
-    """Seconds after which the Hub asks to come again."""
-    for cause in causes(error):
-        asked = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", "")
-        if asked.isdigit():
-            return float(asked)
-    return 0.0
-
-
-def problem_in_words(error: BaseException, repository: Repository) -> str:
-    """One line on what a request for a repository failed with, and the way out."""
+def request_problem(error: BaseException, repository: Repository) -> str:
+    """Returns one line about a failed request: the cause and the remedy."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
         DisabledRepoError,
@@ -290,8 +195,8 @@ def problem_in_words(error: BaseException, repository: Repository) -> str:
 
     name, found = repository.name, list(causes(error))
 
-    def first(*kinds: type) -> Any:
-        return next((cause for cause in found if isinstance(cause, kinds)), None)
+    def first(kind: type) -> Any:
+        return next((cause for cause in found if isinstance(cause, kind)), None)
 
     page = f"{constants.ENDPOINT}/{'datasets/' if repository.kind == 'dataset' else ''}{name}"
     token = "the account of HF_TOKEN" if get_token() else "no HF_TOKEN is set"
@@ -303,10 +208,10 @@ def problem_in_words(error: BaseException, repository: Repository) -> str:
     if refused and "Invalid credentials" in (refused.server_message or str(refused)):
         return f"{page}: the Hub does not accept the token of HF_TOKEN; renew it, or unset it"
     if first(GatedRepoError):
-        has_access = "has no access" if get_token() else ""
+        has_access = " has no access" if get_token() else ""
         return (
-            f"{repository} is gated, and {token} {has_access}".rstrip() + f"; ask for access at "
-            f"{page} and set HF_TOKEN to a token of that account"
+            f"{repository} is gated, and {token}{has_access}; ask for access at {page} and set "
+            "HF_TOKEN to a token of that account"
         )
     if first(DisabledRepoError):
         return f"{repository} is disabled on the Hub, see {page}"
@@ -315,18 +220,18 @@ def problem_in_words(error: BaseException, repository: Repository) -> str:
             f"{repository} is not on the Hub ({page}), or is private; look for a typing mistake, "
             f"or set HF_TOKEN to a token that may read it ({token})"
         )
-    if reason := passing_problem(error):
+    if reason := temporary_problem(error):
         return (
             f"{repository} could not be fetched from the Hub ({constants.ENDPOINT}): {reason}; "
             "files that have arrived are kept, run again later (HF_ENDPOINT names a mirror)"
         )
     if refused:
-        return f"{page}: the Hub answers {_status(refused)}: {first_line(refused)}"
+        return f"{page}: the Hub answers {http_status(refused)}: {first_line(refused)}"
     return f"{repository} could not be fetched from the Hub: {first_line(error)}"
 
 
 def not_cached(repository: Repository) -> str:
-    """One line for what the cache lacks while the Hub is not asked, or cannot be."""
+    """Returns one line about a repository missing in the cache while the Hub is unavailable."""
     from huggingface_hub import constants
 
     why = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub cannot be reached"
@@ -336,25 +241,3 @@ def not_cached(repository: Repository) -> str:
         f"{why}; fetch it where there is a network, by the same run or by "
         f"`hf download {repository.name}{kind}`"
     )
-
-
-def _status(error: Any) -> str:
-    response = error.response
-    return f"{response.status_code} {response.reason_phrase}".strip()
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, the first cause last."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def first_line(text: Any) -> str:
-    """Of an error or a message, without the numbers that the Hub gives to requests."""
-    lines = str(text).strip().splitlines()
-    line = lines[0] if lines else type(text).__name__
-    return in_one_line(re.sub(r" \((Request ID|Amzn Trace ID|Amz CF ID): [^)]*\)", "", line))

@@ -3,8 +3,8 @@
     dask scheduler                                                      on one server
     dask worker tcp://server:8786 --nworkers 16 --nthreads 1 --memory-limit 0     on each server
 
-The workers need the same packages as this machine and a folder that all see under the same path.
-They get this project's code from here, so nothing of it need be there.
+The workers need the same packages as this machine and a shared folder with the same path. They get
+this project's code from here.
 """
 
 import logging
@@ -17,22 +17,27 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import StageError
 
-if TYPE_CHECKING:
-    from distributed import Client
+with suppress(ImportError):  # reported by `_connected`
+    from cloudpickle import register_pickle_by_value
+    from distributed import Client, KilledWorker
+    from distributed.exceptions import WorkerStartTimeoutError
+
+    from pipeline.runtime import cluster_worker
 
 KEY = "SYSTEM.DASK_SCHEDULER"
 PROJECT = Path(__file__).resolve().parents[2]
 CONNECT_SECONDS = 10
 FIRST_WORKER_SECONDS = 10
-NO_WORKER_SECONDS = 60  # a worker that was killed needs some seconds to come back
+NO_WORKER_SECONDS = 60  # a killed worker needs some seconds to restart
 DRAIN_SECONDS = 60
-RETRIES = 2  # of a job that raised: network file systems have their moments
-# What decides the bytes of text shards and samples, and the results of finetuning.
+RETRIES = 2  # of a failed job: errors of network file systems can be temporary
+# Packages that affect the bytes of text shards and samples, and the results of finetuning.
 SAME_PACKAGES = (
     *("distributed", "h5py", "numpy", "pyarrow", "sentencex", "tokenizers"),
     *("torch", "transformers"),
@@ -41,10 +46,10 @@ LOGGERS = ("distributed", "distributed.client", "tornado", "tornado.application"
 
 
 class Cluster(Executor):
-    """The workers of a Dask cluster that passed all checks.
+    """The workers of a checked Dask cluster.
 
-    workers_per_host: number of workers by host name. num_workers: their sum, the jobs that run at
-    the same time. A job whose worker died runs again on another one.
+    workers_per_host: number of workers by host name. num_workers: their sum, the number of jobs at
+    the same time. Jobs of a dead worker run again on another.
     """
 
     def __init__(self, client: "Client", address: str, workers_per_host: dict[str, int]):
@@ -55,32 +60,27 @@ class Cluster(Executor):
         self._jobs = client.get_executor(pure=False, retries=RETRIES)
         self._last_seen = time.monotonic()
 
-    def submit(self, function: Callable, /, *args: Any) -> Future:
-        from pipeline.runtime.cluster_worker import Call
-
-        return self._jobs.submit(pickle.loads, pickle.dumps(Call(function, args)))
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        call = cluster_worker.Call(partial(function, *args, **kwargs))
+        return self._jobs.submit(pickle.loads, pickle.dumps(call))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._jobs.shutdown(wait=wait and not cancel_futures)
 
     def problem(self, error: Exception | None = None) -> str:
-        """What is wrong with the cluster itself, or an empty string."""
-        from distributed import KilledWorker
-
+        """Returns why the cluster itself failed, "" if it did not."""
         if isinstance(error, KilledWorker):
             return (
                 f"{KEY}: one and the same job ended {error.allowed_failures + 1} workers, the last "
                 f"{error.last_worker.address}, most likely because the server ran out of memory; "
                 "lower SYSTEM.MAX_MEMORY_IN_GB and look into the worker's log"
             )
-        if isinstance(error, CancelledError) or self._client.status not in (
-            "running",
-            "connecting",
-        ):
+        has_scheduler = self._client.status in ("running", "connecting")
+        if isinstance(error, CancelledError) or not has_scheduler:
             return f"{KEY}: the Dask scheduler at {self.address} went away"
-        return "" if error else self._without_workers()
+        return "" if error else self._lack_of_workers()
 
-    def _without_workers(self) -> str:
+    def _lack_of_workers(self) -> str:
         with suppress(OSError):
             if self._client.nthreads():
                 self._last_seen = time.monotonic()
@@ -92,11 +92,9 @@ class Cluster(Executor):
         )
 
     def check_sees(self, paths: Iterable[Path]) -> None:
-        """StageError if a path that exists here does not exist on one of the hosts."""
-        from pipeline.runtime.cluster_worker import missing_paths
-
+        """Raises StageError if one of the local paths is missing on one of the hosts."""
         wanted = [str(path) for path in paths if path.exists()]
-        for worker, missing in self._client.run(missing_paths, wanted).items():
+        for worker, missing in self._client.run(cluster_worker.missing_paths, wanted).items():
             if missing:
                 raise StageError(
                     f"{KEY}: worker {worker} does not see {missing[0]}; "
@@ -112,33 +110,31 @@ def cluster(
     initargs: tuple = (),
     project: Path = PROJECT,
 ) -> Iterator[Cluster]:
-    """The cluster behind a scheduler's address, for a `with` block.
+    """Yields the cluster of the scheduler at an address; at the end waits for running jobs.
 
-    shared_folder: what the workers write to; it must be the same folder on all servers. initializer
-    and initargs: called once in every worker, as with `local_pool`. Raises StageError, naming what
-    to do, if the cluster cannot be used. At the end, jobs that still run are waited for.
+    shared_folder: the output folder, the same on all servers. initializer and initargs: called once
+    in every worker, as with `local_pool`. Raises StageError with the remedy if the cluster is
+    unusable.
     """
     with _quiet(), _connected(address) as client:
         _check_workers(client, address)
         _check_versions(client)
         _send_project(client, project, initializer, initargs)
         _check_shared(client, shared_folder)
-        executor = Cluster(client, address, _workers_per_host(client))
+        hosts = Counter(client.run(cluster_worker.host_name).values())
         try:
-            yield executor
+            yield Cluster(client, address, dict(sorted(hosts.items())))
         finally:
             _drain(client)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Dask's own log lines and warnings off our console."""
+    """Keeps Dask's log lines and warnings off the console."""
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with suppress(ImportError):
-                import distributed  # noqa: F401 (sets up its loggers)
             for name in LOGGERS:
                 logging.getLogger(name).setLevel(logging.CRITICAL + 1)
             yield
@@ -150,10 +146,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _connected(address: str) -> Iterator["Client"]:
     try:
-        from cloudpickle import register_pickle_by_value
-        from distributed import Client
-
-        from pipeline.runtime import cluster_worker
+        import distributed  # noqa: F401
     except ImportError as error:
         raise StageError(
             f"{KEY}: the package {error.name} is missing: "
@@ -174,8 +167,6 @@ def _connected(address: str) -> Iterator["Client"]:
 
 
 def _check_workers(client: "Client", address: str) -> None:
-    from distributed.exceptions import WorkerStartTimeoutError
-
     command = f"`dask worker {address} --nworkers N --nthreads 1 --memory-limit 0`"
     with suppress(WorkerStartTimeoutError):
         client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
@@ -191,11 +182,9 @@ def _check_workers(client: "Client", address: str) -> None:
 
 
 def _check_versions(client: "Client") -> None:
-    """StageError if Python or a package that decides the results is not the same everywhere."""
-    from pipeline.runtime.cluster_worker import installed_versions
-
-    here = installed_versions(SAME_PACKAGES)
-    for worker, found in client.run(installed_versions, SAME_PACKAGES).items():
+    """Raises StageError if Python or one of SAME_PACKAGES differs between the machines."""
+    here = cluster_worker.installed_versions(SAME_PACKAGES)
+    for worker, found in client.run(cluster_worker.installed_versions, SAME_PACKAGES).items():
         for package, version in found.items():
             if version != here[package]:
                 raise StageError(
@@ -208,10 +197,9 @@ def _check_versions(client: "Client") -> None:
 def _send_project(
     client: "Client", project: Path, initializer: Callable[..., None] | None, initargs: tuple
 ) -> None:
-    from pipeline.runtime.cluster_worker import ProjectPlugin, pack_project
-
+    packed = cluster_worker.pack_project(project)
     try:
-        client.register_plugin(ProjectPlugin(pack_project(project), initializer, initargs))
+        client.register_plugin(cluster_worker.ProjectPlugin(packed, initializer, initargs))
     except Exception as error:  # raised in a worker, so it can be anything
         raise StageError(
             f"{KEY}: a worker cannot take over this project's code: {type(error).__name__}: {error}"
@@ -219,14 +207,12 @@ def _send_project(
 
 
 def _check_shared(client: "Client", folder: Path) -> None:
-    """Every worker must see a file that is made here, and must be able to write beside it."""
-    from pipeline.runtime.cluster_worker import answer_probe
-
+    """Raises StageError unless every worker sees a new file here and can write beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder.absolute() / f".probe-{uuid.uuid4().hex}"
     try:
         probe.touch()
-        for worker, problem in client.run(answer_probe, str(probe)).items():
+        for worker, problem in client.run(cluster_worker.answer_probe, str(probe)).items():
             if problem:
                 raise StageError(
                     f"{KEY}: {folder.absolute()} is not shared: worker {worker} {problem}; set "
@@ -237,17 +223,9 @@ def _check_shared(client: "Client", folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _workers_per_host(client: "Client") -> dict[str, int]:
-    from pipeline.runtime.cluster_worker import host_name
-
-    return dict(sorted(Counter(client.run(host_name).values()).items()))
-
-
 def _drain(client: "Client") -> None:
-    """Lets jobs that were running end: they write files, and what comes next may write them too."""
-    from pipeline.runtime.cluster_worker import ProjectPlugin, until_idle
-
-    with suppress(OSError, RuntimeError, ValueError):  # there may be nobody left to wait for
+    """Waits for running jobs: the next command may write the same files."""
+    with suppress(OSError, RuntimeError, ValueError):  # the scheduler or the workers may be gone
         if client.status == "running":
-            client.run(until_idle, DRAIN_SECONDS, on_error="ignore")
-            client.unregister_worker_plugin(ProjectPlugin.name)
+            client.run(cluster_worker.until_idle, DRAIN_SECONDS, on_error="ignore")
+            client.unregister_worker_plugin(cluster_worker.ProjectPlugin.name)

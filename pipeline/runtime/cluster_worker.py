@@ -1,6 +1,6 @@
-"""What runs inside Dask workers before they know this project.
+"""Code for Dask workers before they have this project.
 
-Workers get this module by value, so it uses nothing but the standard library and `distributed`.
+Sent to them by value, so it uses only the standard library and `distributed`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ FOLDER = "extremebert-"  # followed by a digest, in the worker's own temporary f
 
 
 def pack_project(project: Path) -> bytes:
-    """The Python packages of a repository as a zip file."""
+    """Returns the Python packages of a repository as a zip file."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in sorted(path.parent for path in project.glob("*/__init__.py")):
@@ -35,7 +35,7 @@ def pack_project(project: Path) -> bytes:
 
 
 class ProjectPlugin(WorkerPlugin):
-    """Puts the project's code into a worker, also into one that joins or restarts later.
+    """Installs the project's code in each worker, also in later and restarted ones.
 
     initializer: called once in each worker, after that.
     """
@@ -47,10 +47,9 @@ class ProjectPlugin(WorkerPlugin):
         self.initialize = pickle.dumps((initializer, initargs))  # its module is in the zip
 
     def setup(self, worker: Any) -> None:
-        os.umask(0o077)  # what the jobs write, only this user can read
-        folder = Path(worker.local_directory) / (
-            FOLDER + hashlib.sha256(self.packed).hexdigest()[:16]
-        )
+        os.umask(0o077)  # the jobs' files are for this user only
+        digest = hashlib.sha256(self.packed).hexdigest()[:16]
+        folder = Path(worker.local_directory) / f"{FOLDER}{digest}"
         if str(folder) not in sys.path:
             self.unpack(folder)
         initializer, initargs = pickle.loads(self.initialize)
@@ -58,8 +57,8 @@ class ProjectPlugin(WorkerPlugin):
             initializer(*initargs)
 
     def unpack(self, folder: Path) -> None:
-        """Code of an earlier run is forgotten: the user may have changed it since."""
-        ours = f"{folder.parent}{os.sep}{FOLDER}"  # a checkout may have such a name, elsewhere
+        """Replaces the code of earlier runs: the user may have changed it since."""
+        ours = f"{folder.parent}{os.sep}{FOLDER}"  # a checkout elsewhere may have such a name
         for old in [entry for entry in sys.path if entry.startswith(ours)]:
             sys.path.remove(old)
             shutil.rmtree(old, ignore_errors=True)
@@ -73,13 +72,13 @@ class ProjectPlugin(WorkerPlugin):
 
 
 class Call:
-    """A call as bytes: unpickling it makes the call. Only the worker needs to know the function."""
+    """A call without arguments, made by unpickling it: only the worker imports the function."""
 
-    def __init__(self, function: Callable, args: tuple):
-        self.function, self.args = function, args
+    def __init__(self, function: Callable[[], Any]):
+        self.function = function
 
     def __reduce__(self) -> tuple:
-        return self.function, self.args
+        return self.function, ()
 
 
 def host_name() -> str:
@@ -87,7 +86,7 @@ def host_name() -> str:
 
 
 def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """By package, and of Python; nothing is imported to find out. "(none)" if not installed.
+    """Returns the versions of packages, "(none)" if missing, and of Python; imports nothing.
 
     Without local labels: servers with other drivers have the same torch for another CUDA.
     """
@@ -101,9 +100,9 @@ def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def answer_probe(probe: str, patience_seconds: float = 10.0) -> str:
-    """Looks for a file in the shared folder and answers beside it. Returns what is wrong."""
+    """Waits for a file in the shared folder and writes one beside it; returns a problem or ""."""
     deadline = time.monotonic() + patience_seconds
-    while not os.path.exists(probe):  # network file systems may take a moment to show a new file
+    while not os.path.exists(probe):  # a network file system may show a new file with a delay
         if time.monotonic() > deadline:
             return "does not see it"
         time.sleep(0.2)
@@ -119,7 +118,7 @@ def missing_paths(paths: list[str]) -> list[str]:
 
 
 async def until_idle(patience_seconds: float, dask_worker: Any = None) -> None:
-    """Waits for what the worker is executing, cancelled or not: a thread cannot be stopped."""
+    """Waits for the worker's running job, even a cancelled one: its thread cannot be stopped."""
     deadline = time.monotonic() + patience_seconds
     while dask_worker.state.executing and time.monotonic() < deadline:
         await asyncio.sleep(0.05)

@@ -1,8 +1,7 @@
-"""The GPUs that a run may use: torch itself is asked, and where it cannot use them, says why.
+"""The usable GPUs, according to torch, and explanations of unusable ones.
 
-The pipeline asks a child process (pipeline/runtime/torch_probe.py), as it never imports torch
-itself. Processes that compute have `take_device` called before they import torch and `device_type`
-after.
+The pipeline never imports torch; it asks a child process (pipeline/runtime/torch_probe.py).
+Computing processes call `take_device` before they import torch and `device_type` afterwards.
 """
 
 import json
@@ -17,29 +16,21 @@ from typing import Any
 
 from pipeline.environment import PROJECT
 from pipeline.errors import ConfigError, StageError
-from pipeline.runtime.nvidia import (
-    Card,
-    System,
-    has_kernels,
-    is_on_pci_bus,
-    lists_cards,
-    read_system,
-)
+from pipeline.runtime.nvidia import Card, has_kernels, is_on_pci_bus, lists_cards, read_system
 from pipeline.runtime.processes import answer
-from pipeline.runtime.torch_build import way_out, why_no_way_out
+from pipeline.runtime.torch_build import misfit, way_out, why_no_way_out
 
-# torch from a cold network disk, and each GPU waking up.
-PROBE_SECONDS = 300.0
-# What ends the list in CUDA_VISIBLE_DEVICES; the word is Slurm's for a job without GPUs.
+PROBE_SECONDS = 300.0  # for importing torch from a cold network disk and waking the GPUs
+# Entries that end the list in CUDA_VISIBLE_DEVICES; NoDevFiles is Slurm's, for jobs without GPUs.
 LAST = ("", "NoDevFiles")
 TO_CPU = "train on the CPU (SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)"
-# One rank's flag, as `take_device` reads it.
+# A rank's flag, for `take_device`.
 DEVICE = re.compile(r"auto|cpu|cuda(:[\w/.-]+(,[\w/.-]+)*)?")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as torch has it. problem: why it computes nothing there; empty if it does."""
+    """A GPU of torch. problem: why torch cannot compute on it, empty if it can."""
 
     name: str
     capability: tuple[int, int]
@@ -53,11 +44,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Torch:
-    """The torch that is installed, and its GPUs in CUDA's order, those that are visible.
+    """The installed torch, and its visible GPUs in CUDA's order.
 
-    cuda: the version that it is built for, e.g. `13.0`; empty in a build for the CPU.
-    architectures: what it has kernels for, e.g. `sm_86`. problem: why it has no GPU. hangs: it gave
-    no answer, and so nothing else is known.
+    cuda: the CUDA version of the build, e.g. `13.0`; empty in a build for the CPU. architectures:
+    of its kernels, e.g. `sm_86`. problem: why it has no GPU. hangs: True if it gave no answer.
     """
 
     version: str
@@ -75,7 +65,7 @@ class Torch:
 
 
 def visible_gpu_names() -> list[str] | None:
-    """The entries of CUDA_VISIBLE_DEVICES up to its end, as CUDA reads it; None if not set."""
+    """Returns the entries of CUDA_VISIBLE_DEVICES that CUDA reads; None if it is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return None
@@ -87,21 +77,21 @@ def visible_gpu_names() -> list[str] | None:
 def lists_gpus() -> bool:
     """True if the system lists NVIDIA cards and CUDA_VISIBLE_DEVICES does not hide them all.
 
-    Cheap; whether torch can use them is not asked.
+    Cheap: torch may still be unable to use them.
     """
     return visible_gpu_names() != [] and lists_cards()
 
 
 def lacks_driver() -> bool:
-    """True if the PCI bus has an NVIDIA GPU that no driver lists, as after a kernel's update."""
+    """True if the PCI bus has an NVIDIA GPU without a loaded driver, as after a kernel update."""
     return visible_gpu_names() != [] and not lists_cards() and is_on_pci_bus()
 
 
 def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
-    """The GPUs for SYSTEM.NUM_GPUS: -1 all, 0 none, n the first ones in CUDA's order.
+    """Returns the GPUs for SYSTEM.NUM_GPUS: -1 all, 0 none, n the first ones in CUDA's order.
 
-    Raises ConfigError if there are fewer, or if torch cannot use one of them; with -1, one that the
-    system lists or CUDA_VISIBLE_DEVICES names counts. key: which the error names.
+    Raises ConfigError if there are fewer, or if torch cannot use one of them; -1 means all GPUs in
+    CUDA_VISIBLE_DEVICES, or else on the system. key: for the error message.
     """
     if not asked:
         return ()
@@ -121,12 +111,12 @@ def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
 
 
 def num_gpus(asked: int) -> int:
-    """How many `usable_gpus` there are. Raises ConfigError as it does."""
+    """Returns the number of `usable_gpus`. Raises ConfigError as it does."""
     return len(usable_gpus(asked))
 
 
 def ask_torch() -> Torch:
-    """What torch can use in a process with the environment of this one; asked once for each."""
+    """Returns the torch and GPUs of a child process; cached for each environment."""
     return _ask_torch(tuple(sorted(os.environ.items())))
 
 
@@ -146,7 +136,7 @@ def _ask_torch(environment: tuple[tuple[str, str], ...]) -> Torch:
 
 
 def _as_torch(found: dict[str, Any]) -> Torch:
-    """Of what torch_probe tells."""
+    """Converts the answer of torch_probe."""
     gpus = tuple(
         Gpu(gpu["name"], tuple(gpu["capability"]), gpu["problem"]) for gpu in found["gpus"]
     )
@@ -158,10 +148,11 @@ def _as_torch(found: dict[str, Any]) -> Torch:
 
 
 def take_device(device: str) -> None:
-    """Gives this process a device, before it imports torch: `cpu`, `cuda`, or `cuda:2,GPU-ab` with
-    the GPUs as CUDA_VISIBLE_DEVICES names them. `auto`: that of DS_ACCELERATOR, or what there is.
+    """Sets this process's device before it imports torch.
 
-    Kept in DS_ACCELERATOR, which DeepSpeed reads, and CUDA_VISIBLE_DEVICES, which torch does.
+    device: `cpu`, `cuda`, `cuda:2,GPU-ab` with names as in CUDA_VISIBLE_DEVICES, or `auto` for
+    DS_ACCELERATOR's, or else any. Sets DS_ACCELERATOR for DeepSpeed and CUDA_VISIBLE_DEVICES for
+    torch.
     """
     kind, _, names = device.partition(":")
     if kind == "auto":
@@ -175,10 +166,10 @@ def take_device(device: str) -> None:
 
 
 def device_type(number: int = 0) -> str:
-    """`cuda` or `cpu`: what this process, which imports torch now, computes on.
+    """Imports torch and returns this process's device: `cuda` or `cpu`.
 
-    number: of its GPU, among the visible ones. Raises StageError if it was given a GPU, or the
-    system lists one, and torch cannot use it: computing on the CPU would go unnoticed for days.
+    number: of its GPU, among the visible ones. Raises StageError if torch cannot use the GPU set by
+    `take_device` or listed by the system: a fallback to the CPU could go unnoticed for days.
     """
     given = os.environ.get("DS_ACCELERATOR", "")
     if given not in ("", "cuda"):
@@ -196,7 +187,7 @@ def device_type(number: int = 0) -> str:
     return "cuda"
 
 
-# --- words ---------------------------------------------------------------------------------------
+# --- error messages ------------------------------------------------------------------------------
 
 
 def _too_few(key: str, asked: int, present: int) -> str:
@@ -212,7 +203,7 @@ def _too_few(key: str, asked: int, present: int) -> str:
 
 
 def _missing(count: int) -> str:
-    """What to do if torch has fewer GPUs than there should be; empty if it has them all."""
+    """Returns the remedy if torch has fewer than the expected GPUs, or ""."""
     names = visible_gpu_names()
     listed = len(read_system().cards if names is None else names)
     if count >= listed:
@@ -230,7 +221,7 @@ def _missing(count: int) -> str:
 
 
 def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
-    """One sentence: what cannot be used, why, and the ways out."""
+    """Returns a sentence with the unusable GPUs, the cause and the remedies."""
     system = read_system()
     bad = [gpu for gpu in gpus if gpu.problem]
     if bad:
@@ -241,15 +232,13 @@ def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
         if names := visible_gpu_names():
             problem += f" with CUDA_VISIBLE_DEVICES={','.join(names)}"
     driver = f"driver {system.driver}" if system.driver else "no NVIDIA driver"
-    if system.newest_cuda:
-        driver += f" for CUDA {_dotted(system.newest_cuda)}"
     more = f" ({system.problem})" if system.problem else ""
     ways = [TO_CPU]
     if bad and (good := [i for i, gpu in enumerate(found.gpus) if not gpu.problem]):
         ways.insert(0, f"set CUDA_VISIBLE_DEVICES={_names_of(good)} to leave it out")
-    if _needs_another_torch(found, bad, system):
-        seen = tuple(Card(i, gpu.name, "", gpu.capability) for i, gpu in enumerate(found.gpus))
-        system = replace(system, cards=seen or system.cards)
+    seen = tuple(Card(gpu.name, gpu.capability) for gpu in found.gpus)
+    system = replace(system, cards=seen or system.cards)
+    if not found.hangs and misfit(system, found.cuda, found.architectures):
         if way := way_out(system):
             ways.insert(0, way)
         else:
@@ -260,29 +249,15 @@ def _why_unusable(found: Torch, gpus: Iterable[Gpu]) -> str:
 def _problem_with(found: Torch, gpu: Gpu) -> str:
     if has_kernels(gpu.capability, found.architectures):
         return gpu.problem
-    built = " ".join(found.architectures)
-    return f"it has no kernels for compute capability {_dotted(gpu.capability)}, only for {built}"
-
-
-def _needs_another_torch(found: Torch, bad: list[Gpu], system: System) -> bool:
-    """True if the driver is too old for this one, or if it lacks the cards' kernels or CUDA."""
-    major = int(found.cuda.partition(".")[0] or 0)
-    is_old = bool(system.newest_cuda) and system.newest_cuda[0] < major
-    has_none = any(not has_kernels(gpu.capability, found.architectures) for gpu in bad)
-    is_for_cpu = bool(system.cards) and not found.cuda and not found.hangs
-    return is_old or has_none or is_for_cpu
+    capability, built = "{}.{}".format(*gpu.capability), " ".join(found.architectures)
+    return f"it has no kernels for compute capability {capability}, only for {built}"
 
 
 def _names_of(numbers: Iterable[int]) -> str:
-    """GPUs by CUDA's numbers, for CUDA_VISIBLE_DEVICES, in place of its value now."""
+    """Returns a new value of CUDA_VISIBLE_DEVICES for GPUs by CUDA's present numbers."""
     names = visible_gpu_names()
     return ",".join(str(number) if names is None else names[number] for number in numbers)
 
 
 def _together(names: Iterable[str]) -> str:
-    """Each name once."""
     return " and ".join(dict.fromkeys(names))
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))

@@ -1,6 +1,6 @@
 """Worker processes behind the interface of `concurrent.futures.Executor`.
 
-Here: a pool on this machine, and the loop that feeds any executor. A Dask cluster: cluster.py.
+Here: a pool on this machine, and the loop to feed any executor. A Dask cluster: cluster.py.
 """
 
 import multiprocessing
@@ -26,19 +26,20 @@ from pipeline.runtime.processes import die_with_parent
 
 Job = TypeVar("Job")
 
-JOBS_PER_WORKER = 3  # one at work and two in wait hide the way there and back
+JOBS_PER_WORKER = 3  # one running and two queued, to hide the transfer times
 CHECK_SECONDS = 5.0
+EXIT_SECONDS = 1.0  # between a process closing its files and its end
 
 
 def num_cores() -> int:
-    """Cores that this process may use (containers and taskset are respected)."""
+    """Returns the number of usable cores, within limits of containers and taskset."""
     return len(os.sched_getaffinity(0))
 
 
 class LocalPool(ProcessPoolExecutor):
-    """Processes on this machine. num_workers: how many jobs run at the same time.
+    """Processes on this machine. num_workers: jobs running at the same time.
 
-    At the end of a `with` block it waits for jobs that are at work, unless it was interrupted.
+    The end of a `with` block waits for running jobs, except after an interrupt.
     """
 
     def __init__(self, num_workers: int, **settings: Any):
@@ -52,13 +53,13 @@ class LocalPool(ProcessPoolExecutor):
         super().__exit__(kind, error, trace)
 
     def end(self) -> None:
-        """Ends the workers, whatever they are at."""
+        """Terminates the workers, even at work."""
         for process in list((self._processes or {}).values()):
             process.terminate()
         self.shutdown()
 
     def problem(self, error: Exception | None = None) -> str:
-        """What is wrong with the workers themselves, or an empty string."""
+        """Returns why the workers themselves failed, "" if they did not."""
         if not isinstance(error, BrokenExecutor):
             return ""
         code = self._exit_code()
@@ -68,11 +69,11 @@ class LocalPool(ProcessPoolExecutor):
         return f"{died}; lower SYSTEM.NUM_WORKERS or SYSTEM.MAX_MEMORY_IN_GB and run again"
 
     def _exit_code(self) -> int | None:
-        """Of the worker that broke the pool, which ends the others by SIGTERM; None: unknown.
+        """Returns the exit code of the worker that broke the pool, None if unknown.
 
-        A process that has just closed its files may need a moment to be gone.
+        The pool then ends the others by SIGTERM.
         """
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + EXIT_SECONDS
         while time.monotonic() < end:
             codes = [process.exitcode for process in list((self._processes or {}).values())]
             for code in codes:
@@ -85,7 +86,7 @@ class LocalPool(ProcessPoolExecutor):
 def local_pool(
     num_workers: int, initializer: Callable[..., None] | None = None, initargs: tuple = ()
 ) -> LocalPool:
-    """A pool of spawned processes that end with their parent. Use it in a `with` block."""
+    """Returns a pool of spawned processes, ended with their parent. Use it in a `with` block."""
     return LocalPool(
         num_workers,
         mp_context=multiprocessing.get_context("spawn"),
@@ -95,7 +96,7 @@ def local_pool(
 
 
 def _initialize_worker(parent: int, initializer: Callable | None, initargs: tuple) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent ends its workers
     die_with_parent(parent)
     if initializer:
         initializer(*initargs)
@@ -107,11 +108,10 @@ def run_unordered(
     jobs: Iterable[Job],
     max_in_flight: int = 0,
 ) -> Iterator[tuple[Job, Any]]:
-    """Yields (job, result) as jobs finish. The first failure cancels what has not begun.
+    """Yields (job, result) as jobs finish. The first failure cancels the queued jobs.
 
-    Jobs are taken from `jobs` in order and only as workers get free, at most `max_in_flight` ahead
-    (0: a few per worker), so it may be an iterator without end. Raises what a job raised, and
-    StageError if the workers died.
+    Takes jobs in order as workers become free, at most `max_in_flight` ahead (0: a few per
+    worker): `jobs` may be endless. Raises a job's error, or StageError if the workers died.
     """
     max_in_flight = max_in_flight or JOBS_PER_WORKER * num_workers(executor)
     jobs = iter(jobs)
@@ -119,46 +119,39 @@ def run_unordered(
     try:
         while True:
             for job in islice(jobs, max_in_flight - len(running)):
-                running[_submitted(executor, function, job)] = job
+                with _worker_problems(executor):
+                    running[executor.submit(function, job)] = job
             if not running:
                 return
             finished, _ = wait(running, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
-            if not finished and (cause := problem_with_workers(executor)):
+            if not finished and (cause := _problem(executor)):
                 raise StageError(cause)
             for future in finished:
-                yield running.pop(future), _result(executor, future)
+                job = running.pop(future)
+                with _worker_problems(executor):
+                    result = future.result()
+                yield job, result
     finally:
         for future in running:
             future.cancel()
 
 
 def num_workers(executor: Executor) -> int:
-    """Jobs that run at the same time; for an executor of another kind, the cores here."""
+    """Returns the number of jobs at the same time; for other kinds of executors, the cores here."""
     return getattr(executor, "num_workers", 0) or num_cores()
 
 
-def problem_with_workers(executor: Executor, error: Exception | None = None) -> str:
-    """What is wrong with the workers, given how a job failed, if it did; empty if nothing is."""
+def _problem(executor: Executor, error: Exception | None = None) -> str:
     problem = getattr(executor, "problem", None)
     return problem(error) if problem else ""
 
 
-def _submitted(executor: Executor, function: Callable[[Job], Any], job: Job) -> Future:
-    with _explained(executor):
-        return executor.submit(function, job)
-
-
-def _result(executor: Executor, future: Future) -> Any:
-    with _explained(executor):
-        return future.result()
-
-
 @contextmanager
-def _explained(executor: Executor) -> Iterator[None]:
-    """What is wrong with the workers becomes a StageError."""
+def _worker_problems(executor: Executor) -> Iterator[None]:
+    """Raises StageError instead of an error caused by dead workers."""
     try:
         yield
     except Exception as error:
-        if cause := problem_with_workers(executor, error):
+        if cause := _problem(executor, error):
             raise StageError(cause) from error
         raise

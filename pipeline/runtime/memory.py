@@ -1,4 +1,4 @@
-"""How much memory a process and all that it started take, watched from a thread."""
+"""Peak memory of a process tree, sampled in a thread."""
 
 import threading
 import time
@@ -7,14 +7,14 @@ from contextlib import suppress
 import psutil
 
 SAMPLE_SECONDS = 0.2
-REST_PER_SAMPLE = 50  # sampling takes at most 2 % of a core, however many processes there are
+REST_PER_SAMPLE = 50  # sampling takes at most 2 % of a core, for any number of processes
 GONE = (psutil.NoSuchProcess, psutil.AccessDenied)
 
 
 def tree_bytes(root: psutil.Process) -> int:
-    """Resident memory, summed over a process and all that it started.
+    """Returns the resident memory of a process and its descendants, in bytes.
 
-    Pages that processes share count once for each. Processes that have ended count as 0.
+    Shared pages count once per process. Ended processes count as 0.
     """
     total = 0
     processes = [root]
@@ -27,9 +27,9 @@ def tree_bytes(root: psutil.Process) -> int:
 
 
 class PeakMemory:
-    """The highest `tree_bytes` within a `with` block, in `peak_bytes`.
+    """Measures the highest `tree_bytes` within a `with` block, in `peak_bytes`.
 
-    pid: of the process to watch, this one if not given.
+    pid: the process to watch, by default this one.
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS, pid: int | None = None):

@@ -1,7 +1,7 @@
-"""What the system says about NVIDIA: its driver and its cards.
+"""The NVIDIA driver and cards, as the system lists them.
 
-Standard library only: the installation asks before there is a torch. Whether torch can use the
-cards is another question (pipeline.runtime.devices).
+Standard library only: the installation needs it before torch. devices.py checks which of the cards
+torch can use.
 """
 
 import os
@@ -15,79 +15,40 @@ from pathlib import Path
 
 from pipeline.runtime.processes import answer
 
-# Without a daemon that keeps it awake, the driver takes seconds to start each card.
+# Without its persistence daemon, the driver takes seconds to start each card.
 SMI_SECONDS = 60.0
-FIELDS = ("driver_version", "index", "name", "uuid", "memory.total", "compute_cap")
-WSL = "usr/lib/wsl/lib"  # where WSL2 has libcuda and nvidia-smi, on PATH or not
-# What a container on WSL2 is given of it, as nvidia-container-toolkit's pkg/nvcdi/driver-wsl.go
-# lists it; its nvidia-smi is on PATH.
+FIELDS = ("driver_version", "name", "compute_cap")
+WSL = "usr/lib/wsl/lib"  # libcuda and nvidia-smi of WSL2, on PATH or not
+# libcuda in a container on WSL2. Source: nvidia-container-toolkit, pkg/nvcdi/driver-wsl.go.
 WSL_IN_CONTAINER = "usr/lib/wsl/drivers/nv*/libcuda.so.1.1"
-# The newest CUDA of each driver branch, as the toolkits' release notes pair them ("CUDA Toolkit and
-# Corresponding Driver Versions", docs.nvidia.com/cuda/cuda-toolkit-release-notes).
-CUDA_OF_BRANCH = {
-    450: (11, 0),
-    455: (11, 1),
-    460: (11, 2),
-    465: (11, 3),
-    470: (11, 4),
-    495: (11, 5),
-    510: (11, 6),
-    515: (11, 7),
-    520: (11, 8),
-    525: (12, 0),
-    530: (12, 1),
-    535: (12, 2),
-    545: (12, 3),
-    550: (12, 4),
-    555: (12, 5),
-    560: (12, 6),
-    565: (12, 7),
-    570: (12, 8),
-    575: (12, 9),
-    580: (13, 0),
-    590: (13, 1),
-}
-# The first driver that runs programs of a major CUDA version ("Minimum Required Driver Version for
-# CUDA Minor Version Compatibility", same notes). With cuda-compat an older one may, too.
+# The oldest driver for each major CUDA version, without cuda-compat. Source: "Minimum Required
+# Driver Version for CUDA Minor Version Compatibility", CUDA Toolkit Release Notes.
 FIRST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU that the system lists. index: nvidia-smi's, which is the order on the PCI bus.
+    """A GPU listed by the system. capability: as (8, 6), None if unknown."""
 
-    uuid: `GPU-...`, or empty. capability: as (8, 6), None if unknown; memory: MiB, None if unknown.
-    """
-
-    index: int
     name: str
-    uuid: str = ""
     capability: tuple[int, int] | None = None
-    memory: int | None = None
 
 
 @dataclass(frozen=True)
 class System:
-    """driver: its version, e.g. `535.129.03`, empty if there is none. problem: what keeps
-    the cards from being used, as nvidia-smi or /dev tell; empty if they tell of none."""
+    """driver: its version, e.g. `535.129.03`, empty if there is none. problem: why the cards are
+    unusable according to nvidia-smi or /dev, empty if they report none."""
 
     driver: str = ""
     cards: tuple[Card, ...] = ()
     problem: str = ""
 
-    @property
-    def newest_cuda(self) -> tuple[int, int] | None:
-        """The newest CUDA that the driver supports, e.g. (12, 2); None if that is unknown."""
-        branch = int(self.driver.partition(".")[0] or 0)
-        known = [cuda for first, cuda in CUDA_OF_BRANCH.items() if first <= branch]
-        return max(known, default=None)
-
 
 def read_system(root: Path = Path("/")) -> System:
-    """The driver and the cards that this machine, or this container, has been given.
+    """Returns the driver and the cards of this machine or container.
 
-    Asks nvidia-smi of PATH or of WSL2; where it fails or hangs, /proc and /dev tell. A card without
-    a device in /dev belongs to another container. root: the folder in place of `/`, for tests.
+    Asks nvidia-smi, and reads /proc and /dev if it fails or hangs. A card without a device in /dev
+    belongs to another container. root: replaces `/` in tests.
     """
     driver, cards, problem = _ask_smi(root)
     if not cards:
@@ -98,12 +59,12 @@ def read_system(root: Path = Path("/")) -> System:
 
 
 def lists_cards(root: Path = Path("/")) -> bool:
-    """True if /proc or /dev tell of a card; cheap, as nvidia-smi is not asked."""
+    """True if /proc or /dev list a card; cheap, does not run nvidia-smi."""
     return bool(_listed_cards(root))
 
 
 def is_on_pci_bus(root: Path = Path("/")) -> bool:
-    """True if the PCI bus has a GPU of NVIDIA's, with its driver, another one's or none."""
+    """True if the PCI bus has an NVIDIA GPU, with or without a driver."""
     devices = (root / "sys/bus/pci/devices").glob("*")
     return any(
         _text(device / "vendor").strip() == "0x10de" and _text(device / "class").startswith("0x03")
@@ -114,9 +75,9 @@ def is_on_pci_bus(root: Path = Path("/")) -> bool:
 def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
     """True if a build with these architectures runs on a card of this compute capability.
 
-    architectures: as `torch.cuda.get_arch_list()` has them. `sm_86` runs on 8.6 and later cards of
-    the same major version, `compute_86` (PTX) on all later ones, `sm_90a` on 9.0 alone. Source:
-    "Application Compatibility" of NVIDIA's CUDA C++ Programming Guide.
+    architectures: as `torch.cuda.get_arch_list()` returns. `sm_86` runs on 8.6 and later cards of
+    the same major version, `compute_86` (PTX) on all later ones, `sm_90a` on 9.0 only. Source:
+    "Application Compatibility", CUDA C++ Programming Guide.
     """
     for name in architectures:
         found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
@@ -139,16 +100,15 @@ def has_kernels(capability: tuple[int, int], architectures: Iterable[str]) -> bo
 
 
 def _ask_smi(root: Path) -> tuple[str, tuple[Card, ...], str]:
-    """The driver's version, the cards, and why nvidia-smi did not tell them."""
+    """Returns the driver's version, the cards, and the problem of nvidia-smi."""
     path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{root / WSL}"
     program = shutil.which("nvidia-smi", path=path)
     return _answer_of(program) if program else ("", (), "")
 
 
-@cache  # one that hangs is waited for once in a command, not at each question
+@cache  # waits only once for a program that hangs
 def _answer_of(program: str) -> tuple[str, tuple[Card, ...], str]:
-    """As `_ask_smi`, of this nvidia-smi."""
-    for fields in (FIELDS, FIELDS[:-1]):  # drivers before 510 know no compute_cap
+    for fields in (FIELDS, FIELDS[:-1]):  # drivers before 510 have no compute_cap
         query = f"--query-gpu={','.join(fields)}"
         try:
             done = answer([program, query, "--format=csv,noheader,nounits"], SMI_SECONDS)
@@ -159,7 +119,7 @@ def _answer_of(program: str) -> tuple[str, tuple[Card, ...], str]:
         if not done.returncode or "compute_cap" not in done.stdout + done.stderr:
             break
     rows = [line.split(", ") for line in done.stdout.splitlines()]
-    rows = [row for row in rows if len(row) == len(fields) and row[1].isdigit()]
+    rows = [row for row in rows if len(row) == len(fields)]
     if rows and not done.returncode:
         return rows[0][0], tuple(map(_card, rows)), ""
     lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
@@ -167,23 +127,17 @@ def _answer_of(program: str) -> tuple[str, tuple[Card, ...], str]:
 
 
 def _card(row: Sequence[str]) -> Card:
-    """Of a row of FIELDS; nvidia-smi writes [N/A] for what it cannot tell."""
-    _, index, name, uuid, memory, *more = row
+    """Parses a row of FIELDS; nvidia-smi writes [N/A] for an unknown capability."""
+    _, name, *more = row
     found = re.fullmatch(r"(\d+)\.(\d+)", more[0]) if more else None
-    return Card(
-        index=int(index),
-        name=name,
-        uuid=uuid if uuid.startswith("GPU-") else "",
-        capability=(int(found[1]), int(found[2])) if found else None,
-        memory=int(memory) if memory.isdigit() else None,
-    )
+    return Card(name, (int(found[1]), int(found[2])) if found else None)
 
 
 # --- /proc and /dev ----------------------------------------------------------------------------
 
 
 def _loaded_driver(root: Path) -> str:
-    """Of the kernel module; what nvidia-smi tells may come from a newer package, not loaded yet."""
+    """Returns the kernel module's version; nvidia-smi's may be a newer one, not loaded yet."""
     found = re.search(
         r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", _text(root / "proc/driver/nvidia/version")
     )
@@ -191,13 +145,14 @@ def _loaded_driver(root: Path) -> str:
 
 
 def _listed_cards(root: Path) -> tuple[Card, ...]:
-    """What /proc and /dev tell of the cards: names at most.
+    """Returns the cards in /proc and /dev, with names at most.
 
-    /proc lists those of the host; /dev has the ones of this container. Without any device, those of
-    /proc count: one is made when CUDA starts, or the container was started without its GPUs.
+    /proc lists the host's, /dev this container's. Without any device, all of /proc count: CUDA
+    creates devices when it starts, or the container was started without its GPUs.
     """
     nodes = _devices(root)
-    cards, minors = [], set()
+    cards: list[Card] = []
+    minors = set()
     for folder in sorted((root / "proc/driver/nvidia/gpus").glob("*")):
         lines = _text(folder / "information").splitlines()
         facts = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -205,18 +160,15 @@ def _listed_cards(root: Path) -> tuple[Card, ...]:
         if nodes and minor.isdigit() and int(minor) not in nodes:
             continue
         minors.add(int(minor) if minor.isdigit() else len(cards))
-        uuid = facts.get("GPU UUID", "")  # with question marks before the card has started
-        name = facts.get("Model", "unnamed GPU")
-        cards.append(Card(len(cards), name, uuid if "?" not in uuid else ""))
-    for _ in nodes - minors:
-        cards.append(Card(len(cards), "unnamed GPU"))
+        cards.append(Card(facts.get("Model", "unnamed GPU")))
+    cards += [Card("unnamed GPU")] * len(nodes - minors)
     if not cards and _is_wsl(root):
-        cards.append(Card(0, "GPU of Windows"))
+        cards.append(Card("GPU of Windows"))
     return tuple(cards)
 
 
 def _devices(root: Path) -> set[int]:
-    """The numbers of /dev/nvidia0 and so on, the "minor" ones."""
+    """Returns the minor numbers of /dev/nvidia0 and so on."""
     names = [node.name for node in (root / "dev").glob("nvidia*")]
     return {int(found[1]) for name in names if (found := re.fullmatch(r"nvidia(\d+)", name))}
 

@@ -1,10 +1,10 @@
-"""Memory that ran out: an allocation that failed, or a process that the kernel killed for it."""
+"""Out-of-memory errors: failed allocations, and processes killed by the kernel."""
 
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# In what torch (2.13) and the libraries below it say: GPUs and NCCL, the CPU, C++, cuBLAS, cuDNN.
+# In error messages of torch 2.13 and its libraries: CUDA and NCCL, the CPU, C++, cuBLAS, cuDNN.
 FAILED_ALLOCATION = (
     *("out of memory", "can't allocate memory", "std::bad_alloc"),
     *("STATUS_ALLOC_FAILED", "ALLOCATION_FAILED"),
@@ -12,9 +12,9 @@ FAILED_ALLOCATION = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU.
+    """True if an allocation failed, on a GPU or on the CPU.
 
-    Of torch, told by the words: for most of its libraries it has no class of its own.
+    torch has no error class for most of its libraries, so the message decides.
     """
     if isinstance(error, MemoryError):
         return True
@@ -22,32 +22,33 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class OomKills:
-    """Whether the kernel has killed a process for want of memory since this was made.
+    """Watches the kernel's count of processes killed for lack of memory.
 
-    The kernel counts that for each control group, which is that of this process and of those that
-    it starts, or else for the whole machine. root: where /proc and /sys are.
+    The count is that of the control group of this process and its children, or else of the whole
+    machine. root: the parent of /proc and /sys.
     """
 
     def __init__(self, root: Path = Path("/")):
         counters = ((path, _kills(path)) for path in _own_counters(root))
-        found = ((path, number) for path, number in counters if number is not None)
-        self._own, self._own_before = next(found, (None, 0))
+        found = [(path, number) for path, number in counters if number is not None]
+        self._own = found[0] if found else None
         self._machine = root / "proc" / "vmstat"
         self._machine_before = _kills(self._machine)
 
     @property
     def happened(self) -> bool | None:
-        """None: that cannot be told; on the machine there was one, or nobody counts them."""
+        """True if the kernel has killed a process since; None if it may have been another's."""
         if self._own:
-            return (_kills(self._own) or 0) > self._own_before
+            path, before = self._own
+            return (_kills(path) or 0) > before
         now = _kills(self._machine)
         return False if now is not None and now == self._machine_before else None
 
 
 def cause_of_death(exit_code: int | None, kills: OomKills) -> str:
-    """What has become of a process, to stand behind its name.
+    """Returns a verb phrase about the end of a process.
 
-    exit_code: as of `subprocess`, negative for a signal; None if it is not known.
+    exit_code: as of `subprocess`, negative for a signal; None if unknown.
     """
     if exit_code is None:
         return "was ended from outside"
@@ -63,7 +64,7 @@ def cause_of_death(exit_code: int | None, kills: OomKills) -> str:
 
 
 def _signal_name(number: int) -> str:
-    """`SIGSEGV`; not all numbers have a name."""
+    """Returns `SIGSEGV`; not all numbers have a name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -71,8 +72,10 @@ def _signal_name(number: int) -> str:
 
 
 def _own_counters(root: Path) -> Iterator[Path]:
-    """Files that may count for our control group, of version 2 and 1; a container sees its own
-    group at the top."""
+    """Yields candidates for our control group's counter, in versions 2 and 1.
+
+    A container sees its own group as the root group.
+    """
     groups = root / "sys" / "fs" / "cgroup"
     v2, v1 = "memory.events", "memory.oom_control"
     for line in _text(root / "proc" / "self" / "cgroup").splitlines():
@@ -86,7 +89,7 @@ def _own_counters(root: Path) -> Iterator[Path]:
 
 
 def _kills(counter: Path) -> int | None:
-    """The number in the line `oom_kill N` of a file; None without such a line."""
+    """Returns the number in the line `oom_kill N` of a file; None without such a line."""
     lines = (line.split() for line in _text(counter).splitlines())
     return next((int(words[1]) for words in lines if words[:1] == ["oom_kill"]), None)
 

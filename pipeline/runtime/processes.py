@@ -1,4 +1,4 @@
-"""Child processes that are logged, never outlive their parent and never fail unnoticed."""
+"""Child processes: logged, ended with their parent, and with errors reported."""
 
 import ctypes
 import os
@@ -16,38 +16,41 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 PARENT_VARIABLE = "EXTREMEBERT_PARENT_PID"
-PR_SET_PDEATHSIG = 1  # of prctl(2): a signal that the kernel sends a child when its parent ends
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal for a child when its parent ends
 IDLE_SECONDS = 5.0
+KILL_SECONDS = 20.0  # for the system to remove killed processes
 BLOCK_BYTES = 1 << 16
 
 
 def this_process() -> str:
-    """`process 123 on server`, as others read it who share the file system."""
+    """Returns `process 123 on server`, for other servers on a shared file system."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process as soon as its parent ends, or the parent's thread that has
-    started it. parent: told by itself, as it may have died already."""
+    """Has the kernel kill this process when the parent's thread that started it ends.
+
+    parent: its process id; if it has died already, this process exits at once.
+    """
     _prctl()(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 def exit_with_parent(poll_seconds: float = 1.0) -> None:
-    """Ends this process soon after the process that `run_logged` was called in has gone.
+    """Kills this process soon after the caller of `run_logged` has ended.
 
-    Called by grandchildren too (a launcher may stand in between), so the process to follow is
-    named in the environment. Without it nobody is followed.
+    For grandchildren too, started by a launcher: the caller is named in the environment. Does
+    nothing without it.
     """
     if PARENT_VARIABLE in os.environ:
         end_with(int(os.environ[PARENT_VARIABLE]), signal.SIGKILL, poll_seconds)
 
 
 def end_with(process: int, number: signal.Signals, poll_seconds: float = 1.0) -> None:
-    """Sends this process a signal when another one, which may not be its parent, has gone."""
+    """Sends this process a signal when another process, parent or not, has ended."""
     started = _start_time(process)
-    if started is None:  # gone already, or not of this container
+    if started is None:  # ended already, or in another container
         return
 
     def watch() -> None:
@@ -58,29 +61,32 @@ def end_with(process: int, number: signal.Signals, poll_seconds: float = 1.0) ->
     threading.Thread(target=watch, name="end_with", daemon=True).start()
 
 
-def _prctl() -> Callable[..., int]:
-    """prctl(2), to be looked up before a fork."""
-    return ctypes.CDLL(None).prctl
-
-
 def parent_of(process: int) -> int:
-    """The process that has started another one, 0 if that is not to be seen from here."""
+    """Returns a process's parent, 0 if unknown."""
     fields = _stat(process)
     return int(fields[1]) if fields else 0
 
 
+def _prctl() -> Callable[..., int]:
+    """Returns prctl(2); look it up before a fork."""
+    return ctypes.CDLL(None).prctl
+
+
 def _start_time(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot: tells a reused pid from the old one."""
+    """Returns a process's start in clock ticks since boot, to recognise a reused pid."""
     fields = _stat(pid)
     return None if not fields or fields[0] == "Z" else fields[19]
 
 
 def _stat(pid: int) -> list[str]:
-    """What /proc says of a process from its state on (proc(5)); empty if there is none."""
+    """Returns the fields of /proc/PID/stat from the state on (proc(5)), [] without the process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+# --- long-running commands ---------------------------------------------------------------------
 
 
 def run_logged(
@@ -95,12 +101,14 @@ def run_logged(
 ) -> int:
     """Runs a command and returns its exit code.
 
-    Output goes to `log` (appended) and, line by line, to `on_line`; errors go to the same name
-    with `.err`. `on_idle` is called whenever nothing has come for IDLE_SECONDS. When this process
-    is interrupted, the child and its children are terminated first; what is left when no output has
-    come for `patience_seconds` is killed. inherited: files that stay open in them, even if this
-    process is killed. workers: names the processes, given the child, that are asked to end where
-    the child would not wait for them; none: all are asked.
+    Appends stdout to `log` and calls `on_line` for each line; appends stderr to the same name with
+    `.err`. Calls `on_idle` after each IDLE_SECONDS without output. If this process is interrupted,
+    terminates the child and its children first, and kills them after `patience_seconds` without
+    output.
+
+    inherited: files kept open in the children, even if this process is killed. workers: returns,
+    for the child's pid, the processes to terminate if the child would not wait for them; if there
+    are none, all are terminated.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     prctl = _prctl()
@@ -114,27 +122,29 @@ def run_logged(
             env=child_environment,
             start_new_session=True,
             pass_fds=[file.fileno() for file in inherited],
-            # DeepSpeed's launcher then ends its ranks on other servers, which cannot see us.
+            # DeepSpeed's launcher then ends its ranks on other servers: they cannot see us.
             preexec_fn=partial(prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
+        assert child.stdout
+        pipe = child.stdout.fileno()
         try:
-            for line in _lines(_blocks(child.stdout.fileno(), on_idle), out):
+            for line in _lines(_blocks(pipe, on_idle), out):
                 on_line(line.decode("utf-8", errors="replace"))
             return child.wait()
         finally:
             if child.poll() is None:
-                os.set_blocking(child.stdout.fileno(), False)  # another may hold the other end
+                os.set_blocking(pipe, False)  # grandchildren may keep the other end open
                 _terminate(child, workers(child.pid), patience_seconds, out)
 
 
 def _log(out: BinaryIO, block: bytes) -> None:
-    """Hours of work do not fail by a log that cannot be written, on a full disk, say."""
+    """Ignores errors: a full disk under the log must not end hours of work."""
     with suppress(OSError):
         out.write(block)
 
 
 def _blocks(pipe: int, on_idle: Callable[[], None]) -> Iterator[bytes]:
-    """What comes through a pipe, as it comes, until all that write to it have ended."""
+    """Yields output as it arrives, until all writers of the pipe have ended."""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
@@ -147,7 +157,7 @@ def _blocks(pipe: int, on_idle: Callable[[], None]) -> Iterator[bytes]:
 
 
 def _lines(blocks: Iterator[bytes], out: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends; the blocks go to `out` as they are."""
+    """Copies blocks to `out` and yields their lines, without line ends."""
     begun = b""
     for block in blocks:
         _log(out, block)
@@ -160,23 +170,22 @@ def _lines(blocks: Iterator[bytes], out: BinaryIO) -> Iterator[bytes]:
 def _terminate(
     child: subprocess.Popen, workers: Sequence[int], patience_seconds: float, out: BinaryIO
 ) -> None:
-    """SIGTERM to the workers, or else to the child's process group; SIGKILL to what is left of the
-    group after a while of silence. What they say goes to `out`."""
-    asked = [(os.kill, worker) for worker in workers] or [(os.killpg, child.pid)]
-    _send(signal.SIGTERM, asked)
-    if not _ends(child, patience_seconds, out):
-        _send(signal.SIGKILL, [(os.killpg, child.pid)])
-        _ends(child, 20.0, out)
+    """Sends SIGTERM to the workers or the child's process group, after silence SIGKILL to all.
 
-
-def _send(number: signal.Signals, targets: list[tuple[Callable[[int, int], None], int]]) -> None:
-    for send, target in targets:
+    Copies their output to `out`.
+    """
+    for target in workers or [-child.pid]:  # a negative pid is a process group
         with suppress(ProcessLookupError):
-            send(target, number)
+            os.kill(target, signal.SIGTERM)
+    if not _has_ended(child, patience_seconds, out):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        _has_ended(child, KILL_SECONDS, out)
 
 
-def _ends(child: subprocess.Popen, patience_seconds: float, out: BinaryIO) -> bool:
-    """Whether the child's process group ends; False when it has said nothing for so long."""
+def _has_ended(child: subprocess.Popen, patience_seconds: float, out: BinaryIO) -> bool:
+    """Waits for the child's process group; False after so long without output."""
+    assert child.stdout
     end = time.monotonic() + patience_seconds
     while time.monotonic() < end:
         child.poll()
@@ -191,9 +200,12 @@ def _ends(child: subprocess.Popen, patience_seconds: float, out: BinaryIO) -> bo
 
 
 def _group_is_alive(group: int) -> bool:
-    """Whether a process of the group runs; one that ended and was not waited for does not."""
+    """True if a process of the group runs; zombies do not count."""
     processes = (_stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
     return any(fields and int(fields[2]) == group and fields[0] != "Z" for fields in processes)
+
+
+# --- short commands ----------------------------------------------------------------------------
 
 
 def answer(
@@ -202,11 +214,11 @@ def answer(
     environment: Mapping[str, str] = {},
     folder: Path | None = None,
 ) -> subprocess.CompletedProcess:
-    """What a short program writes to stdout and stderr, as text, and its exit code.
+    """Returns the exit code and the output, as text, of a short program.
 
-    Raises subprocess.TimeoutExpired after `seconds`. The program is killed then and not waited for,
-    as `subprocess.run` would: one that hangs in a driver does not end by that. Raises OSError if it
-    cannot be run. folder: where it runs, here by default.
+    Raises subprocess.TimeoutExpired after `seconds`, OSError if the program cannot be run. Unlike
+    `subprocess.run`, does not wait for a killed program: one that hangs in a driver does not end.
+    folder: its working directory.
     """
     child = subprocess.Popen(
         command,
@@ -218,15 +230,15 @@ def answer(
         encoding="utf-8",
         errors="replace",
     )
-    try:
-        out, err = child.communicate(timeout=seconds)
-    finally:
-        child.kill()
-        child.stdout.close()
-        child.stderr.close()
+    assert child.stdout and child.stderr
+    with child.stdout, child.stderr:
+        try:
+            out, err = child.communicate(timeout=seconds)
+        finally:
+            child.kill()
     return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 def python_command(*arguments: str) -> list[str]:
-    """A command line that runs the present Python."""
+    """Returns a command line for the present Python."""
     return [sys.executable, *arguments]

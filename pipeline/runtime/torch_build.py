@@ -1,8 +1,8 @@
-"""The build of torch that fits this machine's driver and cards.
+"""Selects and installs the build of torch for this machine's driver and cards.
 
-Standard library only. As a program (`python -m pipeline.runtime.torch_build`, which install.sh
-runs in .venv) it installs that build, or what TORCH_INDEX_URL and TORCH_VERSION ask for, without
-what torch depends on.
+Standard library only. As a program (`python -m pipeline.runtime.torch_build`, run by install.sh in
+.venv) it installs that build, or the one of TORCH_INDEX_URL and TORCH_VERSION, without its
+dependencies.
 """
 
 import importlib.metadata
@@ -29,9 +29,8 @@ DOWNLOADS = "https://download.pytorch.org/whl"
 class Build:
     """A build of torch for Linux.
 
-    version: the newest release of it that this project runs with. cuda: as `torch.version.cuda`.
-    kernels: the architectures that it has kernels for, for each `platform.machine()`. index: what
-    pip finds it in; empty for PyPI.
+    version: its newest supported release. cuda: as `torch.version.cuda`. kernels: the
+    architectures of its kernels, by `platform.machine()`. index: its package index, empty for PyPI.
     """
 
     version: str
@@ -41,7 +40,7 @@ class Build:
 
     @property
     def label(self) -> str:
-        """Local version label of its wheels, e.g. `+cu126`; PyPI allows none."""
+        """The local version label of its wheels, e.g. `+cu126`; PyPI allows none."""
         return f"+cu{self.cuda.replace('.', '')}" if self.index else ""
 
     @property
@@ -51,6 +50,9 @@ class Build:
     @property
     def least_driver(self) -> str:
         return FIRST_DRIVER[_numbers(self.cuda)[0]]
+
+    def misfit(self, system: System) -> str:
+        return misfit(system, self.cuda, self.architectures)
 
 
 # The first is preferred. Sources: PYTORCH_RELEASES_CODE_CC in torch/cuda/__init__.py of torch 2.13;
@@ -83,11 +85,11 @@ BUILDS = (
 )
 
 
-# --- what keeps a build from using the cards ---------------------------------------------------
+# --- builds that cannot use the cards ------------------------------------------------------------
 
 
-def misfit(system: System, cuda: "str | None", architectures: Iterable[str]) -> str:
-    """Why a build of torch cannot use all of this machine's cards; empty if nothing is known.
+def misfit(system: System, cuda: str | None, architectures: Iterable[str]) -> str:
+    """Returns why a build of torch cannot use all of this machine's cards, "" if it can.
 
     cuda: as `torch.version.cuda`; architectures: as `torch.cuda.get_arch_list()`.
     """
@@ -103,34 +105,31 @@ def misfit(system: System, cuda: "str | None", architectures: Iterable[str]) -> 
 
 
 def _is_older(driver: str, least: str) -> bool:
-    """False where the driver's version is unknown."""
-    return bool(driver) and _numbers(driver) < _numbers(least)
+    return bool(driver) and _numbers(driver) < _numbers(least)  # "": an unknown version
 
 
 def _without_kernels(cards: Iterable[Card], architectures: Iterable[str]) -> list[Card]:
-    """Cards that a build has no kernels for; those of unknown capability are not among them."""
+    """Returns the cards without kernels in a build, except those of unknown capability."""
     names = list(architectures)
     return [card for card in cards if card.capability and not has_kernels(card.capability, names)]
 
 
 def _numbers(version: str) -> list[int]:
-    """`2.13.0+cu126` as [2, 13, 0]."""
+    """Parses `2.13.0+cu126` as [2, 13, 0]."""
     return [int(part) for part in version.partition("+")[0].split(".") if part.isdigit()]
 
 
 def _in_words(cards: Iterable[Card]) -> str:
-    """`Tesla V100 (compute capability 7.0)`, each kind of card once."""
-    kinds = dict.fromkeys((card.name, card.capability) for card in cards)
-    return ", ".join(
-        f"{name} (compute capability {capability[0]}.{capability[1]})" for name, capability in kinds
-    )
+    """Returns `Tesla V100 (compute capability 7.0)`, each kind of card once."""
+    kinds = dict.fromkeys((card.name, card.capability) for card in cards if card.capability)
+    return ", ".join(f"{name} (compute capability {cc[0]}.{cc[1]})" for name, cc in kinds)
 
 
-# --- which build fits --------------------------------------------------------------------------
+# --- choosing a build ----------------------------------------------------------------------------
 
 
-def fitting_build(system: System, version: str = "") -> "Build | None":
-    """The build that can use the most cards, PyPI's if there are none; None if no card can be used.
+def fitting_build(system: System, version: str = "") -> Build | None:
+    """Returns the build for the most cards, PyPI's without cards; None if no card is usable.
 
     version: a release of torch, instead of each build's newest.
     """
@@ -150,14 +149,14 @@ def fitting_build(system: System, version: str = "") -> "Build | None":
 
 
 def way_out(system: System) -> str:
-    """What to do about a torch that cannot use these cards, as a clause of an error message.
+    """Returns the remedy for a torch that cannot use these cards, as a clause.
 
-    The command that installs one that can, or the update of the driver; empty if neither helps.
+    An install command or a driver update; "" if neither helps.
     """
     build = fitting_build(system)
     if not build:
         return _driver_update(system)
-    if misfit(system, build.cuda, build.architectures):
+    if build.misfit(system):
         return ""
     if build.index:
         version = f"TORCH_VERSION={build.version} " if build.version != BUILDS[0].version else ""
@@ -169,14 +168,14 @@ def way_out(system: System) -> str:
 
 
 def why_no_way_out(system: System) -> str:
-    """Why `way_out` is empty."""
+    """Returns the reason for an empty `way_out`."""
     if fitting_build(system):
         return "no build of torch can use all of them"
     return f"no build of torch from 2.11 on has kernels for {_in_words(system.cards)}"
 
 
 def _driver_update(system: System) -> str:
-    """The update that lets a build use some of the cards; empty if none has kernels for them."""
+    """Returns the driver update for a build with kernels for some of the cards, or ""."""
     drivers = [
         build.least_driver
         for build in BUILDS
@@ -187,13 +186,13 @@ def _driver_update(system: System) -> str:
     return ""
 
 
-# --- installing it -----------------------------------------------------------------------------
+# --- installing it -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A torch for pip. version: e.g. `2.13.0+cu126`. index: where pip finds it, empty for where
-    pip looks anyway. reason: why it is not the usual one, or what that one cannot do."""
+    """A torch for pip. version: e.g. `2.13.0+cu126`. index: empty for pip's default one. reason:
+    why it is not PyPI's, or what PyPI's cannot do."""
 
     version: str
     index: str = ""
@@ -205,15 +204,14 @@ class Wheel:
 
 
 def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
-    """The wheel that fits, or the one that TORCH_VERSION (version) and TORCH_INDEX_URL (index) ask
-    for."""
+    """Returns the fitting wheel, or that of TORCH_VERSION (version) and TORCH_INDEX_URL (index)."""
     if index:
         return Wheel(version or BUILDS[0].version, index, "as TORCH_INDEX_URL asks")
     if "+" in version:
         return Wheel(version, f"{DOWNLOADS}/{version.partition('+')[2]}", "as TORCH_VERSION asks")
     build = fitting_build(system, version)
     if build and build.index:
-        reason = f"because {_problem_of_the_usual(system)}"
+        reason = f"because {BUILDS[0].misfit(system)}"
         return Wheel(build.version + build.label, build.index, reason)
     if version:
         return Wheel(version, "", "as TORCH_VERSION asks")
@@ -224,19 +222,16 @@ def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
 
 
 def _usual_wheel(system: System, consequence: str = "") -> Wheel:
-    problem = _problem_of_the_usual(system)
+    """Returns PyPI's."""
+    problem = BUILDS[0].misfit(system)
     return Wheel(BUILDS[0].version, "", problem and f"although {problem}{consequence}")
 
 
-def _problem_of_the_usual(system: System) -> str:
-    return misfit(system, BUILDS[0].cuda, BUILDS[0].architectures)
-
-
 def install_torch() -> int:
-    """Installs the wheel that is chosen; returns pip's exit code.
+    """Installs the chosen wheel; returns pip's exit code.
 
-    If one that nobody has asked for cannot be had, installs the usual one: all that this project
-    does can be done without the GPUs.
+    If a wheel that the user did not ask for is unavailable, installs PyPI's: the CPU can then still
+    be used.
     """
     system = read_system()
     asked = {name: os.environ.get(name, "") for name in TORCH_VARIABLES}
@@ -249,7 +244,7 @@ def install_torch() -> int:
 
 
 def _pip_install(wheel: Wheel, system: System) -> int:
-    """The index is passed in the environment: command lines can be read by everybody."""
+    """Passes the index in the environment: command lines are public."""
     print(f"installing {wheel.in_words()}", flush=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--progress-bar", "off", "--no-input", "--no-deps", f"torch=={wheel.version}"]
@@ -260,9 +255,9 @@ def _pip_install(wheel: Wheel, system: System) -> int:
 
 
 def _is_another(wheel: Wheel, system: System) -> bool:
-    """True if .venv has a build that pip would take for this one: `torch==2.13.0` is any of them.
+    """True if .venv has another build of the same release; pip would keep it.
 
-    One that has a label, and so is not PyPI's, is replaced by that only where there are cards.
+    PyPI's build replaces a labelled one only on machines with cards.
     """
     try:
         installed = importlib.metadata.version("torch")

@@ -1,4 +1,4 @@
-"""A child process that says what torch can compute on; see pipeline/runtime/devices.py.
+"""A child process that tests torch's GPUs; see pipeline/runtime/devices.py.
 
 Prints a JSON object as its last line.
 """
@@ -12,10 +12,10 @@ import torch
 
 
 def look(numbers: Sequence[int] | None = None) -> dict[str, Any]:
-    """The fields of devices.Torch, with its GPUs as dicts.
+    """Returns the fields of devices.Torch, with its GPUs as dicts.
 
-    numbers: of the GPUs that are tried, all by default; a GPU that is tried keeps some memory for
-    this process.
+    numbers: of the GPUs to test, by default all. A test allocates some memory on its GPU for this
+    process.
     """
     build = {
         "version": torch.__version__,
@@ -25,7 +25,7 @@ def look(numbers: Sequence[int] | None = None) -> dict[str, Any]:
     if not torch.version.cuda:
         return {**build, "problem": "it is built without CUDA", "gpus": []}
     try:
-        torch.cuda.init()  # says why not, where is_available() only says no
+        torch.cuda.init()  # raises the cause, unlike is_available()
         tried = range(torch.cuda.device_count()) if numbers is None else numbers
         gpus = [_gpu(number, number in tried) for number in range(torch.cuda.device_count())]
     except Exception as error:
@@ -43,7 +43,7 @@ def _gpu(number: int, is_tried: bool) -> dict[str, Any]:
 
 
 def _try(number: int) -> str:
-    """Why a kernel does not run on a GPU, or an empty text: it may be busy, full or unsupported."""
+    """Runs a kernel on a GPU; returns the problem (busy, full, unsupported) or ""."""
     try:
         result = torch.ones(1, device=f"cuda:{number}").add(1).item()
     except Exception as error:
@@ -52,8 +52,7 @@ def _try(number: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What CUDA says (`Error 802: system not yet initialized`), or else torch's first sentence;
-    advice follows it."""
+    """Returns CUDA's message (`Error 802: system not yet initialized`) or torch's first line."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if found := re.search(r"\bError \d+: .+", line):
         return found[0]

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written to a temporary name, then moved into place."""
+"""Atomic writes: a file is written under a temporary name, then moved into place."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from pipeline.store.checksums import sealed
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; moves it into place, durably, if all goes well.
+    """Yields a temporary path beside `path` to write to; on success moves it into place, durably.
 
-    Several processes, on several servers too, may write the same path: the last one counts.
+    Several processes, on several servers too, may write the same path: the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -29,7 +29,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """fsync of a file or a folder."""
+    """Calls fsync on a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -38,7 +38,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8; what UTF-8 has no bytes for, like a file name that is not, is escaped."""
+    """Writes UTF-8; escapes surrogates, as in file names of another encoding."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -48,5 +48,5 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record that this program keeps for itself, for `read_sealed`."""
+    """Writes a record with its checksum, for `read_sealed`."""
     write_json(path, sealed(record))

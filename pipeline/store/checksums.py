@@ -1,7 +1,7 @@
-"""Whether what was written is still what it was when it was finished.
+"""Checksums of records and files, to detect later changes.
 
-A record, a JSON object that this program keeps for itself, is sealed by a digest of its own
-content. Of files, a record lists the sizes and the digests.
+A record, a JSON object for this program's own use, is sealed with the digest of its content. It can
+list files with their sizes and digests.
 """
 
 import functools
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 SEAL, FILES = "seal", "files"  # keys of records
-# Bytes of all files of a record that are read to compare them, some seconds' worth: a model of a
-# billion weights, and a small dataset. Of the largest ones beyond that, the size has to do.
+# Bytes read at most to check a record's files, which takes some seconds: enough for a model of a
+# billion weights, or a small dataset. Of larger files only the size is checked.
 MOST_READ = 4 << 30
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """Hex digest of JSON-able inputs, independent of the order of keys."""
+    """Returns the hex digest of JSON-able inputs, independent of the order of keys."""
     canonical = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -29,15 +29,15 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON-able record with its seal, as it comes out of JSON."""
+    """Returns a JSON-able record with its seal, in the types of parsed JSON."""
     content = json.loads(json.dumps(record))
     return {**content, SEAL: fingerprint(content)}
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The content of a record, None if it is not what was sealed.
+    """Returns the content of a record, None if the seal does not match.
 
-    Older ones have no seal, and list no files.
+    Old records have no seal, and list no files.
     """
     content = {key: value for key, value in record.items() if key != SEAL}
     if SEAL not in record:
@@ -49,14 +49,28 @@ def unsealed(record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def file_digest(path: Path) -> str:
-    """Hex digest of a file's content; a process reads a file again only when it has changed."""
-    return _digest_in_state(path, _state(path.stat()))
+    """Returns the hex digest of a file's content, cached until its size or time changes."""
+    return _digest(path, path.stat())
+
+
+def _digest(path: Path, found: os.stat_result) -> str:
+    return _digest_of_version(path, found.st_size, found.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of_version(path: Path, size: int, modified_ns: int) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def states_of(folder: Path, names: Iterable[str]) -> dict[str, list | None]:
-    """Name -> [bytes, digest] of files, and of all files in folders.
+    """Returns name -> [bytes, digest] of files, and of all files in folders.
 
-    names: paths from `folder`. The digest is empty beyond MOST_READ; what is not there has None.
+    names: paths relative to `folder`. The digest is empty beyond MOST_READ; a missing file has
+    None instead of a list.
     """
     paths = [path for name in names for path in _files_at(folder / name)]
     states: dict[str, list | None] = {os.path.relpath(path, folder): None for path in paths}
@@ -70,42 +84,27 @@ def states_of(folder: Path, names: Iterable[str]) -> dict[str, list | None]:
 
 
 def damage_to(folder: Path, states: Mapping[str, list | None]) -> str:
-    """`x is missing` or `x is damaged`, of the first file that is not as `states_of` found it.
+    """Returns `x is missing` or `x is damaged` for the first file changed since `states_of`, or "".
 
-    An empty string if there is none. A file that was not there then must be there now.
+    A file with the state None, missing at the time, has to exist with any content.
     """
     for name, state in states.items():
         try:
             found = os.stat(folder / name)
         except (FileNotFoundError, NotADirectoryError):
             return f"{name} is missing"
-        if state and not _is_same(folder / name, found, *state):
+        if not state:
+            continue
+        size, digest = state
+        is_same = stat.S_ISREG(found.st_mode) and found.st_size == size
+        if not is_same or (digest and _digest(folder / name, found) != digest):
             return f"{name} is damaged"
     return ""
 
 
-def _is_same(path: Path, found: os.stat_result, size: int, digest: str) -> bool:
-    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-        return False
-    return not digest or _digest_in_state(path, _state(found)) == digest
-
-
 def _files_at(path: Path) -> Iterator[Path]:
-    """The file itself, or all files in a folder."""
-    if not path.is_dir():
+    """Yields the path itself, or all files of a folder."""
+    if path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.is_file())
+    else:
         yield path
-        return
-    yield from sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _state(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
-
-
-@functools.cache
-def _digest_in_state(path: Path, state: tuple[int, int]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Space on disk: what the stages are going to write, whether it fits, and how a full disk shows."""
+"""Disk space: estimates of the stages' output against the free space, and full-disk errors."""
 
 import errno
 import math
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# Estimates are rough: only with less than this share of one there is too little for sure.
+# Estimates are rough: a run is refused only with less than this share of one.
 CERTAIN_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """About how many bytes `folder` will hold at most, with what it holds already.
+    """An estimate of the most bytes that `folder` will hold, its present content included.
 
-    what: in words. lower: the config key that makes it less, if there is one.
+    what: in words. lower: the config key to reduce it with, if any.
     """
 
     folder: Path
@@ -26,16 +26,11 @@ class DiskNeed:
     what: str
     lower: str = ""
 
-    @property
-    def bytes_left(self) -> float:
-        """Those that are not there yet."""
-        return max(0.0, self.num_bytes - size_of(self.folder))
-
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk, or a user's part of it, was full.
+    """True if an error means a full disk or an exhausted quota.
 
-    safetensors, whose errors are no OSError, has the number in its text.
+    Errors of safetensors are no OSError; their text has the number.
     """
     if isinstance(error, OSError):
         return error.errno in FULL
@@ -43,7 +38,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder; 0 if there is none. What vanishes counts as 0."""
+    """Returns the bytes of all files below a folder; files deleted meanwhile count as 0."""
     total, folders = 0, [folder]
     while folders:
         try:
@@ -62,19 +57,24 @@ def size_of(folder: Path) -> int:
 
 
 def shortages(needs: Iterable[DiskNeed]) -> list[str]:
-    """A line for each file system that clearly has too little space; quotas cannot be seen."""
-    return [
-        f"SYSTEM.OUTPUT_ROOT: too little space on the disk of {place}, "
-        f"got {size_in_words(free)} free, expected about {size_in_words(left)}, for "
-        f"{', '.join(need.what for need in found)}; "
-        f"{_advice([need.lower for need in found if need.lower])}"
-        for place, found, left, free in _by_disk(needs)
-        if free < CERTAIN_SHARE * left
-    ]
+    """Returns a line for each file system with clearly too little space; quotas are unknown."""
+    lines = []
+    for place, found, left, free in _by_disk(needs):
+        if free >= CERTAIN_SHARE * left:
+            continue
+        keys = ", ".join(dict.fromkeys(need.lower for need in found if need.lower))
+        lines.append(
+            f"SYSTEM.OUTPUT_ROOT: too little space on the disk of {place}, got "
+            f"{size_in_words(free)} free, expected about {size_in_words(left)}, for "
+            f"{', '.join(need.what for need in found)}; "
+            f"{f'a smaller {keys} needs less; ' if keys else ''}"
+            "SYSTEM.OUTPUT_ROOT or --output-root may name another disk"
+        )
+    return lines
 
 
 def space_in_words(needs: Iterable[DiskNeed]) -> list[str]:
-    """For the plan: what will be written where, and how much space there is."""
+    """Returns a line of the plan for each file system: bytes to write and bytes free."""
     return [
         f"disk: about {size_in_words(left)} to write, {size_in_words(free)} free ({place})"
         for place, _, left, free in _by_disk(needs)
@@ -82,7 +82,7 @@ def space_in_words(needs: Iterable[DiskNeed]) -> list[str]:
 
 
 def size_in_words(num_bytes: float) -> str:
-    """`0.4 MB`, `12 MB`, `3.1 GB`."""
+    """Returns `0.4 MB`, `12 MB`, `3.1 GB`."""
     size = num_bytes / 1e6
     if size >= 1000:
         return f"{size / 1000:,.1f} GB"
@@ -90,23 +90,17 @@ def size_in_words(num_bytes: float) -> str:
 
 
 def _by_disk(needs: Iterable[DiskNeed]) -> Iterator[tuple[Path, list[DiskNeed], float, int]]:
-    """(a folder on it, needs, bytes still to be written, bytes free) for each file system."""
+    """Yields (a folder on it, needs, bytes still to write, bytes free) for each file system."""
     by_device: dict[int, list[DiskNeed]] = defaultdict(list)
     for need in needs:
         by_device[_existing(need.folder).stat().st_dev].append(need)
     for found in by_device.values():
         place = _existing(found[0].folder)
-        left = sum(need.bytes_left for need in found)
+        left = sum(max(0.0, need.num_bytes - size_of(need.folder)) for need in found)
         yield place, found, left, shutil.disk_usage(place).free
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Returns the folder, or its nearest existing parent."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if os.path.exists(path))
-
-
-def _advice(keys: list[str]) -> str:
-    unique = ", ".join(dict.fromkeys(keys))
-    lower = f"a smaller {unique} needs less; " if unique else ""
-    return f"{lower}SYSTEM.OUTPUT_ROOT or --output-root may name another disk"

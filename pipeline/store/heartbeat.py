@@ -1,8 +1,7 @@
-"""Signs of life of a stage, for whoever looks at it from outside: `main.py --status`.
+"""Heartbeats of a running stage, for `main.py --status`.
 
-A hidden file beside the stage's folder says what is being done and how far it is. It is written as
-work is done, not by a clock, so that its age tells of a stall. It is part of no result: a disk that
-is full or slow costs nothing but the news.
+A hidden file beside the stage's folder has the current work and its progress. It is written when
+work is done, not by a clock: an old one means a stall. Failing to write it costs nothing else.
 """
 
 import json
@@ -25,7 +24,7 @@ def heartbeat_path(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Position:
-    """How far some work is. rate: units per second, 0.0 if not known yet; note: free text."""
+    """Progress of some work. rate: units per second, 0.0 if unknown. note: free text."""
 
     doing: str
     done: float
@@ -42,7 +41,7 @@ class Position:
 
     @property
     def speed(self) -> str:
-        """`3.2 steps/s`, empty if it is not known."""
+        """`3.2 steps/s`, "" if unknown."""
         digits = ",.1f" if self.rate >= 1 else ".2g"
         return f"{self.rate:{digits}} {self.unit}/s" if self.rate > 0 else ""
 
@@ -53,10 +52,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a heartbeat file says. at: seconds since 1970, by the clock of the machine that wrote.
+    """The content of a heartbeat file.
 
-    by: which process; said: the last thing it said to the console; position: of the work that was
-    counted last; failed: why the stage ended, if it did.
+    by: the process. at: seconds since 1970 by its machine's clock. said: its last line on the
+    console. position: of the last counted work. failed: the cause of a failure.
     """
 
     by: str
@@ -71,7 +70,7 @@ class Beat:
 
 
 class Heart:
-    """Writes the heartbeat of a stage; without a directory, nothing."""
+    """Writes the heartbeat of a stage; nothing without a directory."""
 
     def __init__(self, directory: Path | None = None):
         self.path = heartbeat_path(directory) if directory else None
@@ -81,7 +80,7 @@ class Heart:
         self._beat()
 
     def say(self, text: str) -> None:
-        """A first line is enough: below it, it may be the user's own text that is shown."""
+        """Keeps the first line only: further ones may quote the user's text."""
         self.said = text.partition("\n")[0]
         if not self._counting:
             self.position = None
@@ -93,7 +92,7 @@ class Heart:
         self._beat() if begins else self.alive()
 
     def stop_counting(self) -> None:
-        """The next thing that is said takes the place of the last position."""
+        """Lets the next `say` replace the position."""
         self._counting = False
 
     def fail(self, cause: str) -> None:
@@ -101,7 +100,7 @@ class Heart:
         self._beat()
 
     def alive(self) -> None:
-        """There is nothing new, but the stage is at work. Takes no time: call it often."""
+        """Refreshes the file every BEAT_SECONDS; cheap, so call it often."""
         if time.monotonic() - self._written >= BEAT_SECONDS:
             self._beat()
 
@@ -112,16 +111,16 @@ class Heart:
         said, failed = hidden(self.said), hidden(self.failed)
         beat = Beat(this_process(), time.time(), said, self.position, failed)
         aside = self.path.with_suffix(".tmp")
-        with suppress(OSError):  # without fsync: after a power cut nobody is alive
+        with suppress(OSError):  # no fsync: after a power cut no process is alive
             with open(aside, "w", encoding="utf-8", opener=refusing_links) as file:
                 json.dump(asdict(beat), file)
             os.replace(aside, self.path)
 
 
 def read_heartbeat(directory: Path) -> Beat | None:
-    """The last beat of the stage that makes this folder, None if there is no readable one."""
+    """Returns the last beat for a stage's folder, None if there is no readable one."""
     try:
-        found = read_json(heartbeat_path(directory))
+        found = read_json(heartbeat_path(directory)) or {}
         position = found["position"]
         return Beat(**found | {"position": Position(**position) if position else None})
     except (OSError, TypeError, KeyError):

@@ -6,7 +6,7 @@ MODEL = "model"  # folder of an exported or finetuned model
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-NAMED = "+"  # between the two names of a search's folder; no ID has one in it
+NAMED = "+"  # joins the two IDs in the name of a search's folder; no ID contains one
 
 
 def sharded_text_dir(root: Path, dataset_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""Whose a folder is: the record that a stage leaves in it, and what else stands there."""
+"""Folder ownership records, and the deletion of folders."""
 
 import json
 import os
@@ -17,7 +17,7 @@ STRAY_SUFFIXES = (".log", ".err")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that a JSON file holds, None if it is missing, or not valid JSON, or no object."""
+    """Returns the object of a JSON file, None if it is missing, invalid or no object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -26,13 +26,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The content of a record that this program keeps for itself, None if missing or damaged."""
+    """Returns the content of a sealed record, None if it is missing or damaged."""
     found = read_json(path)
     return None if found is None else unsealed(found)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What a stage has written of itself into its folder, None if that is missing or damaged."""
+    """Returns a stage's record in its folder, None if it is missing or damaged."""
     found = read_sealed(path)
     if found and all(isinstance(found.get(key, {}), dict) for key in ("inputs", "results")):
         return found
@@ -40,9 +40,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def owner_of(folder: Path) -> str | None:
-    """The stage whose record a folder holds, "" if the record does not say; None without one.
+    """Returns the stage of a folder's record, "" if the record lacks it; None without a record.
 
-    A manifest.json can be anybody's. A started.json is ours even if it is damaged.
+    Other programs write a manifest.json too; a started.json is ours even if it is damaged.
     """
     for name in (MANIFEST, STARTED):
         found = read_sealed(folder / name)
@@ -53,9 +53,9 @@ def owner_of(folder: Path) -> str | None:
 
 
 def files_besides(folder: Path, expected: Collection[str] = ()) -> Iterator[Path]:
-    """Yields the files below a folder, but for what is `expected` (names of files and folders).
+    """Yields the files below a folder, except `expected` names of files and folders.
 
-    Hidden files, digests and logs do not count, and neither do empty folders.
+    Skips hidden files, digests, logs and empty folders.
     """
     if folder.is_file():
         yield folder
@@ -66,58 +66,49 @@ def files_besides(folder: Path, expected: Collection[str] = ()) -> Iterator[Path
             continue
         if path.is_dir():
             yield from files_besides(path, expected)
-        elif not _is_stray(path.name):
+        elif not (
+            path.name.startswith(".")
+            or path.name in STRAY_NAMES
+            or path.name.endswith(STRAY_SUFFIXES)
+        ):
             yield path
 
 
-def _is_stray(name: str) -> bool:
-    return name.startswith(".") or name in STRAY_NAMES or name.endswith(STRAY_SUFFIXES)
-
-
 def refusing_links(path: str, flags: int) -> int:
-    """For open(..., opener=): a link in a folder from elsewhere may lead to any file of the user's.
+    """Raises OSError for a symbolic link; for open(..., opener=).
 
-    Raises OSError for one.
+    In a folder of another user, a link could lead to any file of this one.
     """
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def delete_tree(path: Path) -> None:
-    """Deletes a file, or a folder with all that is in it; of a link the link alone.
-
-    Raises OSError that names the whole path.
-    """
+    """Deletes a file, a link, or a folder with its content. Raises OSError with the whole path."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
         try:
             shutil.rmtree(path)
-        except OSError as error:  # which knows just the name of what could not be deleted
+        except OSError as error:  # it names only the entry
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def delete_unfinished(folder: Path) -> None:
-    """Deletes, at any depth, what a process that was killed has left half-written or half-deleted.
-
-    The folder has to be ours.
-    """
+    """Deletes temporary files and folders of killed processes, at any depth of our own folder."""
     for path in [*folder.rglob(".*.tmp")]:
         delete_tree(path)
 
 
 def delete_unfinished_file(path: Path) -> None:
-    """Deletes what processes that were killed have left of a file that they were writing.
-
-    Nobody may be writing it now.
-    """
+    """Deletes the temporary files of killed writers of `path`; no other may be at work."""
     for aside in path.parent.glob(f".{path.name}.*.tmp"):
         aside.unlink(missing_ok=True)
 
 
 def delete_folder(folder: Path) -> None:
-    """Deletes a folder that holds a stage's record.
+    """Deletes a folder with a stage's record.
 
-    Renames it first: half a folder must not be taken for a whole one after a kill.
+    Renames it first: after a kill, half a folder must not pass for a whole one.
     """
     delete_leftovers(folder)
     os.replace(folder, _aside(folder))
@@ -125,10 +116,7 @@ def delete_folder(folder: Path) -> None:
 
 
 def delete_leftovers(folder: Path) -> None:
-    """Removes what a `delete_folder` that was killed has left beside a folder.
-
-    The records go last: by them it is known as ours.
-    """
+    """Completes an interrupted `delete_folder`. The records go last: they prove ownership."""
     aside = _aside(folder)
     if owner_of(aside) is not None:
         for path in aside.iterdir():

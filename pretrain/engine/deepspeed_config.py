@@ -1,12 +1,12 @@
 """DeepSpeed's config: what the flags decide, and a user's own JSON merged into it."""
 
 import json
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
+from pretrain.settings import EngineSettings
 
 HALF_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 MOST_IN_BUCKET = 500_000_000  # DeepSpeed's default, in elements
@@ -34,25 +34,25 @@ def zero_stage(asked: int, precision: str, optimizer: str) -> int:
     return int(precision != "fp32" and optimizer in ELEMENTWISE_OPTIMIZERS)
 
 
-def deepspeed_config(args: Namespace, world_size: int, num_parameters: int) -> dict[str, Any]:
-    """DeepSpeed's config for run_pretraining's flags and a model of so many parameters.
+def deepspeed_config(
+    settings: EngineSettings, world_size: int, num_parameters: int
+) -> dict[str, Any]:
+    """Returns DeepSpeed's config for a model of so many parameters.
 
-    Reads train_batch_size, train_micro_batch_size_per_gpu (which must divide each rank's share),
-    gradient_clipping, precision (fp16, bf16 or fp32), multiplies_in_bf16 (whether the model sees to
-    bf16 by itself), zero_stage, optimizer_type and deepspeed_config. Raises ValueError naming what
-    the user's JSON must not hold.
+    The micro batch must divide each rank's share of the batch, and the precision must not be auto.
+    Raises ValueError naming what the user's JSON must not hold.
     """
     # ZeRO allocates its bucket in full: of fp32 gradients, 2 GB by default for any model. It wants
     # an even number.
     bucket = min(MOST_IN_BUCKET, num_parameters + num_parameters % 2)
-    precision = "fp32" if args.multiplies_in_bf16 else args.precision
-    stage = zero_stage(args.zero_stage, precision, args.optimizer_type)
-    micro = args.train_micro_batch_size_per_gpu
+    precision = "fp32" if settings.multiplies_in_bf16 else settings.precision
+    stage = zero_stage(settings.zero_stage, precision, settings.optimizer_type)
+    micro = settings.train_micro_batch_size_per_gpu
     config = {
-        "train_batch_size": args.train_batch_size,
+        "train_batch_size": settings.train_batch_size,
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": args.train_batch_size // (micro * world_size),
-        "gradient_clipping": args.gradient_clipping,
+        "gradient_accumulation_steps": settings.train_batch_size // (micro * world_size),
+        "gradient_clipping": settings.gradient_clipping,
         **_precision(precision, stage),
         "zero_optimization": {
             "stage": stage,
@@ -65,9 +65,11 @@ def deepspeed_config(args: Namespace, world_size: int, num_parameters: int) -> d
         # It would wait for the device before each forward pass and after each step.
         "timers": {"throughput": {"enabled": False}},
     }
-    if not args.deepspeed_config:
+    if not settings.deepspeed_config:
         return config
-    return _merged(config, read_user_config(Path(args.deepspeed_config)), args.deepspeed_config)
+    return _merged(
+        config, read_user_config(Path(settings.deepspeed_config)), settings.deepspeed_config
+    )
 
 
 def _precision(precision: str, stage: int) -> dict[str, Any]:

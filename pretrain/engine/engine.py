@@ -1,6 +1,5 @@
 """The DeepSpeed engine around the model, and the batch that it is fed."""
 
-from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.engine.overflow import norm, read, wait_once
+from pretrain.settings import EngineSettings
 
 
 def largest_micro_batch(
@@ -26,7 +26,7 @@ def largest_micro_batch(
     return next(size for size in range(min(asked, share), 0, -1) if share % size == 0)
 
 
-def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size: int):
+def build_engine(settings: EngineSettings, model: torch.nn.Module, optimizer, world_size: int):
     """The engine around the model; rank 0's weights become everyone's."""
     import deepspeed
     from deepspeed.runtime import torch_autocast
@@ -34,7 +34,7 @@ def build_engine(args: Namespace, model: torch.nn.Module, optimizer, world_size:
     # DeepSpeed notes an engine with autocast for the whole process. A later one with ZeRO would
     # scale its loss with torch's scaler, and divide by two scales.
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
-    config = deepspeed_config(args, world_size, sum(p.numel() for p in model.parameters()))
+    config = deepspeed_config(settings, world_size, sum(p.numel() for p in model.parameters()))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if hasattr(scaler, "raise_error_at_min_scale"):

@@ -13,7 +13,6 @@ holds only as long as what it depends on is the same.
 """
 
 import re
-from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from textwrap import shorten
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 from pipeline.runtime.oom import is_out_of_memory
 from pipeline.store.atomic_files import write_json
 from pipeline.store.record_files import read_json
+from pretrain.settings import EngineSettings
 
 Result = TypeVar("Result")
 
@@ -58,9 +58,9 @@ def within_memory(function: Callable[[], Result], part: str, size: int) -> Resul
 # --- what is remembered ----------------------------------------------------------------------
 
 
-def circumstances(args: Namespace, device: str, num_ranks: int) -> dict[str, Any]:
-    """What a limit depends on. args: run_pretraining's flags, as they were given."""
-    return {"device": device, "ranks": num_ranks, **{flag: getattr(args, flag) for flag in FLAGS}}
+def circumstances(asked: EngineSettings, device: str, num_ranks: int) -> dict[str, Any]:
+    """What a limit depends on. asked: the settings as the flags give them."""
+    return {"device": device, "ranks": num_ranks, **{flag: getattr(asked, flag) for flag in FLAGS}}
 
 
 def known_limit(directory: Path, now: dict[str, Any]) -> int:

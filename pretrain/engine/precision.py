@@ -1,11 +1,9 @@
 """What a run computes in, on the device that it is on."""
 
-from argparse import Namespace
-
 import torch
 
 from pretrain.kernels.linear import prefers_bf16
-from pretrain.model.model import OWN_TYPE
+from pretrain.model.model_types import OWN_TYPE
 
 
 def resolve_precision(
@@ -42,10 +40,12 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def multiplies_in_bf16(args: Namespace, device: torch.device) -> bool:
-    """Whether bf16 is our model's own: on the CPU, where autocast would be slower.
+def multiplies_in_bf16(
+    precision: str, device: torch.device, model_type: str, zero_stage: int
+) -> bool:
+    """True if our model computes in bf16 by itself: on the CPU, where autocast would be slower.
 
-    args: precision (not auto), model_type, and zero_stage, whose stages from 1 on are DeepSpeed's.
+    precision: fp16, bf16 or fp32. zero_stage: as asked; from 1 on, bf16 is DeepSpeed's.
     """
-    ours = device.type == "cpu" and args.model_type == OWN_TYPE
-    return ours and args.precision == "bf16" and args.zero_stage <= 0
+    ours = device.type == "cpu" and model_type == OWN_TYPE
+    return ours and precision == "bf16" and zero_stage <= 0

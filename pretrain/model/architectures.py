@@ -4,7 +4,6 @@ Where transformers has no such class, it is one of our own, whose code goes with
 """
 
 import re
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pretrain.model.encoder import NUM_SEGMENTS
+from pretrain.settings import ModelSettings
 
-SpecialIds = dict[str, int]
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 WORDS = "encoder.embeddings.word.weight"  # padded to a multiple, along the vocabulary
 
@@ -25,7 +24,7 @@ class Architecture:
 
     names: our modules outside the layers -> theirs. layer_names: our modules in a layer -> theirs,
     below `layer_prefix.<number>`; a tuple where theirs has several for one of ours. settings: what
-    only its config.json holds, of our flags and the special ids. shifted_positions: whether
+    only its config.json holds. shifted_positions: whether
     position p is row p + pad_token_id + 1 of its table. own_code: whether it needs files of ours.
     """
 
@@ -34,18 +33,21 @@ class Architecture:
     names: dict[str, str]
     layer_prefix: str
     layer_names: dict[str, str | tuple[str, ...]]
-    settings: Callable[[Namespace, SpecialIds], dict[str, Any]]
+    settings: Callable[[ModelSettings], dict[str, Any]]
     shifted_positions: bool = False
     own_code: bool = False
 
 
-def architecture_of(args: Namespace) -> Architecture:
+def architecture_of(settings: ModelSettings) -> Architecture:
     """The one whose masked language model is BasePretrainModel with these flags."""
-    pre_ln, rotary = args.encoder_ln_mode == "pre-ln", args.position_embedding_type == "rotary"
-    if args.norm_type == "layernorm" and args.embedding_norm:
-        if rotary and pre_ln and args.glu:
+    pre_ln, rotary = (
+        settings.encoder_ln_mode == "pre-ln",
+        settings.position_embedding_type == "rotary",
+    )
+    if settings.norm_type == "layernorm" and settings.embedding_norm:
+        if rotary and pre_ln and settings.glu:
             return MODERN_BERT
-        if not rotary and args.use_bias and not args.glu and not args.attention_window:
+        if not rotary and settings.use_bias and not settings.glu and not settings.attention_window:
             return PRE_LN_BERT if pre_ln else BERT
     return EXTREME_BERT
 
@@ -53,18 +55,17 @@ def architecture_of(args: Namespace) -> Architecture:
 # --- weights ---------------------------------------------------------------------------------
 
 
-def hugging_face_weights(
-    weights: dict[str, Tensor], args: Namespace, pad_token_id: int
-) -> dict[str, Tensor]:
+def hugging_face_weights(weights: dict[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
     """Our state dict under transformers' names, in fp32, without the padding of the vocabulary."""
-    architecture = architecture_of(args)
+    architecture = architecture_of(settings)
     result = {}
     for name, weight in weights.items():
         tensor = weight.detach().float().cpu()
         if name == WORDS:
-            tensor = tensor[: args.vocab_size]
-        elif name == "encoder.embeddings.position.weight" and architecture.shifted_positions:
-            tensor = torch.cat([tensor.new_zeros(pad_token_id + 1, tensor.shape[1]), tensor])
+            tensor = tensor[: settings.vocab_size]
+        elif name == "encoder.embeddings.position.weight":
+            unused = _unused_positions(settings, architecture)
+            tensor = torch.cat([tensor.new_zeros(unused, tensor.shape[1]), tensor])
         result |= _renamed(name, tensor, architecture)
     return {name: tensor.contiguous() for name, tensor in result.items()}
 
@@ -87,67 +88,72 @@ def _renamed(name: str, tensor: Tensor, architecture: Architecture) -> Iterator[
 # --- config.json -----------------------------------------------------------------------------
 
 
-def hugging_face_config(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
-    """config.json of the export; special_ids: pad_token_id, bos_token_id, eos_token_id."""
-    architecture = architecture_of(args)
-    unused_positions = special_ids["pad_token_id"] + 1 if architecture.shifted_positions else 0
+def hugging_face_config(settings: ModelSettings) -> dict[str, Any]:
+    """config.json of the export."""
+    architecture = architecture_of(settings)
+    unused_positions = _unused_positions(settings, architecture)
     return {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
-        "vocab_size": args.vocab_size,
-        "hidden_size": args.hidden_size,
-        "num_hidden_layers": args.num_hidden_layers,
-        "num_attention_heads": args.num_attention_heads,
-        "intermediate_size": args.intermediate_size,
-        "max_position_embeddings": args.max_seq_length + unused_positions,
-        "initializer_range": args.initializer_range,
+        "vocab_size": settings.vocab_size,
+        "hidden_size": settings.hidden_size,
+        "num_hidden_layers": settings.num_hidden_layers,
+        "num_attention_heads": settings.num_attention_heads,
+        "intermediate_size": settings.intermediate_size,
+        "max_position_embeddings": settings.max_seq_length + unused_positions,
+        "initializer_range": settings.initializer_range,
         "tie_word_embeddings": True,
         "dtype": "float32",
-        **architecture.settings(args, special_ids),
-        **special_ids,
+        **architecture.settings(settings),
+        **settings.special_ids,
     }
 
 
-def _picked(args: Namespace, *names: str) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names}
+def _unused_positions(settings: ModelSettings, architecture: Architecture) -> int:
+    """Rows at the start of the table of positions that no token uses."""
+    return settings.special_ids["pad_token_id"] + 1 if architecture.shifted_positions else 0
 
 
-def _bert_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
+def _picked(settings: ModelSettings, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}
+
+
+def _bert_settings(settings: ModelSettings) -> dict[str, Any]:
     names = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps")
-    return {"type_vocab_size": NUM_SEGMENTS, **_picked(args, *names)}
+    return {"type_vocab_size": NUM_SEGMENTS, **_picked(settings, *names)}
 
 
-def _modern_bert_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
+def _modern_bert_settings(settings: ModelSettings) -> dict[str, Any]:
     """Dropout stands inside the feed-forward, not behind it."""
-    every = args.global_attention_every if args.attention_window else 1
-    layers = range(args.num_hidden_layers)
-    rope = {"rope_type": "default", "rope_theta": args.rope_theta}
-    windows = {"local_attention": args.attention_window, "local_rope_theta": args.rope_theta}
+    window, theta = settings.attention_window, settings.rope_theta
+    every = settings.global_attention_every if window else 1
+    layers = range(settings.num_hidden_layers)
+    rope = {"rope_type": "default", "rope_theta": theta}
     biases = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
     return {
-        "hidden_activation": args.hidden_act,
+        "hidden_activation": settings.hidden_act,
         "classifier_activation": "gelu",
         # Masked tokens alone are trained, so that [CLS], which is none, stands for nothing.
         "classifier_pooling": "mean",
-        "norm_eps": args.layer_norm_eps,
+        "norm_eps": settings.layer_norm_eps,
         "layer_types": ["sliding_attention" if n % every else "full_attention" for n in layers],
         "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
         # The same in the words of versions 4 of transformers, which pass over the lines above.
         "global_attn_every_n_layers": every,
-        "global_rope_theta": args.rope_theta,
-        **(windows if args.attention_window else {}),
-        "embedding_dropout": args.hidden_dropout_prob,
-        "mlp_dropout": args.hidden_dropout_prob,
-        "attention_dropout": args.attention_probs_dropout_prob,
-        "classifier_dropout": args.hidden_dropout_prob,
+        "global_rope_theta": theta,
+        **({"local_attention": window, "local_rope_theta": theta} if window else {}),
+        "embedding_dropout": settings.hidden_dropout_prob,
+        "mlp_dropout": settings.hidden_dropout_prob,
+        "attention_dropout": settings.attention_probs_dropout_prob,
+        "classifier_dropout": settings.hidden_dropout_prob,
         "decoder_bias": True,
-        "cls_token_id": special_ids["bos_token_id"],
-        "sep_token_id": special_ids["eos_token_id"],
-        **dict.fromkeys(biases, args.use_bias),
+        "cls_token_id": settings.special_ids["bos_token_id"],
+        "sep_token_id": settings.special_ids["eos_token_id"],
+        **dict.fromkeys(biases, settings.use_bias),
     }
 
 
-def _own_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
+def _own_settings(settings: ModelSettings) -> dict[str, Any]:
     code, model = "configuration_extremebert", "modeling_extremebert.ExtremeBert"
     return {
         "auto_map": {
@@ -156,11 +162,13 @@ def _own_settings(args: Namespace, special_ids: SpecialIds) -> dict[str, Any]:
             "AutoModelForMaskedLM": f"{model}ForMaskedLM",
             "AutoModelForSequenceClassification": f"{model}ForSequenceClassification",
         },
-        "classifier_dropout": args.hidden_dropout_prob,
-        **_picked(args, "hidden_act", "glu", "encoder_ln_mode", "position_embedding_type"),
-        **_picked(args, "rope_theta", "use_bias", "norm_type", "embedding_norm"),
-        **_picked(args, "attention_window", "global_attention_every"),
-        **_picked(args, "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
+        "classifier_dropout": settings.hidden_dropout_prob,
+        **_picked(settings, "hidden_act", "glu", "encoder_ln_mode", "position_embedding_type"),
+        **_picked(settings, "rope_theta", "use_bias", "norm_type", "embedding_norm"),
+        **_picked(settings, "attention_window", "global_attention_every"),
+        **_picked(
+            settings, "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"
+        ),
     }
 
 

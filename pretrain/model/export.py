@@ -6,9 +6,7 @@ trust_remote_code=True.
 """
 
 import os
-import re
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 from torch import Tensor
@@ -17,43 +15,28 @@ from dataset.tokenizers.formats import PLAIN_CLASS
 from pipeline.store.atomic_files import flush_to_disk, write_json
 from pipeline.store.record_files import delete_tree, read_json
 from pretrain.model.architectures import architecture_of, hugging_face_config, hugging_face_weights
-from pretrain.model.model import OWN_TYPE
+from pretrain.model.exported_code import write_code
+from pretrain.model.model_types import OWN_TYPE
+from pretrain.settings import ModelSettings
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
-# modeling_extremebert.py and all that it imports of this package.
-# Our code, from pretrain/, that an export of our own architecture needs.
-CODE = (
-    "model/modeling_extremebert.py",
-    "model/configuration_extremebert.py",
-    "model/encoder.py",
-    "kernels/attention.py",
-    "kernels/dropout.py",
-    "kernels/bf16_attention.py",
-    "kernels/linear.py",
-)
-# In the export's flat folder the modules import each other by relative names.
-ABSOLUTE_IMPORT = re.compile(r"^from pretrain\.(?:model|kernels)\.", re.MULTILINE)
 
 
 def export_model(
-    weights: dict[str, Tensor],
-    args: Namespace,
-    tokenizer_dir: Path,
-    special_ids: dict[str, int],
-    output: Path,
+    weights: dict[str, Tensor], settings: ModelSettings, tokenizer_dir: Path, output: Path
 ) -> None:
     """Writes the folder aside and replaces `output` whole, or leaves it as it was.
 
-    weights: all parameters of build_model(args), in fp32 on the CPU; tied ones under one name or
-    each of their names. special_ids: pad_token_id, bos_token_id and eos_token_id.
+    weights: all parameters of build_model(settings), in fp32 on the CPU; tied ones under one name
+    or each of their names.
     """
     aside = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    write = _write_our_model if args.model_type == OWN_TYPE else _write_transformers_model
+    write = _write_our_model if settings.model_type == OWN_TYPE else _write_transformers_model
     try:
-        takes_segments = write(weights, args, special_ids, aside)
-        _write_tokenizer(tokenizer_dir, aside, args.max_seq_length, takes_segments)
+        takes_segments = write(weights, settings, aside)
+        _write_tokenizer(tokenizer_dir, aside, settings.max_seq_length, takes_segments)
         for file in (*aside.iterdir(), aside):
             flush_to_disk(file)
     except BaseException:  # on a full disk, half a model would only be in the way
@@ -64,35 +47,30 @@ def export_model(
     flush_to_disk(output.parent)
 
 
-def needs_remote_code(args: Namespace) -> bool:
+def needs_remote_code(settings: ModelSettings) -> bool:
     """Whether the export of this model loads only with trust_remote_code=True."""
-    return args.model_type == OWN_TYPE and architecture_of(args).own_code
+    return settings.model_type == OWN_TYPE and architecture_of(settings).own_code
 
 
-def _write_our_model(
-    weights: dict[str, Tensor], args: Namespace, special_ids: dict[str, int], folder: Path
-) -> bool:
+def _write_our_model(weights: dict[str, Tensor], settings: ModelSettings, folder: Path) -> bool:
     """Returns whether the model takes segments."""
     from safetensors.torch import save_file
 
-    tensors = hugging_face_weights(weights, args, special_ids["pad_token_id"])
+    tensors = hugging_face_weights(weights, settings)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", hugging_face_config(args, special_ids))
-    if needs_remote_code(args):
-        for name in CODE:
-            source = Path(__file__).parents[1] / name
-            code = ABSOLUTE_IMPORT.sub("from .", source.read_text(encoding="utf-8"))
-            (folder / source.name).write_text(code, encoding="utf-8")
-    return args.position_embedding_type == "absolute"
+    write_json(folder / "config.json", hugging_face_config(settings))
+    if needs_remote_code(settings):
+        write_code(folder)
+    return settings.position_embedding_type == "absolute"
 
 
 def _write_transformers_model(
-    weights: dict[str, Tensor], args: Namespace, special_ids: dict[str, int], folder: Path
+    weights: dict[str, Tensor], settings: ModelSettings, folder: Path
 ) -> bool:
     """Returns whether the model takes segments. Raises ValueError for weights of another model."""
     from pretrain.model.transformers_model import TransformersModel
 
-    model = TransformersModel(Namespace(**{**vars(args), "special_ids": special_ids}))
+    model = TransformersModel(settings)
     found = {name: tensor.float() for name, tensor in weights.items()}
     missing, unexpected = model.load_state_dict(found, strict=False)
     lacking = {name for name, _ in model.named_parameters()} & set(missing)
@@ -115,10 +93,10 @@ def _write_tokenizer(
         # Nothing else: who uses the model may run the code that lies in its folder.
         if file.suffix in TOKENIZER_SUFFIXES and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
-    settings = read_json(folder / "tokenizer_config.json") or {}
-    settings.pop("auto_map", None)  # names code to load from elsewhere
-    settings["model_max_length"] = max_seq_length
-    settings["tokenizer_class"] = PLAIN_CLASS
+    config = read_json(folder / "tokenizer_config.json") or {}
+    config.pop("auto_map", None)  # names code to load from elsewhere
+    config["model_max_length"] = max_seq_length
+    config["tokenizer_class"] = PLAIN_CLASS
     if not takes_segments:
-        settings["model_input_names"] = ["input_ids", "attention_mask"]
-    write_json(folder / "tokenizer_config.json", settings)
+        config["model_input_names"] = ["input_ids", "attention_mask"]
+    write_json(folder / "tokenizer_config.json", config)

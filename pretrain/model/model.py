@@ -11,6 +11,7 @@ Other values of model_type are architectures of transformers, built by its own c
 """
 
 from argparse import Namespace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from pretrain.kernels.cross_entropy import half_mean_cross_entropy, mean_cross_e
 from pretrain.kernels.linear import linear
 from pretrain.model.encoder import ACTIVATIONS, Encoder, PredictionHead
 from pretrain.model.model_types import OWN_TYPE, check_heads, check_model_type
+from pretrain.settings import ModelSettings
 
 # Bias of the logits that pad the vocabulary: far below any real logit, finite in fp16, and its
 # softmax is exactly 0 in fp32, so that neither the loss nor any gradient feels the padding.
@@ -39,43 +41,44 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
     return -(-vocab_size // multiple) * multiple
 
 
-def build_model(args: Namespace) -> nn.Module:
-    """The model of args.model_type, with random weights drawn from torch's generator.
+def build_model(args: Namespace | ModelSettings) -> nn.Module:
+    """Returns a model with random weights, drawn from torch's generator.
 
-    "bert-mlm" is BasePretrainModel; anything else a model type of transformers. Both have the same
-    forward. Raises ValueError, naming the flag, for what makes no model.
+    args: as BasePretrainModel takes them. model_type "bert-mlm" is BasePretrainModel; any other is
+    a model type of transformers, which needs special_ids too. Both have the same forward. Raises
+    ValueError naming the flag that makes no model.
     """
-    if args.model_type == OWN_TYPE:
-        return BasePretrainModel(args)
+    settings = ModelSettings.from_args(args)
+    if settings.model_type == OWN_TYPE:
+        return BasePretrainModel(settings)
     from pretrain.model.transformers_model import TransformersModel
 
-    return TransformersModel(args)
+    return TransformersModel(settings)
 
 
 class BasePretrainModel(nn.Module):
     """BERT with the masked-language-model head, initialised as BERT is.
 
-    args: a namespace with model_type ("bert-mlm"), initializer_range, residual_init ("same",
-    "scaled" or "zero"), pad_vocab_to_multiple_of (at least 1), gradient_checkpointing, and what
-    pretrain.model.encoder lists; its vocab_size is that of the tokenizer. use_bias is about the
-    linear layers and norms: the output's bias is always there. in_bf16: see
+    args: ModelSettings, or a namespace with the fields of ModelSettings that have no default.
+    use_bias is about the linear layers and norms: the output's bias is always there. in_bf16: see
     pretrain.kernels.linear. Raises ValueError for values that make no model.
     """
 
     in_bf16 = False
 
-    def __init__(self, args: Namespace):
+    def __init__(self, args: Namespace | ModelSettings):
         super().__init__()
-        check_model_args(args)
-        num_rows = padded_vocab_size(args.vocab_size, args.pad_vocab_to_multiple_of)
-        self.encoder = Encoder(Namespace(**{**vars(args), "vocab_size": num_rows}))
-        self.encoder.gradient_checkpointing = args.gradient_checkpointing
-        self.head = PredictionHead(args)
+        settings = ModelSettings.from_args(args)
+        check_model_settings(settings)
+        num_rows = padded_vocab_size(settings.vocab_size, settings.pad_vocab_to_multiple_of)
+        self.encoder = Encoder(replace(settings, vocab_size=num_rows))
+        self.encoder.gradient_checkpointing = settings.gradient_checkpointing
+        self.head = PredictionHead(settings)
         # The padding has no bias to learn: Adafactor's steps are as long as the weights are large.
-        self.output_bias = nn.Parameter(torch.zeros(args.vocab_size))
-        self.num_padding_rows = num_rows - args.vocab_size
-        self._initialize(args.initializer_range)
-        self._initialize_residuals(args.residual_init)
+        self.output_bias = nn.Parameter(torch.zeros(settings.vocab_size))
+        self.num_padding_rows = num_rows - settings.vocab_size
+        self._initialize(settings.initializer_range)
+        self._initialize_residuals(settings.residual_init)
 
     @torch.no_grad()
     def _initialize(self, initializer_range: float) -> None:
@@ -148,33 +151,32 @@ def select_predictions(hidden: Tensor, prediction_index: Tensor) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, prediction_index)
 
 
-def check_model_args(args: Namespace) -> None:
+def check_model_settings(settings: ModelSettings) -> None:
     """Raises ValueError naming the flag that makes no model."""
-    head_dim, rest = divmod(args.hidden_size, args.num_attention_heads)
+    head_dim, rest = divmod(settings.hidden_size, settings.num_attention_heads)
     if rest:
         raise ValueError(
             f"hidden_size: expected a multiple of num_attention_heads "
-            f"({args.num_attention_heads}), got {args.hidden_size}"
+            f"({settings.num_attention_heads}), got {settings.hidden_size}"
         )
-    if args.model_type == OWN_TYPE:
-        _check_our_args(args, head_dim)
+    if settings.model_type == OWN_TYPE:
+        _check_our_settings(settings, head_dim)
         return
-    check_model_type(args.model_type)
-    check_heads(args.model_type, args.hidden_size, args.num_attention_heads)
+    check_model_type(settings.model_type)
+    check_heads(settings.model_type, settings.hidden_size, settings.num_attention_heads)
 
 
-def _check_our_args(args: Namespace, head_dim: int) -> None:
+def _check_our_settings(settings: ModelSettings, head_dim: int) -> None:
     for flag, choices in CHOICES.items():
-        value = getattr(args, flag)
+        value = getattr(settings, flag)
         if value not in choices:
             raise ValueError(f"{flag}: expected one of {', '.join(choices)}, got {value}")
-    if args.pad_vocab_to_multiple_of < 1:
-        raise ValueError(
-            f"pad_vocab_to_multiple_of: expected at least 1, got {args.pad_vocab_to_multiple_of}"
-        )
-    if args.position_embedding_type == "rotary" and head_dim % 2:
+    if settings.pad_vocab_to_multiple_of < 1:
+        multiple = settings.pad_vocab_to_multiple_of
+        raise ValueError(f"pad_vocab_to_multiple_of: expected at least 1, got {multiple}")
+    if settings.position_embedding_type == "rotary" and head_dim % 2:
         raise ValueError(
             f"num_attention_heads: rotary positions need heads of even size, got {head_dim}"
         )
-    if args.position_embedding_type == "rotary" and args.rope_theta <= 0:
-        raise ValueError(f"rope_theta: expected more than 0, got {args.rope_theta}")
+    if settings.position_embedding_type == "rotary" and settings.rope_theta <= 0:
+        raise ValueError(f"rope_theta: expected more than 0, got {settings.rope_theta}")

@@ -6,7 +6,6 @@ alone: no text, and no name or path of a source.
 
 import json
 import math
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 from pipeline.store.atomic_files import write_text
 from pipeline.store.record_files import MANIFEST, read_json, read_record
 from pretrain.model.export import needs_remote_code
-from pretrain.model.model import OWN_TYPE
+from pretrain.model.model_types import OWN_TYPE
 from pretrain.plan import CARD, CURVE
+from pretrain.settings import ModelSettings, Settings, TrainingSettings
 
 LENGTHS = "## Lengths of the samples"  # a section of dataset_card.md
 
@@ -65,22 +65,21 @@ Metrics = Sequence[Mapping[str, Any]]
 
 
 def write_model_card(
-    folder: Path, args: Namespace, dataset_path: Path, metrics: list[dict[str, Any]]
+    folder: Path, settings: Settings, dataset_path: Path, metrics: list[dict[str, Any]]
 ) -> None:
     """Writes README.md and, if there are metrics, loss_curve.png into an exported folder.
 
-    args: the flags of run_pretraining.py; those that are not there are left out. dataset_path: its
-    manifest.json and dataset_card.md are read where they exist. metrics: the lines of
-    metrics.jsonl.
+    dataset_path: its manifest.json and dataset_card.md are read where they exist. metrics: the
+    lines of metrics.jsonl.
     """
     config = read_json(folder / "config.json") or {}
     parts = [
-        _front_matter(args, config),
+        _front_matter(settings.model, config),
         f"# {config['architectures'][0]} pretrained with ExtremeBERT",
-        _use(folder, args, config),
+        _use(folder, settings.model, config),
         _data(dataset_path),
-        "## Architecture\n\n" + _architecture(args, folder),
-        "## Recipe\n\n" + _table(_picked(args, _recipe(args))),
+        "## Architecture\n\n" + _architecture(settings.model, folder),
+        "## Recipe\n\n" + _table(_picked(settings.by_flag(), _recipe(settings.training))),
         _results(metrics),
     ]
     if _points(metrics, "train", "loss"):
@@ -91,16 +90,16 @@ def write_model_card(
 # --- the sections ----------------------------------------------------------------------------
 
 
-def _front_matter(args: Namespace, config: Mapping[str, Any]) -> str:
+def _front_matter(model: ModelSettings, config: Mapping[str, Any]) -> str:
     tags = ["extremebert", config["model_type"], "pretraining", "masked-lm"]
-    if needs_remote_code(args):
+    if needs_remote_code(model):
         tags.append("custom_code")
     lines = "\n".join(f"- {tag}" for tag in tags)
     return f"---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{lines}\n---"
 
 
-def _use(folder: Path, args: Namespace, config: Mapping[str, Any]) -> str:
-    trust = ", trust_remote_code=True" if needs_remote_code(args) else ""
+def _use(folder: Path, model: ModelSettings, config: Mapping[str, Any]) -> str:
+    trust = ", trust_remote_code=True" if needs_remote_code(model) else ""
     why = (
         "transformers has no such architecture: its code lies in this folder, hence "
         "`trust_remote_code=True`. "
@@ -148,24 +147,23 @@ def _section(text: str, heading: str) -> list[str]:
     return [f"#{heading}\n{rest.partition(chr(10) + '## ')[0].rstrip()}"] if found else []
 
 
-def _architecture(args: Namespace, folder: Path) -> str:
-    names = (*SIZES, *OUR_SETTINGS) if args.model_type == OWN_TYPE else SIZES
-    rows = _picked(args, ("model_type", "vocab_size", "max_seq_length", *names))
-    if getattr(args, "position_embedding_type", "") != "rotary":
+def _architecture(model: ModelSettings, folder: Path) -> str:
+    names = (*SIZES, *OUR_SETTINGS) if model.model_type == OWN_TYPE else SIZES
+    rows = _picked(vars(model), ("model_type", "vocab_size", "max_seq_length", *names))
+    if model.position_embedding_type != "rotary":
         rows.pop("rope_theta", None)
-    if not getattr(args, "attention_window", 0):
+    if not model.attention_window:
         rows = {name: value for name, value in rows.items() if name not in WINDOWS}
     return _table({"parameters": num_stored_weights(folder / "model.safetensors")} | rows)
 
 
-def _recipe(args: Namespace) -> Iterable[str]:
+def _recipe(training: TrainingSettings) -> Iterable[str]:
     """The flags that this run's curve, optimizer and length depend on."""
-    optimizer = getattr(args, "optimizer_type", "")
-    yield from ("lr_schedule", BUDGETS.get(getattr(args, "lr_schedule", ""), ""))
+    yield from ("lr_schedule", BUDGETS[training.lr_schedule])
     yield from RECIPE
-    yield from OF_CURVE.get(getattr(args, "curve", ""), ("lr_end_ratio",))
-    yield from OF_OPTIMIZER.get(optimizer, ())
-    if optimizer in ADAMS:
+    yield from OF_CURVE.get(training.curve, ("lr_end_ratio",))
+    yield from OF_OPTIMIZER.get(training.optimizer_type, ())
+    if training.optimizer_type in ADAMS:
         yield from ("adam_beta1", "adam_beta2", "adam_eps")
 
 
@@ -195,8 +193,8 @@ def num_stored_weights(path: Path) -> int:
     return sum(math.prod(tensor["shape"]) for tensor in header.values())
 
 
-def _picked(args: Namespace, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+def _picked(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names}
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
 # Versions 4 of transformers find just the files that this one names itself: attention.py,
-# dropout.py, half_attention.py and linear.py must be among them.
+# dropout.py, bf16_attention.py and linear.py must be among them.
 from pretrain.kernels.attention import Documents  # noqa: F401
 from pretrain.kernels.bf16_attention import half_attention  # noqa: F401
 from pretrain.kernels.dropout import Dropout
@@ -146,7 +146,7 @@ AUTO_CLASSES = {
 
 
 def register() -> None:
-    """Makes transformers' auto classes load our architecture; what they save stays loadable."""
+    """Registers our architecture with transformers' auto classes."""
     AutoConfig.register(ExtremeBertConfig.model_type, ExtremeBertConfig, exist_ok=True)
     ExtremeBertConfig.register_for_auto_class()
     for auto_class, model_class in AUTO_CLASSES.items():

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.kernels.attention import Documents
-from pretrain.model.model import check_model_args, mean_cross_entropy, select_predictions
+from pretrain.kernels.cross_entropy import mean_cross_entropy
+from pretrain.model.model import check_model_settings, select_predictions
+from pretrain.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -39,7 +41,7 @@ READY_MASK = (
     *("bert", "roberta", "roberta-prelayernorm", "camembert", "electra", "albert", "distilbert"),
 )
 # Where a class's defaults are not what its published models are.
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "luke": {"entity_vocab_size": 4},  # no text names one of its half a million entities
     # DeBERTa is its relative positions, which the config leaves off.
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
@@ -57,28 +59,30 @@ SETTINGS = {
 class TransformersModel(nn.Module):
     """An architecture of transformers with its masked-language-model head, randomly initialised.
 
-    args: a namespace with model_type (a key of transformers' AutoModelForMaskedLM), max_seq_length,
-    the keys of NAMES, gradient_checkpointing, and special_ids: a dict of pad_token_id,
-    bos_token_id and eos_token_id. Raises ValueError for what makes no model.
+    Of the settings, it reads model_type (a key of transformers' AutoModelForMaskedLM),
+    max_seq_length, the keys of NAMES, gradient_checkpointing and special_ids. Raises ValueError for
+    settings that make no model.
 
     Its forward is that of BasePretrainModel. Attention is torch's scaled_dot_product_attention
     where the architecture supports it.
     """
 
-    def __init__(self, args: Namespace):
+    def __init__(self, settings: ModelSettings):
         super().__init__()
         from transformers import AutoModelForMaskedLM
 
-        check_model_args(args)
+        check_model_settings(settings)
         try:
-            self.model: PreTrainedModel = AutoModelForMaskedLM.from_config(build_config(args))
+            self.model: PreTrainedModel = AutoModelForMaskedLM.from_config(build_config(settings))
         except Exception as error:  # some types demand more than sizes; each says so in its own way
-            raise ValueError(f"model_type: {args.model_type} cannot be built: {error}") from error
+            raise ValueError(
+                f"model_type: {settings.model_type} cannot be built: {error}"
+            ) from error
         self.takes_segments = takes_segments(self.model)
         self.prediction_index: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_predictions)
-        if args.gradient_checkpointing:
-            self._checkpoint_gradients(args.model_type)
+        if settings.gradient_checkpointing:
+            self._checkpoint_gradients(settings.model_type)
 
     def _checkpoint_gradients(self, model_type: str) -> None:
         if not self.model.supports_gradient_checkpointing:
@@ -141,37 +145,39 @@ def takes_segments(model: "PreTrainedModel") -> bool:
     return takes_them and getattr(model.config, "type_vocab_size", 0) > 1
 
 
-def build_config(args: Namespace) -> "PreTrainedConfig":
-    """The config of args.model_type with our sizes under its own names."""
+def build_config(settings: ModelSettings) -> "PreTrainedConfig":
+    """The config of the model type with our sizes under its own names."""
     from transformers import AutoConfig
 
-    default = AutoConfig.for_model(args.model_type)
-    settings = {
-        name: getattr(args, flag)
+    default = AutoConfig.for_model(settings.model_type)
+    values: dict[str, Any] = {
+        name: getattr(settings, flag)
         for flag, names in NAMES.items()
         for name in names
         if hasattr(default, name)
     }
-    settings |= SETTINGS.get(args.model_type, {}) | args.special_ids
-    settings |= {
-        name: args.special_ids[role] for name, role in OTHER_ROLES.items() if hasattr(default, name)
+    special_ids = settings.special_ids
+    values |= {**SETTINGS.get(settings.model_type, {}), **special_ids}
+    values |= {
+        name: special_ids[role] for name, role in OTHER_ROLES.items() if hasattr(default, name)
     }
-    settings["max_position_embeddings"] = args.max_seq_length + _unused_positions(args)
+    values["max_position_embeddings"] = settings.max_seq_length + _unused_positions(settings)
     # Electra's default is that of a generator; ALBERT's is small on purpose.
-    if args.model_type == "electra" or _embeddings_are_as_wide_as_layers(default):
-        settings["embedding_size"] = args.hidden_size
-    return AutoConfig.for_model(args.model_type, **settings)
+    if settings.model_type == "electra" or _embeddings_are_as_wide_as_layers(default):
+        values["embedding_size"] = settings.hidden_size
+    return AutoConfig.for_model(settings.model_type, **values)
 
 
 def _embeddings_are_as_wide_as_layers(config: "PreTrainedConfig") -> bool:
     return getattr(config, "embedding_size", None) == config.hidden_size
 
 
-def _unused_positions(args: Namespace) -> int:
-    return args.special_ids["pad_token_id"] + 1 if args.model_type in SHIFTED_POSITIONS else 0
+def _unused_positions(settings: ModelSettings) -> int:
+    is_shifted = settings.model_type in SHIFTED_POSITIONS
+    return settings.special_ids["pad_token_id"] + 1 if is_shifted else 0
 
 
 def check_config(args: Namespace) -> None:
     """Raises ValueError, naming the flag, if no model can be built from it; takes no memory."""
     with torch.device("meta"):
-        TransformersModel(args)
+        TransformersModel(ModelSettings.from_args(args))

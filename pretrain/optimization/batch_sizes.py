@@ -1,16 +1,16 @@
-"""How many samples each step takes: always as many, or more and more at the start."""
+"""Samples per step: constant, or rising in a ramp at the start."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """full: samples of a step in the end. The ramp: its first size, a divisor of full, and its
-    steps; 0 and 0 is no ramp.
+    """full: samples per step after the ramp. start: first size of the ramp, a divisor of full.
+    start and ramp_steps 0: no ramp.
 
-    In the ramp the sizes are start, 2 start, 3 start, ... below full, for the same number of steps
-    each, give or take one. A function of the step alone, so that every restart and any number of
-    ranks trains on the same batches.
+    The sizes of the ramp are start, 2 start, 3 start, ... below full, each for the same number of
+    steps, give or take one. A size depends on the step alone: restarts and any number of ranks
+    train on the same batches.
     """
 
     full: int
@@ -19,11 +19,11 @@ class BatchSizes:
 
     @property
     def unit(self) -> int:
-        """What every batch is a multiple of."""
+        """The greatest common divisor of all sizes."""
         return self.start or self.full
 
     def size(self, step: int) -> int:
-        """Samples of the step that follows `step` steps."""
+        """Samples of the step after `step` steps."""
         return self.unit * self._multiple(step)
 
     def samples_before(self, step: int) -> int:
@@ -34,7 +34,7 @@ class BatchSizes:
         return self.unit * (ramp + extra) + self.full * (step - ramp)
 
     def first_step_at(self, sample: int) -> int:
-        """The first step that begins at that sample or behind it."""
+        """The first step that begins at this sample or a later one."""
         low, high = 0, sample // self.unit + 1
         while low < high:
             middle = (low + high) // 2
@@ -45,7 +45,7 @@ class BatchSizes:
 
     @property
     def _num_sizes(self) -> int:
-        """Sizes in the ramp; full is not one of them."""
+        """Number of sizes in the ramp, without full."""
         return self.full // self.unit - 1 if self.ramp_steps else 0
 
     def _border(self, k: int) -> int:

@@ -1,13 +1,14 @@
-"""How long a run lasts, by steps, by the clock or by tokens, and how much of it has passed."""
+"""The length of a run in steps, hours or tokens, and its progress."""
 
 import time
-from argparse import Namespace
+
+from pretrain.settings import TrainingSettings
 
 
 def progress_unit(
     lr_schedule: str, max_steps: int, hours: float, max_tokens: int
 ) -> tuple[float, str, float]:
-    """(total, unit, factor from `Budget.position`) of a progress bar, which shows minutes."""
+    """Returns total, unit and factor from `Budget.position` of a progress bar; hours as minutes."""
     return {
         "step": (max_steps, "steps", 1),
         "time": (hours * 60, "min", 60),
@@ -18,34 +19,29 @@ def progress_unit(
 class Budget:
     """Counts steps, seconds and tokens of training, over all restarts.
 
-    args: lr_schedule ("step", "time" or "tokens"), max_steps, total_training_time (hours) and
-    max_tokens, of which the schedule's own counts, and early_exit_time_marker (hours).
+    step: steps done. num_tokens: without padding. elapsed: seconds at the end of the last step.
     """
 
-    def __init__(self, args: Namespace):
-        self.args = args
-        self.step = 0  # steps done
-        self.num_tokens = 0  # without padding
-        self.elapsed = 0.0  # seconds, as of the end of the last step
-        self.stopped_early = False
-        self._start = time.monotonic()
+    def __init__(self, settings: TrainingSettings):
+        self.settings = settings
+        self.restore(0, 0, 0.0, False)
 
     def restore(self, step: int, num_tokens: int, elapsed: float, stopped_early: bool) -> None:
-        """Goes on from there; the time that the run did not run does not count."""
+        """Resumes from these counts; downtime is not counted."""
         self.step, self.num_tokens, self.elapsed = step, num_tokens, elapsed
         self.stopped_early = stopped_early
         self._start = time.monotonic() - elapsed
 
     def clock(self) -> float:
-        """Seconds of training up to now, by this process' clock."""
+        """Seconds of training until now, by this process's clock."""
         return time.monotonic() - self._start
 
     def leave_out(self, seconds: float) -> None:
-        """The last so many seconds were no part of the run."""
+        """Does not count the last seconds as training."""
         self._start += seconds
 
     def count_step(self, num_tokens: int, elapsed: float) -> None:
-        """One more step is done, with so many tokens, over all ranks, at that time of `clock`."""
+        """Counts a step. num_tokens: over all ranks. elapsed: `clock` at its end."""
         self.step, self.num_tokens = self.step + 1, self.num_tokens + num_tokens
         self.elapsed = elapsed
 
@@ -55,24 +51,21 @@ class Budget:
 
     @property
     def finished(self) -> bool:
-        return (
-            self.stopped_early
-            or self.progress >= 1.0
-            or (0 < self.args.early_exit_time_marker <= self.hours)
-        )
+        out_of_time = 0 < self.settings.early_exit_time_marker <= self.hours
+        return self.stopped_early or self.progress >= 1.0 or out_of_time
 
     @property
     def progress(self) -> float:
-        """Share of the whole run that has passed, warmup included."""
+        """Elapsed share of the whole run, warmup included."""
         done, total = self.position
         return done / total if total else 1.0
 
     @property
     def position(self) -> tuple[float, float]:
         """(done, total) in the unit of the schedule: steps, hours or tokens."""
-        args = self.args
+        settings = self.settings
         return {
-            "step": (self.step, args.max_steps),
-            "time": (self.hours, args.total_training_time),
-            "tokens": (self.num_tokens, args.max_tokens),
-        }[args.lr_schedule]
+            "step": (self.step, settings.max_steps),
+            "time": (self.hours, settings.total_training_time),
+            "tokens": (self.num_tokens, settings.max_tokens),
+        }[settings.lr_schedule]

@@ -1,30 +1,31 @@
-"""Learning rate curves: pure functions from progress to a multiplier of the peak.
+"""Learning rate curves: pure functions from progress to a multiplier of the peak rate.
 
-Progress is the share of the whole run, warmup included, that has passed: 0 at the start, 1 at
-the end. It is counted in steps, hours or tokens. To add a curve, write a function of
-(progress, shape) that gives the multiplier after the warmup, and a row in CURVES.
+Progress is the share of the whole run, warmup included, that has passed, in steps, hours or
+tokens. To add a curve, write a function of (progress, shape) that returns the multiplier after the
+warmup, and a row in CURVES.
 
 Elastic step decay and the wsd curves count progress from the start of the run, as their papers
-do; all others from the end of the warmup. Values that a shape may have are configs.pretrain_rules'.
+do; all others from the end of the warmup. configs.defaults checks the values of a shape.
 """
 
 import math
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Far below one step of any run, far above what rounding moves a border by.
+from pretrain.settings import TrainingSettings
+
+# Far below one step of any run, far above rounding errors.
 BORDER_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class CurveShape:
-    """What a curve needs to know.
+    """Parameters of the curves.
 
-    warmup: share of the run. r and l (the paper's names): elastic step decay's constants.
-    end_ratio: the multiplier at progress 1 of all curves but elastic step decay and constant; more
-    than 0 for exponential, step_decay and inverse_time. power: of polynomial. num_decay_steps: the
-    intervals of step_decay, at least 2. decay_proportion: share of the run in which the wsd curves
+    warmup: share of the run. r and l (the paper's names): constants of elastic step decay.
+    end_ratio: multiplier at progress 1 of all curves but elastic step decay and constant; above 0
+    for exponential, step_decay and inverse_time. power: of polynomial. num_decay_steps: intervals
+    of step_decay, at least 2. decay_proportion: final share of the run in which the wsd curves
     decay, at most 1 - warmup.
     """
 
@@ -37,16 +38,15 @@ class CurveShape:
     decay_proportion: float = 0.2
 
 
-def curve_shape(args: Namespace) -> CurveShape:
-    """The shape that run_pretraining's flags describe."""
+def curve_shape(settings: TrainingSettings) -> CurveShape:
     return CurveShape(
-        warmup=args.warmup_proportion,
-        r=args.esd_r,
-        l=args.esd_l,
-        end_ratio=args.lr_end_ratio,
-        power=args.lr_power,
-        num_decay_steps=args.lr_decay_steps,
-        decay_proportion=args.lr_decay_proportion,
+        warmup=settings.warmup_proportion,
+        r=settings.esd_r,
+        l=settings.esd_l,
+        end_ratio=settings.lr_end_ratio,
+        power=settings.lr_power,
+        num_decay_steps=settings.lr_decay_steps,
+        decay_proportion=settings.lr_decay_proportion,
     )
 
 
@@ -55,40 +55,40 @@ def elastic_step_decay(progress: float, shape: CurveShape) -> float:
 
     1 in [0, 1 - r^l], then (1 / 2r)^(i - l) in (1 - r^(i-1), 1 - r^i] for i = l + 1, l + 2, ...
     With the paper's r and l: 1 up to 7/8 of the run, then 2^-1/2, 1/2, ... each interval
-    2^1/2 times shorter than the one before. The limit at progress 1 is 0.
+    2^1/2 times shorter than its predecessor. The limit at progress 1 is 0.
     """
     if progress >= 1.0:
         return 0.0
-    # progress <= 1 - r^i  <=>  i >= log(1 - progress) / log(r); the tolerance keeps a border
-    # that rounding has moved up by an ulp in its own interval.
+    # progress <= 1 - r^i  <=>  i >= log(1 - progress) / log(r); with the tolerance, rounding does
+    # not move a border to the next interval.
     interval = math.ceil(math.log1p(-progress) / math.log(shape.r) - BORDER_TOLERANCE)
     return (1 / (2 * shape.r)) ** max(0, interval - shape.l)
 
 
 def linear(progress: float, shape: CurveShape) -> float:
-    """Straight down to the end ratio."""
+    """Falls linearly to the end ratio."""
     return _above_end(1.0 - _decayed(progress, shape), shape)
 
 
 def cosine(progress: float, shape: CurveShape) -> float:
-    """Half a cosine down to the end ratio (Loshchilov and Hutter, 2017)."""
+    """Falls to the end ratio along half a cosine (Loshchilov and Hutter, 2017)."""
     return _above_end(0.5 * (1.0 + math.cos(math.pi * _decayed(progress, shape))), shape)
 
 
 def exponential(progress: float, shape: CurveShape) -> float:
-    """end_ratio^x: the same factor in each step, down to the end ratio."""
+    """end_ratio^x: each step has the same factor."""
     return shape.end_ratio ** _decayed(progress, shape)
 
 
 def step_decay(progress: float, shape: CurveShape) -> float:
-    """Equal intervals with the same factor from each to the next; the last is at the end ratio."""
+    """Falls by the same factor after each of equal intervals; the last is at the end ratio."""
     last = shape.num_decay_steps - 1
     interval = math.floor(_decayed(progress, shape) * shape.num_decay_steps + BORDER_TOLERANCE)
     return shape.end_ratio ** (min(last, interval) / last)
 
 
 def inverse_time(progress: float, shape: CurveShape) -> float:
-    """1 / (1 + kx), with the k that reaches the end ratio."""
+    """1 / (1 + kx), with k from the end ratio."""
     return 1.0 / (1.0 + (1.0 / shape.end_ratio - 1.0) * _decayed(progress, shape))
 
 
@@ -107,22 +107,22 @@ def wsd(progress: float, shape: CurveShape) -> float:
 
 
 def wsd_linear(progress: float, shape: CurveShape) -> float:
-    """Warmup, stable, decay: constant, then straight down."""
+    """Warmup, stable, decay: constant, then linear."""
     return _above_end(1.0 - _cooled(progress, shape), shape)
 
 
 def _above_end(share: float, shape: CurveShape) -> float:
-    """The multiplier at a share of the way up from the end ratio to 1."""
+    """The multiplier at this share of the distance from the end ratio to 1."""
     return shape.end_ratio + (1.0 - shape.end_ratio) * share
 
 
 def _decayed(progress: float, shape: CurveShape) -> float:
-    """Share of the part after the warmup that has passed."""
+    """Elapsed share of the time after the warmup."""
     return (progress - shape.warmup) / (1.0 - shape.warmup)
 
 
 def _cooled(progress: float, shape: CurveShape) -> float:
-    """Share of the decay at the end of the run that has passed; 0 before it, and without it."""
+    """Elapsed share of the final decay; 0 before it, and without a decay."""
     left = 1.0 - progress
     if left >= shape.decay_proportion:
         return 0.0
@@ -144,9 +144,9 @@ CURVES: dict[str, Callable[[float, CurveShape], float]] = {
 
 
 def lr_multiplier(curve: str, progress: float, shape: CurveShape) -> float:
-    """Linear warmup from 0 to 1, then the curve of that name.
+    """Returns the multiplier of a linear warmup from 0 to 1, followed by the curve.
 
-    progress beyond 1 counts as 1. Raises KeyError for a curve that is not in CURVES.
+    Progress above 1 counts as 1. Raises KeyError for a curve that is not in CURVES.
     """
     progress = min(progress, 1.0)
     if progress < shape.warmup:
@@ -155,7 +155,7 @@ def lr_multiplier(curve: str, progress: float, shape: CurveShape) -> float:
 
 
 class LearningRateSchedule:
-    """Puts the curve's value into the parameter groups of an optimizer."""
+    """Sets the learning rates of an optimizer."""
 
     def __init__(self, optimizer, peak: float, curve: str, shape: CurveShape):
         self.optimizer, self.peak, self.curve, self.shape = optimizer, peak, curve, shape
@@ -163,7 +163,7 @@ class LearningRateSchedule:
     def set_progress(self, progress: float) -> float:
         """Sets the learning rates of the step that begins at this progress.
 
-        A group with a peak_lr has a peak of its own. Returns the rate of those that have none.
+        A group's peak_lr replaces the common peak. Returns the rate of groups without one.
         """
         multiplier = lr_multiplier(self.curve, progress, self.shape)
         for group in self.optimizer.param_groups:

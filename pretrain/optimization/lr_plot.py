@@ -1,11 +1,11 @@
-"""A picture of the learning rate over a run, to look at before the run."""
+"""Plots the learning rate of a run before the run."""
 
 from pathlib import Path
 
 from pipeline.store.atomic_files import written_aside
 from pretrain.optimization.lr_curves import CurveShape, lr_multiplier
 
-NUM_POINTS = 4001  # more than the picture has pixels, so that steps look like steps
+NUM_POINTS = 4001  # more than pixels, so that steps look like steps
 LINE, WARMUP, GREY = "#1f4e9c", "#f2b366", "#666666"
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 
@@ -13,10 +13,10 @@ UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
 def plot_lr(
     curve: str, shape: CurveShape, peak: float, path: Path, unit_label: str, total: float
 ) -> None:
-    """Draws the learning rate of a run into a file; its suffix, .png or .svg, says in what format.
+    """Draws the learning rate of a run into a file, a .png or .svg by its suffix.
 
-    unit_label: what progress is counted in, e.g. steps, hours or tokens; total: how many of them
-    the run has. Raises KeyError for an unknown curve and ValueError for another suffix.
+    unit_label: unit of progress, such as steps, hours or tokens. total: length of the run in it.
+    Raises KeyError for an unknown curve and ValueError for another suffix.
     """
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"{path}: expected a name that ends in .png or .svg")
@@ -26,7 +26,7 @@ def plot_lr(
 
 
 def draw_lr(curve: str, shape: CurveShape, peak: float, unit_label: str, total: float):
-    """The picture as a matplotlib Figure."""
+    """Returns the plot as a matplotlib Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -50,7 +50,7 @@ def draw_lr(curve: str, shape: CurveShape, peak: float, unit_label: str, total: 
 
 def _scale_axes(axes, peak: float, total: float) -> None:
     axes.set_xlim(0, total)
-    axes.set_ylim(0, 1.15 * peak)  # leaves room for the legend above a curve that stays up
+    axes.set_ylim(0, 1.15 * peak)  # room for the legend above a constant curve
     axes.xaxis.set_major_formatter(lambda value, _: _amount(value, total))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(color=GREY, alpha=0.2)
@@ -58,7 +58,7 @@ def _scale_axes(axes, peak: float, total: float) -> None:
 
 
 def _amount(value: float, total: float) -> str:
-    """1,500, or 1.5B where the total is counted in billions: short enough to stand at an axis."""
+    """Formats a tick of an axis: 1,500, or 1.5B where the total is counted in billions."""
     for size, letter in UNITS:
         if total >= size and value:
             return f"{value / size:.4g}{letter}"

@@ -1,31 +1,30 @@
-"""Muon for the matrices of the layers, AdamW for all else.
+"""Muon for the matrices of the layers, AdamW for all other parameters.
 
-Matrices of one shape are stepped together: a few kernels serve dozens of them, none of which waits
-for the host. With several ranks, which all hold the same weights, each one orthogonalises its share
-of a stack and sends it to the others.
+Matrices of one shape are updated together, by a few kernels that do not wait for the host. Several
+ranks, which all hold the same weights, each orthogonalise a share of the stack and exchange them.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pretrain.engine import distributed
 
-# Elements stepped at a time. On a GPU, 57 matrices of 768 x 768 keep all of it busy, and take
-# 0.7 GB with what is computed from them.
+# Elements updated at a time: 57 matrices of 768 x 768 keep a GPU busy, and take 0.7 GB with
+# intermediate results.
 CHUNK = 1 << 25
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Roughly U V^T of each U S V^T: all but the smallest singular values become 0.7 to 1.2.
+    """Approximates U V^T of each U S V^T: all but the smallest singular values become 0.7 to 1.2.
 
     matrices: [n, rows, columns], rows <= columns; the result has `dtype`. Five Newton-Schulz
-    iterations X <- aX + (bA + cA^2)X, A = X X^T, computed in `dtype`, with the coefficients of
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
+    iterations X <- aX + (bA + cA^2)X, A = X X^T, in `dtype`, with the coefficients of Jordan et
+    al., "Muon: An optimizer for hidden layers in neural networks" (2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(dtype)
@@ -39,11 +38,11 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def newton_schulz_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the device multiplies in it, else fp32.
+    """Returns bf16 on devices with bf16 matrix products, else fp32.
 
-    Measured on one core for hidden sizes 256 and 768: with AVX512-BF16, bf16 takes a quarter of the
-    time of fp32; without, 1.3 times as long. Its error of 1 % is far below the 30 % by which the
-    iteration misses orthogonality in any precision.
+    On one core with AVX512-BF16, for hidden sizes 256 and 768, bf16 takes a quarter of the time of
+    fp32; without it, 1.3 times as long. Its error of 1 % is far below the iteration's distance of
+    30 % from orthogonality in any precision.
     """
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -58,8 +57,8 @@ def newton_schulz_dtype(device: torch.device) -> torch.dtype:
 class _Matrix(NamedTuple):
     """Views of a weight, its gradient and the gradient's moving average, [rows, columns].
 
-    rows <= columns: a tall matrix is transposed, as X X^T is the smaller product of a wide one.
-    stretch: the step's factor, which makes it as long, per row, for tall matrices as for others.
+    rows <= columns: tall matrices are transposed, since X X^T of a wide one is smaller.
+    stretch: factor of the step, so that tall matrices move as far, per row, as others.
     """
 
     weight: Tensor
@@ -71,17 +70,17 @@ class _Matrix(NamedTuple):
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon (Jordan et al., 2024) for the groups with `num_parts`, AdamW for the others.
 
-    It steps as torch.optim.Muon does, with Nesterov momentum and decoupled weight decay, but a
-    weight of several stacked matrices is orthogonalised matrix by matrix, and in the precision that
-    suits the device. Groups with `num_parts` need lr, momentum and weight_decay.
+    Updates as torch.optim.Muon does, with Nesterov momentum and decoupled weight decay, but
+    orthogonalises stacked matrices one by one, in the precision that suits the device. Groups with
+    `num_parts` need lr, momentum and weight_decay.
 
-    As fused AdamW does, it takes what torch's GradScaler sets, the tensors grad_scale and
-    found_inf: a step with an overflow changes nothing, and the host needn't know of it.
+    Like fused AdamW, it reads the tensors grad_scale and found_inf of torch's GradScaler: a step
+    with an overflow changes nothing, and the host does not wait for the outcome.
     """
 
     def __init__(self, groups: list[dict], **adamw_settings):
         others = [group for group in groups if "num_parts" not in group]
-        self._adamw = torch.optim.AdamW(others, **adamw_settings)
+        self._adamw: Any = torch.optim.AdamW(others, **adamw_settings)
         super().__init__(groups, {})
         self._step_supports_amp_scaling = bool(adamw_settings.get("fused"))
 
@@ -92,7 +91,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grad_scale, found_inf = (getattr(self, n, None) for n in ("grad_scale", "found_inf"))
-        # AdamW works on our groups and our state, which load_state_dict replaces.
+        # load_state_dict replaces our groups and our state, which AdamW shares.
         self._adamw.state = self.state
         self._adamw.param_groups = [g for g in self.param_groups if "num_parts" not in g]
         self._adamw.grad_scale, self._adamw.found_inf = grad_scale, found_inf
@@ -103,32 +102,30 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def _matrices(self) -> dict[tuple[float, float, float], list[_Matrix]]:
-        """All matrices that have a gradient, by (lr, momentum, weight_decay)."""
-        found = defaultdict(list)
+        """All matrices with a gradient, by (lr, momentum, weight_decay)."""
+        found: dict[tuple[float, float, float], list[_Matrix]] = defaultdict(list)
         for group in self.param_groups:
             if "num_parts" not in group:
                 continue
             for weight in group["params"]:
                 if weight.grad is not None:
                     settings = group["lr"], group["momentum"], group["weight_decay"]
-                    found[settings] += self._parts(weight, group["num_parts"])
+                    found[settings] += self._parts(weight, weight.grad, group["num_parts"])
         return found
 
-    def _parts(self, weight: Tensor, num_parts: int) -> Iterator[_Matrix]:
+    def _parts(self, weight: Tensor, gradient: Tensor, num_parts: int) -> Iterator[_Matrix]:
         state = self.state[weight]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight.grad)
-        for part in zip(
-            *(t.chunk(num_parts) for t in (weight, weight.grad, state["momentum_buffer"])),
-            strict=True,
-        ):
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        views = (t.chunk(num_parts) for t in (weight, gradient, state["momentum_buffer"]))
+        for part in zip(*views, strict=True):
             rows, columns = part[0].shape
-            wide = part if rows <= columns else (view.mT for view in part)
-            yield _Matrix(*wide, stretch=math.sqrt(max(1, rows / columns)))
+            wide = part if rows <= columns else tuple(view.mT for view in part)
+            yield _Matrix._make((*wide, math.sqrt(max(1, rows / columns))))
 
 
 def _chunks(matrices: list[_Matrix]) -> Iterator[list[_Matrix]]:
-    """Matrices of one shape, at most CHUNK elements, and a multiple of the ranks where possible."""
+    """Yields matrices of one shape, at most CHUNK elements, if possible a multiple of the ranks."""
     by_shape = defaultdict(list)
     for matrix in matrices:
         by_shape[matrix.weight.shape].append(matrix)
@@ -146,14 +143,14 @@ def _step(
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
 ) -> None:
-    """One step of matrices of one shape."""
+    """Updates matrices of one shape."""
     weights, gradients, averages, stretches = map(list, zip(*chunk, strict=True))
     gradient, average = torch.stack(gradients), torch.stack(averages)
     if grad_scale is not None:
         gradient /= grad_scale
     keep: float | Tensor = 1.0
     if found_inf is not None:
-        # A gradient equal to its average leaves the average as it is, and the update finite.
+        # A gradient equal to its average changes no average, and keeps the update finite.
         gradient = torch.where(found_inf == 0, gradient, average)
         keep = (found_inf == 0).float()
     average.lerp_(gradient, 1 - momentum)
@@ -166,7 +163,7 @@ def _step(
 
 
 def _orthogonalize_together(matrices: Tensor) -> Tensor:
-    """`orthogonalize`, shared out over the ranks; all of them get the same bits."""
+    """Runs `orthogonalize` distributed over the ranks; all of them get the same bits."""
     dtype = newton_schulz_dtype(matrices.device)
     ranks = distributed.world_size()
     if ranks == 1:

@@ -1,4 +1,4 @@
-"""torch.compile, where it works."""
+"""torch.compile, with a fallback to uncompiled code."""
 
 import os
 from collections.abc import Callable
@@ -18,14 +18,14 @@ def compile_if_possible(
     say: Callable[[str], None],
     backend: str = "inductor",
 ) -> bool:
-    """Compiles the layers of the engine's model if a forward and backward pass of `batch` work.
+    """Compiles the model's layers if a forward and backward pass of `batch` works on all ranks.
 
-    Layers of one kind share a graph, so that a deep model takes no longer than a shallow one. What
-    surrounds them stays as it is: it is a few percent of the work, and the number of predictions,
-    which differs from batch to batch, is known to nothing but the head and the loss.
+    Layers of one kind share a graph, so that a deep model compiles as fast as a shallow one. The
+    head and the loss, a few percent of the work, are not compiled: the number of predictions
+    differs from batch to batch.
 
-    On all ranks or on none; says why not. dtype: what the engine computes in. Returns whether the
-    layers are compiled. Not for ZeRO-3, whose weights are only gathered within the engine's passes.
+    dtype: of the engine's matrix products. Returns True if the layers are compiled; otherwise says
+    why not. Not for ZeRO-3, which gathers weights only within the engine's passes.
     """
     model, device = engine.module, engine.device
     layers = repeated_layers(model)
@@ -37,25 +37,27 @@ def compile_if_possible(
         autocast = engine.torch_autocast_enabled()
         with torch.autocast(device.type, dtype if autocast else None, enabled=autocast):
             loss = model(*batch.inputs(device))
-        # Not backward(): the engine would take the gradients for those of a step.
+        # backward() would leave gradients for the engine's first step.
         torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    except Exception as error:  # whatever a compiler may raise, training works without it
+    except Exception as error:  # a compiler may raise anything; training works without it
         reason = " ".join([type(error).__name__, *str(error).split("\n")[:1]])
     (failures,) = distributed.sum_numbers(float(bool(reason)))
     if failures:
         for layer in layers:
             layer._compiled_call_impl = None
-        say(f"torch.compile does not work here ({reason or 'on another rank'}); going on without")
+        say(
+            f"torch.compile does not work here ({reason or 'on another rank'}); training without it"
+        )
     return not failures
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The modules of the longest list of modules of one class; the model itself, if it has none."""
+    """Returns the longest list of modules of one class, or else the model itself."""
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     alike = [list(modules) for modules in lists if len(set(map(type, modules))) == 1]
     return max(alike, key=len, default=[model])
 
 
 def _keep_code_private() -> None:
-    """torch keeps compiled code to run it again, by default in a folder that others can make."""
+    """Moves torch's cache of compiled code out of the shared /tmp: torch runs it again."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))

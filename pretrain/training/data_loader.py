@@ -1,15 +1,16 @@
-"""Which samples a step trains on, and reading them ahead.
+"""The order of the samples, and the batches of each step, read ahead.
 
-The order is a function of the seed and the sample's number alone. Samples are numbered without
-end: epoch e holds the numbers [e * n, (e + 1) * n), and visits each row of each shard once, the
-shards in an order drawn for that epoch, the rows of a shard in an order drawn for that visit.
-Each step takes the numbers that follow those of the step before, and the ranks share them out, so
-that any number of ranks, and any restart, trains on the same batches. Samples that are stored
-unmasked are masked by their number, anew in each epoch.
+A sample's place depends on the seed and its number alone. Epoch e holds the numbers
+[e * n, (e + 1) * n) and visits each row of each shard once: the shards in an order drawn for the
+epoch, the rows of a shard in an order drawn for the visit. Each step takes the next numbers and
+divides them among the ranks, so that restarts and any number of ranks train on the same batches.
+Samples stored without masks are masked by their number, differently in each epoch.
 """
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +32,10 @@ from pipeline.store.artifacts import MANIFEST
 from pipeline.store.record_files import read_record
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.training.micro_batch import MicroBatch, collate
-from pretrain.training.read_ahead import ReadAhead
 
 STEPS_AHEAD = 3
 TOKEN_ARRAYS = {"input_ids", "masked_lm_ids"}
-MOST_COUNTED = 2_000_000  # predictions, for the frequencies of the tokens
+MOST_COUNTED = 2_000_000  # predictions, for token frequencies
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of one shard, in the order in which they are trained on; start: the first's number."""
+    """Rows of one shard in training order. start: sample number of the first."""
 
     start: int
     shard: int
@@ -54,11 +54,11 @@ class Slice:
 
 
 def list_shards(dataset_path: Path, split: str) -> list[Shard]:
-    """The shards of "train" (every mask copy) or "test", by name, with their sizes.
+    """Returns the shards of "train" (every mask copy) or "test", by name, with their sizes.
 
-    Those that the dataset's manifest lists, where it has one: with other shards, the order of the
-    samples would be another one. Raises FileNotFoundError if there is none, StageError, naming the
-    file, if one is missing, damaged or not what the manifest says.
+    A manifest's list takes precedence over the folder: other shards would change the order of the
+    samples. Raises FileNotFoundError if there are no shards, and StageError naming the file if one
+    is missing, damaged or different from the manifest.
     """
     manifest = read_record(dataset_path / MANIFEST)
     if manifest is None and (dataset_path / MANIFEST).exists():
@@ -74,7 +74,7 @@ def list_shards(dataset_path: Path, split: str) -> list[Shard]:
 
 
 def _check_names(listed: Any, dataset_path: Path) -> None:
-    """Raises StageError unless all of a manifest's shards are files of its folder."""
+    """Raises StageError unless all shards of a manifest are files of its folder."""
     if not isinstance(listed, dict):
         raise StageError(f"{dataset_path / MANIFEST}: damaged, it lists no shards")
     for name in listed:
@@ -85,7 +85,7 @@ def _check_names(listed: Any, dataset_path: Path) -> None:
 
 
 def one_copy(shards: list[Shard]) -> list[Shard]:
-    """Each text once: of shards that are the same text with other masks, the first."""
+    """Returns the first of the mask copies of each shard."""
     by_text: dict[str, Shard] = {}
     for shard in shards:
         split, number, *_ = shard.path.stem.split("_")
@@ -108,13 +108,13 @@ def _listed_shard(path: Path, num_samples: int) -> Shard:
 
 
 def sequence_length(path: Path) -> int:
-    """Tokens per sample of a shard."""
+    """Returns the number of tokens per sample of a shard."""
     with h5py.File(path) as file:
         return file["input_ids"].shape[1]
 
 
 def check_ids(shard: Shard, vocab_size: int) -> None:
-    """Raises StageError if a shard holds tokens that the vocabulary lacks: another tokenizer's."""
+    """Raises StageError for token ids outside the vocabulary, from another tokenizer."""
     for rows in iter_sample_blocks(shard.path):
         largest = max(int(rows[name].max(initial=0)) for name in TOKEN_ARRAYS & rows.keys())
         if largest >= vocab_size:
@@ -125,9 +125,9 @@ def check_ids(shard: Shard, vocab_size: int) -> None:
 
 
 def count_predictions(shards: list[Shard], vocab_size: int) -> torch.Tensor:
-    """How often each token is predicted, or may be if the samples are stored unmasked.
+    """Returns the predictions of each token, int64 [vocab_size], in roughly the first MOST_COUNTED.
 
-    int64 [vocab_size], of the first MOST_COUNTED predictions or so.
+    In samples stored without masks, every token counts that may be masked.
     """
     counts, never = np.zeros(vocab_size, dtype=np.int64), []
     for rows in (rows for shard in shards for rows in iter_sample_blocks(shard.path)):
@@ -154,7 +154,7 @@ class SampleOrder:
         self._shard_order = lru_cache(maxsize=2)(self._draw_shard_order)
 
     def slices(self, start: int, stop: int) -> Iterator[Slice]:
-        """The samples [start, stop), in order, cut where the shard changes."""
+        """Yields the samples [start, stop) in order, a slice per shard."""
         while start < stop:
             epoch, offset = divmod(start, self.num_samples)
             order = self._shard_order(epoch)
@@ -167,13 +167,13 @@ class SampleOrder:
             start += count
 
     def visits_before(self, sample: int) -> int:
-        """Visits of shards that are over when all samples before that number have been seen."""
+        """Returns the number of shard visits completed before a sample."""
         epoch, offset = divmod(sample, self.num_samples)
         ends = np.cumsum(self.shard_sizes[self._shard_order(epoch)])
         return epoch * len(self.shard_sizes) + int(np.searchsorted(ends, offset, side="right"))
 
     def first_sample(self, visit: int) -> int:
-        """Number of the first sample of a visit of a shard."""
+        """Returns the number of the first sample of a shard visit."""
         epoch, place = divmod(visit, len(self.shard_sizes))
         before = self.shard_sizes[self._shard_order(epoch)][:place]
         return epoch * self.num_samples + int(before.sum())
@@ -187,12 +187,12 @@ class SampleOrder:
 
 
 class ShardReader:
-    """Reads rows of shards, and masks them by their number if they are stored unmasked.
+    """Reads rows of shards, and masks those stored without masks. seed: of the masks.
 
-    Keeps the shard read last. seed: of the masks.
+    Keeps the most recent shard in memory.
     """
 
-    def __init__(self, shards: list[Shard], seed: int):
+    def __init__(self, shards: Sequence[Shard], seed: int):
         self.shards = shards
         self.held: tuple[int, dict[str, np.ndarray]] | None = None
         self.masker: Masker | None = None
@@ -213,16 +213,34 @@ class ShardReader:
 
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         if self.held is None or self.held[0] != number:
-            self.held = None  # so that two shards are never in memory at once
+            self.held = None  # never two shards in memory at once
             self.held = number, read_samples(self.shards[number].path)
         return self.held[1]
 
 
-class PretrainDatasetProvider:
-    """The training batches of one rank, read ahead by a thread.
+class _ReadAhead:
+    """Runs an endless iterator in a thread, STEPS_AHEAD items ahead; `get` raises its errors."""
 
-    batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass; it must
-    divide each rank's share of every batch without rest. Use it in a `with` block.
+    def __init__(self, items: Iterator[list[MicroBatch]]):
+        self._items, self._thread = items, ThreadPoolExecutor(1, thread_name_prefix="read ahead")
+        self._waiting: deque[Future[list[MicroBatch]]] = deque()
+        for _ in range(STEPS_AHEAD):
+            self._waiting.append(self._thread.submit(next, self._items))
+
+    def get(self) -> list[MicroBatch]:
+        item = self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(next, self._items))
+        return item
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+
+class PretrainDatasetProvider:
+    """Training batches of one rank, read ahead by a thread; to be used in a `with` block.
+
+    batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass, a divisor
+    of each rank's share of every batch.
     """
 
     def __init__(
@@ -240,24 +258,24 @@ class PretrainDatasetProvider:
         self.shards = shards
         self.batch_sizes, self.micro_batch = batch_sizes, micro_batch
         self.rank, self.world_size = rank, world_size
-        self.seconds_waited = 0.0  # for batches that were not ready
-        self.num_pairs = 0  # of tokens that attend to each other, in the batches that were read
-        self._ahead: ReadAhead | None = None
+        self.seconds_waited = 0.0  # for batches
+        self.num_pairs = 0  # of tokens that attend to each other, in all batches so far
+        self._ahead: _ReadAhead | None = None
         self._next_step = -1
 
     def num_visits(self, step: int) -> int:
-        """Visits of shards that are over after `step` steps; the manual calls them epochs."""
+        """Returns the shard visits, the manual's epochs, completed after `step` steps."""
         return self.order.visits_before(self.batch_sizes.samples_before(step))
 
     def first_step_of(self, visit: int) -> int:
-        """The first step that begins in a visit of a shard."""
+        """Returns the first step of a shard visit."""
         return self.batch_sizes.first_step_at(self.order.first_sample(visit))
 
     def batch(self, step: int) -> list[MicroBatch]:
-        """This rank's micro batches of a step. Steps asked for in order are read ahead."""
+        """Returns this rank's micro batches of a step. Consecutive steps are read ahead."""
         if self._ahead is None or step != self._next_step:
             self.close()
-            self._ahead = ReadAhead(self._batches(step), STEPS_AHEAD)
+            self._ahead = _ReadAhead(self._batches(step))
         self._next_step = step + 1
         begin = time.perf_counter()
         batch = self._ahead.get()
@@ -293,10 +311,10 @@ class PretrainDatasetProvider:
 def validation_batches(
     shards: list[Shard], num_samples: int, micro_batch: int, rank: int = 0, world_size: int = 1
 ) -> list[MicroBatch]:
-    """This rank's share of the first `num_samples` rows of the shards (0: all), held in memory.
+    """Returns this rank's micro batches of the first `num_samples` rows of the shards (0: all).
 
-    The rows are dealt out in micro batches. All ranks get the same number of them, as each forward
-    pass may need all ranks; where there is none left, one without predictions.
+    All ranks get the same number, since a forward pass may need all ranks; the last one of some
+    ranks may have no predictions. Raises ValueError without any samples.
     """
     if not sum(shard.num_samples for shard in shards):
         raise ValueError(f"{shards[0].path.parent}: the test shards hold no samples to validate on")

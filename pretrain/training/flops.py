@@ -1,73 +1,71 @@
-"""What a training step computes, and how fast the machine could compute it at most.
+"""FLOPs of a training step, and the machine's peak FLOP/s.
 
-Counted are the matrix products, two operations per multiplication and addition, that forward and
-backward pass need. What gradient checkpointing computes twice counts once, so that the share of the
-peak tells how fast a run learns.
+Counts the matrix products of forward and backward pass, two operations per multiplication and
+addition. Products that gradient checkpointing repeats count once: the share of the peak then
+measures the speed of training.
 """
 
 import time
-from argparse import Namespace
 from collections.abc import Callable
 
 import torch
 
 from pretrain.kernels.linear import linear
+from pretrain.settings import ModelSettings
 
-# Each product of the forward pass has two of its size in the backward pass: the gradients of both
-# of its factors.
+# Each product of the forward pass has two in the backward pass: the gradients of its two factors.
 PASSES = 3
 CPU_SIZE, ACCELERATOR_SIZE = 1024, 8192  # rows and columns; larger ones are no faster
 MIN_REPEATS = 3
 
 
 def training_flops(
-    args: Namespace,
-    num_sequences: int,
+    model: ModelSettings,
+    num_sequences: float,
     num_tokens_per_sequence: int,
-    num_predictions: int,
-    num_pairs: int | None = None,
+    num_predictions: float,
+    num_pairs: float | None = None,
 ) -> float:
-    """Floating point operations to train on that many sequences, padding included.
+    """Returns the FLOPs to train on these sequences, padding included.
 
-    args: a namespace with hidden_size, num_hidden_layers, intermediate_size, glu, attention_window,
-    global_attention_every, vocab_size and pad_vocab_to_multiple_of; for another model_type than
-    ours it is an estimate. num_predictions: of all sequences together. num_pairs: of tokens that
-    attend to each other where there is no window; None: all of each sequence do.
+    An estimate for architectures of transformers. num_predictions: of all sequences together.
+    num_pairs: pairs of tokens that attend to each other in a layer without a window; None: all
+    pairs of each sequence.
     """
     num_tokens = num_sequences * num_tokens_per_sequence
     if num_pairs is None:
         num_pairs = num_tokens * num_tokens_per_sequence
-    weights = args.num_hidden_layers * num_tokens * 2 * _layer_weights(args)
-    head = num_predictions * 2 * _head_weights(args)
-    return float(PASSES * (weights + _attention_flops(args, num_tokens, num_pairs) + head))
+    weights = model.num_hidden_layers * num_tokens * 2 * _layer_weights(model)
+    head = num_predictions * 2 * _head_weights(model)
+    return float(PASSES * (weights + _attention_flops(model, num_tokens, num_pairs) + head))
 
 
-def _layer_weights(args: Namespace) -> int:
+def _layer_weights(model: ModelSettings) -> int:
     """Elements of a layer's matrices: queries, keys, values, output, and the feed-forward part."""
-    num_matrices = 3 if args.glu else 2
-    return args.hidden_size * (4 * args.hidden_size + num_matrices * args.intermediate_size)
+    num_matrices = 3 if model.glu else 2
+    return model.hidden_size * (4 * model.hidden_size + num_matrices * model.intermediate_size)
 
 
-def _attention_flops(args: Namespace, num_tokens: int, num_pairs: int) -> int:
-    """Of all layers: a query with a key, and a weight with a value, for each pair.
+def _attention_flops(model: ModelSettings, num_tokens: float, num_pairs: float) -> float:
+    """FLOPs of query times key and of weight times value, for each pair in all layers.
 
-    With a window, at most: not all documents are as long as it is.
+    An upper bound with a window, which may be longer than a document.
     """
-    window, layers = args.attention_window, args.num_hidden_layers
-    num_global = -(-layers // args.global_attention_every) if window else layers
+    window, layers = model.attention_window, model.num_hidden_layers
+    num_global = -(-layers // model.global_attention_every) if window else layers
     num_near = min(num_pairs, num_tokens * (window + 1))
     pairs = num_global * num_pairs + (layers - num_global) * num_near
-    return 2 * 2 * pairs * args.hidden_size
+    return 2 * 2 * pairs * model.hidden_size
 
 
-def _head_weights(args: Namespace) -> int:
-    multiple = args.pad_vocab_to_multiple_of
-    num_logits = -(-args.vocab_size // multiple) * multiple
-    return args.hidden_size * (args.hidden_size + num_logits)
+def _head_weights(model: ModelSettings) -> int:
+    multiple = model.pad_vocab_to_multiple_of
+    num_logits = -(-model.vocab_size // multiple) * multiple
+    return model.hidden_size * (model.hidden_size + num_logits)
 
 
 def model_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left right^T, as the model computes it."""
+    """Computes left right^T with the model's own kernel."""
     return linear(left, right, None)
 
 
@@ -77,7 +75,7 @@ def matmul_peak(
     seconds: float = 0.3,
     product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = model_product,
 ) -> float:
-    """FLOP/s of the fastest of many products of two square matrices, tried for that long."""
+    """Returns the FLOP/s of the fastest product of two square matrices within these seconds."""
     size = CPU_SIZE if device.type == "cpu" else ACCELERATOR_SIZE
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
@@ -85,7 +83,7 @@ def matmul_peak(
 
 
 def _fastest(compute: Callable[[], torch.Tensor], device: torch.device, seconds: float) -> float:
-    """Seconds of the fastest call; the first one, which may load libraries, does not count."""
+    """Returns the seconds of the fastest call after the first one, which may load libraries."""
     compute()
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""Losses between two lines of metrics, kept on the device until then; signs of a failing run."""
+"""Losses between two lines of metrics, and signs of a failing run."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from torch import Tensor
 from pretrain.engine.distributed import sum_over_ranks
 from pretrain.engine.engine import Update
 
-SMOOTHING = 0.98  # of the average that tells divergence: it looks back about 50 steps
+SMOOTHING = 0.98  # of the average that shows divergence, over about 50 steps
 
 
 class LossWindow:
     """Collects the losses of steps; only `collect` waits for the device and the other ranks.
 
-    divergence_limit: nats that the smoothed loss may rise above its lowest value. stuck_limit:
-    steps in a row that may be stuck: with a loss scale of 1 or less, or, without a scale, skipped.
-    0: any. scales_loss: whether the loss is scaled, as in fp16.
+    divergence_limit: nats that the smoothed loss may rise above its minimum. stuck_limit: maximum
+    of consecutive stuck steps, with a loss scale of 1 or less or, without a scale, skipped. 0: no
+    limit. scales_loss: True in fp16.
     """
 
     def __init__(
@@ -27,15 +27,15 @@ class LossWindow:
         self.divergence_limit, self.stuck_limit = divergence_limit, stuck_limit
         self.scales_loss = scales_loss
         self.losses: list[float] = []  # on the host, of the steps since the last line
-        self.num_skipped = 0  # of those steps, and of others whose loss is left out
+        self.num_skipped = 0  # since the last line
         self.newest: float | None = None
-        self.measured_step = -1  # the last one, since this process began, with a finite loss
-        self.stuck_steps = 0  # in a row, up to the last
+        self.measured_step = -1  # last step of this process with a finite loss
+        self.stuck_steps = 0  # consecutive, at the end
         self.smoothed = self.lowest = math.inf
         self._pending: list[tuple[Tensor, Update]] = []
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs; JSON-able."""
+        """Returns the JSON-able argument of `restore`."""
         return {
             "losses": list(self.losses),
             "num_skipped": self.num_skipped,
@@ -50,15 +50,15 @@ class LossWindow:
         self.stuck_steps = stuck_steps
 
     def add(self, loss: Tensor, update: Update) -> None:
-        """A step's loss, this rank's part of a sum, [], and what became of the step."""
+        """Adds a step. loss: [], this rank's part of the sum."""
         self._pending.append((loss, update))
 
     def collect(self, step: int) -> None:
-        """Brings the losses of the steps up to `step` to the host, summed over the ranks.
+        """Copies the losses of the steps up to `step` to the host, summed over the ranks.
 
-        Leaves out the loss of a step that the loss scaler has skipped if it is not finite. Raises
-        FloatingPointError with the first other step whose loss is not a finite number, where the
-        smoothed loss has risen by the limit, or where too many steps in a row were stuck.
+        Leaves out losses that are not finite if the loss scaler skipped the step. Raises
+        FloatingPointError for another step with such a loss, if the smoothed loss has risen by the
+        limit, or if too many consecutive steps were stuck.
         """
         if not self._pending:
             return
@@ -71,7 +71,8 @@ class LossWindow:
         for number, numbers in enumerate(zip(losses, skipped, scales, strict=True), first):
             self._take(number, *numbers)
 
-    def _take(self, step: int, loss: float, skipped: bool, scale: float) -> None:
+    def _take(self, step: int, loss: float, is_skipped: float, scale: float) -> None:
+        skipped = bool(is_skipped)
         self.num_skipped += skipped
         if math.isfinite(loss):
             self._check_divergence(loss, step)
@@ -102,16 +103,17 @@ class LossWindow:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing speaks for a divergence: the smoothed loss is near its lowest value."""
+        """True if the smoothed loss is close to its minimum."""
         limit = self.divergence_limit / 4
         return not limit or self.smoothed == math.inf or self.smoothed - self.lowest < limit
 
     def mean(self) -> float:
-        """Mean loss of the window, which holds at least one; begins the next one."""
+        """Returns the mean of the window's losses, at least one, and begins the next window."""
         losses, self.losses, self.num_skipped = self.losses, [], 0
         return sum(losses) / len(losses)
 
 
 def _on_host(numbers: Sequence[Tensor | float]) -> list[float]:
-    """All of them are tensors [] on the device, or none is."""
-    return torch.stack(numbers).tolist() if isinstance(numbers[0], Tensor) else list(numbers)
+    """Copies numbers to the host at once; tensors are [], on the device."""
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    return torch.stack(tensors).tolist() if tensors else [float(n) for n in numbers]

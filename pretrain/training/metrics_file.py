@@ -1,10 +1,11 @@
-"""Numbers of a run: metrics.jsonl, progress lines for the parent process, W&B and TensorBoard."""
+"""Metrics of a run: metrics.jsonl, progress lines for the stage, W&B and TensorBoard."""
 
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,19 @@ TEXT_KEYS = ("kind", "step")
 
 
 def parse_progress(line: str) -> dict[str, Any] | None:
-    """`{"done", "total", "loss"}` of a progress line, None for any other line."""
-    # The launcher puts the server's name in front of what other servers print.
+    """Returns `{"done", "total", "loss"}` of a progress line, None for any other line."""
+    # The launcher prefixes lines of other servers with their names.
     _, found, numbers = line.partition(PROGRESS_PREFIX)
     return _parsed(numbers) if found else None
 
 
 def parse_warning(line: str) -> str:
-    """What a line warns of; empty for any other line."""
+    """Returns the text of a warning line, "" for any other line."""
     return line.partition(WARNING_PREFIX)[2]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; those that were cut off are left out."""
+    """Returns the lines of a metrics.jsonl, without truncated ones."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -39,7 +40,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """None for what a power cut has left of a line, or two of them that came at the same time."""
+    """Returns None for a damaged line, truncated or mixed with another."""
     try:
         return json.loads(line)
     except ValueError:
@@ -51,13 +52,13 @@ def _is_no_number(value: Any) -> bool:
 
 
 class ProgressLines:
-    """Progress for the stage that has started us: lines that `parse_progress` reads."""
+    """Prints progress for the stage, in the format of `parse_progress`."""
 
     def __init__(self) -> None:
         self.last = 0.0
 
     def show(self, now: bool, **numbers) -> None:
-        """A line, at most one per PROGRESS_SECONDS unless `now`."""
+        """Prints a line, at most one per PROGRESS_SECONDS unless `now`."""
         if now or time.monotonic() - self.last >= PROGRESS_SECONDS:
             self.last = time.monotonic()
             print_line(PROGRESS_PREFIX + json.dumps(numbers))
@@ -66,9 +67,9 @@ class ProgressLines:
 
 
 class ProgressBar:
-    """Progress for a person: a bar with rate and remaining time on a terminal, else lines.
+    """Shows progress to a person: a bar with rate and remaining time on a terminal, else lines.
 
-    total, unit, factor: as of pretrain.optimization.budget.progress_unit.
+    total, unit, factor: of pretrain.optimization.budget.progress_unit.
     """
 
     def __init__(self, log: Path, total: float, unit: str, factor: float):
@@ -84,19 +85,19 @@ class ProgressBar:
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl and prints; the log of rank 0."""
+    """The log of rank 0: appends to metrics.jsonl and prints."""
 
     def __init__(self, path: Path, wandb_run=None, tensorboard=None, progress=None):
         self.path = path
         self.wandb_run, self.tensorboard = wandb_run, tensorboard
         self.bar = progress or ProgressLines()
-        self._waiting: list[str] = []  # lines that a full disk does not take
+        self._waiting: list[str] = []  # lines to write once the disk has room
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def truncate(self, step: int, is_validated: bool) -> None:
-        """Drops the lines beyond a step: the run goes on from there and writes them again.
+        """Deletes the lines after a step, to resume from there.
 
-        So it does with those of the step's validation, unless that is done.
+        Unless it is_validated, also those of the step's validation.
         """
         lines = read_metrics(self.path)
         kept = [line for line in lines if line["step"] <= step]
@@ -105,9 +106,9 @@ class MetricsLog:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, line: dict[str, Any]) -> None:
-        """A number that is none, like the norm of a gradient that overflows, becomes null.
+        """Writes a line; infinite numbers and nan become null.
 
-        While the disk is full, lines wait.
+        On a full disk, keeps the line until there is room.
         """
         line = {key: None if _is_no_number(value) else value for key, value in line.items()}
         self._waiting.append(json.dumps(line) + "\n")
@@ -122,7 +123,7 @@ class MetricsLog:
                     self.tensorboard.add_scalar(name, value, step)
 
     def _append_waiting(self) -> None:
-        """All of them or none: a line that is cut in two could not be read."""
+        """Appends all waiting lines or none, without truncated lines."""
         if not self._waiting:
             return
         size = self.path.stat().st_size if self.path.exists() else 0
@@ -142,14 +143,14 @@ class MetricsLog:
             flush_to_disk(self.path)
 
     def say(self, text: str) -> None:
-        print_line(text)  # whoever listened may be gone, and the checkpoint is still to be saved
+        print_line(text)  # does not fail if the reader is gone: a checkpoint may follow
 
     def warn(self, text: str) -> None:
-        """What a person should hear of at once; the stage shows it on the console."""
+        """Prints a warning; the stage shows it on the console at once."""
         self.say(WARNING_PREFIX + text)
 
     def progress(self, now: bool, **numbers) -> None:
-        """How far the run is: done, total and the newest loss; `now`: it is worth a line."""
+        """Shows done, total and the newest loss, immediately if `now`."""
         self.bar.show(now, **numbers)
 
     def close(self) -> None:
@@ -161,28 +162,20 @@ class MetricsLog:
 
 
 class SilentLog:
-    """The log of the other ranks: takes everything and keeps nothing."""
+    """The log of the other ranks: ignores every call of a method of MetricsLog."""
 
-    def truncate(self, step: int, is_validated: bool) -> None: ...
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
-    def write(self, line: dict[str, Any]) -> None: ...
 
-    def flush(self) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def warn(self, text: str) -> None: ...
-
-    def progress(self, now: bool, **numbers) -> None: ...
-
-    def close(self) -> None: ...
+Log = MetricsLog | SilentLog
 
 
 def start_wandb(mode: str, project: str, name: str, directory: Path, settings: dict[str, Any]):
-    """A W&B run, or None if mode is "disabled". The key is taken from WANDB_API_KEY.
+    """Starts a W&B run with the key in WANDB_API_KEY, or returns None if mode is "disabled".
 
-    mode: disabled | offline | online. Raises ModuleNotFoundError if wandb is not installed and
-    ValueError if there is no key to go online with.
+    mode: disabled | offline | online. Raises ModuleNotFoundError if wandb is not installed, and
+    ValueError if mode is online without a key.
     """
     if mode == "disabled":
         return None
@@ -199,7 +192,7 @@ def start_wandb(mode: str, project: str, name: str, directory: Path, settings: d
     return wandb.init(
         project=project,
         name=name,
-        id=fingerprint({"output": str(directory.resolve())})[:16],  # a restart goes on in its run
+        id=fingerprint({"output": str(directory.resolve())})[:16],  # a restart resumes it
         mode=mode,
         dir=str(directory),
         config=settings,
@@ -208,7 +201,7 @@ def start_wandb(mode: str, project: str, name: str, directory: Path, settings: d
 
 
 def start_tensorboard(wanted: bool, directory: Path):
-    """A TensorBoard writer, or None. Raises ModuleNotFoundError if tensorboard is not there."""
+    """Returns a TensorBoard writer or None. Raises ModuleNotFoundError without tensorboard."""
     if not wanted:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A micro batch: the tensors that the model takes, made of rows as they are stored."""
+"""A micro batch: the model's input tensors, made from stored rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ import torch
 
 from pretrain.kernels.attention import LONG_ROW, Documents
 
-PADDING_PIECE = 64  # tokens of the padding of long rows that attend to each other
+PADDING_PIECE = 64  # tokens; attention within the padding of long rows
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The arguments of BasePretrainModel.forward; see there for shapes and dtypes."""
+    """Arguments of BasePretrainModel.forward; see there for shapes and dtypes."""
 
     input_ids: torch.Tensor
     segment_ids: torch.Tensor
@@ -30,24 +30,24 @@ class MicroBatch:
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of tokens whose attention is computed, in a layer without a window."""
+        """Pairs of tokens attending to each other in a layer without a window."""
         num_rows, length = self.input_ids.shape
         if isinstance(self.attention_mask, Documents):
             return sum(length**2 for length in self.attention_mask.lengths)
         return num_rows * length**2
 
     def inputs(self, device: torch.device) -> list[torch.Tensor | Documents | None]:
-        """On a device; the copy of a pinned batch does not wait for the device."""
+        """Returns the inputs on a device; copying a pinned batch does not wait for it."""
         return list(self._changed(lambda tensor: tensor.to(device, non_blocking=True)).values())
 
     def pinned(self) -> "MicroBatch":
-        """The same in memory that a GPU copies from by itself."""
+        """Returns a copy in pinned memory."""
         return replace(self, **self._changed(torch.Tensor.pin_memory))
 
     def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
-        """The arguments, in order, after a change of each tensor."""
-        names = ("input_ids", "segment_ids", "attention_mask")
-        names += ("prediction_index", "labels", "position_ids")
+        """Returns the arguments in order, with each tensor changed."""
+        names = [*("input_ids", "segment_ids", "attention_mask")]
+        names += ["prediction_index", "labels", "position_ids"]
         return {name: _changed(getattr(self, name), change) for name in names}
 
 
@@ -58,9 +58,9 @@ def _changed(part: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 
 def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
-    """Tensors of the model from rows as they are stored; position 0 pads the predictions.
+    """Builds a micro batch from stored rows; position 0 pads their predictions.
 
-    Of a packed row, each sample has positions of its own and attends to itself alone.
+    Each sample of a packed row has its own positions and attends only to itself.
     """
     input_ids = torch.from_numpy(rows["input_ids"].astype(np.int64))
     sample = rows["input_mask"]
@@ -79,18 +79,21 @@ def collate(rows: dict[str, np.ndarray]) -> MicroBatch:
 
 
 def _attention_mask(sample: np.ndarray) -> torch.Tensor | Documents | None:
-    """As BasePretrainModel.forward takes it; sample: int or bool, its number in the row [n, L]."""
+    """Returns the argument of BasePretrainModel.forward.
+
+    sample: int [n, L], each token's sample in its row, 0 in padding; or bool [n, L].
+    """
     numbers = None if sample.all() and sample.dtype == bool else torch.from_numpy(sample)
     if sample.shape[1] < LONG_ROW:
         return numbers
-    # Padding is cut into pieces, which cost little; it has to attend to something.
+    # Padding must attend to something; short pieces are cheap.
     positions = positions_within(sample)
     begins = (positions == 0) | ((sample == 0) & (positions % PADDING_PIECE == 0))
     return Documents.of(np.diff(np.flatnonzero(begins), append=begins.size).tolist(), numbers)
 
 
 def positions_within(sample: np.ndarray) -> np.ndarray:
-    """Position of each token in its sample, int64 [n, L]; sample: its number in the row [n, L]."""
+    """Returns each token's position in its sample, int64 [n, L]. sample: as above, [n, L]."""
     columns = np.arange(sample.shape[1])
     begins = np.ones(sample.shape, dtype=bool)
     begins[:, 1:] = sample[:, 1:] != sample[:, :-1]

@@ -1,21 +1,22 @@
-"""How fast a run is, and how far from what the processor can do."""
+"""Rates of a run, and their share of the processor's peak."""
 
 import math
 import time
-from argparse import Namespace
 from typing import NamedTuple
 
 import torch
 
 from pretrain.engine import distributed
 from pretrain.engine.engine import compute_dtype
+from pretrain.settings import ModelSettings
 from pretrain.training.flops import matmul_peak, training_flops
 
 
 class Work(NamedTuple):
-    """What has been done up to some moment, over all ranks, and how long this one waited for data.
+    """Work done so far, over all ranks.
 
-    num_tokens is without padding. num_pairs: of tokens that attend to each other, on this rank.
+    num_tokens: without padding. seconds_waited, of this rank: for data. num_pairs, of this rank:
+    pairs of tokens that attend to each other.
     """
 
     num_samples: int
@@ -26,39 +27,39 @@ class Work(NamedTuple):
 
 
 class Throughput:
-    """Rates between two lines of metrics. args: run_pretraining's flags, with max_seq_length."""
+    """Rates between two lines of metrics. precision: fp16, bf16 or fp32."""
 
-    def __init__(self, args: Namespace, device: torch.device):
-        self.args, self.device = args, device
+    def __init__(self, model: ModelSettings, precision: str, device: torch.device):
+        self.model, self.precision, self.device = model, precision, device
         self.peak = math.nan  # FLOP/s of large matrix products on this rank
 
     def measure_peak(self) -> None:
-        """On all ranks at once: those on one CPU share its cores.
+        """Measures the peak on all ranks at once, since those on one CPU share its cores.
 
-        A CPU that knows no fp16 is told how far it is from what it can do in fp32.
+        The peak of a CPU for fp16 is that for fp32, since many have no fp16 products.
         """
-        dtype = compute_dtype(self.args.precision)
+        dtype = compute_dtype(self.precision)
         if self.device.type == "cpu" and dtype == torch.float16:
             dtype = torch.float32
         distributed.barrier()
         self.peak = matmul_peak(self.device, dtype)
 
     def restart(self, work: Work) -> None:
-        """A new line begins, after that work."""
+        """Begins a new line after this work."""
         self.before, self.begin = work, time.perf_counter()
 
     def skip(self, seconds: float) -> None:
-        """Leaves out time that went into something else, like validation."""
+        """Leaves out time without training."""
         self.begin += seconds
 
     def line(self, work: Work) -> dict[str, float]:
-        """The rates up to that work; a new line begins.
+        """Returns the rates since the last line; begins a new one.
 
-        Samples and tokens per second are over all ranks. peak_share: this rank's matrix products
-        against its peak. waiting_share: share of the time in which it had no batch.
+        Samples and tokens per second are over all ranks. peak_share: FLOP/s of this rank's matrix
+        products, as a share of its peak. waiting_share: share of the time without a batch.
         """
         seconds = max(1e-9, time.perf_counter() - self.begin)
-        done = Work(*(now - then for now, then in zip(work, self.before, strict=True)))
+        done = Work._make(now - then for now, then in zip(work, self.before, strict=True))
         rates = {
             "samples_per_second": round(done.num_samples / seconds, 2),
             "tokens_per_second": round(done.num_tokens / seconds, 1),
@@ -69,7 +70,7 @@ class Throughput:
         return rates
 
     def _flops(self, done: Work) -> float:
-        """Floating point operations of this rank's matrix products."""
-        length, ranks = self.args.max_seq_length, distributed.world_size()
+        """FLOPs of this rank's matrix products."""
+        length, ranks = self.model.max_seq_length, distributed.world_size()
         shares = done.num_samples / ranks, length, done.num_predictions / ranks
-        return training_flops(self.args, *shares, done.num_pairs)
+        return training_flops(self.model, *shares, done.num_pairs)

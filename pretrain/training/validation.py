@@ -1,7 +1,6 @@
-"""Validation over a fixed held-out set, and when it is due."""
+"""Validation over a fixed held-out set."""
 
 import math
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,12 +9,12 @@ from torch.nn import functional
 
 from pretrain.engine.distributed import sum_over_ranks
 from pretrain.engine.interrupts import Interrupts
-from pretrain.training.data_loader import MicroBatch
+from pretrain.training.micro_batch import MicroBatch
 
 
 @dataclass(frozen=True)
 class Validation:
-    """loss: mean cross entropy in nats per predicted token; accuracy: share predicted right."""
+    """loss: mean cross entropy in nats per predicted token. accuracy: share predicted correctly."""
 
     loss: float
     accuracy: float
@@ -32,17 +31,18 @@ def validate(
     interrupts: Interrupts,
     alive: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Loss and accuracy over the micro batches of all ranks, which are the same in number.
+    """Returns loss and accuracy over the micro batches of all ranks; each has as many of them.
 
-    alive: called after each of them. Raises Interrupted between two of them, on all ranks, if one
-    was sent a signal.
+    alive: called after each micro batch. Raises Interrupted between two of them, on all ranks, if
+    one received a signal.
     """
     engine.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, right, predictions
+    sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # loss, correct, predictions
     try:
         for batch in batches:
             interrupts.check()
             *inputs, labels, position_ids = batch.inputs(engine.device)
+            assert isinstance(labels, torch.Tensor)
             logits = engine(*inputs, None, position_ids).float()
             sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
             sums[1] += (logits.argmax(-1) == labels).sum()
@@ -50,26 +50,5 @@ def validate(
             alive()
     finally:
         engine.train()
-    loss, right, predictions = sum_over_ranks(sums).tolist()
-    return Validation(loss / max(1, predictions), right / max(1, predictions))
-
-
-def is_validation_due(args: Namespace, step: int, progress: float, visits: range) -> bool:
-    """Whether to validate after `step` steps, when that share of the run has passed.
-
-    visits: from the number of shard visits that were over before the step to that after it. With
-    validation_steps 0, one is due after each validation_epochs_begin of them up to
-    validation_begin_proportion of the run, after each validation_epochs_end of them in its last
-    validation_end_proportion, and after each validation_epochs of them in between.
-    """
-    if not args.do_validation:
-        return False
-    if args.validation_steps:
-        return step % args.validation_steps == 0
-    if progress < args.validation_begin_proportion:
-        interval = args.validation_epochs_begin
-    elif progress > 1.0 - args.validation_end_proportion:
-        interval = args.validation_epochs_end
-    else:
-        interval = args.validation_epochs
-    return visits.stop // interval > visits.start // interval
+    loss, correct, predictions = sum_over_ranks(sums).tolist()
+    return Validation(loss / max(1, predictions), correct / max(1, predictions))

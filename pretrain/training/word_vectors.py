@@ -1,9 +1,8 @@
-"""Word embeddings that know what stands near what, before the first step of training.
+"""Initialises word embeddings from token co-occurrence, before the first step of training.
 
-Tokens that stand near each other more often than chance has it have positive pointwise mutual
-information. The factors of the matrix of all pairs are word vectors as good as word2vec's (Levy and
-Goldberg, 2014), and take seconds, where a transformer spends the first part of its training on
-finding the like.
+Tokens that occur near each other more often than by chance have positive pointwise mutual
+information. Factors of its matrix are word vectors as good as word2vec's (Levy and Goldberg, 2014).
+They take seconds; a transformer spends the first part of its training on learning similar ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,10 @@ from pretrain.training.data_loader import Shard
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-WINDOW = 5  # tokens to either side; one at distance d counts 1 / d
-SMOOTHING = 0.75  # power of a context's frequency (Levy et al., 2015): rare ones are not all news
-MOST_TOKENS = 20_000_000  # that are counted: more text changes little
-TOKENS_AT_ONCE = 1 << 20  # with all their pairs about 300 MB
+WINDOW = 5  # tokens on either side; one at distance d counts 1 / d
+SMOOTHING = 0.75  # power of a context's frequency (Levy et al., 2015): damps rare contexts
+MOST_TOKENS = 20_000_000  # more text changes little
+TOKENS_AT_ONCE = 1 << 20  # about 300 MB with all pairs
 SVD_ITERATIONS = 2
 LENGTH = 0.8  # of the vectors
 
@@ -29,16 +28,16 @@ LENGTH = 0.8  # of the vectors
 def word_vectors(
     shards: Sequence[Shard], vocab_size: int, width: int, never: Iterable[int], seed: int
 ) -> torch.Tensor:
-    """float32 [vocab_size, width] for the tokens of these shards, all of the same length.
+    """Returns float32 [vocab_size, width], vectors of equal length for the tokens of the shards.
 
-    never: ids that tell nothing of their neighbours, such as [CLS]. Tokens without neighbours have
+    never: ids without meaning for their neighbours, such as [CLS]. Tokens without neighbours get
     random vectors. seed: of these, and of the factorisation.
     """
     generator = np.random.default_rng(seed)
     information = _positive_information(_count_pairs(shards, vocab_size, list(never)))
     vectors = _factor(information, width, seed)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Turned at random, no component is more than another.
+    # A random rotation makes all components alike.
     turn, _ = np.linalg.qr(generator.standard_normal((width, width)))
     vectors = LENGTH * vectors / np.maximum(norms, np.finfo(np.float32).tiny) @ turn
     unknown = norms[:, 0] <= 1e-6 * norms.max()
@@ -47,7 +46,7 @@ def word_vectors(
 
 
 def _count_pairs(shards: Sequence[Shard], vocab_size: int, never: list[int]) -> "csr_matrix":
-    """How often, by distance, a token has stood near another; symmetric."""
+    """Returns the symmetric co-occurrence counts, weighted by distance."""
     from scipy.sparse import csr_matrix
 
     counts = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
@@ -57,7 +56,7 @@ def _count_pairs(shards: Sequence[Shard], vocab_size: int, never: list[int]) -> 
 
 
 def _first_rows(shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What `_unmasked` makes of the first rows, some at a time, up to MOST_TOKENS."""
+    """Yields `_unmasked` of the first rows, up to MOST_TOKENS, a part at a time."""
     num_tokens = 0
     for shard in shards:
         for block in iter_sample_blocks(shard.path):
@@ -66,7 +65,7 @@ def _first_rows(shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarra
                 piece = {name: array[start : start + step] for name, array in block.items()}
                 ids, sample = _unmasked(piece)
                 yield ids, sample
-                num_tokens += np.count_nonzero(sample)
+                num_tokens += int(np.count_nonzero(sample))
                 if num_tokens >= MOST_TOKENS:
                     return
 
@@ -74,7 +73,7 @@ def _first_rows(shards: Sequence[Shard]) -> Iterator[tuple[np.ndarray, np.ndarra
 def _pairs_within(
     ids: np.ndarray, sample: np.ndarray, never: list[int], vocab_size: int
 ) -> "csr_matrix":
-    """Of rows [n, L], each pair of tokens that stand near each other in the same sample, once."""
+    """Counts each pair of nearby tokens in one sample once. ids, sample: [n, L]."""
     from scipy.sparse import coo_matrix
 
     sample = np.where(np.isin(ids, never), 0, sample)
@@ -90,8 +89,7 @@ def _pairs_within(
 
 
 def _unmasked(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32 [n, L] with what masks hid, and each token's number of its sample, 0 in
-    padding, as it is stored."""
+    """Returns the token ids before masking, int32 [n, L], and each token's sample, 0 in padding."""
     ids = rows["input_ids"].astype(np.int32)
     if "masked_lm_ids" in rows:
         row, column = np.nonzero(rows["masked_lm_positions"])
@@ -100,9 +98,9 @@ def _unmasked(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _positive_information(counts: "csr_matrix") -> "csr_matrix":
-    """log p(a, b) / (p(a) p(b)), b as the context, where that is positive, else 0.
+    """Returns max(0, log p(a, b) / (p(a) p(b))), with b as the context.
 
-    It takes the place of the counts: those of a large vocabulary fill hundreds of MB.
+    Overwrites the counts, which take hundreds of MB for a large vocabulary.
     """
     frequencies = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     contexts = frequencies**SMOOTHING
@@ -118,7 +116,7 @@ def _positive_information(counts: "csr_matrix") -> "csr_matrix":
 
 
 def _factor(matrix: "csr_matrix", width: int, seed: int) -> np.ndarray:
-    """[rows, width]: left singular vectors times the roots of the singular values."""
+    """Returns left singular vectors times the roots of the singular values, [rows, width]."""
     from sklearn.utils.extmath import randomized_svd
 
     found = min(width, matrix.shape[0])

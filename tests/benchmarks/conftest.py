@@ -1,10 +1,10 @@
-"""What the tests of the GPU check work with."""
+"""Fixtures for the tests of the GPU check."""
 
 import pytest
 import torch
 
-from benchmarks.contestants import LENGTH
 from benchmarks.gpu_check.bench import REHEARSAL, Bench
+from benchmarks.models import LENGTH
 from tests.pretrain.shards import write_dataset
 
 

@@ -1,4 +1,4 @@
-"""The GPU check, as far as it means something without a GPU."""
+"""The GPU check, without a GPU."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ from benchmarks.gpu_check.bench import REHEARSAL, Bench
 from benchmarks.gpu_check.cards import find_card
 from benchmarks.gpu_check.goals import goals, paper_hours
 from benchmarks.gpu_check.machine import check_matmul
-from benchmarks.gpu_check.outcome import FAILED, PASSED, SKIPPED, failed, passed
+from benchmarks.gpu_check.outcome import FAILED, PASSED, SKIPPED, judged
 from benchmarks.gpu_check.sections import SECTIONS
 from benchmarks.gpu_check.worker import Section, outcomes_of, run_check, run_section
 from pipeline.store.record_files import read_json
@@ -41,7 +41,7 @@ def test_what_a_check_raises_is_its_failure_and_the_others_go_on(error, bench):
     def broken():
         raise error
 
-    checks = iter([("first", broken), ("second", lambda: passed("fine", number=1.5))])
+    checks = iter([("first", broken), ("second", lambda: judged("fine", number=1.5))])
     outcomes = dict(outcomes_of(checks, bench))
     assert [outcome.status for outcome in outcomes.values()] == [FAILED, PASSED]
     assert outcomes["first"].seen == f"{type(error).__name__}: too"
@@ -58,13 +58,13 @@ def test_an_interrupt_ends_it_all():
 
 def test_no_check_begins_when_the_time_is_over(tmp_path):
     late = Bench(CPU, REHEARSAL, tmp_path, deadline=time.monotonic() - 1)
-    [(_, outcome)] = outcomes_of(iter([("late", lambda: passed("fine"))]), late)
+    [(_, outcome)] = outcomes_of(iter([("late", lambda: judged("fine"))]), late)
     assert outcome.status == SKIPPED and "time was over" in outcome.seen
 
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Sections begin at once; their own process imports torch first, for seconds."""
+    """Forks sections, which start at once; a new process would import torch for seconds."""
     get_context = multiprocessing.get_context
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: get_context("fork"))
 
@@ -77,11 +77,11 @@ def test_a_section_that_hangs_is_killed_with_all_that_it_started(forked, tmp_pat
         child.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
         time.sleep(60)
 
-    section = Section("", 0, lambda bench: iter([("good", lambda: passed("fine")), ("bad", hang)]))
+    section = Section("", 0, lambda bench: iter([("good", lambda: judged("fine")), ("bad", hang)]))
     begin = time.monotonic()
     outcomes = dict(run_section("hangs", section, tmp_path, 1.0, rehearses=True))
     assert time.monotonic() - begin < 10
-    assert outcomes["good"].status == PASSED  # what was measured stays
+    assert outcomes["good"].status == PASSED  # the results so far are kept
     assert outcomes["hangs"].seen == "killed: its time was over"
     assert outcomes["hangs"].numbers["log"] == ["about to hang"]
     state = Path(f"/proc/{child.read_text()}/stat")
@@ -98,11 +98,11 @@ def test_the_report_is_there_after_each_check(forked, tmp_path, capsys):
     report, seen = tmp_path / "report.json", tmp_path / "seen.json"
 
     def first(bench):
-        yield "one", lambda: passed("fine")
+        yield "one", lambda: judged("fine")
 
     def second(bench):
-        yield "two", lambda: failed("slow", "buy a faster one", speed=2.0)
-        seen.write_text(report.read_text())  # what a kill would leave now
+        yield "two", lambda: judged("slow", "buy a faster one", speed=2.0)
+        seen.write_text(report.read_text())  # the state after a kill
 
     sections = {"first": Section("", 9, first), "second": Section("", 9, second)}
     results = command.run_sections(sections, tmp_path, 100.0, True, report)
@@ -121,7 +121,7 @@ def test_a_section_that_has_no_time_is_left_out(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("outcome", "code"), [(passed("fine"), 0), (failed("bad", "mend"), 1)])
+@pytest.mark.parametrize(("outcome", "code"), [(judged("fine"), 0), (judged("bad", "mend"), 1)])
 def test_exit_code_and_file(outcome, code, forked, monkeypatch, tmp_path):
     section = Section("", 0, lambda bench: iter([("one", lambda: outcome)]))
     monkeypatch.setattr(command, "SECTIONS", {"some": section})
@@ -139,7 +139,7 @@ def test_some_sections_are_asked_for(capsys):
 
 
 def test_all_sections_fit_into_ten_minutes_on_one_gpu():
-    """With several GPUs, the last section has what the others have left."""
+    """With several GPUs, the last section gets the remaining time."""
     seconds = sum(one.seconds for name, one in SECTIONS.items() if name != "ranks")
     assert seconds <= 60 * command.parse_arguments([]).minutes <= 600
     assert list(SECTIONS)[:2] == ["machine", "stage"]
@@ -237,7 +237,7 @@ time.sleep(float(sys.argv[2]))
 
 @pytest.mark.parametrize(("after", "counted"), [(0.0, 0.0), (5e8, 5e8)])
 def test_memory_counts_from_the_first_step_on(bench, tmp_path, monkeypatch, after, counted):
-    """Before it, main.py takes the GPU just to ask whether it works."""
+    """Before it, main.py uses the GPU just for a test."""
     metrics = tmp_path / "metrics.jsonl"
     program = [sys.executable, "-c", TRAINS, str(metrics), "0.5"]
     monkeypatch.setattr(stages, "main_command", lambda *_: program)

@@ -1,10 +1,10 @@
-"""The benchmark runs: text of the asked size, all steps, the real stage in a process tree."""
+"""The benchmark of the dataset stage: text of the given size, all steps, the real stage."""
 
 import pytest
 
 from benchmarks.obvious_way import ObviousWay
-from benchmarks.preprocess import STEPS, our_steps, report_steps
-from benchmarks.stage_runs import read_articles, repeated_text, run_stage
+from benchmarks.preprocess import STEPS, our_steps, report_steps, run_stage
+from benchmarks.texts import read_articles, repeated_text
 
 WORDS = ("the", "cat", "sat", "on", "a", "log", ".")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -42,7 +42,8 @@ def test_both_ways_take_the_same_steps(text, vocabulary, tmp_path, capsys):
 
 
 def test_the_stage_is_measured_with_its_children(text, vocabulary, tmp_path):
-    run = run_stage(text, vocabulary, tmp_path / "run", 2.0, 1, MASKING="dynamic")
-    assert run.text_bytes >= 30_000 and run.sample_bytes > 0
-    assert 0 < run.cpu_per_mb and 0.05e9 < run.peak_bytes < 2e9
-    assert not (tmp_path / "run" / "root").exists()
+    before = set(tmp_path.iterdir())
+    run = run_stage(text, vocabulary, tmp_path, 2.0, 1, MASKING="dynamic")
+    assert run.text_mb >= 0.03 and run.sample_mb > 0
+    assert run.command.cpu > 0 and 0.05e9 < run.command.peak_bytes < 2e9
+    assert set(tmp_path.iterdir()) == before

@@ -1,4 +1,4 @@
-"""The benchmark runs, and compares what it says it compares."""
+"""The benchmark of pretraining: equal models, its contestants, and its tables."""
 
 import json
 import subprocess
@@ -8,26 +8,23 @@ import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks.contestants import (
-    CONTESTANTS,
+from benchmarks.harness import PROJECT, Spread
+from benchmarks.models import (
     CPU,
     IGNORED,
     LENGTH,
+    MODELS,
     RIVALS,
     VOCAB_SIZE,
-    Size,
     Training,
-    memory_needed,
     model_args,
-    parse_size,
     read_batches,
     usual_inputs,
 )
-from benchmarks.real_loop import SLICE_STEPS, Slices
-from benchmarks.stage_runs import PROJECT
-from benchmarks.training_speed import Limits, compare, product_shapes, report, take_turns
+from benchmarks.pretrain import Data, compare, memory_needed, print_table
+from benchmarks.sizes import Size, parse_size
+from benchmarks.trainings import SPEEDS, measure_products, train_bare
 from pretrain.engine.precision import resolve_precision
-from pretrain.training.flops import PASSES, training_flops
 from tests.pretrain.shards import write_dataset
 
 SIZE = Size(1, 64)
@@ -45,7 +42,7 @@ def batches(dataset):
 
 def test_sizes_are_read():
     assert parse_size("12x768") == Size(12, 768) and str(Size(12, 768)) == "12x768"
-    assert (Size(12, 768).heads, Size(12, 768).gated_intermediate) == (12, 2048)
+    assert (Size(12, 768).heads, Size(12, 768).feed_forward(gated=True)) == (12, 2048)
     with pytest.raises(ValueError, match="2x100"):
         parse_size("2x100")
 
@@ -54,15 +51,15 @@ def test_sizes_are_read():
 def test_contestants_are_of_equal_size(size):
     counts = {
         name: sum(parameter.numel() for parameter in build(size, 0.1, "fp32").parameters())
-        for name, build in CONTESTANTS.items()
+        for name, build in MODELS.items()
     }
     assert max(counts.values()) < 1.03 * min(counts.values()), counts
 
 
 def test_memory_is_counted_by_weights_first():
     base = Size(12, 768)
-    assert memory_needed(base, 1, 2) > 2 * 16 * 108e6
-    assert memory_needed(base, 16, 2) < 10e9 < memory_needed(Size(24, 1024), 16, 2)
+    assert memory_needed(base, 1) > 16 * 108e6
+    assert memory_needed(base, 16) < 6e9 < memory_needed(Size(24, 1024), 16)
 
 
 def test_transformers_is_asked_for_the_same_predictions(batches):
@@ -75,7 +72,7 @@ def test_transformers_is_asked_for_the_same_predictions(batches):
 
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_their_loss_is_that_of_the_predictions(name, batches):
-    rival = CONTESTANTS[name](SIZE, 0.0, "bf16")
+    rival = MODELS[name](SIZE, 0.0, "fp32")
     inputs = usual_inputs(batches[0], rival.takes_segments)
     logits = rival.model(**inputs).logits.flatten(0, 1)[batches[0].prediction_index]
     expected = functional.cross_entropy(logits, batches[0].labels)
@@ -92,75 +89,107 @@ def _multiplies_in_bf16(model):
 def test_ours_multiply_as_a_real_run(name):
     found = {}
     for precision in ("auto", "fp32", "bf16"):
-        model = CONTESTANTS[name](SIZE, 0.0, precision)
+        model = MODELS[name](SIZE, 0.0, precision)
         assert all(weight.dtype == torch.float32 for weight in model.parameters())
         found[precision] = _multiplies_in_bf16(model)
     auto = resolve_precision("auto", CPU, model_args(SIZE, 0.0).model_type)
     assert found == {"auto": auto == "bf16", "fp32": False, "bf16": True}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_bare_steps_multiply_as_the_run(precision, dataset):
-    args = model_args(SIZE, 0.0, precision=precision)
-    args.dataset_path, args.train_micro_batch_size_per_gpu = str(dataset), 2
-    slices = Slices(args, 2)
-    for _ in range(SLICE_STEPS):
-        slices.show(False)
-    assert _multiplies_in_bf16(slices.training.model) == (precision == "bf16")
+@pytest.mark.parametrize("name", RIVALS.values())
+def test_rivals_multiply_in_either_precision(name, batches):
+    exact, rounded = (MODELS[name](SIZE, 0.0, precision) for precision in ("fp32", "bf16"))
+    rounded.load_state_dict(exact.state_dict())
+    assert exact(batches[0]) != rounded(batches[0])
+    torch.testing.assert_close(exact(batches[0]), rounded(batches[0]).float(), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [*((name, "fp32") for name in CONTESTANTS), *((n, "bf16") for n in RIVALS)],
+    [(name, precision) for name in MODELS for precision in ("fp32", "bf16")],
 )
 def test_contestants_learn(name, precision, batches):
     torch.manual_seed(0)
-    training = Training(CONTESTANTS[name](SIZE, 0.0, precision))
-    losses = [training.step(batches[0]) for _ in range(5)]
+    training = Training(MODELS[name](SIZE, 0.0, precision))
+    losses = [training.step(batches[0]) for _ in range(3)]
     assert losses[-1] < losses[0]
 
 
-def test_turns_are_taken_in_order():
-    order = []
-    steps = {name: lambda number, name=name: order.append((number, name)) for name in "ab"}
-    seconds = take_turns(steps, 2)
-    assert order == [(number, name) for number in range(3) for name in "ab"]
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+class Stop(Exception):
+    """Ends a contestant that runs in this process."""
 
 
-def test_products_are_those_of_the_formula():
-    shapes = product_shapes(SIZE, 3, 10)
-    args = model_args(SIZE, 0.1)
-    args.pad_vocab_to_multiple_of = 1
-    scores = PASSES * 4 * 3 * LENGTH**2 * 64
-    transform = PASSES * 2 * 10 * 64 * 64  # of the head, too small to be measured
-    products = sum(PASSES * 2 * n * rows * i * columns for n, rows, i, columns in shapes)
-    assert products + scores + transform == training_flops(args, 3, LENGTH, 10)
+def reports(function, *arguments, count):
+    """The first reports of a contestant."""
+    found = []
+
+    def report(result):
+        found.append(result)
+        if len(found) == count:
+            raise Stop
+
+    with pytest.raises(Stop):
+        function(report, *arguments)
+    return found
+
+
+@pytest.mark.parametrize(("steps", "num_losses"), [(6, 6), (0, 2)])
+def test_bare_turns(steps, num_losses, dataset, monkeypatch):
+    losses = []
+    monkeypatch.setattr(Training, "step", lambda self, batch: losses.append(batch))
+    monkeypatch.setattr("benchmarks.trainings.TURN_SECONDS", 1e-9)
+    ready, seconds = reports(train_bare, "ours", SIZE, 0.0, "fp32", dataset, 2, steps, count=2)
+    assert ready is None and seconds > 0
+    assert len(losses) == num_losses
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_limits_keep_the_fastest(precision):
-    limits = Limits([(2, 8, 4, 4)], precision)
-    limits.measure(0)
-    limits.fastest = [2.0]
-    assert limits.own_shapes == 2 * PASSES * 2 * 8 * 4 * 4 / 4.0
-    limits.measure(1)
-    assert limits.fastest[0] < 2.0 and min(limits.matmul, limits.linear) > 0
+def test_products_are_measured(precision, monkeypatch):
+    monkeypatch.setattr("benchmarks.trainings.PEAK_SECONDS", 0.001)
+    _, speeds = reports(measure_products, precision, count=2)
+    assert set(speeds) == set(SPEEDS) and min(speeds.values()) > 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_comparison_and_its_report(precision, batches, capsys):
-    results = compare(SIZE, 0.1, precision, ["ours", "bert"], batches, num_rounds=1)
-    ours, theirs = (results["models"][name] for name in ("ours", "bert"))
-    assert ours["times_rival"] == theirs["seconds"][0] / ours["seconds"][0]
-    assert ours["sequences_per_second"] == 3 / ours["seconds"][0]
-    assert (ours["precision"], theirs["precision"]) == (precision, "fp32")
-    report(SIZE, 0.1, results)
+def test_comparison_and_its_table(dataset, monkeypatch, capsys):
+    started = []
+
+    class Started:
+        def __init__(self, function, *arguments):
+            started.append((function.__name__, arguments))
+            self.is_limits = function is measure_products
+
+    def turns(contestants, rounds):
+        limits = dict.fromkeys(SPEEDS, 1e9)
+        seconds = dict(zip(contestants, (0.5, 2.0, 1.0), strict=False))
+        return {
+            name: [limits if contestant.is_limits else seconds[name]] * rounds
+            for name, contestant in contestants.items()
+        }
+
+    monkeypatch.setattr("benchmarks.pretrain.Contestant", Started)
+    monkeypatch.setattr("benchmarks.pretrain.take_turns", turns)
+    results = compare(SIZE, 0.1, "bf16", ["ours", "bert"], Data(dataset, 3), 2)
+    assert [(name, arguments[3]) for name, arguments in started[:3]] == [
+        ("train_bare", "bf16"),
+        ("train_bare", "fp32"),
+        ("train_bare", "bf16"),
+    ]
+    assert results["models"][0]["sequences_per_second"] == 6
+    assert [row.get("times_ours") for row in results["models"]] == [
+        None,
+        Spread(4.0, 4.0, 4.0),
+        Spread(2.0, 2.0, 2.0),
+    ]
+    print_table(SIZE, 0.1, results)
     told = capsys.readouterr().out
-    assert f"Matrix products in {precision}" in told
-    assert [line.split()[:2] for line in told.splitlines()[-2:]] == [
-        ["ours", precision],
+    assert (
+        "products in bf16, GFLOP/s: torch.matmul 1, our layers 1" in told
+        and "4.00 (4.00-4.00)" in told
+    )
+    assert [line.split()[:2] for line in told.splitlines()[-3:]] == [
+        ["ours", "bf16"],
         ["BertForMaskedLM", "fp32"],
+        ["BertForMaskedLM", "bf16"],
     ]
 
 
@@ -173,6 +202,6 @@ def test_command_line_with_the_real_loop(dataset, tmp_path):
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "numbers.json").read_text())["1x64"]
     assert len(numbers["loop"]["real"]) == len(numbers["loop"]["bare"]) == 2
-    assert list(numbers["dropout 0.1"]["models"]) == ["ours"]
+    assert [row["model"] for row in numbers["dropout 0.1"]["models"]] == ["ours"]
     assert numbers["loop"]["precision"] == numbers["dropout 0.1"]["precision"] == "bf16"
     assert "the loop costs" in done.stdout and VOCAB_SIZE == 30522

@@ -1,4 +1,4 @@
-"""Contestants as they are asked for, what is said of their curves, and a real contest."""
+"""Contestants on the command line, figures of their curves, and a real contest."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contest import Course, Outcome, Report, hold_contest
+from benchmarks.contest import Course, Outcome, Standing, hold_contest
 from benchmarks.contest_results import (
     Entry,
     Recipe,
@@ -21,12 +21,12 @@ from benchmarks.contest_results import (
     result_table,
     time_of,
 )
-from benchmarks.sizes import feed_forward_width
-from benchmarks.stage_runs import PROJECT
+from benchmarks.harness import PROJECT
+from benchmarks.sizes import Size
 from benchmarks.time_to_loss import held_out_texts, load_entry, parse_arguments, parse_contestant
 
 PAPER = "configs/recipes/paper.yaml"
-REPORT = Report(10, 40, 400, 2e15, 60.0, 7.0, 0.1, 1.0, 2.0, False)
+REPORT = Standing(10, 40, 400, 2e15, 60.0, 7.0, 0.1, 1.0, 2.0, False)
 
 
 def test_a_goal_is_reached_on_the_line_between_two_points():
@@ -89,8 +89,8 @@ def load(*words: str):
 
 
 def test_size_sets_the_feed_forward_width_and_the_own_change_wins():
-    assert feed_forward_width(256, gated=False) == 1024
-    assert feed_forward_width(768, gated=True) == 2048
+    assert Size(4, 256).feed_forward(gated=False) == 1024
+    assert Size(12, 768).feed_forward(gated=True) == 2048
     gate = "MODEL.GLU=True"
     widths = [
         load(word, "--size", "2x256").MODEL.INTERMEDIATE_SIZE
@@ -118,12 +118,12 @@ def test_held_out_articles_that_were_deleted(tmp_path):
 # --- results ---------------------------------------------------------------------------------
 
 
-def curve(*losses: float, finished: bool = True) -> list[Report]:
+def curve(*losses: float, finished: bool = True) -> list[Standing]:
     reports = [replace(REPORT, seconds=60.0 * n, loss=loss) for n, loss in enumerate(losses)]
     return [*reports[:-1], replace(reports[-1], finished=finished)]
 
 
-def result(name: str, *curves: list[Report], **ending) -> Result:
+def result(name: str, *curves: list[Standing], **ending) -> Result:
     courses = [Course(f"{name}, seed {n}", n, (), Path("d"), 1, 1.0) for n in range(len(curves))]
     outcomes = [Outcome(*pair) for pair in zip(courses, curves, strict=True)]
     if ending:
@@ -224,4 +224,4 @@ def test_a_contest(tmp_path):
     trained = tmp_path / "work" / "trained" / "quickstart" / "seed_7"
     assert (trained / "model" / "config.json").is_file() and (tmp_path / "work/loss.png").exists()
     again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert again.returncode == 1 and f"{trained} is there from before" in again.stderr
+    assert again.returncode == 1 and f"{trained} is from an earlier contest" in again.stderr

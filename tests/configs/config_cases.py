@@ -117,62 +117,6 @@ def random_tokens(rng: random.Random) -> Case:
     return _case(glue.join(rng.choice(WORDS) for _ in range(rng.randint(0, 40))))
 
 
-def bomb(rng: random.Random) -> Case:
-    """Texts that stand for something huge, deep or slow."""
-    return _case(rng.choice((_deep, _repeated, _long))(rng))
-
-
-def _deep(rng: random.Random) -> str:
-    size = rng.choice((10, 100, 10_000))
-    return rng.choice(
-        (
-            rng.choice("[{") * size,
-            rng.choice(("- ", "? ", "- - ", "? - ")) * size,
-            "".join(" " * depth + "a:\n" for depth in range(min(size, 1000))),
-            f"PRETRAIN: {{NUM_STEPS: {'[' * size}{']' * size}}}",
-            f"{'k' * 250}: {{" * 15 + ", ".join(f"k{n}: " for n in range(size)) + "}" * 15,
-            rng.choice(("&a [*a]", "&a {b: *a}", "DATASET: &a {ID: *a}", "&a {? *a : b}")),
-            rng.choice(("&a {<<: *a}", "a: &a {b: &b {<<: [*a, *b]}}")),
-        )
-    )
-
-
-def _repeated(rng: random.Random) -> str:
-    """Each line holds the one before, once or many times, a level or many levels below."""
-    opening, closing = rng.choice((("[", "]"), ("{k: ", "}"), ("{<<: ", "}")))
-    levels, width = rng.choice(((1, 1), (1, 10), (2, 3), (15, 1)))
-    lines = ["l0: &l0 {k: x}"]
-    for n in range(1, rng.randint(2, 40)):
-        inner = f"*l{n - 1}" if width == 1 else f"[{', '.join([f'*l{n - 1}'] * width)}]"
-        lines.append(f"l{n}: &l{n} {opening * levels}{inner}{closing * levels}")
-    key = rng.choice(("l", *DEFAULTS))
-    return "\n".join([*lines, f"{key}: *l{len(lines) - 1}\n"])
-
-
-def _long(rng: random.Random) -> str:
-    size = rng.choice((10, 100, 10_000))
-    return rng.choice(
-        (
-            f"SYSTEM: {{NUM_GPUS: {rng.choice(('', '-', '0x', '1.', '1e', '1:'))}{'1' * size}}}",
-            "\n".join(f"key{n}: &a{n} {n}" for n in range(size)),
-            f"FINETUNE: {{CUSTOM_TASKS: {{{', '.join(f't{n}: {{}}' for n in range(size))}}}}}",
-            f"FINETUNE: {{GRID: {{{', '.join(f't{n}: ' for n in range(size))}}}}}",
-            f"FINETUNE: {{SEEDS: {list(range(size))}, TASKS: {['RTE', 'x'] * size}}}",
-            f"FINETUNE: {{GRID: {{DEFAULT: {{EPOCHS: &n {list(range(1, size))}, BATCH_SIZES: *n, "
-            "LEARNING_RATES: *n}}}",
-            f"DATASET: {{CUSTOMIZED_DATASETS: {['texts'] * size}}}",
-            f"DATASET: {{HUGGINGFACE_DATASETS: {[['texts', 'x']] * size}}}",
-            f"TOKENIZER: {{TRAIN: True, SPECIAL_TOKENS: {[f'[{n}]' for n in range(size)]}}}",
-            f"PRETRAIN: {{BATCH_SIZE: {10**12}, BATCH_SIZE_RAMP_START: 1, "
-            f"BATCH_SIZE_RAMP_STEPS: {size}}}",
-            f"? {rng.choice(('.', 'k', 'DATASET.')) * (size // 8)}\n: 1",
-            f"DATASET: {{ID: '{rng.choice(('x', 'x ')) * size}'}}",
-            f"DATASET: [{'0,' * (size * 60)}]",
-            "# comment\n" * (size * 10),
-        )
-    )
-
-
 def base_files(rng: random.Random) -> Case:
     """Files that name each other, and names of what is no config."""
     names = [CONFIG, *(f"{n}.yaml" for n in range(rng.randint(0, 5)))]
@@ -194,8 +138,7 @@ def odd_overrides(rng: random.Random) -> Case:
     for _ in range(rng.randint(1, 3)):
         key, value = _key_and_value(rng)
         dumped = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n")
-        texts = (dumped, str(value), bomb(rng).files[CONFIG].decode(errors="replace"))
-        words += [key, rng.choices(texts, (5, 5, 1))[0]]
+        words += [key, rng.choice((dumped, str(value)))]
     if rng.random() < 0.05:
         words.pop()
     return _case(PLANNED if rng.random() < 0.5 else "", overrides=words, options=_options(rng))
@@ -234,7 +177,7 @@ def planned(rng: random.Random) -> Case:
 
 
 KINDS: tuple[Callable[[random.Random], Case], ...] = (
-    *(mutated_tree, mutated_text, mutated_bytes, random_tokens, bomb),
+    *(mutated_tree, mutated_text, mutated_bytes, random_tokens),
     *(base_files, odd_overrides, odd_names, planned),
 )
 

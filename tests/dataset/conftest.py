@@ -1,7 +1,9 @@
 """A small corpus, a small vocabulary and a config over both."""
 
+import importlib
 import random
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from yacs.config import CfgNode
@@ -65,3 +67,19 @@ def config(corpus, vocabulary, tmp_path) -> CfgNode:
     config.DATASET.MAX_PREDICTIONS_PER_SEQ = 5
     config.DATASET.DUP_FACTOR = 2
     return config
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command of the package in this process."""
+
+    def run(name: str, *arguments) -> CompletedProcess:
+        capsys.readouterr()
+        code = 0
+        try:
+            importlib.import_module(f"dataset.{name}").main(list(map(str, arguments)))
+        except SystemExit as end:
+            code = end.code
+        return CompletedProcess(name, code, *capsys.readouterr())
+
+    return run

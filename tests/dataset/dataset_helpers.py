@@ -1,12 +1,23 @@
 """What several tests of this folder use."""
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from dataset.shards.sharding import write_text_shards
-from dataset.shards.split_plan import plan_layout
+from dataset.shards.split_plan import ShardSettings, plan_layout
 from dataset.sources.article_stream import PIECE_BYTES, Tally
 from dataset.sources.registry import open_sources
+from dataset.tokenizers.formats import bert_pipeline, save_tokenizer
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
+
+
+def save_bert_tokenizer(vocabulary: Sequence[str], do_lower_case: bool, folder: Path) -> None:
+    """Writes a BERT tokenizer; an entry's id is its index in `vocabulary`."""
+    ids = {entry: number for number, entry in enumerate(vocabulary)}
+    tokenizer = bert_pipeline(ids, do_lower_case)
+    tokenizer.add_special_tokens([*SPECIAL_TOKENS.values()])
+    save_tokenizer(tokenizer, SPECIAL_TOKENS, folder)
 
 
 def files_of(folder: Path, pattern: str = "*") -> dict[str, bytes]:
@@ -51,7 +62,9 @@ def shard(
 ):
     """Text shards of a source; returns the summary."""
     slices = open_sources([source], directory / "sources", lambda line: None)
-    layout = plan_layout(sum(piece.num_bytes for piece in slices), *num, frac_test, seed)
+    layout = plan_layout(
+        sum(piece.num_bytes for piece in slices), ShardSettings(*num, frac_test, seed)
+    )
     return write_text_shards(
         slices,
         directory,

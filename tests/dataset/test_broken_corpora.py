@@ -18,19 +18,19 @@ from dataset.samples.hdf5_files import SampleWriter, read_attributes, read_sampl
 from dataset.samples.packing import iter_article_tokens
 from dataset.sources.article_stream import Tally
 from dataset.sources.digests import FileDigests, identity_of
-from dataset.sources.heads import notes_on_heads, problems_with_heads
 from dataset.sources.registry import (
     Source,
     customized_source,
     hub_source,
-    in_a_process_of_its_own,
     local_files,
+    open_in_subprocess,
     open_source,
     problem_with,
 )
+from dataset.sources.source_checks import notes_on_heads, problems_with_heads
 from dataset.sources.wiki_and_books import ArticlesJob, find_files, write_articles
-from dataset.tokenizers.build import build_tokenizer, load_tokenizer, problem_with_tokenizer
-from dataset.tokenizers.formats import save_bert_tokenizer
+from dataset.tokenizers.build import build_tokenizer, problem_with_tokenizer
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS, read_vocabulary
 from pipeline.errors import ConfigError, StageError
 from tests.broken_files import (
@@ -53,7 +53,7 @@ from tests.broken_files import (
     rows_of,
     writing,
 )
-from tests.dataset.dataset_helpers import shard
+from tests.dataset.dataset_helpers import save_bert_tokenizer, shard
 
 TEXTS = [
     f'Article {number} is naïve, {number} km "long" (café).\nIts second line: 中文, déjà {number}.'
@@ -788,4 +788,4 @@ def test_a_file_that_ends_the_process_that_opens_it_is_told_with_its_source(monk
     """As damaged statistics in a Parquet file do, of which no exception can be made."""
     monkeypatch.setattr("dataset.sources.registry.open_source", die)
     with pytest.raises(StageError, match=r"^/some/corpus: while it was opened, a worker process"):
-        in_a_process_of_its_own([(customized_source("/some/corpus", "key"), "0", None, 1)])
+        open_in_subprocess([(customized_source("/some/corpus", "key"), "0", None, 1)])

@@ -19,7 +19,7 @@ import pytest
 from dataset.samples.hdf5_files import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
 from dataset.sources.registry import local_files
 from dataset.stage import prepare_dataset
-from dataset.tokenizers.build import load_tokenizer
+from dataset.tokenizers.load import load_tokenizer
 from pipeline.errors import ConfigError, StageError
 from tests.damage import flip_byte
 from tests.dataset.dataset_helpers import files_of

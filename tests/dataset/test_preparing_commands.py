@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +13,7 @@ from dataset.sources.registry import open_file
 from dataset.sources.wiki_and_books import plan_articles, write_articles
 from pipeline.errors import StageError
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = '<doc id="{0}" url="?curid={0}" title="{1}">\n{1}\n\n{2}\n</doc>\n'
-
-
-def run(name, *arguments, cwd=ROOT):
-    command = [sys.executable, *name.split(), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def wiki_folder(folder):
@@ -46,28 +38,20 @@ def articles_of(path):
     return found
 
 
-@pytest.mark.parametrize(
-    ("command", "folder"),
-    [
-        ("-m dataset.process_data", ROOT),
-        ("dataset/process_data.py", ROOT),
-        ("process_data.py", ROOT / "dataset"),
-    ],
-)
-def test_wiki(tmp_path, command, folder):
+def test_wiki(command, tmp_path):
     wiki, output = wiki_folder(tmp_path / "extracted"), tmp_path / "out"
     arguments = ["-f", wiki, "-o", output, "--type", "wiki", "--n_processes", 1]
-    done = run(command, *arguments, cwd=folder)
+    done = command("process_data", *arguments)
     assert done.returncode == 0, done.stderr
     assert "5 articles" in done.stdout and "dropped: 2 empty articles" in done.stdout
     assert "1 other files are passed over" in done.stdout
     expected = "".join(f"R&D {n}.\nMore.\n\n" for n in range(5))
     assert (output / "wiki_00000.txt").read_text() == "\n" + expected
     assert json.loads((output / "manifest.json").read_text())["results"]["articles"] == 5
-    assert "up to date" in run(command, *arguments, cwd=folder).stdout
+    assert "up to date" in command("process_data", *arguments).stdout
 
 
-def test_a_book_is_one_article(tmp_path):
+def test_a_book_is_one_article(command, tmp_path):
     """Also one that is larger than a piece, whose paragraphs are long, or that is compressed."""
     books = tmp_path / "books"
     (books / "more").mkdir(parents=True)
@@ -76,7 +60,7 @@ def test_a_book_is_one_article(tmp_path):
     (books / "b.txt").write_bytes(b"\xef\xbb\xbfOne.\r\n\r\nTwo caf\xe9.\r\n")
     (books / "more/c.txt.gz").write_bytes(gzip.compress(b"Three.\n\nFour.\n"))
     (books / "empty.txt").write_text(" \n\n")
-    done = run("-m dataset.process_data", "-f", books, "-o", tmp_path / "out", "--type=bookcorpus")
+    done = command("process_data", "-f", books, "-o", tmp_path / "out", "--type=bookcorpus")
     assert done.returncode == 0, done.stderr
     assert "3 articles" in done.stdout
     assert "1 empty article, 1 undecodable character\n" in done.stdout
@@ -104,18 +88,18 @@ def test_a_book_in_utf16_is_refused(tmp_path):
     assert not job.path.exists()
 
 
-def test_links_to_nothing_are_passed_over(tmp_path):
+def test_links_to_nothing_are_passed_over(command, tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books/a.txt").write_text("A book.\n\nMore.\n")
     (tmp_path / "books/b.txt").symlink_to(tmp_path / "gone.txt")
-    done = run("-m dataset.process_data", "-f", tmp_path / "books", "-o", tmp_path / "out",
+    done = command("process_data", "-f", tmp_path / "books", "-o", tmp_path / "out",
                "--type=bookcorpus")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "1 other files are passed over" in done.stdout and "1 article, " in done.stdout
-    done = run("-m dataset.process_data", "-f", tmp_path, "-o", tmp_path / "out",
+    done = command("process_data", "-f", tmp_path, "-o", tmp_path / "out",
                "--type=bookcorpus")  # fmt: skip
     assert done.returncode == 2 and "-f: " in done.stderr and "overlap" in done.stderr
-    done = run("-m dataset.merge_shards", "--data", tmp_path / "books", "--output_dir",
+    done = command("merge_shards", "--data", tmp_path / "books", "--output_dir",
                tmp_path / "merged")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "1 that are no files are passed over" in done.stdout
@@ -136,12 +120,12 @@ def test_many_files_become_few_and_the_same_with_any_number_of_workers(tmp_path,
     assert [book[1] for book in books] == [f"{number}." for number in range(9)]
 
 
-def test_nothing_to_process_is_an_error(tmp_path):
+def test_nothing_to_process_is_an_error(command, tmp_path):
     (tmp_path / "dump.xml").write_text("<mediawiki>")
     common = ["-o", tmp_path / "out", "--type", "wiki"]
-    done = run("-m dataset.process_data", "-f", tmp_path, *common)
+    done = command("process_data", "-f", tmp_path, *common)
     assert done.returncode == 2 and "python -m wikiextractor.WikiExtractor" in done.stderr
-    done = run("-m dataset.process_data", "-f", tmp_path / "gone", *common)
+    done = command("process_data", "-f", tmp_path / "gone", *common)
     assert done.returncode == 2 and "does not exist" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -156,15 +140,14 @@ def test_real_extraction(shared_data, tmp_path):
     assert len(articles_of(job.path)) == counts["articles"]
 
 
-@pytest.mark.parametrize("command", ["-m dataset.merge_shards", "dataset/merge_shards.py"])
-def test_merge(tmp_path, command):
+def test_merge(command, tmp_path):
     shards = tmp_path / "shards"
     shards.mkdir()
     for kind, number in (("train", 5), ("test", 2)):
         for i in range(number):
             (shards / f"{kind}_{i:05d}.txt").write_text(f"{kind} {i}.\n" + "\n" * (i % 2))
     output = tmp_path / "out"
-    done = run(command, "--data", shards, "--output_dir", output, "--ratio", 2)
+    done = command("merge_shards", "--data", shards, "--output_dir", output, "--ratio", 2)
     assert done.returncode == 0, done.stderr
     assert "7 shards merged into 4" in done.stdout
     assert {path.name: path.read_text() for path in output.glob("*.txt")} == {
@@ -173,15 +156,19 @@ def test_merge(tmp_path, command):
         "train_00002.txt": "train 4.\n\n",
         "test_00000.txt": "test 0.\n\ntest 1.\n\n",
     }
-    done = run(command, "--data", shards, "--output_dir", output, "--ratio", 3)
+    done = command("merge_shards", "--data", shards, "--output_dir", output, "--ratio", 3)
     assert done.returncode == 2 and "was made with other settings" in done.stderr
     only = ["--data", shards, "--output_dir", tmp_path / "only", "--ratio", 9, "--grep", "test"]
-    assert "2 shards merged into 1" in run(command, *only).stdout
-    done = run(command, "--data", shards, "--output_dir", tmp_path / "none", "--grep", "x")
+    assert "2 shards merged into 1" in command("merge_shards", *only).stdout
+    done = command(
+        "merge_shards", "--data", shards, "--output_dir", tmp_path / "none", "--grep", "x"
+    )
     assert done.returncode == 2 and "has no .txt file with x in its name" in done.stderr
-    done = run(command, "--data", shards, "--output_dir", shards)
+    done = command("merge_shards", "--data", shards, "--output_dir", shards)
     assert done.returncode == 2 and "--output_dir: is the folder of --data" in done.stderr
-    done = run(command, "--data", shards, "--output_dir", tmp_path / "none", "--ratio", 0)
+    done = command(
+        "merge_shards", "--data", shards, "--output_dir", tmp_path / "none", "--ratio", 0
+    )
     assert done.returncode == 2 and "--ratio" in done.stderr
 
 

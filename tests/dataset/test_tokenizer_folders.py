@@ -8,11 +8,13 @@ import random
 
 import pytest
 
-from dataset.tokenizers.agreement import find_difference
-from dataset.tokenizers.build import build_tokenizer, check_building, load_tokenizer
+from dataset.tokenizers.build import build_tokenizer, check_building
 from dataset.tokenizers.cached_encoder import WordEncoder
 from dataset.tokenizers.corpus_check import as_transformers_reads, check_agreement, look_at
+from dataset.tokenizers.load import load_tokenizer
 from pipeline.errors import StageError
+from pipeline.runtime.executor import local_pool
+from tests.dataset.dataset_helpers import Here
 from tests.dataset.tokenizer_folders import (
     BERT_NAMES,
     HONOURED,
@@ -23,6 +25,13 @@ from tests.dataset.tokenizer_folders import (
     wordpiece,
     write,
 )
+
+
+@pytest.fixture(autouse=True)
+def conversion_in_this_process(monkeypatch):
+    """test_a_conversion_in_a_subprocess has the subprocess."""
+    monkeypatch.setattr("dataset.workers.local_pool", lambda num_workers: Here())
+
 
 MODEL_TYPES = ("bert", "roberta-prelayernorm", "modernbert", "electra", "deberta-v2", "xlm-roberta")
 
@@ -131,6 +140,13 @@ def test_what_the_files_say_is_done(name, text, tokens, tmp_path):
     assert tokens_of(tmp_path / "tokenizer", text) == tokens
 
 
+def test_a_conversion_in_a_subprocess(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.workers.local_pool", local_pool)
+    make, lower = HONOURED["spm.model"]
+    build_tokenizer(str(make(tmp_path / "source")), lower, tmp_path / "tokenizer")
+    assert len(tokens_of(tmp_path / "tokenizer", TEXT)) > 40
+
+
 def test_sentencepiece_pieces_are_those_of_the_library(tmp_path):
     import sentencepiece
 
@@ -185,7 +201,7 @@ def test_a_planted_disagreement_is_found_in_one_text_of_many(tmp_path):
         check_agreement(load_tokenizer(folder), as_transformers_reads(folder), texts)
     assert found.value.cause == (
         "TOKENIZER.NAME_OR_PATH: `Größe` is [CLS] größe [SEP] (2, 5, 3) to pretraining, but [CLS] "
-        "[UNK] [SEP] (2, 1, 3) to BertTokenizer of transformers; expected the same of both"
+        "[UNK] [SEP] (2, 1, 3) to BertTokenizer of transformers; expected the same ids"
     )
 
 
@@ -197,18 +213,6 @@ def test_texts_that_spell_a_special_token_are_left_out(tmp_path):
     check_agreement(load_tokenizer(folder), as_transformers_reads(folder), texts)
 
 
-def test_a_difference_is_cut_down_to_the_words_that_matter():
-    def count(some):
-        return [[len(word) for word in text.split(" ")] for text in some]
-
-    def count_otherwise(some):
-        return [[0 if "x y" in text else len(word) for word in text.split(" ")] for text in some]
-
-    found = find_difference(count, count_otherwise, ["a bb", "ccc x y dd e f"])
-    assert (found.text, found.ours, found.theirs) == ("x y", [1, 1], [0, 0])
-    assert find_difference(count, count, ["a bb", ""]) is None
-
-
 def test_every_python_class_of_transformers_is_known():
     """A class that is no tokenizer.json's must not be read as one."""
     from transformers import TokenizersBackend
@@ -217,7 +221,7 @@ def test_every_python_class_of_transformers_is_known():
         tokenizer_class_from_name,
     )
 
-    from dataset.tokenizers.classes import BERT_CLASSES, PYTHON_CLASSES
+    from dataset.tokenizers.source import BERT_CLASSES, PYTHON_CLASSES
 
     names = {name for name in TOKENIZER_MAPPING_NAMES.values() if name}
     found = {name: tokenizer_class_from_name(name) for name in names}

@@ -439,7 +439,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
             tokenizer_config__json={"tokenizer_class": "BertJapaneseTokenizer"},
         ),
         True,
-        "is for BertJapaneseTokenizer, whose way to split text is not in vocab.txt",
+        "is for BertJapaneseTokenizer, which splits text by rules that are not in vocab.txt",
     ),
     "BertJapaneseTokenizer beside a tokenizer.json": (
         lambda f: write(
@@ -462,7 +462,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
             tokenizer_config__json={"do_lower_case": False},
         ),
         True,
-        "has do_lower_case false, but tokenizer.json does as with true",
+        "has do_lower_case false, but tokenizer.json behaves as with true",
     ),
     "strip_accents against tokenizer.json": (
         lambda f: write(
@@ -471,7 +471,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
             tokenizer_config__json={"strip_accents": True},
         ),
         True,
-        "has strip_accents true, but tokenizer.json does as with false",
+        "has strip_accents true, but tokenizer.json behaves as with false",
     ),
     "add_prefix_space against tokenizer.json": (
         lambda f: write(
@@ -514,7 +514,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
             f, tokenizer__json=changed(metaspace_bpe(), unk_token=None, byte_fallback=False)
         ),
         False,
-        "model.unk_token is not set, so that text outside of the vocabulary would vanish",
+        "model.unk_token is not set, so text outside the vocabulary would be dropped",
     ),
     "BPE that the library cannot load": (
         lambda f: write(
@@ -528,12 +528,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
             f, vocab__txt=vocab_txt(), special_tokens_map__json={"mask_token": "[UNK]"}
         ),
         True,
-        r"\[UNK\] is unk_token and mask_token, expected a token for each",
+        r"\[UNK\] is unk_token and mask_token, expected different tokens",
     ),
     "never_split that is no list": (
         lambda f: write(f, vocab__txt=vocab_txt(), tokenizer_config__json={"never_split": 5}),
         True,
-        "never_split is no list",
+        "never_split is not a list",
     ),
     "word_tokenizer_type": (
         lambda f: write(
@@ -545,7 +545,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
     "another id in the list of added tokens": (
         lambda f: write(f, tokenizer__json=renumbered(wordpiece())),
         True,
-        rf"added token <late> has id {NEXT + 50}, expected {NEXT}, by its place",
+        rf"added token <late> has id {NEXT + 50}, expected {NEXT}, by its position",
     ),
     "a SentencePiece model whose class has another unknown piece": (
         lambda f: write(
@@ -560,7 +560,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
             f, tokenizer__json=saved(word_level()), tokenizer_config__json={"do_lower_case": False}
         ),
         True,
-        "has do_lower_case false, but tokenizer.json does as with true",
+        "has do_lower_case false, but tokenizer.json behaves as with true",
     ),
     "vocab.json without merges.txt": (
         lambda f: write(f, vocab__json={"a": 0}),
@@ -570,7 +570,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
     "a BPE model in XLM-R's place": (
         lambda f: model_file(f, "sentencepiece.bpe.model", "bpe"),
         False,
-        "is no unigram model, but XLMRobertaTokenizer reads it as one",
+        "is not a unigram model, but XLMRobertaTokenizer reads it as one",
     ),
     "a SentencePiece model without a mask": (
         lambda f: write(model_file(f, "spiece.model"), config__json={"model_type": "t5"}),
@@ -580,6 +580,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], bool, str]] = {
     "no SentencePiece model": (
         lambda f: write(f, spm__model="something else"),
         False,
-        "no SentencePiece model",
+        "not a SentencePiece model",
     ),
 }

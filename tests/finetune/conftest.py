@@ -8,6 +8,17 @@ import pytest
 from finetune.data.demo_glue import demo_files
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """More threads only wait for each other in a small model, for long on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
     return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))

@@ -222,7 +222,7 @@ def test_halving_and_its_table(config, capsys):
     assert "halving: 5 of the grid's 6 runs" in finetune_estimate(config).notes
     finetune(config)
     said, summary = capsys.readouterr().out, summary_of(config)
-    assert "5 runs (CoLA 5), by halving; in 1 process(es)" in said and "a minute" in said
+    assert "5 runs (CoLA 5), by halving; in 1 process(es)" in said
     assert [run["epochs"] for run in summary["runs"]].count(2) == 2
     best = max(summary["runs"], key=lambda run: (run["score"], -run["epochs"]))
     submitted = next(r for r in summary["runs"] if r["setting"] == summary["best"]["CoLA"])

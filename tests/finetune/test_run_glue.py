@@ -12,6 +12,7 @@ from finetune.data.demo_glue import write_demo_glue
 from finetune.search.job_folder import save_model
 
 PROJECT = Path(run_glue.__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def manual_command(model: str, glue: Path, output: Path) -> list[str]:
@@ -32,7 +33,6 @@ def test_the_manuals_command(tiny_model, tmp_path, capsys):
     assert "step 3: eval_dev_loss" in printed and "step 6: eval_dev_loss" in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert f"MRPC dev: accuracy {results['dev']['dev']['accuracy']:.4f}" in printed
-    assert "--evaluation_strategy is now called --eval_strategy" in printed
     assert [line["step"] for line in results["evaluations"]] == [3, 6]
     assert results["num_steps"] == 7  # 400 rows in batches of 2 x 32
     assert max(line["learning_rate"] for line in results["history"]) == pytest.approx(5e-5)
@@ -126,9 +126,8 @@ def test_flags_of_transformers_are_taken_or_noted(tiny_model, tmp_path, capsys):
     assert run_glue.main(command) == 0
     printed = capsys.readouterr().out
     for note in (
-        "note: --fp16 has no effect: half precision",
-        "note: --save_strategy has no effect: the model is saved once",
-        "note: --per_gpu_train_batch_size is now called --per_device_train_batch_size",
+        "note: --fp16 has no effect",
+        "note: --save_strategy has no effect",
     ):
         assert note in printed
     results = json.loads((tmp_path / "out" / "results.json").read_text())

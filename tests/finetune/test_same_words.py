@@ -12,12 +12,13 @@ import pytest
 
 from dataset.tokenizers.build import build_tokenizer
 from finetune.data.custom_tasks import TaskKeys, custom_task
-from finetune.search.job_folder import Source
+from finetune.search.job_folder import InputPaths
 from finetune.training.training import finetune_task
 from pretrain.model.export import _write_tokenizer
 from tests.dataset.tokenizer_folders import BERT, BERT_NAMES, KEEPS_ACCENTS, saved, wordpiece, write
 from tests.finetune.training.test_training import SETTINGS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["größe", "schön", "haus", "läuft", "müller", "şehir"]
 CONFIGS = {
     "tokenizer.json alone": {},
@@ -61,7 +62,7 @@ def test_an_easy_task_is_learnt_whatever_class_is_named(name, tmp_path):
     train = write_rows(tmp_path / "train.jsonl", 600, 1)
     dev = write_rows(tmp_path / "dev.jsonl", 60, 2)
     task = custom_task("mine", TaskKeys(train, dev, ["text"]))
-    source = Source(str(model), str(model), ".")
+    source = InputPaths(str(model), str(model), ".")
     run = replace(SETTINGS, epochs=6, batch_size=16)
     outcome = finetune_task(task, source, run, lambda line: None)
     assert outcome.dev["dev"] == {"accuracy": 1.0}

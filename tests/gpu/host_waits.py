@@ -1,17 +1,11 @@
 """Counts, on each rank of a real run, what would have the host wait for a GPU, and collectives.
 
-    python -m tests.gpu.host_waits RUN [RUN ...]      RUN: a key of RUNS
-
-Prints, as the last line of rank 0, {run: {step: {"waits": counts, "collectives": counts}}}: step is
-"plain" or "line", a step without and one with a line of metrics; counts are {"kind place": times}.
-A place is a file and function of ours or DeepSpeed's. On a CPU nothing waits, and a tensor of the
-host looks like one of the device; by its place a reader can tell them apart. Several ranks: RANK,
-LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must be set, as torchrun does.
+`measure` returns {run: {step: {"waits": counts, "collectives": counts}}}: step is "plain" or
+"line", a step without and one with a line of metrics; counts are {"kind place": times}. A place is
+a file and function of ours or DeepSpeed's. On a CPU nothing waits, and a tensor of the host looks
+like one of the device; by its place a reader can tell them apart.
 """
 
-import json
-import sys
-import tempfile
 import traceback
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -166,19 +160,13 @@ def by_sort(counts: Counter) -> dict[str, dict[str, int]]:
     }
 
 
-def main(names: list[str]) -> None:
+def measure(names: list[str], folder: Path) -> dict[str, dict]:
+    """Runs on each rank; see above."""
     device = start_ranks()
     if torch.distributed.get_world_size() > 1:  # as with NCCL: a group beside that of the device
         distributed._host_group = torch.distributed.new_group(backend="gloo")
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(Path(folder) / "dataset")
-        counts = {
-            name: counts_of(RUNS[name], dataset, Path(folder) / name, device) for name in names
-        }
-    if rank() == 0:
-        print(json.dumps(counts), flush=True)
+    folder = folder / f"rank{rank()}"
+    dataset = write_dataset(folder / "dataset")
+    counts = {name: counts_of(RUNS[name], dataset, folder / name, device) for name in names}
     leave_ranks()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:] or list(RUNS))
+    return counts

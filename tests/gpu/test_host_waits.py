@@ -5,18 +5,14 @@ two lines of metrics no step should wait. Counted on the real engine and loop, t
 step: tests/gpu/host_waits.py.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from pretrain.engine.ports import free_port
+from tests.forked import start_ranks
+from tests.gpu import host_waits
 from tests.gpu.host_waits import RUNS
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 # --- budgets: {"kind place": times in a step}; what is not listed must not be there --------------
 
@@ -57,40 +53,22 @@ COLLECTIVES = {
 # --- counting -----------------------------------------------------------------------------------
 
 
-def _start(rank: int, world_size: int, port: int) -> subprocess.Popen:
-    environment = {
-        **os.environ,
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"},
-        # Nothing is compiled; DeepSpeed would load the compiler all the same.
-        **{"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.gpu.host_waits"],
-        **{"cwd": PROJECT, "env": environment, "text": True},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-    )
-
-
 @pytest.fixture(scope="module")
-def counts() -> dict[int, dict]:
+def counts(tmp_path_factory) -> Iterator[dict[int, dict]]:
     """Of one rank, and of the first of two; {ranks: {run: {step: counts by sort}}}."""
     children = {}
     for ranks in (1, 2):
-        port = free_port()
-        children[ranks] = [_start(rank, ranks, port) for rank in range(ranks)]
-    found = {}
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        arguments = (list(RUNS), folder)
+        children[ranks] = start_ranks(
+            host_waits.measure, ranks, free_port(), *arguments, folder=folder
+        )
     try:
-        for ranks, (first, *others) in children.items():
-            output, errors = first.communicate(timeout=300)
-            assert first.returncode == 0, errors[-2000:]
-            assert [other.wait(20) for other in others] == [0] * len(others)
-            found[ranks] = json.loads(output.splitlines()[-1])
+        results = {ranks: [one.result() for one in found] for ranks, found in children.items()}
+        yield {ranks: found[0] for ranks, found in results.items()}
     finally:
-        for child in (child for started in children.values() for child in started):
+        for child in (child for found in children.values() for child in found):
             child.kill()
-            child.communicate()
-    return found
 
 
 def _excess(counts: dict[str, int], *budgets: dict[str, int]) -> dict[str, int]:

@@ -128,7 +128,7 @@ def vocabulary() -> list[str]:
 
 def write_tokenizer(folder: Path) -> None:
     """As of BERT: tokenizer.json, vocab.txt and tokenizer_config.json."""
-    from dataset.tokenizers.formats import save_bert_tokenizer
+    from tests.dataset.dataset_helpers import save_bert_tokenizer
 
     save_bert_tokenizer(vocabulary(), True, folder)
 

@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet
 import pytest
 
-from dataset.tokenizers.formats import save_bert_tokenizer
+from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.hub.asked import Child, glue, model, tokenizer
 from tests.hub.repositories import GLUE, vocabulary, write_parquet
 from tests.hub.whole_runs import run_main

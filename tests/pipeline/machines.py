@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.runtime import devices
 from pipeline.runtime.nvidia import lists_cards, read_system
 
-V100 = "Tesla V100-SXM2-16GB, GPU-7a1f0000-0000-0000-0000-000000000001, 16160, 7.0"
-A100 = "NVIDIA A100-SXM4-80GB, GPU-a1000000-0000-0000-0000-00000000000{}, 81920, 8.0"
+V100 = "Tesla V100-SXM2-16GB, 7.0"
+A100 = "NVIDIA A100-SXM4-80GB, 8.0"
 
 PROC_VERSION = (
     "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Oct 19 18:56:32 UTC 2023\n"
@@ -18,7 +18,7 @@ PROC_VERSION = (
 INFORMATION = """\
 Model: \t\t {name}
 IRQ:   \t\t 16
-GPU UUID: \t {uuid}
+GPU UUID: \t GPU-????????-????
 Video BIOS: \t ??.??.??.??.??
 Bus Type: \t PCIe
 Bus Location: \t 0000:{minor:02x}:00.0
@@ -34,10 +34,10 @@ def add_driver(root: Path, version: str) -> None:
     (folder / "version").write_text(PROC_VERSION.format(version))
 
 
-def add_proc_card(root: Path, minor: int, name: str, uuid: str = "GPU-????????-????") -> None:
+def add_proc_card(root: Path, minor: int, name: str) -> None:
     folder = root / f"proc/driver/nvidia/gpus/0000:{minor:02x}:00.0"
     folder.mkdir(parents=True)
-    (folder / "information").write_text(INFORMATION.format(name=name, uuid=uuid, minor=minor))
+    (folder / "information").write_text(INFORMATION.format(name=name, minor=minor))
 
 
 def add_devices(root: Path, *names: str) -> None:
@@ -47,12 +47,8 @@ def add_devices(root: Path, *names: str) -> None:
 
 
 def add_smi(folder: Path, driver: str, cards: Sequence[str], knows_capability: bool = True) -> None:
-    """An nvidia-smi that answers a query as the real one does. cards: `name, uuid, MiB, cc`."""
-    rows = []
-    for index, card in enumerate(cards):
-        name, uuid, memory, capability = card.format(index).split(", ")
-        known = (driver, str(index), name, uuid, memory, capability)
-        rows.append(", ".join(known if knows_capability else known[:-1]))
+    """An nvidia-smi that answers a query as the real one does. cards: `name, capability`."""
+    rows = [f"{driver}, {card if knows_capability else card.split(', ')[0]}" for card in cards]
     refusal = 'Field "compute_cap" is not a valid field to query.'
     body = (
         "" if knows_capability else f"case $1 in *compute_cap*) echo '{refusal}'; exit 2;; esac\n"
@@ -97,7 +93,7 @@ class Machine:
         """Cards that all are told of, as on most machines. torch: keys of the fake torch."""
         add_driver(self.root, driver)
         add_devices(self.root, *(f"nvidia{number}" for number in range(len(gpus))))
-        rows = ["{name}, {uuid}, 81920, {}.{}".format(*g["capability"], **g) for g in gpus]
+        rows = ["{name}, {}.{}".format(*g["capability"], **g) for g in gpus]
         add_smi(self.root / "bin", driver, rows)
         self.torch_finds(*gpus, **torch)
 

@@ -188,7 +188,7 @@ def test_two_commands_do_not_make_the_environment_together(tmp_path, monkeypatch
     with other_run(environment, monkeypatch, make):
         install.run_install_script(tmp_path / "install.log")
     waits = capsys.readouterr().out
-    assert waits.startswith(f"install: waits, as {environment} is being made by process ")
+    assert waits.startswith(f"install: waiting: {environment} is being made by process ")
 
 
 # --- torch -------------------------------------------------------------------------------------
@@ -223,7 +223,9 @@ def clone(tmp_path) -> Path:
     python.parent.mkdir(parents=True)
     python.write_text(WITHOUT_PACKAGES.format(bash=shutil.which("bash"), python=sys.executable))
     python.chmod(0o755)
-    with (copy / "pipeline" / "nvidia.py").open("a") as code:  # /proc of this machine is not read
+    with (copy / "pipeline" / "runtime" / "nvidia.py").open(
+        "a"
+    ) as code:  # /proc of this machine is not read
         code.write(f"\n\nread_system.__defaults__ = (Path({str(tmp_path / 'machine')!r}),)\n")
     return copy
 
@@ -351,7 +353,7 @@ def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monk
     found = recorded()
     problem = (
         "torch 2.13.0 for CUDA 13.0 cannot use Tesla V100 and NVIDIA A100-SXM4-80GB (driver "
-        "470.82.01 for CUDA 11.4): The NVIDIA driver on your system is too old (found version "
+        "470.82.01): The NVIDIA driver on your system is too old (found version "
         "12020); update driver 470.82.01 to 525.60.13 or newer, or train on the CPU "
         "(SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)"
     )

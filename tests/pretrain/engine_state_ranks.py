@@ -1,11 +1,9 @@
-"""Run by test_engine_state.py on each rank: trains, gathers, restores in every other ZeRO stage.
+"""Trains on each rank, gathers the state and restores it in every other ZeRO stage.
 
-Prints, as the last line of rank 0, the losses after restoring, for each (from, to) of stages. One
-process is one precision: DeepSpeed keeps in mind, for all engines to come, that one used autocast.
+One process is one precision: DeepSpeed remembers, for all later engines, that one used autocast.
 """
 
 import json
-import sys
 from argparse import Namespace
 
 import torch
@@ -63,9 +61,9 @@ def train(engine, first, count):
     return losses
 
 
-def main(precision, stages):
+def measure(precision, stages):
+    """Returns the losses after restoring, for each (from, to) of stages."""
     start_ranks()
-    torch.set_num_threads(1)
     states, results = {}, {}
     for stage in stages:
         engine = make_engine(precision, stage)
@@ -78,12 +76,5 @@ def main(precision, stages):
             engine = make_engine(precision, target)
             restore_state(engine, *states[source])
             results[f"{source} to {target}"] = train(engine, BEFORE, AFTER)
-    if rank() == 0:
-        print(json.dumps(results), flush=True)
     leave_ranks()
-
-
-if __name__ == "__main__":
-    # The launcher adds --local_rank in front.
-    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
-    main(words[0], [int(stage) for stage in words[1:]])
+    return results

@@ -1,15 +1,7 @@
-"""Run by test_ranks.py on each rank: an undisturbed run, and one that is interrupted and resumed.
+"""An undisturbed run on each rank, and one that is interrupted and resumed."""
 
-Prints, on each rank, a line of JSON: how far this rank was when each of the signals ended it.
-"""
-
-import json
 import os
 import signal
-import sys
-from pathlib import Path
-
-import torch
 
 from pretrain.engine import interrupts
 from pretrain.engine.distributed import leave_ranks, rank, start_ranks
@@ -17,8 +9,6 @@ from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.flags import parse_flags
 from pretrain.run_pretraining import run
 from pretrain.training.metrics_file import MetricsLog, SilentLog
-
-interrupts.BETWEEN_AGREEMENTS = 0.0  # at every call
 
 
 class Counted(Interrupts):
@@ -57,17 +47,12 @@ def interrupted_at(call, flags, output, device):
     return "not interrupted"
 
 
-def main(folder, calls, flags):
+def run_and_interrupt(folder, calls, flags):
+    """Returns how far this rank was when each of the signals ended it."""
+    interrupts.BETWEEN_AGREEMENTS = 0.0  # at every call
     device = start_ranks()
-    torch.set_num_threads(1)
     train(flags, folder / "undisturbed", device)
     found = [interrupted_at(call, flags, folder / "interrupted", device) for call in calls]
     train(flags, folder / "interrupted", device)
-    print(json.dumps(found), flush=True)
     leave_ranks()
-    sys.stdout.flush()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:])
+    return found

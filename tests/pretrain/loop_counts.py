@@ -1,12 +1,11 @@
-"""Run by test_compiling.py in a process of its own: what a few real runs cast, compile and clip.
+"""Run by test_compiling.py in child processes: what a few real runs cast, compile and clip.
 
-Prints {run: {"losses": of the steps, "casts": how often one weight is cast at most in a step,
+Returns {run: {"losses": of the steps, "casts": how often one weight is cast at most in a step,
 "cast_weights": how many are, "graphs": that torch.compile made before the first step, "breaks": of
 graphs, "recompiled": graphs made in the steps, "moved": 2-norm by which a step moved all weights}}.
 """
 
 import json
-import tempfile
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -17,11 +16,12 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.store.paths import METRICS
 from pretrain.engine.distributed import leave_ranks, start_ranks
 from pretrain.flags import parse_flags
-from pretrain.loop import METRICS
 from pretrain.run_pretraining import run
-from pretrain.training import compiling
+from pretrain.training import preparation
+from pretrain.training.compiling import compile_if_possible
 from pretrain.training.metrics_file import MetricsLog
 from tests.pretrain.shards import write_dataset
 
@@ -79,10 +79,10 @@ def counts_of(flags, dataset: Path, output: Path, device) -> dict:
         weights.append(torch.cat([p.detach().flatten() for p in parameters]))
 
     args = parse_flags([f"--dataset_path={dataset}", f"--output_dir={output}", *SMALL, *flags])
-    compile_quickly = partial(compiling.compile_if_possible, backend="aot_eager")
+    compile_quickly = partial(compile_if_possible, backend="aot_eager")
     with (
         mock.patch("pretrain.training.throughput.matmul_peak", lambda *_: 1e12),
-        mock.patch.object(compiling, "compile_if_possible", compile_quickly),
+        mock.patch.object(preparation, "compile_if_possible", compile_quickly),
         nullcontext(Casts()) if "--compile" in flags else Casts() as mode,  # with it, none compiles
     ):
         run(args, device, MetricsLog(output / METRICS), watch=watch)
@@ -98,18 +98,9 @@ def counts_of(flags, dataset: Path, output: Path, device) -> dict:
     }
 
 
-def main() -> None:
+def measure(names: list[str], folder: Path) -> dict[str, dict]:
     device = start_ranks()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(Path(folder) / "dataset")
-        found = {
-            name: counts_of(flags, dataset, Path(folder) / name, device)
-            for name, flags in RUNS.items()
-        }
-    print(json.dumps(found), flush=True)
+    dataset = write_dataset(folder / "dataset")
+    found = {name: counts_of(RUNS[name], dataset, folder / name, device) for name in names}
     leave_ranks()
-
-
-if __name__ == "__main__":
-    main()
+    return found

@@ -11,16 +11,17 @@ from configs.defaults import get_default_config
 from configs.loading import flatten
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.engine.engine import Update
-from pretrain.flags import KEYS_WITHOUT_FLAG, parse_flags
+from pretrain.flags import flag_keys, parse_flags
 from pretrain.launch import launch_command, training_flags
-from pretrain.loop import TrainingRun
 from pretrain.model.model import build_model
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.budget import Budget
 from pretrain.optimization.lr_curves import curve_shape, lr_multiplier
 from pretrain.optimization.optimizers import build_optimizer
+from pretrain.settings import Settings
+from pretrain.training.due import is_checkpoint_due, is_line_due, is_validation_due
 from pretrain.training.metrics_file import SilentLog
-from pretrain.training.validation import is_validation_due
+from pretrain.training.training_run import TrainingRun
 
 SMALL = {
     "MODEL.HIDDEN_SIZE": 32,
@@ -51,13 +52,15 @@ class Built:
         command = launch_command(training_flags(config, Path("d"), Path("o/d/p")), (), 1)
         script = next(i for i, word in enumerate(command) if word.endswith("run_pretraining.py"))
         self.args = parse_flags(command[script + 1 :])
-        self.args.vocab_size, self.args.max_seq_length = 61, 16
-        self.args.special_ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        special_ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+        found = {"vocab_size": 61, "max_seq_length": 16, "special_ids": special_ids}
+        self.settings = Settings.from_args(self.args, **found)
+        self.training = self.settings.training
 
     @cached_property
     def model(self):
-        torch.manual_seed(self.args.seed)
-        return build_model(self.args)
+        torch.manual_seed(self.training.seed)
+        return build_model(self.settings.model)
 
     @property
     def layer(self):
@@ -65,7 +68,7 @@ class Built:
 
     @cached_property
     def optimizer(self):
-        return build_optimizer(self.model, self.args)
+        return build_optimizer(self.model, self.training)
 
     def group(self, **having):
         groups = self.optimizer.param_groups
@@ -73,36 +76,36 @@ class Built:
 
     @property
     def deepspeed(self):
-        self.args.multiplies_in_bf16 = False
-        return deepspeed_config(self.args, 1, 1000)
+        return deepspeed_config(self.settings.engine, 1, 1000)
 
     @property
     def shape(self):
-        return curve_shape(self.args)
+        return curve_shape(self.training)
 
     @property
     def batch_sizes(self):
-        args = self.args
-        ramp = args.batch_size_ramp_start, args.batch_size_ramp_steps
-        return BatchSizes(args.train_batch_size, *ramp)
+        training = self.training
+        ramp = training.batch_size_ramp_start, training.batch_size_ramp_steps
+        return BatchSizes(training.train_batch_size, *ramp)
 
     @cached_property
     def run(self):
         engine = Namespace(device=torch.device("cpu"), torch_autocast_z0_gradscaler=None)
         engine.fp16_enabled = lambda: True
-        return TrainingRun(self.args, engine, None, None, [], SilentLog(), None)
+        return TrainingRun(self.settings, engine, None, None, [], SilentLog())
 
     def steps_due(self, progress):
         """Shard visits after which a validation is due, at some share of the run."""
         return [
-            v for v in range(1, 13) if is_validation_due(self.args, v, progress, range(v - 1, v))
+            v
+            for v in range(1, 13)
+            if is_validation_due(self.training, v, progress, range(v - 1, v))
         ]
 
 
-def _after(run, hours=0.0, saved_hours=0.0):
-    """The run at that time of the clock, and of the last checkpoint."""
+def _after(run, hours):
+    """The run at that time of the clock."""
     run.budget.step, run.budget.elapsed = 7, hours * 3600
-    run.saved_at = saved_hours * 3600
     return run
 
 
@@ -168,20 +171,20 @@ ARRIVALS = [
     ),
     (
         *("MODEL.WORD_EMBEDDING_INIT", "cooccurrence", {}),
-        lambda b: b.args.word_embedding_init == "cooccurrence",
+        lambda b: b.settings.model.word_embedding_init == "cooccurrence",
     ),
     (
         *("MODEL.OUTPUT_BIAS_INIT", "frequencies", {}),
-        lambda b: b.args.output_bias_init == "frequencies",
+        lambda b: b.settings.model.output_bias_init == "frequencies",
     ),
     ("MODEL.LAYER_NORM_EPS", 1e-3, {}, lambda b: b.layer.attention_norm.eps == 1e-3),
-    ("PRETRAIN.LR_SCHEDULE", "time", {}, lambda b: Budget(b.args).position == (0, 24.0)),
-    ("PRETRAIN.NUM_STEPS", 77, {}, lambda b: Budget(b.args).position == (0, 77)),
+    ("PRETRAIN.LR_SCHEDULE", "time", {}, lambda b: Budget(b.training).position == (0, 24.0)),
+    ("PRETRAIN.NUM_STEPS", 77, {}, lambda b: Budget(b.training).position == (0, 77)),
     (
         *("PRETRAIN.TOTAL_TRAINING_TIME", 1.5, BY_TIME),
-        lambda b: Budget(b.args).position == (0, 1.5),
+        lambda b: Budget(b.training).position == (0, 1.5),
     ),
-    ("PRETRAIN.NUM_TOKENS", 900, BY_TOKENS, lambda b: Budget(b.args).position == (0, 900)),
+    ("PRETRAIN.NUM_TOKENS", 900, BY_TOKENS, lambda b: Budget(b.training).position == (0, 900)),
     (
         *("PRETRAIN.EARLY_EXIT_TIME_MARKER", 1.5, {}),
         lambda b: _after(b.run, 1.5).budget.finished and not _after(b.run, 1.4).budget.finished,
@@ -201,7 +204,7 @@ ARRIVALS = [
     ("PRETRAIN.WARMUP_PROPORTION", 0.25, {}, lambda b: b.shape.warmup == 0.25),
     (
         *("PRETRAIN.LR_CURVE", "linear", {}),
-        lambda b: 0.5 < lr_multiplier(b.args.curve, 0.5, b.shape) < 0.6,
+        lambda b: 0.5 < lr_multiplier(b.training.curve, 0.5, b.shape) < 0.6,
     ),
     ("PRETRAIN.ESD_R", 0.6, {}, lambda b: b.shape.r == 0.6),
     ("PRETRAIN.ESD_L", 4, {}, lambda b: b.shape.l == 4),
@@ -230,32 +233,32 @@ ARRIVALS = [
         *("PRETRAIN.GRADIENT_CHECKPOINTING", True, {}),
         lambda b: b.model.encoder.gradient_checkpointing,
     ),
-    ("PRETRAIN.COMPILE", True, {}, lambda b: b.args.compile),
-    ("PRETRAIN.SEED", 7, {}, lambda b: b.args.seed == 7),
-    ("PRETRAIN.PRINT_STEPS", 7, {}, lambda b: b.run._is_line_due(7)),
+    ("PRETRAIN.COMPILE", True, {}, lambda b: b.settings.engine.compile),
+    ("PRETRAIN.SEED", 7, {}, lambda b: b.training.seed == 7),
+    ("PRETRAIN.PRINT_STEPS", 7, {}, lambda b: is_line_due(b.training, 7)),
     ("PRETRAIN.TENSORBOARD", True, {}, lambda b: b.args.tensorboard),
     (
         *("PRETRAIN.CHECKPOINT_STEPS", 7, {}),
-        lambda b: _after(b.run)._is_checkpoint_due(range(0, 0)),
+        lambda b: is_checkpoint_due(b.training, 7, 0.0, range(0, 0)),
     ),
     (
         *("PRETRAIN.CHECKPOINT_MINUTES", 15.0, {}),
         lambda b: (
-            _after(b.run, 1.25, 1.0)._is_checkpoint_due(range(0, 0))
-            and not _after(b.run, 1.2, 1.0)._is_checkpoint_due(range(0, 0))
+            is_checkpoint_due(b.training, 7, 15 * 60, range(0, 0))
+            and not is_checkpoint_due(b.training, 7, 15 * 60 - 1, range(0, 0))
         ),
     ),
     (
         *("PRETRAIN.NUM_EPOCHS_BETWEEN_CHECKPOINTS", 3, {}),
         lambda b: (
-            _after(b.run)._is_checkpoint_due(range(2, 3))
-            and not _after(b.run)._is_checkpoint_due(range(3, 4))
+            is_checkpoint_due(b.training, 7, 0.0, range(2, 3))
+            and not is_checkpoint_due(b.training, 7, 0.0, range(3, 4))
         ),
     ),
     ("PRETRAIN.KEEP_CHECKPOINTS", 5, {}, lambda b: b.run.writer.keep == 5),
     (
         *("PRETRAIN.FINETUNE_TIME_MARKERS", [0.5, 2.0], {}),
-        lambda b: b.args.finetune_time_markers == [0.5, 2.0],
+        lambda b: b.training.finetune_time_markers == [0.5, 2.0],
     ),
     ("PRETRAIN.DO_VALIDATION", False, BY_EPOCHS, lambda b: b.steps_due(0.5) == []),
     ("PRETRAIN.VALIDATION_STEPS", 5, {}, lambda b: b.steps_due(0.5) == [5, 10]),
@@ -270,8 +273,13 @@ ARRIVALS = [
         *("PRETRAIN.VALIDATION_END_PROPORTION", 0.6, BY_EPOCHS),
         lambda b: len(b.steps_due(0.5)) == 12,
     ),
-    ("PRETRAIN.VALIDATION_MICRO_BATCH", 3, {}, lambda b: b.args.validation_micro_batch == 3),
-    ("PRETRAIN.VALIDATION_SAMPLES", 3, {}, lambda b: b.args.validation_samples == 3),
+    (
+        "PRETRAIN.VALIDATION_MICRO_BATCH",
+        3,
+        {},
+        lambda b: b.settings.engine.validation_micro_batch == 3,
+    ),
+    ("PRETRAIN.VALIDATION_SAMPLES", 3, {}, lambda b: b.training.validation_samples == 3),
     ("PRETRAIN.USE_EARLY_STOPPING", True, {}, lambda b: _stopped_early(b, 180, 6.1)),
     (
         *("PRETRAIN.EARLY_STOP_TIME", 5.0, EARLY),
@@ -301,4 +309,4 @@ def test_without_it_things_are_otherwise(key, value, others, arrives):
 
 def test_the_table_is_complete():
     keys = {key for key in flatten(get_default_config()) if key.startswith(("MODEL.", "PRETRAIN."))}
-    assert {row[0] for row in ARRIVALS} == keys - set(KEYS_WITHOUT_FLAG)
+    assert {row[0] for row in ARRIVALS} == keys & set(flag_keys().values())

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,14 +14,18 @@ import pytest
 
 from pipeline.runtime.oom import OomKills
 from pipeline.runtime.processes import run_logged
-from pretrain import launch
+from pretrain import launch, run_pretraining
 from pretrain.engine.checkpoints import TENSORS, list_checkpoints
 from pretrain.engine.ports import free_port
 from pretrain.failures import Failure
+from tests.forked import start, start_ranks
+from tests.pretrain.interrupted_ranks import run_and_interrupt
 from tests.pretrain.shards import write_dataset
 
 PROJECT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+# Nothing is compiled, but DeepSpeed would load the compiler.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+ENVIRONMENT["PYTHONPATH"] = str(PROJECT)
 CHECKS = 5  # of a step: before each of its 4 micro batches, and after it
 
 
@@ -40,19 +43,6 @@ def flags(dataset, *more):
     return [f"--dataset_path={dataset}", *words, *more]
 
 
-def start(rank, number, port, *words):
-    """One of so many ranks, without the launcher, which only costs time."""
-    ours = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_SIZE": number}
-    ours |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT | {name: str(value) for name, value in ours.items()},
-    )
-
-
 def metrics(output):
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     kept = {"kind", "step", "samples", "tokens", "loss", "accuracy", "lr", "grad_norm"}
@@ -63,17 +53,13 @@ def test_a_signal_to_one_rank_ends_both_before_the_same_micro_batch(dataset, tmp
     """And what comes of it is the same, bit by bit, as if there had been none."""
     in_a_step = 2 * CHECKS + 3
     in_a_validation = 2 * CHECKS + 2  # after steps 3 and 4, before its second batch
-    script = PROJECT / "tests" / "pretrain" / "interrupted_ranks.py"
-    calls = json.dumps([in_a_step, in_a_validation])
-    words, port = (str(script), str(tmp_path), calls, *flags(dataset)), free_port()
-    ranks = [start(rank, 2, port, *words) for rank in range(2)]
+    calls = [in_a_step, in_a_validation]
+    arguments = (tmp_path, calls, flags(dataset))
+    ranks = start_ranks(run_and_interrupt, 2, free_port(), *arguments, folder=tmp_path)
     for rank in ranks:
-        out, errors = rank.communicate(timeout=100)
-        assert rank.returncode == 0, errors[-2000:]
-        assert json.loads(out.splitlines()[-1]) == [[in_a_step, 143], [in_a_validation, 143]]
-        if rank is ranks[0]:
-            steps = [f"interrupted; the checkpoint of step {step} is saved" for step in (2, 4)]
-            assert [line for line in out.splitlines() if "interrupted" in line] == steps
+        assert rank.result(100) == [(call, 143) for call in calls]
+    said = [line for line in ranks[0].output.read_text().splitlines() if "interrupted" in line]
+    assert said == [f"interrupted; the checkpoint of step {step} is saved" for step in (2, 4)]
     ours, expected = (tmp_path / name for name in ("interrupted", "undisturbed"))
     assert metrics(ours) == metrics(expected)
     for end in (Path("model") / "model.safetensors", Path("checkpoints/step_0000006") / TENSORS):
@@ -83,18 +69,19 @@ def test_a_signal_to_one_rank_ends_both_before_the_same_micro_batch(dataset, tmp
 
 def test_before_there_is_anything_to_save_a_signal_ends_a_rank_at_once(dataset, tmp_path):
     """Here in C code of torch's, which waits for a first rank that never answers."""
-    script = str(PROJECT / "pretrain" / "run_pretraining.py")
     with socket.create_server(("127.0.0.1", 0)) as first:
         first.settimeout(100)
         words = flags(dataset, f"--output_dir={tmp_path / 'out'}")
-        rank = start(1, 2, first.getsockname()[1], script, *words)
+        ours = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_SIZE": 2}
+        ours |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": first.getsockname()[1]}
+        rank = start(run_pretraining.main, words, output=tmp_path / "rank.txt", **ours)
         try:
             with first.accept()[0]:
-                rank.terminate()
-                assert rank.wait(20) == -signal.SIGTERM
+                rank.process.terminate()
+                rank.process.join(20)
+                assert rank.process.exitcode == -signal.SIGTERM
         finally:
             rank.kill()
-            rank.communicate()
 
 
 # run_pretraining whose ranks stop in step 3, as in a collective with one that has died, and answer
@@ -106,9 +93,10 @@ import threading
 
 sys.path.insert(0, {project!r})
 
-from pretrain import loop, run_pretraining
+from pretrain import run_pretraining
+from pretrain.training.training_run import TrainingRun
 
-step = loop.TrainingRun._train_step
+step = TrainingRun._train_step
 
 
 def get_stuck(self, interrupts):
@@ -119,7 +107,7 @@ def get_stuck(self, interrupts):
     step(self, interrupts)
 
 
-loop.TrainingRun._train_step = get_stuck
+TrainingRun._train_step = get_stuck
 if __name__ == "__main__":
     sys.exit(run_pretraining.main(sys.argv[1:]))
 """
@@ -134,18 +122,26 @@ def stuck_ranks(folder, dataset, monkeypatch, well=""):
     return [*launch.launch_command(out, ("--num_gpus", "2"), free_port()), *flags(dataset)]
 
 
-def test_when_a_rank_is_killed_the_other_ends_and_the_kill_is_the_cause(
-    dataset, tmp_path, monkeypatch
-):
-    """The launcher alone would take 30 s for each of the others."""
-    command = stuck_ranks(tmp_path, dataset, monkeypatch)
+@pytest.fixture(scope="module", autouse=True)
+def launcher(dataset, tmp_path_factory):
+    """A launcher whose ranks get stuck; it starts while other tests run."""
+    folder = tmp_path_factory.mktemp("launcher")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        command = stuck_ranks(folder, dataset, monkeypatch)
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     launcher = subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
+    yield launcher
+    launcher.kill()
+    launcher.communicate()
+
+
+def test_when_a_rank_is_killed_the_other_ends_and_the_kill_is_the_cause(launcher):
+    """The launcher alone would take 30 s for each of the others."""
     stuck = (line.split()[1:] for line in launcher.stdout if line.startswith("stuck: "))
     ranks = dict(islice(stuck, 2))
     try:
         os.kill(int(ranks["1"]), signal.SIGKILL)
-        _, errors = launcher.communicate(timeout=20)
+        _, errors = launcher.communicate(timeout=25)
     finally:
         for process in ranks.values():
             with suppress(ProcessLookupError):

@@ -17,15 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.store.ownership import owned, worked_on
-from pretrain import loop
 from pretrain.engine import checkpoints
 from pretrain.engine.checkpoints import TENSORS, list_checkpoints
 from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.engine.ports import free_port
 from pretrain.flags import parse_flags
 from pretrain.optimization.lr_curves import CurveShape, lr_multiplier
-from pretrain.run_pretraining import check_device, run
+from pretrain.run_pretraining import run
+from pretrain.training import training_run
 from pretrain.training.metrics_file import MetricsLog, parse_warning, start_tensorboard
+from pretrain.training.preparation import check_device
 from tests.pretrain.engine.test_checkpoints import NO_ROOM, flip_byte
 from tests.pretrain.shards import write_dataset
 
@@ -154,7 +155,7 @@ def test_killed_at_five_moments_damaged_and_resumed_it_ends_bit_identically(
     flip_byte(saved[-1] / TENSORS)
     resumed = _one_rank(*flags)
     assert f"{saved[-1].name} is damaged" in resumed
-    assert f"going on from the checkpoint of step {int(saved[-2].name[5:])}\n" in resumed
+    assert f"resuming from the checkpoint of step {int(saved[-2].name[5:])}\n" in resumed
     _assert_same_end(tmp_path, undisturbed)
 
 
@@ -176,7 +177,7 @@ def test_until_a_rank_has_ended_nobody_else_has_its_folder(dataset, tmp_path):
 def test_a_rank_that_waits_for_its_folder_can_be_interrupted(dataset, tmp_path):
     with worked_on(tmp_path, 0, pytest.fail):
         child = _start(*_flags(dataset, tmp_path))
-        assert child.stdout.readline().startswith(f"waits, as {tmp_path} is still being written by")
+        assert child.stdout.readline().startswith(f"waiting: {tmp_path} is still being written by")
         child.send_signal(signal.SIGINT)
         assert child.wait(20) == 130
         child.communicate()
@@ -185,7 +186,7 @@ def test_a_rank_that_waits_for_its_folder_can_be_interrupted(dataset, tmp_path):
 def test_a_validation_that_is_done_again_leaves_one_line(device, dataset, tmp_path, monkeypatch):
     """An interrupt comes in the validation, and the next one just behind it."""
     flags = _flags(dataset, tmp_path, "--checkpoint_steps=0")
-    interrupts, step = Interrupts(), loop.TrainingRun._train_step
+    interrupts, step = Interrupts(), training_run.TrainingRun._train_step
 
     def interrupted(run, now):
         now.signum = signal.SIGTERM
@@ -200,12 +201,12 @@ def test_a_validation_that_is_done_again_leaves_one_line(device, dataset, tmp_pa
         interrupts.signum = signal.SIGTERM
         return loop_validate(*arguments)
 
-    loop_validate = loop.validate
+    loop_validate = training_run.validate
     with monkeypatch.context() as during:
-        during.setattr(loop, "validate", validate)
+        during.setattr(training_run, "validate", validate)
         start()
     with monkeypatch.context() as behind:
-        behind.setattr(loop.TrainingRun, "_train_step", interrupted)
+        behind.setattr(training_run.TrainingRun, "_train_step", interrupted)
         start()
     _here(device, *flags)
     validated = [line["step"] for line in _metrics(tmp_path) if line["kind"] == "validation"]
@@ -223,7 +224,7 @@ def test_asked_to_end_it_saves_where_it_is(dataset, undisturbed, tmp_path, numbe
     (saved,) = list_checkpoints(tmp_path / "checkpoints")
     step = int(saved.name[5:])
     assert f"the checkpoint of step {step} is saved" in rest and step >= 35
-    assert f"going on from the checkpoint of step {step}\n" in _one_rank(*flags)
+    assert f"resuming from the checkpoint of step {step}\n" in _one_rank(*flags)
     _assert_same_end(tmp_path, undisturbed)
 
 
@@ -356,7 +357,7 @@ def test_a_hopeless_run_stops_early_and_stays_stopped(dataset, tmp_path, device,
     assert _metrics(tmp_path)[-1]["step"] == 25
     _here(device, *_flags(dataset, tmp_path, *stop))
     assert _metrics(tmp_path)[-1]["step"] == 25
-    assert "it was stopped early there, and stays so" in capsys.readouterr().out
+    assert "the run was stopped early there, and remains stopped" in capsys.readouterr().out
     _here(device, *_flags(dataset, tmp_path, "--no-use_early_stopping"))
     assert _metrics(tmp_path)[-1]["step"] == STEPS
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from dataset.card import held_out_warnings, text_lines
 from dataset.shards import split_plan as layouts
 from dataset.shards.sentences import load_segmenter
-from dataset.shards.split_plan import Census, Layout, num_shards, plan_layout, with_both_splits
+from dataset.shards.split_plan import (
+    Census,
+    Layout,
+    ShardSettings,
+    num_shards,
+    plan_layout,
+    with_both_splits,
+)
 from dataset.sources.registry import customized_source
 from dataset.workers import one_thread_each
 from pipeline.errors import StageError
@@ -283,10 +290,12 @@ def test_number_of_shards():
     mb = 1 << 20
     sizes = (0, 100_000, mb, 4 * mb, 100 * mb, 512 * mb, 1024 * mb, 16_384 * mb)
     assert [num_shards(size) for size in sizes] == [1, 1, 4, 16, 16, 16, 32, 512]
-    layout = plan_layout(1 << 40, 0, 0, 0.005, 1)  # a TB
+    layout = plan_layout(1 << 40, ShardSettings(0, 0, 0.005, 1))  # a TB
     assert 4000 < layout.num_train_shards <= 4096
     assert layout.num_test_shards == 20
-    assert plan_layout(1000, 500, 1, 0.5, 1).section_bytes == layouts.MIN_SECTION_BYTES
+    assert (
+        plan_layout(1000, ShardSettings(500, 1, 0.5, 1)).section_bytes == layouts.MIN_SECTION_BYTES
+    )
 
 
 # --- sentences -------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """Sources: what is asked for, which files are text, what identifies them."""
 
+import email
 import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -228,11 +230,14 @@ def test_planning_needs_the_standard_library_alone(tmp_path):
     assert len(local_files(customized_source(str(tmp_path), "K"))) == 1
 
 
-def test_python_docs_are_prose():
+def test_python_docs_are_prose(monkeypatch):
+    """Of the library's packages just one is read, as all of them take half a minute."""
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": Path(email.__file__).parent})
     articles = list(iter_python_docs())
     text = "\n\n".join(articles)
-    assert 1e6 < len(text) < 6e6
-    assert len(articles) > 200
+    assert 2e5 < len(text) < 2e6
+    assert len(articles) > 80
+    assert any("MIME" in article for article in articles)
     assert ">>>" not in text and ":func:" not in text and "``" not in text
     assert not any("\n\n" in article for article in articles)
 

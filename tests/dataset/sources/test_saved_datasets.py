@@ -2,8 +2,6 @@
 
 import json
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -12,13 +10,12 @@ import pytest
 
 from dataset.sources.corpus_files import list_files
 from dataset.sources.digests import FileDigests, identity_of
-from dataset.sources.heads import problems_with_heads
 from dataset.sources.registry import customized_source, hub_source, local_files, problem_with
+from dataset.sources.source_checks import problems_with_heads
 from pipeline.errors import StageError
 from tests.dataset.dataset_helpers import articles_of, read_source, shard
 from tests.plans import dataset_estimate
 
-ROOT = Path(__file__).parents[3]
 TEXTS = [f"Row {number} of it.\nIts second line: 中文." for number in range(40)]
 
 
@@ -85,13 +82,12 @@ def test_a_split_is_read_train_by_default(by_split, tmp_path):
     assert said == []
 
 
-def test_a_split_is_told_once(by_split, config, tmp_path):
+def test_a_split_is_told_once(by_split, config, command, tmp_path):
     told = f"{by_split}: split train is read, not validation"
     config.DATASET.CUSTOMIZED_DATASETS = [str(by_split)]
     assert dataset_estimate(config).notes.count(told) == 1
-    command = [sys.executable, "-m", "dataset.shard_data", "--frac_test=0.1"]
-    command += ["--output_dir", str(tmp_path / "out"), "--dataset", "custom", str(by_split)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    flags = ["--frac_test=0.1", "--output_dir", tmp_path / "out", "--n_processes=1"]
+    done = command("shard_data", *flags, "--dataset", "custom", by_split)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(told) == 1
 

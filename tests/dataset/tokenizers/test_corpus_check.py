@@ -5,8 +5,9 @@ import unicodedata
 
 import pytest
 
-from dataset.tokenizers.build import build_tokenizer, load_tokenizer
+from dataset.tokenizers.build import build_tokenizer
 from dataset.tokenizers.corpus_check import Findings, look_at, sample_articles
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.vocabulary_training import train_tokenizer
 from pipeline.errors import StageError
 from tests.dataset.tokenizer_folders import BERT
@@ -28,7 +29,7 @@ def test_shares_are_of_tokens_and_of_characters(tmp_path):
     assert found.unknown_words == {"unbelievable": 1}
     [line] = found.lines("en")
     assert line.startswith(
-        "WARNING: 14.3% of the tokens are unknown, which stand for 46.2% of the characters (as "
+        "WARNING: 14.3% of the tokens are unknown, which hide 46.2% of the characters (as "
         "unbelievable); likely cause: characters that the vocabulary lacks (U+0062"
     )
 

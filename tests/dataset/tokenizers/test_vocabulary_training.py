@@ -3,8 +3,6 @@
 import random
 import subprocess
 import sys
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.stage import make_tokenizer
-from dataset.tokenizers.build import load_tokenizer
-from dataset.tokenizers.formats import save_bert_tokenizer
-from dataset.tokenizers.merges import learn_merges
+from dataset.tokenizers.formats import bert_pipeline
+from dataset.tokenizers.load import load_tokenizer
+from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
 from dataset.tokenizers.vocabulary_training import (
     as_symbols,
     learn_wordpiece,
@@ -23,14 +21,10 @@ from dataset.tokenizers.vocabulary_training import (
     train_tokenizer,
 )
 from dataset.tokenizers.word_counts import (
-    BLOCK_BYTES,
-    CONTINUES,
-    LONGEST_WORD,
     BoundedCounts,
-    count_words,
-    iter_blocks,
 )
 from pipeline.errors import ConfigError
+from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.plans import dataset_artifact
 
 ROOT = Path(__file__).parents[3]
@@ -195,49 +189,9 @@ def test_impossible_settings_are_named():
         assert "TOKENIZER.SPECIAL_TOKENS" in problem_with_training("bpe", 999, [token])
 
 
-# --- merges ----------------------------------------------------------------------------------
-
-
-def merged_the_obvious_way(words, entries, vocab_size):
-    words, entries = [(list(ids), count) for ids, count in words], list(entries)
-    while len(entries) < vocab_size:
-        pairs = Counter()
-        for ids, count in words:
-            for pair in pairwise(ids):
-                pairs[pair] += count
-        if not pairs or max(pairs.values()) < 2:
-            break
-        left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        entry = entries[left] + entries[right]
-        if entry not in entries:
-            entries.append(entry)
-        for ids, _ in words:
-            at = 0
-            while at < len(ids) - 1:
-                if ids[at] == left and ids[at + 1] == right:
-                    ids[at : at + 2] = [entries.index(entry)]
-                at += 1
-    return entries
-
-
-@given(st.dictionaries(st.text("abc", min_size=1, max_size=7), st.integers(1, 9), max_size=8))
-@settings(max_examples=200, deadline=None)
-def test_merges_are_those_of_the_obvious_way(counts):
-    """Where no two pairs make the same entry and words overlap themselves (`aaa`) alike."""
-    words = [(["abc".index(c) for c in word], count) for word, count in counts.items()]
-    expected = merged_the_obvious_way(words, "abc", 12)
-    entries = list("abc")
-    merges = learn_merges([(list(ids), n) for ids, n in words], entries, 12, str.__add__)
-    assert entries == expected
-    assert len(set(merges)) == len(merges)
-    assert {left + right for left, right in merges} == set(entries[3:])
-
-
 def test_same_entries_as_the_tokenizers_library(shared_data, tmp_path):
     """On real text, but for ties, which the library breaks in another order in each process."""
     from tokenizers import trainers
-
-    from dataset.tokenizers.formats import SPECIAL_TOKENS, bert_pipeline
 
     shard = shared_data / "corpora/wikipedia_articles/wiki_00.txt"
     ours = set(train([shard], tmp_path / "ours", vocab_size=4000).tokenizer.get_vocab())
@@ -245,48 +199,6 @@ def test_same_entries_as_the_tokenizers_library(shared_data, tmp_path):
     special = list(SPECIAL_TOKENS.values())
     library.train([str(shard)], trainers.WordPieceTrainer(vocab_size=4000, special_tokens=special))
     assert len(ours & set(library.get_vocab())) > 0.95 * 4000
-
-
-# --- counts ----------------------------------------------------------------------------------
-
-
-def test_counts_are_exact_below_the_capacity_and_bounded_above():
-    table = BoundedCounts(1000)
-    table.add({"the": 5, "a": 3})
-    table.add({"the": 1})
-    assert dict(table.items()) == {"the": 6, "a": 3}
-    rng = random.Random(0)
-    for _ in range(100):
-        rare = {f"w{rng.randrange(10**9)}": 1 for _ in range(200)}
-        table.add({"the": 100, "of": 50, **rare})
-        assert len(table.counts) <= 1202
-    counts = dict(table.items())
-    assert (counts["the"], counts["of"]) == (10006, 5000)
-    tail = sum(counts.values()) - counts["the"] - counts["of"]
-    assert 10_000 < tail < 40_000  # the sample stands for all 20,000
-
-
-def test_long_words_are_cut():
-    text = "short " + "x" * LONGEST_WORD + " " + "0123456789abcdefghijklmnopqrst"
-    counts = count_words(text)
-    pieces = ["01234567", CONTINUES + "89abcdef", CONTINUES + "ghijklmn", CONTINUES + "opqrst"]
-    assert counts == Counter(["short", "x" * LONGEST_WORD, *pieces])
-
-
-def test_all_text_once_or_an_even_share(tmp_path):
-    paths, lines = [tmp_path / name for name in "abc"], []
-    for path in paths:
-        own = [f"{path.name} line {i} é" + "\n" * (1 + i % 2) for i in range(60_000)]
-        path.write_text("".join(own), encoding="utf-8")
-        lines += own
-    assert all(path.stat().st_size > BLOCK_BYTES for path in paths)
-    assert "".join(iter_blocks(paths, 1 << 40)) == "".join(lines)
-    sample = list(iter_blocks(paths, 300_000))
-    assert 250_000 < sum(len(block.encode()) for block in sample) < 350_000
-    read = [line for block in sample for line in block.split("\n") if line]
-    assert len(set(read)) == len(read) and set(read) <= {line.strip("\n") for line in lines}
-    of_each = Counter(line[0] for line in read)
-    assert min(of_each.values()) > 0.25 * len(read)
 
 
 def test_long_runs_without_spaces_are_learnt(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("distributed")
 
 from configs.defaults import get_default_config
-from finetune.search.dask_workers import cluster_workers
+from finetune.search.dask_workers import dask_workers
 from finetune.search.scheduler import WorkerDied, run_jobs
 from finetune.stage import finetune
 from pipeline.errors import StageError
@@ -59,7 +59,7 @@ def test_what_fails_is_tried_twice_and_what_kills_workers_is_given_up(tmp_path, 
     with (
         dask_cluster.scheduler(tmp_path) as (address, _),
         dask_cluster.workers(tmp_path, address, 2),
-        cluster_workers(address, tmp_path / "shared", [tmp_path]) as workers,
+        dask_workers(address, tmp_path / "shared", [tmp_path]) as workers,
     ):
         jobs = iter(["1 / 0", deadly, "2 + 2"])
         outcomes = dict(run_jobs(workers, eval, lambda: next(jobs, None), notes.append))

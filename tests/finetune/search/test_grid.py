@@ -15,11 +15,12 @@ from finetune.search.grid import (
     Job,
     best_job,
     halving_jobs,
+    median_scores,
     num_runs,
     plan_jobs,
     possible_best,
     run_order,
-    setting_scores,
+    total_rows,
 )
 
 SMALL = Grid((3,), (32,), (1e-5, 5e-5))
@@ -85,11 +86,18 @@ def test_mnli_first_then_the_most_costly():
     rows = {"CoLA": 10, "MNLI": 50, "QQP": 100, "RTE": 5}
 
     def order(stilt):
-        jobs = run_order(plan_jobs(grids, [42], stilt), lambda job: job.epochs * rows[job.task])
+        jobs = run_order(plan_jobs(grids, [42], stilt), rows)
         return [job.task for job in jobs]
 
     assert order(["RTE"]) == ["MNLI"] * 2 + ["QQP"] * 2 + ["CoLA"] * 2 + ["RTE"] * 2
     assert order([])[0] == "QQP"
+
+
+def test_the_rows_of_a_search():
+    jobs = plan_jobs({"CoLA": Grid((1, 3), (32,), (1e-5, 3e-5, 5e-5)), "RTE": SMALL}, [42], [])
+    rows = {"CoLA": 10, "RTE": 5}
+    assert total_rows(jobs, "grid", rows) == 3 * (1 + 3) * 10 + 2 * 3 * 5
+    assert total_rows(jobs, "halving", rows) == (3 * 1 + 2 * 3) * 10 + 2 * 3 * 5
 
 
 # --- which is best -----------------------------------------------------------------------------
@@ -110,7 +118,7 @@ def test_ties_of_settings():
 def test_a_lucky_seed_does_not_make_a_setting_the_best():
     lucky = {Job("RTE", 3, 32, 5e-5, seed): score for seed, score in enumerate((0.9, 0.5, 0.4))}
     steady = {Job("RTE", 3, 32, 1e-5, seed): score for seed, score in enumerate((0.6, 0.7, 0.7))}
-    found = {setting.learning_rate: x for setting, x in setting_scores(lucky | steady).items()}
+    found = {setting.learning_rate: x for setting, x in median_scores(lucky | steady).items()}
     assert found == {5e-5: 0.5, 1e-5: 0.7}
     assert best_job(lucky | steady) == Job("RTE", 3, 32, 1e-5, 1)
 
@@ -161,7 +169,7 @@ def test_each_rung_keeps_the_better_half(grid, seeds):
     chosen = halve(plan_jobs({"CoLA": grid}, seeds, []))
     epochs = sorted(grid.epochs)
     for lower, higher in pairwise(epochs):
-        tried = setting_scores({job: score(job) for job in chosen if job.epochs == lower})
+        tried = median_scores({job: score(job) for job in chosen if job.epochs == lower})
         kept = {(j.batch_size, j.learning_rate) for j in chosen if j.epochs == higher}
         worst_kept = min(x for s, x in tried.items() if (s.batch_size, s.learning_rate) in kept)
         left_out = [x for s, x in tried.items() if (s.batch_size, s.learning_rate) not in kept]

@@ -7,8 +7,8 @@ from finetune.search.grid import Grid, plan_jobs
 from finetune.search.job_folder import (
     RESULT,
     SUMMARY_KEYS,
+    InputPaths,
     JobRun,
-    Source,
     TrainingSettings,
     damage_to_run,
     has_model,
@@ -17,7 +17,7 @@ from finetune.search.job_folder import (
     write_predictions,
     write_result,
 )
-from finetune.search.search_state import SearchProgress
+from finetune.search.search_state import SearchState
 from tests.damage import flip_byte
 
 [PREDICTIONS] = (f"predictions_{split.name}.tsv" for split in find_task("RTE").test)
@@ -34,7 +34,7 @@ def make_run(tmp_path):
             job=job,
             task=find_task(job.task),
             inputs={"seed": 42, "start": str(source)},
-            source=Source("model", "model", "data"),
+            paths=InputPaths("model", "model", "data"),
             settings=settings,
             folder=tmp_path / job.task,
             log=tmp_path / "log",
@@ -87,7 +87,7 @@ def test_weights_count_only_where_another_run_needs_them(make_run):
 def test_a_search_makes_damaged_weights_again_before_anything_starts_from_them(make_run):
     mnli = finish(make_run(MNLI))
     flip_byte(model_path(mnli.folder) / "model.safetensors", 50)
-    progress = SearchProgress([MNLI, RTE], make_run)
+    progress = SearchState([MNLI, RTE], make_run)
     assert list(progress.results) == [MNLI]
     assert progress.next_run().job == MNLI and progress.next_run() is None
 
@@ -96,5 +96,5 @@ def test_a_search_does_without_weights_that_nothing_is_to_start_from(make_run):
     mnli = finish(make_run(MNLI))
     finish(make_run(RTE, MNLI))
     (model_path(mnli.folder) / "model.safetensors").unlink()
-    progress = SearchProgress([MNLI, RTE], make_run)
+    progress = SearchState([MNLI, RTE], make_run)
     assert list(progress.results) == [MNLI, RTE] and progress.next_run() is None

@@ -1,4 +1,4 @@
-"""Slots: workers that live on, die alone, are replaced, and see only their own GPUs."""
+"""Workers run many jobs, die alone, are replaced, and see only their own GPU."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.search.local_workers import Slot, plan_slots, slot_workers
+from finetune.search.local_workers import LocalWorkers, Slot, plan_slots
 from finetune.search.scheduler import WorkerDied, run_jobs
 from pipeline.errors import ConfigError, StageError
 from pipeline.runtime.executor import num_cores
@@ -17,7 +17,7 @@ CPU = Slot(None, 1)
 
 
 def work(job):
-    """Runs in the worker: what a job's name asks for, `once` only if its file is not there yet."""
+    """Runs in the worker: does what the job's name says, once if it names a file."""
     action, _, file = job.partition(" ")
     if file and Path(file).exists():
         return "second time"
@@ -50,7 +50,7 @@ def hand_out(*jobs):
 
 
 def outcomes_of(*jobs, slot=CPU, notes=None):
-    with slot_workers([slot]) as workers:
+    with LocalWorkers([slot]) as workers:
         note = [].append if notes is None else notes.append
         return dict(run_jobs(workers, work, hand_out(*jobs), note))
 
@@ -76,7 +76,7 @@ def test_what_fails_once_is_tried_again_in_a_new_worker(tmp_path):
 
 
 def test_a_worker_that_was_killed_while_it_was_idle_is_replaced():
-    with slot_workers([CPU]) as workers:
+    with LocalWorkers([CPU]) as workers:
         jobs = run_jobs(workers, work, hand_out("a", "b"), [].append)
         _, (process, _) = next(jobs)
         os.kill(process, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_worker_that_was_killed_while_it_was_idle_is_replaced():
 
 
 def test_when_the_caller_gives_up_no_worker_is_left():
-    with pytest.raises(KeyboardInterrupt), slot_workers([CPU, CPU]) as workers:
+    with pytest.raises(KeyboardInterrupt), LocalWorkers([CPU, CPU]) as workers:
         for _ in run_jobs(workers, work, lambda: "a", [].append):
             raise KeyboardInterrupt
     assert multiprocessing.active_children() == []
@@ -106,12 +106,10 @@ def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
     [outcome] = outcomes_of("device", slot=Slot(0, 1), notes=notes).values()
     assert isinstance(outcome, StageError) and not notes
     assert " cannot use " in str(outcome) and "SYSTEM.NUM_GPUS: 0" in str(outcome)
-    assert outcomes_of("device", slot=CPU) == {"device": "cpu"}
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_torch_takes_its_threads_from_the_slot(number):
-    assert outcomes_of("threads", slot=Slot(None, number)) == {"threads": number}
+def test_a_worker_on_the_cpu_takes_its_threads_from_the_slot():
+    assert outcomes_of("threads", "device", slot=CPU) == {"threads": 1, "device": "cpu"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune.search.grid import Grid, Job, best_job, num_runs, plan_jobs
 from finetune.search.job_folder import model_path
-from finetune.search.search_state import SearchProgress
+from finetune.search.search_state import SearchState
 
 SMALL = Grid((3,), (32,), (1e-5, 5e-5))
 
@@ -25,12 +25,12 @@ class FakeRun:
 
 @pytest.fixture
 def searching(tmp_path):
-    """Makes a SearchProgress over MNLI (two settings) and RTE from `done` results."""
+    """Makes a SearchState over MNLI (two settings) and RTE from `done` results."""
 
     def start(done=()):
         jobs = plan_jobs({"MNLI": SMALL, "RTE": Grid((3,), (32,), (1e-5,))}, [42], ["RTE"])
         done = dict(done)
-        return SearchProgress(jobs, lambda job, source: FakeRun(tmp_path, done, job, source)), jobs
+        return SearchState(jobs, lambda job, source: FakeRun(tmp_path, done, job, source)), jobs
 
     return start
 
@@ -133,7 +133,7 @@ def run_search(root, jobs, search, kills=(), num_workers=2, rng=None):
     """
     begun = []
     for limit in (*kills, None):
-        progress = SearchProgress(jobs, lambda job, source: StoredRun(root, job, source), search)
+        progress = SearchState(jobs, lambda job, source: StoredRun(root, job, source), search)
         running, finished = [], 0
         while True:
             while len(running) < num_workers and (run := progress.next_run()):
@@ -198,7 +198,7 @@ def test_grid_and_halving_reuse_each_others_results(tmp_path):
 
 def test_a_failure_ends_the_halving_of_its_task_alone(tmp_path):
     jobs = plan_jobs({"CoLA": GRIDS["CoLA"], "WNLI": GRIDS["RTE"]}, [1], [])
-    progress = SearchProgress(jobs, lambda job, source: StoredRun(tmp_path, job, source), "halving")
+    progress = SearchState(jobs, lambda job, source: StoredRun(tmp_path, job, source), "halving")
     bad = Job("CoLA", 1, 16, 1e-5, 1)
     while run := progress.next_run():
         progress.record(run.job, ValueError("no") if run.job == bad else run.finish())

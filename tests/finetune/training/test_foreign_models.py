@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import run_glue
+from finetune.data.demo_glue import write_demo_glue
 from finetune.data.encoding import load_tokenizer
 from finetune.data.tasks import find_task
-from finetune.search.job_folder import Source
-from finetune.search.worker import SpeedTest, do
+from finetune.search.job_folder import InputPaths
+from finetune.search.worker import TaskCheck
 from finetune.training.classifiers import build_classifier, usable_length
 from finetune.training.foreign_models import (
     PADDING_ROWS,
@@ -69,7 +70,7 @@ def test_a_malicious_pickle_is_refused(model, marker, as_torch_saves):
     with pytest.raises(StageError, match="a pickle that holds more than tensors"):
         build_classifier(str(model), find_task("RTE"), 0)
     with pytest.raises(StageError, match="a pickle that holds more than tensors"):
-        do(SpeedTest(Source(str(model), str(model), ""), 16))
+        TaskCheck(find_task("RTE"), InputPaths(str(model), str(model), ""), 16).run()
     assert not marker.exists()
 
 
@@ -203,15 +204,19 @@ def with_more_entries(model: Path, number: int) -> None:
     (model / "vocab.txt").unlink(missing_ok=True)
 
 
-def test_a_tokenizer_with_more_entries_than_embeddings_is_named_in_the_plan_and_when_loaded(model):
+def test_a_tokenizer_with_more_entries_than_embeddings_is_named_in_the_plan_and_when_loaded(
+    model, tmp_path
+):
     assert problem_with_vocabulary(model) == ""
     size = json.loads((model / "config.json").read_text())["vocab_size"]
     with_more_entries(model, 7)
     expected = f"{model}: the tokenizer has {size + 7:,} entries, the model embeddings for {size:,}"
     assert problem_with_vocabulary(model).startswith(expected)
     # As for a name of the Hub, where nothing is read beforehand.
+    write_demo_glue(tmp_path / "glue")
+    paths = InputPaths(str(model), str(model), str(tmp_path / "glue"))
     with pytest.raises(StageError, match=re.escape(expected)):
-        do(SpeedTest(Source(str(model), str(model), ""), 16))
+        TaskCheck(find_task("RTE"), paths, 16).run()
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_an_old_driver_is_named_with_the_ways_out(machine):
     assert problem == refusal(1) == refusal(2)
     assert problem.startswith(
         "SYSTEM.NUM_GPUS: torch 2.13.0 for CUDA 13.0 cannot use NVIDIA A100-SXM4-80GB (driver "
-        "535.129.03 for CUDA 12.2): The NVIDIA driver on your system is too old (found version "
+        "535.129.03): The NVIDIA driver on your system is too old (found version "
         "12020); run `TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126 bash "
     )
     assert "install.sh` for a torch that can use all of them, or train on the CPU" in problem
@@ -147,7 +147,7 @@ def test_a_card_without_kernels_is_named(machine, monkeypatch):
     problem = refusal(-1)
     assert problem.startswith(
         "SYSTEM.NUM_GPUS: torch 2.13.0 for CUDA 13.0 cannot use Tesla V100-SXM2-16GB (driver "
-        "580.95.05 for CUDA 13.0): it has no kernels for compute capability 7.0, only for sm_75 "
+        "580.95.05): it has no kernels for compute capability 7.0, only for sm_75 "
         "sm_80 sm_86 sm_90; run `TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126 bash "
     )
     assert ", or set CUDA_VISIBLE_DEVICES=1 to leave it out, or train" in problem
@@ -204,9 +204,7 @@ def test_a_card_that_others_keep_busy_is_named_as_it_is(machine):
 def test_a_torch_for_the_cpu_beside_a_card(machine):
     machine.has(gpu(0), cuda=None)
     problem = refusal(-1)
-    assert (
-        "torch 2.13.0 cannot use NVIDIA A100-SXM4-80GB (driver 580.95.05 for CUDA 13.0)" in problem
-    )
+    assert "torch 2.13.0 cannot use NVIDIA A100-SXM4-80GB (driver 580.95.05)" in problem
     assert ": it is built without CUDA; run `EXTREMEBERT_REINSTALL=1 bash " in problem
 
 
@@ -257,9 +255,9 @@ def test_wsl(machine):
     machine.torch_finds(driver_error="Found no NVIDIA driver on your system. Please check")
     assert num_gpus(-1) == 0  # no NVIDIA card behind it
     folder = machine.root / "usr/lib/wsl/lib"
-    add_smi(folder, "552.22", ["NVIDIA GeForce RTX 4090, GPU-9, 24564, 8.9"])
+    add_smi(folder, "552.22", ["NVIDIA GeForce RTX 4090, 8.9"])
     (folder / "libcuda.so.1").touch()
-    assert "NVIDIA GeForce RTX 4090 (driver 552.22 for CUDA 12.4)" in refusal(-1)
+    assert "NVIDIA GeForce RTX 4090 (driver 552.22)" in refusal(-1)
     machine.torch_finds(gpu(9, "NVIDIA GeForce RTX 4090", (8, 9)))
     assert num_gpus(-1) == 1
 

@@ -32,7 +32,7 @@ def machine(driver: str, *capabilities: tuple[int, int] | None) -> System:
         (3, 7): "Tesla K80",
         (7, 5): "NVIDIA T4G",
     }
-    cards = [Card(i, names.get(cc, f"GPU {cc}"), "", cc) for i, cc in enumerate(capabilities)]
+    cards = [Card(names.get(cc, f"GPU {cc}"), cc) for cc in capabilities]
     return System(driver, tuple(cards))
 
 
@@ -135,7 +135,7 @@ def test_the_table_is_that_of_the_pinned_torch():
             assert {int(word.removeprefix("sm_")) for word in architectures.split()} == known[name]
     # Of every card but those on boards of their own, as the pinned torch sees it.
     for number in (50, 52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 103, 120, 121):
-        system = System("580.65.06", (Card(0, "a card", "", divmod(number, 10)),))
+        system = System("580.65.06", (Card("a card", divmod(number, 10)),))
         for build in (PYPI, CUDA_126):
             codes = torch.cuda.PYTORCH_RELEASES_CODE_CC[build.cuda]["x86_64"]
             runs = any(torch.cuda._code_compatible_with_device(number, code) for code in codes)

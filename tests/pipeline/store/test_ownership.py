@@ -87,7 +87,7 @@ def test_one_that_waits_says_so_once_and_has_it_then(tmp_path):
     with another_process("owned", folder) as child, owned(folder, say, wait=True):
         assert child.wait() == -signal.SIGKILL
     assert len(said) == 1
-    assert said[0].startswith(f"waits, as {folder} is being made by process {child.pid} on ")
+    assert said[0].startswith(f"waiting: {folder} is being made by process {child.pid} on ")
 
 
 def test_what_others_build_on_is_not_made_anew(tmp_path):
@@ -124,7 +124,7 @@ def test_what_a_killed_owner_has_left_is_waited_for(tmp_path, number):
         with owned(folder, say):
             assert child.wait() == -signal.SIGKILL
     (line,) = said
-    assert re.match(rf"waits, as {folder} is still being written by process {child.pid} on ", line)
+    assert re.match(rf"waiting: {folder} is still being written by process {child.pid} on ", line)
 
 
 def test_what_a_killed_owner_has_left_is_not_waited_for_without_end(tmp_path, monkeypatch):

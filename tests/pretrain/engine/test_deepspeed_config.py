@@ -11,14 +11,14 @@ from pretrain.engine.deepspeed_config import (
     zero_stage,
 )
 from pretrain.flags import parse_flags
+from pretrain.settings import EngineSettings
 
 
 def _config(*flags, ranks=1, num_parameters=1001):
     batch = ("--train_batch_size=8", "--train_micro_batch_size_per_gpu=2")
     args = parse_flags(["--dataset_path=d", "--output_dir=o", *batch, *flags])
     args.precision = args.precision.replace("auto", "fp32")
-    args.multiplies_in_bf16 = False
-    return deepspeed_config(args, ranks, num_parameters)
+    return deepspeed_config(EngineSettings.from_args(args), ranks, num_parameters)
 
 
 def test_the_batch_is_shared_out():

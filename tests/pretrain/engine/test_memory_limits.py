@@ -179,7 +179,7 @@ def test_a_rank_saves_and_goes_on_with_half(dataset, tmp_path):
     second = trained(script, *flags(dataset, output))
     assert second.returncode == 0, second.stderr[-2000:]
     assert "micro batch 4 -> 2: memory ran out with more; without" in second.stdout
-    assert "going on from the checkpoint of step 5\n" in second.stdout
+    assert "resuming from the checkpoint of step 5\n" in second.stdout
     roomy = trained(PROJECT / "pretrain" / "run_pretraining.py", *flags(dataset, tmp_path / "ok"))
     assert roomy.returncode == 0
     ours, theirs = (losses(folder) for folder in (output, tmp_path / "ok"))
@@ -233,7 +233,7 @@ def test_one_rank_of_two_runs_out_and_the_stage_starts_again(config, tmp_path, m
     log = log_path(
         tmp_path / "root", "pretrain", artifact.directory.parent.name, artifact.directory.name
     )
-    assert "going on from the checkpoint of step " in log.read_text()
+    assert "resuming from the checkpoint of step " in log.read_text()
 
 
 def known_limit_of(artifact):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from pretrain.engine.overflow import OneWaitScaler
 from pretrain.flags import parse_flags
 from pretrain.model.model import BasePretrainModel
 from pretrain.run_pretraining import run
+from pretrain.settings import EngineSettings
 from pretrain.training.metrics_file import MetricsLog, read_metrics
 from tests.pretrain.shards import write_dataset
 
@@ -81,8 +81,9 @@ def test_a_loss_that_overflows_in_a_skipped_step_does_not_end_the_run(
 def test_nor_does_it_with_torchs_scaler(dataset, tmp_path):
     """In a process of its own: DeepSpeed keeps in mind that an engine used autocast."""
     script = (
-        "import sys; from tests.pretrain import test_overflow as t; from pretrain.run_pretraining "
-        "import main; t.BasePretrainModel.forward = t.spoil((2, 3), t.overflows); "
+        "import sys; from tests.pretrain.engine import test_overflow as t; "
+        "from pretrain.run_pretraining import main; "
+        "t.BasePretrainModel.forward = t.spoil((2, 3), t.overflows); "
         "sys.exit(main(sys.argv[1:]))"
     )
     words = flags(dataset, tmp_path, "--fp16", "--optimizer_type=muon")
@@ -116,8 +117,8 @@ def test_a_run_whose_steps_are_all_skipped_ends(device, dataset, tmp_path, monke
     """
     monkeypatch.setattr(BasePretrainModel, "forward", spoil(range(6, 99), overflows))
     words = flags(dataset, tmp_path, "--fp16", "--max_steps=40", "--scale_cnt_limit=4")
-    said = "the fp16 loss scale was 1 or less for 4 steps, up to step 25; there is no checkpoint "
-    with pytest.raises(FloatingPointError, match=f"{said}that trained well"):
+    said = "the fp16 loss scale was 1 or less for 4 steps, up to step 25; there is no good "
+    with pytest.raises(FloatingPointError, match=f"{said}checkpoint"):
         run_here(device, *words, "--checkpoint_steps=5")
     assert "step 15: the last 10 steps were skipped in fp16\n" in capsys.readouterr().out
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5]
@@ -127,19 +128,21 @@ def test_a_run_whose_steps_are_all_skipped_ends(device, dataset, tmp_path, monke
 
 
 def sgd_engine(precision, clipping=0.0, stage=1):
-    args = Namespace(
+    settings = EngineSettings(
         train_batch_size=2,
         train_micro_batch_size_per_gpu=2,
         gradient_clipping=clipping,
         precision=precision,
-        multiplies_in_bf16=False,
         zero_stage=stage,
         deepspeed_config="",
         optimizer_type="sgd",
+        validation_micro_batch=2,
+        gradient_checkpointing=False,
+        compile=False,
     )
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(7, 13), torch.nn.Linear(13, 5))
-    return build_engine(args, model, torch.optim.SGD(model.parameters(), lr=1.0), 1)
+    return build_engine(settings, model, torch.optim.SGD(model.parameters(), lr=1.0), 1)
 
 
 def backward(engine, factor=1.0):

@@ -1,7 +1,5 @@
 """What "auto" stands for, and when bf16 is our model's own."""
 
-from argparse import Namespace
-
 import pytest
 import torch
 
@@ -46,8 +44,8 @@ def test_bf16_that_a_gpu_emulates_is_refused(monkeypatch, is_native):
     ],
 )
 def test_whose_bf16_is(changes, device, expected):
-    args = {"precision": "bf16", "model_type": "bert-mlm", "zero_stage": -1, **changes}
-    assert multiplies_in_bf16(Namespace(**args), device) is expected
+    run = {"precision": "bf16", "model_type": "bert-mlm", "zero_stage": -1, **changes}
+    assert multiplies_in_bf16(device=device, **run) is expected
 
 
 @pytest.mark.parametrize("allowed", [True, False])

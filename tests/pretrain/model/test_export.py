@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.tokenizers.formats import save_bert_tokenizer
+from finetune.search.job_folder import model_path, save_model
 from pretrain.kernels.attention import Documents
-from pretrain.model.export import CODE, export_model, needs_remote_code
+from pretrain.model.export import export_model, needs_remote_code
+from pretrain.model.exported_code import FILES, write_code
 from pretrain.model.model import build_model
 from pretrain.model.vocabulary import find_tokenizer, read_vocabulary
+from pretrain.settings import ModelSettings
+from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.pretrain.model.test_model import LABELS, VARIANTS, example_batch, model_args
 from tests.pretrain.shards import SPECIAL
 
@@ -112,7 +115,8 @@ def randomized(**changes):
 def export(model, tokenizer, folder, **changes):
     special_ids = read_vocabulary(tokenizer).special_ids
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    export_model(weights, model_args(**changes), tokenizer, special_ids, folder)
+    settings = ModelSettings.from_args(model_args(**changes), special_ids=special_ids)
+    export_model(weights, settings, tokenizer, folder)
     return folder
 
 
@@ -197,12 +201,12 @@ def test_our_finetuning_loads_it_as_it_is(models, tokenizer, tmp_path, name):
     assert usable_length(classifier, 512) == 16
     rotary = changes.get("position_embedding_type") == "rotary"
     assert (getattr(classifier.config, "type_vocab_size", 0) > 1) != rotary
-    classifier.save_pretrained(tmp_path / "finetuned")
-    again = build_classifier(str(tmp_path / "finetuned"), find_task("MRPC"), seed=1).eval()
+    save_model(classifier, tmp_path)
+    again = build_classifier(str(model_path(tmp_path)), find_task("MRPC"), seed=1).eval()
     inputs = {"input_ids": example_batch()[0], "attention_mask": example_batch()[2]}
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, classifier.eval()(**inputs).logits)
-    code = sorted(path.name for path in (tmp_path / "finetuned").glob("*.py"))
+    code = sorted(path.name for path in model_path(tmp_path).glob("*.py"))
     assert code == sorted(path.name for path in folder.glob("*.py"))
 
 
@@ -325,15 +329,16 @@ def test_vocabulary(tokenizer, tmp_path):
         find_tokenizer(tmp_path, "", tmp_path)
 
 
-def test_the_modelling_file_names_all_files_that_it_needs():
-    """transformers 4 copies those alone, and none that they name in turn."""
-    package = Path(export_model.__code__.co_filename).parent
+def test_an_exports_code_is_complete(tmp_path):
+    """Versions 4 of transformers fetch only the files that the modelling file itself names."""
+    write_code(tmp_path)
 
     def named_in(file):
-        text = (package / file).read_text()
+        text = (tmp_path / file).read_text()
+        assert not re.search(r"^\s*(from|import) pretrain\b", text, re.M)
         return {f"{name}.py" for name in re.findall(r"^from \.(\w+) import", text, re.M)}
 
-    model, *others = CODE
+    model, *others = [Path(name).name for name in FILES]
     assert named_in(model) == set(others)
     assert all(named_in(file) <= set(others) for file in others)
 

@@ -8,11 +8,16 @@ from argparse import Namespace
 import pytest
 import torch
 
-from configs import pretrain_rules
+from configs import defaults
 from pretrain.estimate import num_parameters
 from pretrain.kernels.linear import multiply_in_bf16
 from pretrain.model.encoder import ACTIVATIONS, rotate, rotation, turned_pairs
-from pretrain.model.model import BasePretrainModel, build_model, check_model_args, padded_vocab_size
+from pretrain.model.model import (
+    BasePretrainModel,
+    build_model,
+    check_model_settings,
+    padded_vocab_size,
+)
 
 SIZES = Namespace(
     model_type="bert-mlm",
@@ -260,7 +265,7 @@ def test_compiled_it_computes_the_same(changes):
 )
 def test_impossible_models_are_refused_by_the_flags_name(flag, value):
     with pytest.raises(ValueError, match=flag):
-        check_model_args(model_args(**{flag: value}))
+        check_model_settings(model_args(**{flag: value}))
 
 
 def test_rotary_positions_need_an_even_head_and_a_base():
@@ -276,7 +281,7 @@ def test_unknown_types_are_refused_with_names_that_come_close():
 
 
 def test_the_config_offers_every_activation():
-    assert tuple(ACTIVATIONS) == pretrain_rules.ACTIVATIONS
+    assert tuple(ACTIVATIONS) == defaults.ACTIVATIONS
 
 
 @pytest.mark.parametrize(("how", "std"), [("same", 0.02), ("scaled", 0.02 / 6**0.5), ("zero", 0)])

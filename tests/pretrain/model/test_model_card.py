@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
+from pretrain.flags import parse_flags
 from pretrain.model.export import export_model
 from pretrain.model.model import build_model
 from pretrain.model.model_card import num_stored_weights, write_model_card
+from pretrain.settings import Settings
 from tests.pretrain.model.test_model import VARIANTS, model_args
 from tests.pretrain.shards import write_dataset
 
@@ -26,8 +28,6 @@ RUN = {
     "optimizer_type": "adamw",
     "adam_beta1": 0.9,
     "precision": "fp16",
-    "dataset_path": "/secret/data",
-    "output_dir": "/secret/out",
     "job_name": "secret job",
 }
 METRICS = [
@@ -66,11 +66,13 @@ def dataset(tmp_path):
 
 
 def exported(dataset, folder, **changes):
-    args = model_args(**changes)
+    flags = vars(parse_flags(["--dataset_path=/secret/data", "--output_dir=/secret/out"]))
+    model = vars(model_args(special_ids=SPECIAL_IDS, **changes))
+    settings = Settings.from_args(Namespace(**(flags | RUN | model)))
     torch.manual_seed(0)
-    model = build_model(Namespace(**vars(args), special_ids=SPECIAL_IDS))
-    export_model(model.state_dict(), args, dataset / "tokenizer", SPECIAL_IDS, folder)
-    return Namespace(**vars(args), **RUN)
+    weights = build_model(settings.model).state_dict()
+    export_model(weights, settings.model, dataset / "tokenizer", folder)
+    return settings
 
 
 def front_matter(card):
@@ -79,8 +81,8 @@ def front_matter(card):
 
 
 def test_what_it_says(dataset, tmp_path):
-    args = exported(dataset, tmp_path / "model")
-    write_model_card(tmp_path / "model", args, dataset, METRICS)
+    settings = exported(dataset, tmp_path / "model")
+    write_model_card(tmp_path / "model", settings, dataset, METRICS)
     card = (tmp_path / "model" / "README.md").read_text()
     head = front_matter(card)
     assert (head["pipeline_tag"], head["library_name"]) == ("fill-mask", "transformers")
@@ -103,31 +105,31 @@ def test_what_it_says(dataset, tmp_path):
 
 
 def test_it_holds_no_text_no_names_and_no_paths(dataset, tmp_path):
-    args = exported(dataset, tmp_path / "model")
-    write_model_card(tmp_path / "model", args, dataset, METRICS)
+    settings = exported(dataset, tmp_path / "model")
+    write_model_card(tmp_path / "model", settings, dataset, METRICS)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "secret" not in card and "patient" not in card and str(tmp_path) not in card
 
 
 def test_a_model_with_its_own_code_is_loaded_with_trust(dataset, tmp_path):
-    args = exported(dataset, tmp_path / "model", **VARIANTS["swiglu rmsnorm"])
-    write_model_card(tmp_path / "model", args, dataset, [])
+    settings = exported(dataset, tmp_path / "model", **VARIANTS["swiglu rmsnorm"])
+    write_model_card(tmp_path / "model", settings, dataset, [])
     card = (tmp_path / "model" / "README.md").read_text()
     assert card.count(", trust_remote_code=True)") == 3
     assert "custom_code" in front_matter(card)["tags"] and "| norm_type | rmsnorm |" in card
 
 
 def test_an_architecture_of_transformers_shows_no_settings_of_ours(dataset, tmp_path):
-    args = exported(dataset, tmp_path / "model", model_type="distilbert")
-    write_model_card(tmp_path / "model", args, dataset, METRICS)
+    settings = exported(dataset, tmp_path / "model", model_type="distilbert")
+    write_model_card(tmp_path / "model", settings, dataset, METRICS)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "encoder_ln_mode" not in card and "# DistilBertForMaskedLM" in card
 
 
 def test_without_metrics_and_without_a_manifest(dataset, tmp_path):
-    args = exported(dataset, tmp_path / "model")
+    settings = exported(dataset, tmp_path / "model")
     (dataset / "manifest.json").unlink()
-    write_model_card(tmp_path / "model", args, dataset, [])
+    write_model_card(tmp_path / "model", settings, dataset, [])
     card = (tmp_path / "model" / "README.md").read_text()
     assert "## Data" not in card and "## Results" not in card and "## Recipe" in card
     assert not (tmp_path / "model" / "loss_curve.png").exists()

@@ -1,11 +1,11 @@
-"""Budgets by steps, by the clock and by tokens, and when validations are due."""
+"""Budgets by steps, by the clock and by tokens."""
 
 import pytest
 
 from pretrain.flags import parse_flags
 from pretrain.optimization import budget as budget_module
 from pretrain.optimization.budget import Budget
-from pretrain.training.validation import is_validation_due
+from pretrain.settings import TrainingSettings
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def clock(monkeypatch):
     return now
 
 
-def _args(*flags):
-    return parse_flags(["--dataset_path=d", "--output_dir=o", *flags])
+def _settings(*flags):
+    return TrainingSettings.from_args(parse_flags(["--dataset_path=d", "--output_dir=o", *flags]))
 
 
 def _count_step(budget, num_tokens=0):
@@ -25,7 +25,7 @@ def _count_step(budget, num_tokens=0):
 
 
 def test_steps(clock):
-    budget = Budget(_args("--max_steps=4"))
+    budget = Budget(_settings("--max_steps=4"))
     seen = []
     while not budget.finished:
         seen.append(budget.progress)
@@ -34,7 +34,7 @@ def test_steps(clock):
 
 
 def test_time_is_looked_at_in_every_step(clock):
-    budget = Budget(_args("--lr_schedule=time", "--total_training_time=0.001"))  # 3.6 s
+    budget = Budget(_settings("--lr_schedule=time", "--total_training_time=0.001"))  # 3.6 s
     seen = []
     while not budget.finished:
         seen.append(budget.progress)
@@ -44,14 +44,14 @@ def test_time_is_looked_at_in_every_step(clock):
 
 
 def test_only_the_schedules_own_budget_counts(clock):
-    budget = Budget(_args("--lr_schedule=time", "--total_training_time=1", "--max_steps=1"))
+    budget = Budget(_settings("--lr_schedule=time", "--total_training_time=1", "--max_steps=1"))
     for _ in range(3):
         _count_step(budget)
     assert budget.step == 3 and not budget.finished
 
 
 def test_tokens(clock):
-    budget = Budget(_args("--lr_schedule=tokens", "--max_tokens=1000", "--max_steps=1"))
+    budget = Budget(_settings("--lr_schedule=tokens", "--max_tokens=1000", "--max_steps=1"))
     seen = []
     while not budget.finished:
         seen.append(budget.progress)
@@ -60,7 +60,7 @@ def test_tokens(clock):
 
 
 def test_the_clock_goes_on_after_a_restart(clock):
-    budget = Budget(_args("--lr_schedule=time", "--total_training_time=1"))
+    budget = Budget(_settings("--lr_schedule=time", "--total_training_time=1"))
     clock[0] += 5000.0  # the time that lies between the checkpoint and now does not count
     budget.restore(10, 700, 1800.0, False)
     assert budget.progress == 0.5 and budget.step == 10 and budget.num_tokens == 700
@@ -70,40 +70,10 @@ def test_the_clock_goes_on_after_a_restart(clock):
 
 
 def test_early_exit_ends_a_run_by_steps_too(clock):
-    budget = Budget(_args("--max_steps=100", "--early_exit_time_marker=0.5"))
+    budget = Budget(_settings("--max_steps=100", "--early_exit_time_marker=0.5"))
     clock[0] += 1799.0
     _count_step(budget)
     assert not budget.finished
     clock[0] += 1.0
     _count_step(budget)
     assert budget.finished
-
-
-def _due(args, num_steps):
-    """Steps after which to validate, in a run in which each step is a visit of a shard."""
-    return [
-        step
-        for step in range(1, num_steps + 1)
-        if is_validation_due(args, step, step / num_steps, range(step - 1, step))
-    ]
-
-
-def test_validations_of_the_manual_come_every_few_shards():
-    args = _args(
-        *("--max_steps=100", "--validation_epochs=20", "--validation_epochs_begin=2"),
-        *("--validation_epochs_end=1", "--validation_begin_proportion=0.07"),
-        "--validation_end_proportion=0.03",
-    )
-    assert args.validation_steps == 0  # as the epochs are given, and the steps are not
-    assert _due(args, 100) == [2, 4, 6, 20, 40, 60, 80, 98, 99, 100]
-
-
-def test_a_step_may_pass_several_shards():
-    args = _args("--max_steps=10", "--validation_epochs=5", "--validation_begin_proportion=0")
-    assert is_validation_due(args, 3, 0.5, range(3, 7))
-    assert not is_validation_due(args, 3, 0.5, range(5, 9))
-
-
-def test_validation_by_steps_and_none_at_all():
-    assert _due(_args("--max_steps=10", "--validation_steps=4"), 10) == [4, 8]
-    assert _due(_args("--max_steps=10", "--no-do_validation", "--validation_steps=4"), 10) == []

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from configs.pretrain_rules import CURVES as CURVE_NAMES
+from configs.defaults import CURVES as CURVE_NAMES
 from pretrain.optimization.lr_curves import (
     CURVES,
     CurveShape,
@@ -200,7 +200,7 @@ def test_a_wsd_without_decay_is_constant():
 
 # --- all curves ------------------------------------------------------------------------------
 
-# What configs.pretrain_rules accepts, with a plateau of elastic step decay that outlasts the warmup
+# What configs.defaults accepts, with a plateau of elastic step decay that outlasts the warmup
 # and no end ratio that the curves above 0 cannot have.
 SHAPES = st.builds(
     CurveShape,

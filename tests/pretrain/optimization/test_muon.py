@@ -1,10 +1,7 @@
 """Muon against torch's own and its formula, on one rank and on several, with a loss scaler too."""
 
 import math
-import subprocess
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +12,7 @@ from pretrain.engine import distributed
 from pretrain.optimization import muon, optimizers
 from pretrain.optimization.muon import newton_schulz_dtype, orthogonalize
 from pretrain.optimization.optimizers import build_optimizer, layer_matrices
+from tests.forked import start
 from tests.pretrain.optimization.test_optimizers import (
     IDS,
     TARGETS,
@@ -27,7 +25,6 @@ from tests.pretrain.optimization.test_optimizers import (
     train,
 )
 
-PROJECT = Path(__file__).resolve().parents[3]
 SCALES = (1000.0, 1.0, 0.001)  # of matrices in one stack
 
 
@@ -206,7 +203,6 @@ def test_each_rank_orthogonalises_its_share_alone(monkeypatch, ranks, in_fp32):
 
 def save_weights(folder, rank, ranks):
     """What each rank of a test does; the dtypes are those that GPUs send too."""
-    torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", ranks)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     found = {}
@@ -217,12 +213,11 @@ def save_weights(folder, rank, ranks):
 
 
 def test_two_ranks_step_as_one_does_to_the_bit(tmp_path, monkeypatch):
-    code = "from tests.pretrain.optimization.test_muon import save_weights as s; s({!r}, {}, 2)"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code.format(str(tmp_path), rank)], cwd=PROJECT)
-        for rank in range(2)
+    children = [
+        start(save_weights, tmp_path, rank, 2, output=tmp_path / f"{rank}.txt") for rank in range(2)
     ]
-    assert [process.wait(100) for process in processes] == [0, 0]
+    for child in children:
+        child.result(100)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for dtype, weights in first.items():
         monkeypatch.setattr(muon, "newton_schulz_dtype", lambda device, dtype=dtype: dtype)

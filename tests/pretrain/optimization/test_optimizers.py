@@ -1,9 +1,6 @@
 """Optimizers against torch's own and against their papers' formulas, and what ZeRO asks of them."""
 
-import json
 import math
-import subprocess
-import sys
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
@@ -12,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from configs.defaults import OPTIMIZERS as OPTIMIZER_NAMES
 from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
-from configs.pretrain_rules import OPTIMIZERS as OPTIMIZER_NAMES
 from pretrain.model.model import build_model
 from pretrain.optimization.lr_curves import CurveShape, LearningRateSchedule
 from pretrain.optimization.optimizers import (
@@ -22,6 +19,7 @@ from pretrain.optimization.optimizers import (
     decay_groups,
     layer_matrices,
 )
+from tests.forked import start
 from tests.pretrain.model.test_model import model_args
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -325,8 +323,8 @@ def test_the_config_offers_every_optimizer():
 # --- behind the engine -----------------------------------------------------------------------
 
 
-def print_losses_with_deepspeed():
-    """Five steps of every optimizer in an engine of one rank; run in a process of its own."""
+def losses_with_deepspeed():
+    """Five steps of every optimizer in an engine of one rank."""
     import deepspeed
 
     from pretrain.engine.distributed import start_ranks
@@ -351,16 +349,11 @@ def print_losses_with_deepspeed():
                 engine.backward(loss)
                 engine.step()
                 found.append(loss.item())
-    print(json.dumps(losses))
+    return losses
 
 
-def test_every_optimizer_steps_in_deepspeed_as_without():
-    code = "from tests.pretrain import test_optimizers as t; t.print_losses_with_deepspeed()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_every_optimizer_steps_in_deepspeed_as_without(tmp_path):
+    found = start(losses_with_deepspeed, output=tmp_path / "output.txt").result(100)
     assert len(found) == len(OPTIMIZERS) + len(ELEMENTWISE_OPTIMIZERS)
     for key, losses in found.items():
         model = Tiny()

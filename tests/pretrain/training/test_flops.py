@@ -1,7 +1,5 @@
 """The formula against what torch counts in a real step, and the peak's order of magnitude."""
 
-from argparse import Namespace
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,6 +8,7 @@ from pretrain.flags import build_parser
 from pretrain.kernels import linear
 from pretrain.kernels.attention import Documents
 from pretrain.model.model import BasePretrainModel
+from pretrain.settings import ModelSettings
 from pretrain.training.flops import matmul_peak, training_flops
 
 SIZES = {
@@ -35,7 +34,7 @@ def products_of_torch(monkeypatch):
 
 
 def _args(**changes):
-    return Namespace(**{**vars(build_parser().parse_args([])), **SIZES, **changes})
+    return ModelSettings.from_args(build_parser().parse_args([]), **(SIZES | changes))
 
 
 def _counted(args, num_sequences, num_predictions, mask=None):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset.sources.heads import notes_on_heads, problems_with_heads
 from dataset.sources.registry import customized_source, hub_source, local_files
+from dataset.sources.source_checks import notes_on_heads, problems_with_heads
 from pipeline.errors import ConfigError
 from tests.plans import dataset_artifact, dataset_estimate
 
@@ -48,7 +48,7 @@ def test_of_many_files_some_are_looked_at_and_few_named(tmp_path, monkeypatch):
         (tmp_path / f"{number:03}.jsonl").write_text('{"body": "a"}\n')
     looked_at = []
     monkeypatch.setattr(
-        "dataset.sources.heads.check_file", lambda path, column: looked_at.append(path)
+        "dataset.sources.source_checks.check_file", lambda path, column: looked_at.append(path)
     )
     assert problems_of(tmp_path) == []
     assert [path.stem for path in looked_at] == [f"{number:03}" for number in range(0, 1000, 10)]

@@ -11,10 +11,17 @@ from pretrain.engine.memory_limits import FILE, lower_limit, remember
 from pretrain.engine.memory_limits import circumstances as circumstances_of
 from pretrain.flags import parse_flags
 from pretrain.model.model import BasePretrainModel
-from pretrain.training import micro_batch_trial, micro_batches
+from pretrain.settings import Settings
+from pretrain.training import batch_fitting
+from pretrain.training.batch_fitting import (
+    Passes,
+    find_by_trial,
+    fit_micro_batches,
+    in_words,
+    largest_useful,
+    state_bytes,
+)
 from pretrain.training.data_loader import list_shards
-from pretrain.training.micro_batch_trial import Passes, find_by_trial, largest_useful, state_bytes
-from pretrain.training.micro_batches import fit_micro_batches, in_words
 from tests.pipeline.runtime.test_oom import fail_to_allocate
 from tests.pretrain.shards import write_dataset
 
@@ -61,7 +68,7 @@ class FakeGpu:
     """A GPU's memory that a sample takes 1 kB of, besides the weights."""
 
     def __init__(self, free, sizes):
-        self.num_free, self.sizes = free, sizes
+        self.num_free, self.sizes, self.device = free, sizes, CPU
 
     def free(self):
         return self.num_free
@@ -81,7 +88,7 @@ def ticks():
 def trial(tmp_path, monkeypatch):
     """(function of the free bytes beyond those of the state and the first size without memory,
     sizes that the model saw); each doubling is as fast as its half, so twice the rate."""
-    monkeypatch.setattr(micro_batch_trial, "time", SimpleNamespace(perf_counter=ticks().__next__))
+    monkeypatch.setattr(batch_fitting, "time", SimpleNamespace(perf_counter=ticks().__next__))
     sizes, forward, most = [], BasePretrainModel.forward, [1000]
 
     def watched(self, input_ids, *others):
@@ -91,16 +98,15 @@ def trial(tmp_path, monkeypatch):
         return forward(self, input_ids, *others)
 
     monkeypatch.setattr(BasePretrainModel, "forward", watched)
-    args = flags(tmp_path / "out", "--zero_stage=0")
-    args.vocab_size, args.max_seq_length, args.special_ids = 61, 16, {"pad_token_id": 0}
+    asked = settings(tmp_path / "out", "--zero_stage=0")
     shards = list_shards(write_dataset(tmp_path / "data"), "train")
-    num_weights = sum(p.numel() for p in micro_batch_trial.build_model(args).parameters())
+    num_weights = sum(p.numel() for p in batch_fitting.build_model(asked.model).parameters())
 
     def find(room, fits=1000, share=512):
         most[0] = fits
         gpu = FakeGpu((room + 16 * num_weights) / 0.85, sizes)
-        monkeypatch.setattr(micro_batch_trial, "GpuMemory", lambda device: gpu)
-        return find_by_trial(args, "fp32", CPU, shards, share)
+        monkeypatch.setattr(batch_fitting, "GpuMemory", lambda device: gpu)
+        return find_by_trial(asked, "fp32", CPU, shards, share)
 
     return find, sizes
 
@@ -122,29 +128,30 @@ def test_an_allocation_that_fails_ends_the_trial(trial):
 # --- what a run takes ------------------------------------------------------------------------
 
 
-def flags(output, *more):
+def settings(output, *more):
     small = ("--hidden_size=32", "--num_hidden_layers=1", "--num_attention_heads=4")
     small += ("--intermediate_size=64", "--train_batch_size=4096")
-    return parse_flags(["--dataset_path=d", f"--output_dir={output}", *small, *more])
+    args = parse_flags(["--dataset_path=d", f"--output_dir={output}", *small, *more])
+    return Settings.from_args(args, vocab_size=61, max_seq_length=16)
 
 
 def fit(output, device, *more):
     """(micro batches of training and validation, what was said)."""
-    args, said = flags(output, *more), []
-    fit_micro_batches(args, "fp16", device, [], SimpleNamespace(say=said.append))
-    return args.train_micro_batch_size_per_gpu, args.validation_micro_batch, said
+    said = []
+    log = SimpleNamespace(say=said.append)
+    return *fit_micro_batches(settings(output, *more), "fp16", device, [], log), said
 
 
 def test_on_the_cpu_it_is_32_as_in_runs_of_before(tmp_path):
     assert fit(tmp_path / "new", CPU) == (32, 16, [])
-    before = flags(tmp_path, "--train_micro_batch_size_per_gpu=32")  # once the default
-    remember(tmp_path, circumstances_of(before, in_words(CPU), 1), in_use=32, limit=8)
+    before = settings(tmp_path, "--train_micro_batch_size_per_gpu=32")  # once the default
+    remember(tmp_path, circumstances_of(before.engine, in_words(CPU), 1), in_use=32, limit=8)
     assert fit(tmp_path, CPU)[:2] == (8, 8)
 
 
 def test_a_number_is_taken_without_a_trial(tmp_path, monkeypatch):
-    monkeypatch.setattr(micro_batches, "in_words", lambda device: "a GPU")
-    monkeypatch.setattr(micro_batches, "find_by_trial", None)
+    monkeypatch.setattr(batch_fitting, "in_words", lambda device: "a GPU")
+    monkeypatch.setattr(batch_fitting, "find_by_trial", None)
     assert fit(tmp_path, GPU, "--train_micro_batch_size_per_gpu=100") == (
         *(64, 16),
         ["micro batch 100 -> 64, so that 1 rank(s) make up the batch of 4096"],
@@ -154,12 +161,12 @@ def test_a_number_is_taken_without_a_trial(tmp_path, monkeypatch):
 def test_a_gpu_is_tried_once_and_then_remembered(tmp_path, monkeypatch):
     shares = []
 
-    def tried(args, precision, device, shards, share):
+    def tried(asked, precision, device, shards, share):
         shares.append((precision, share))
         return 128, "256 at once are no faster"
 
-    monkeypatch.setattr(micro_batches, "in_words", lambda device: "a GPU")
-    monkeypatch.setattr(micro_batches, "find_by_trial", tried)
+    monkeypatch.setattr(batch_fitting, "in_words", lambda device: "a GPU")
+    monkeypatch.setattr(batch_fitting, "find_by_trial", tried)
     said = ["micro batch 128, found by trial: 256 at once are no faster"]
     assert fit(tmp_path, GPU) == (128, 16, said)
     says = f"as {tmp_path / FILE} says"
@@ -179,6 +186,6 @@ def test_all_ranks_take_what_the_smallest_gpu_can(monkeypatch, theirs, expected)
         assert len(ours) == 10 and sum(ours) == 1.0
         return [mine + (1 << n == theirs) for n, mine in enumerate(ours)]
 
-    monkeypatch.setattr(micro_batches, "sum_numbers", sum_numbers)
-    size, why = micro_batches._on_all_ranks(128, "256 at once are no faster")
+    monkeypatch.setattr(batch_fitting, "sum_numbers", sum_numbers)
+    size, why = batch_fitting._on_all_ranks(128, "256 at once are no faster")
     assert size == expected and ("another rank" in why) == (theirs == 64)

@@ -1,8 +1,9 @@
-"""Whether the Hub has what a run will need: asked before the first stage. A server on loopback."""
+"""Access to the Hub is checked before the first stage. The server is on loopback."""
 
 import json
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,7 +13,8 @@ import pytest
 from configs.defaults import get_default_config
 from dataset.shards.file_records import write_record
 from pipeline.errors import ConfigError
-from pipeline.hub.hub_needs import HubNeed, hub_problems
+from pipeline.hub import needs, probe
+from pipeline.hub.needs import HubNeed, hub_problems
 from pipeline.orchestrator import plan_steps, run_pipeline
 from pipeline.store.atomic_files import write_sealed
 from tests.plans import dataset_artifact, dataset_estimate
@@ -34,7 +36,7 @@ class Hub(BaseHTTPRequestHandler):
             message = "Invalid credentials in Authorization header"
             return self.answer(401, {"error": message}, {"X-Error-Message": message})
         if name.startswith("slow/"):
-            time.sleep(3)
+            time.sleep(1.5)
         if name.startswith("broken/"):
             return self.answer(501, {"error": "broken"})
         if name.startswith("busy/") and len(self.server.seen) < 2:
@@ -87,7 +89,9 @@ def serving():
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The server, and an empty cache."""
+    """The server, an empty cache, and short waits between attempts."""
+    short = "from pipeline.hub import probe; probe.WAITS = (0.05, 0.05); probe.main()"
+    monkeypatch.setattr(needs, "PROBE", needs.PROBE.partition("from ")[0] + short)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -195,28 +199,29 @@ def test_a_cache_stands_in_for_a_hub_that_cannot_be_reached(no_hub, tmp_path, mo
     why = "HF_HUB_OFFLINE is set" if offline else "could not be fetched from the Hub (http://127."
     assert [problem.split()[1] for problem in problems] == ["in/part", "not/there"]
     assert all(why in problem.partition("as the thing: ")[2] for problem in problems)
+    assert all(f"not in the cache ({tmp_path / 'hf' / 'hub'})" in problem for problem in problems)
 
 
-def test_a_dataset_counts_as_cached_with_the_subsets_that_are_read(no_hub, tmp_path):
+def test_a_dataset_counts_as_cached_with_the_subsets_that_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe.constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf" / "datasets"))
     folder = tmp_path / "hf" / "datasets" / "some-owner___my_data"
     for subset in ("cola", "rte"):
         (folder / subset / "0.0.0" / SHA).mkdir(parents=True)
         (folder / subset / "0.0.0" / SHA / "dataset_info.json").touch()
 
-    def problems(*subsets):
-        return hub_problems([need("Some-Owner/MyData", kind="dataset", subsets=subsets)])
+    def is_cached(name, *subsets):
+        return probe.is_cached(asdict(need(name, kind="dataset", subsets=subsets)))
 
-    assert problems("cola", "rte") == [] and problems() == []
-    [problem] = problems("cola", "mnli")
-    assert f"not in the cache ({tmp_path / 'hf' / 'hub'})" in problem
+    assert is_cached("Some-Owner/MyData", "cola", "rte") and is_cached("Some-Owner/MyData")
+    assert not is_cached("Some-Owner/MyData", "cola", "mnli")
     cache(tmp_path, "other/data", "x.parquet", kind="dataset")
-    assert hub_problems([need("other/data", kind="dataset")]) == []
-    assert hub_problems([need("other/data", kind="dataset", subsets=("rte",))]) != []
+    assert is_cached("other/data") and not is_cached("other/data", "rte")
     cache(tmp_path, "third/data", kind="dataset")
     rte = tmp_path / "hf" / "hub" / "datasets--third--data" / "snapshots" / SHA / "rte"
     rte.mkdir()
     (rte / "train.parquet").touch()
-    assert hub_problems([need("third/data", kind="dataset", subsets=("rte",))]) == []
+    assert is_cached("third/data", "rte")
 
 
 # --- the plan ------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Which files a dataset of the Hub consists of, and the files themselves.
+"""Datasets of the Hub: finds the files of a subset and downloads them.
 
-`datasets` finds subsets and splits by the README.md and the names of all files. It looks at a
-folder of empty files with those names, so that only what is needed is downloaded, from one commit,
-and the Hub's cache does as well as the Hub.
+`datasets` derives subsets and splits from the README.md and the names of all files. It gets an
+outline, a folder of empty files with those names: only needed files are downloaded, all from one
+commit, and the Hub's cache is enough without the Hub.
 """
 
 import difflib
@@ -17,19 +17,13 @@ from typing import Any
 
 from pipeline.console import print_line
 from pipeline.errors import StageError
-from pipeline.hub.repository import (
-    Repository,
-    download,
-    find_commit,
-    is_offline,
-    list_files,
-    not_cached,
-)
+from pipeline.hub.repository import Repository, download, find_commit, list_files, not_cached
+from pipeline.hub.requests import is_offline
 from pipeline.store.disk import size_in_words
 from pipeline.user_files.file_checks import shown_list
 
 METADATA = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-ANNOUNCED_BYTES = 100 << 20  # of a download that takes a while
+ANNOUNCED_BYTES = 100 << 20  # size of the smallest download announced on the console
 # `train`, `train[:10%]`, `train+test`
 SPLIT_NAMES = re.compile(r"([^\[\]+]+)(?:\[[^\]]*\])?")
 
@@ -38,9 +32,9 @@ SPLIT_NAMES = re.compile(r"([^\[\]+]+)(?:\[[^\]]*\])?")
 class HubTables:
     """A subset of a dataset at a commit.
 
-    is_parquet: whether its files are. files: paths in the repository, by split. sizes: of all files
-    of the repository, in bytes. folder: of the commit in the Hub's cache. outline: the folder of
-    empty files.
+    is_parquet: True if its files are Parquet. files: paths in the repository, by split. sizes:
+    bytes of all files of the repository, by path. folder: the commit's, in the Hub's cache.
+    outline: the folder of empty files.
     """
 
     repository: Repository
@@ -53,7 +47,7 @@ class HubTables:
     outline: Path
 
     def fetch(self, splits: Iterable[str]) -> list[str]:
-        """Paths in the Hub's cache of all files of some splits, in order."""
+        """Downloads some splits; returns the paths of their files in the Hub's cache, in order."""
         paths = [path for split in splits for path in self.files[split]]
         missing = [path for path in paths if not self.has(path)]
         size = sum(self.sizes[path] for path in missing)
@@ -66,11 +60,11 @@ class HubTables:
         return [str(self.folder / path) for path in paths]
 
     def has(self, path: str) -> bool:
-        """Whether the cache has a file."""
+        """True if the cache has the file."""
         return (self.folder / path).is_file()
 
     def addresses(self, split: str) -> list[str]:
-        """Where to stream the files of a split from."""
+        """Returns the addresses to stream the files of a split from."""
         place = f"hf://datasets/{self.repository.name}@{self.commit}"
         return [f"{place}/{path}" for path in self.files[split]]
 
@@ -78,7 +72,7 @@ class HubTables:
         return sum(self.sizes.get(path, 0) for path in self.files[split])
 
     def load(self, split: str) -> Any:
-        """A split as `datasets` reads it, converted to Arrow files beside the outline."""
+        """Returns a split as `datasets` reads it, converted to Arrow files beside the outline."""
         for local, path in zip(
             self.fetch(self.files),
             (path for paths in self.files.values() for path in paths),
@@ -94,11 +88,10 @@ class HubTables:
 
 
 def look_up(name: str, subset: str, folder: Path, commit: str = "") -> HubTables | None:
-    """A subset of a dataset, "" for the only one, at a commit, "" for the present one.
+    """Returns a subset of a dataset, "" for the only one, at a commit, "" for the present one.
 
-    folder: where an outline of the repository is made. Returns None if only `datasets` itself can
-    tell: when offline, from what it has converted before. Raises StageError if the dataset or the
-    subset is not there.
+    folder: gets the outline. None if offline without a list of the files: `datasets` may still
+    have a converted copy. Raises StageError if the dataset or the subset does not exist.
     """
     repository = Repository(name, "dataset")
     commit = commit or find_commit(repository)
@@ -108,7 +101,7 @@ def look_up(name: str, subset: str, folder: Path, commit: str = "") -> HubTables
     present = [path for path in METADATA if path in sizes]
     metadata = download(repository, commit, present)
     outline = folder / "outline"
-    shutil.rmtree(outline, ignore_errors=True)  # of a run that was killed, maybe of another commit
+    shutil.rmtree(outline, ignore_errors=True)  # a killed run's, perhaps of another commit
     for path in sizes:
         if os.path.normpath(path) != path or path.startswith(("/", "..")):
             raise StageError(f"{repository} has a file called {path}, expected one of its folder")
@@ -130,19 +123,21 @@ def look_up(name: str, subset: str, folder: Path, commit: str = "") -> HubTables
 
 
 def is_parquet(builder: Any) -> bool:
-    """Whether a builder of `datasets` reads Parquet files; those with a README.md are of classes
-    of their own, which are made of the reader's."""
+    """True if a builder of `datasets` reads Parquet files.
+
+    A README.md gives it a class of its own, derived from the reader's.
+    """
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     return isinstance(builder, Parquet)
 
 
 def library() -> Any:
-    """`datasets`, without bars, and without questions to servers other than the Hub itself."""
+    """Imports `datasets`, without progress bars and without requests to other servers."""
     import datasets
     from tqdm import tqdm
 
-    # Else it makes one of semaphores, which a process that is ended leaves behind.
+    # tqdm's default lock is a semaphore and leaks if the process is killed.
     tqdm.set_lock(threading.RLock())
     datasets.disable_progress_bars()
     datasets.config.USE_PARQUET_EXPORT = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
@@ -164,38 +159,37 @@ def _builder(repository: Repository, outline: Path, subset: str) -> Any:
             str(outline), subset or None, cache_dir=str(outline.parent / "converted")
         )
     except Exception as error:  # many readers, each with errors of its own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        there = re.search(r"(?:Available: |configs: )\[(.*)\]", str(error))
-        if not there:
-            raise StageError(f"{repository} cannot be read: {_plain(lines[0], outline)}") from error
-        names = re.findall(r"'([^']*)'", there[1])
-        if not subset:
-            raise StageError(
-                f"{repository}: name one of its subsets, {shown_list(names)}"
-            ) from error
-        close = difflib.get_close_matches(subset, names, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise StageError(
-            f"{repository} has no subset {subset}{hint}, it has {shown_list(names)}"
-        ) from error
+        raise StageError(_reading_problem(error, repository, outline, subset)) from error
+
+
+def _reading_problem(error: Exception, repository: Repository, outline: Path, subset: str) -> str:
+    found = re.search(r"(?:Available: |configs: )\[(.*)\]", str(error))
+    if not found:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        plain = line.replace(f"{outline}/", "").replace(str(outline), "it")
+        return f"{repository} cannot be read: {plain}"
+    names = re.findall(r"'([^']*)'", found[1])
+    if not subset:
+        return f"{repository}: name one of its subsets, {shown_list(names)}"
+    close = difflib.get_close_matches(subset, names, 1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{repository} has no subset {subset}{hint}, it has {shown_list(names)}"
 
 
 def _relative(repository: Repository, file: str, outline: Path) -> str:
-    """Raises StageError for a file elsewhere: who wrote the README.md may have meant the reader's
-    own files."""
+    """Returns a file's path in the repository.
+
+    Raises StageError for a file elsewhere: a README.md could name the user's own files.
+    """
     absolute = os.path.abspath(file)
     if "://" in file or not Path(absolute).is_relative_to(outline.absolute()):
         raise StageError(f"{repository} names {file}, expected files of its own")
     return os.path.relpath(absolute, outline.absolute())
 
 
-def _plain(line: str, outline: Path) -> str:
-    return line.replace(f"{outline}/", "").replace(str(outline), "it")
-
-
-def check_split(label: str, split: str, there: Iterable[str]) -> None:
-    """Raises StageError if a split, which may be a part or a sum of some, is not there."""
-    there = list(map(str, there))
-    missing = [name for name in SPLIT_NAMES.findall(split) if name.strip() not in there]
-    if missing and there:
-        raise StageError(f"{label} has no split {', '.join(missing)}, it has {shown_list(there)}")
+def check_split(label: str, split: str, existing: Iterable[str]) -> None:
+    """Raises StageError if a split, or one of a sum or slice, is unknown."""
+    names = list(map(str, existing))
+    missing = [name for name in SPLIT_NAMES.findall(split) if name.strip() not in names]
+    if missing and names:
+        raise StageError(f"{label} has no split {', '.join(missing)}, it has {shown_list(names)}")

@@ -1,0 +1,124 @@
+"""Contestants of benchmarks.pretrain: bare steps, the real loop, and the processor's limit."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Report
+from benchmarks.sizes import Size
+
+NUM_BATCHES = 6
+TURN_SECONDS = 1.0  # at least
+LOOP_STEPS = 6  # in a turn of the loop; more than it reads ahead, so reading counts
+PEAK_SECONDS = 0.1
+SPEEDS = ("torch.matmul", "our layers")
+
+
+def train_bare(
+    report: Report,
+    name: str,
+    size: Size,
+    dropout: float,
+    precision: str,
+    dataset: Path,
+    batch_size: int,
+    steps: int = 0,
+) -> None:
+    """Reports the seconds per step of each turn.
+
+    A turn has that many steps, or at least TURN_SECONDS of steps after an uncounted one, which
+    refills the processor's caches.
+    """
+    from benchmarks.models import MODELS, Training, read_batches
+
+    training = Training(MODELS[name](size, dropout, precision))
+    batches = cycle(read_batches(dataset, batch_size, NUM_BATCHES))
+    report(None)
+    while True:
+        if not steps:
+            training.step(next(batches))
+        begin, seconds, num_steps = time.perf_counter(), 0.0, 0
+        while num_steps < steps or (not steps and seconds < TURN_SECONDS):
+            training.step(next(batches))
+            num_steps += 1
+            seconds = time.perf_counter() - begin
+        report(seconds / num_steps)
+
+
+def train_in_loop(report: Report, flags: Sequence[str]) -> None:
+    """Runs the real loop; reports the seconds per step of each turn of LOOP_STEPS steps."""
+    from pretrain.engine.distributed import start_ranks
+
+    begin = 0.0
+
+    def watch(run_: Any) -> None:  # called before the first step and after each one
+        nonlocal begin
+        if run_.budget.step % LOOP_STEPS == 0:
+            report((time.perf_counter() - begin) / LOOP_STEPS)
+            begin = time.perf_counter()
+
+    run_loop(flags, start_ranks(), watch)
+
+
+def run_loop(
+    flags: Sequence[str],
+    device: Any,
+    watch: Callable[[Any], None] | None = None,
+    interrupts: Any = None,
+) -> Path:
+    """Runs the real loop without any output; returns the file of its metrics.
+
+    flags: of run_pretraining; interrupts, watch: of its `run`.
+    """
+    from pipeline.store.paths import METRICS
+    from pretrain.flags import parse_flags
+    from pretrain.run_pretraining import run
+    from pretrain.training.metrics_file import MetricsLog
+
+    class QuietLog(MetricsLog):
+        def say(self, text: str) -> None: ...
+
+        def progress(self, *_: Any, **__: Any) -> None: ...
+
+    args = parse_flags(flags)
+    log = QuietLog(Path(args.output_dir) / METRICS)
+    try:
+        run(args, device, log, interrupts, watch)
+    finally:
+        log.close()
+    return log.path
+
+
+def run_flags(size: Size, dataset: Path, batch: int, output_dir: Path) -> dict[str, Any]:
+    """Returns the flags of an endless run of that size, with a micro batch per step."""
+    return {
+        "num_hidden_layers": size.layers,
+        "hidden_size": size.hidden,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.feed_forward(gated=False),
+        "dataset_path": dataset,
+        "output_dir": output_dir,
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch,
+        "max_steps": 10**6,
+    }
+
+
+def measure_products(report: Report, precision: str) -> None:
+    """Reports FLOP/s of products of large squares, by the names in SPEEDS."""
+    import torch
+
+    from benchmarks.models import CPU
+    from pretrain.engine.engine import compute_dtype
+    from pretrain.kernels.linear import bf16_linear, linear
+    from pretrain.training.flops import matmul_peak
+
+    dtype = compute_dtype(precision)
+    layer = bf16_linear if dtype == torch.bfloat16 else linear
+    products = (torch.matmul, lambda left, right: layer(left, right, None))
+    report(None)
+    while True:
+        speeds = [matmul_peak(CPU, dtype, PEAK_SECONDS, product) for product in products]
+        report(dict(zip(SPEEDS, speeds, strict=True)))

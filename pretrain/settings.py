@@ -1,0 +1,164 @@
+"""The settings of a run, built once from the parsed flags of run_pretraining.
+
+Each field is named after its flag; its key and the comment in configs/defaults.py explain it. A
+flag that several parts of a run read is a field of each of them.
+"""
+
+from argparse import Namespace
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+SettingsClass = TypeVar("SettingsClass", bound="_FromArgs")
+
+
+class _FromArgs:
+    """A dataclass with a field per flag."""
+
+    @classmethod
+    def from_args(cls: type[SettingsClass], args: Any, **found: Any) -> SettingsClass:
+        """Builds the settings from a namespace; settings of this class are returned unchanged.
+
+        found: values that the flags leave open, by field. Raises TypeError naming the fields that
+        neither has.
+        """
+        if isinstance(args, cls):
+            return args
+        values = vars(args) | found
+        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # a dataclass
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+@dataclass(frozen=True)
+class ModelSettings(_FromArgs):
+    """vocab_size: of the tokenizer, without padding. max_seq_length: number of positions.
+    special_ids: pad_token_id, bos_token_id and eos_token_id, for exports and for the architectures
+    of transformers."""
+
+    model_type: str
+    vocab_size: int
+    max_seq_length: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    encoder_ln_mode: str
+    position_embedding_type: str
+    rope_theta: float
+    attention_window: int
+    global_attention_every: int
+    glu: bool
+    use_bias: bool
+    norm_type: str
+    embedding_norm: bool
+    pad_vocab_to_multiple_of: int
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+    initializer_range: float
+    residual_init: str
+    layer_norm_eps: float
+    gradient_checkpointing: bool
+    word_embedding_init: str = "random"
+    output_bias_init: str = "zero"
+    special_ids: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingSettings(_FromArgs):
+    """Length, batches, optimizer, learning rate, validation and checkpoints of a run."""
+
+    output_dir: str
+    seed: int
+    # Length
+    lr_schedule: str
+    max_steps: int
+    total_training_time: float
+    max_tokens: int
+    early_exit_time_marker: float
+    # Batches
+    train_batch_size: int
+    batch_size_ramp_start: int
+    batch_size_ramp_steps: int
+    # Learning rate
+    lr: float
+    curve: str
+    warmup_proportion: float
+    esd_r: float
+    esd_l: int
+    lr_end_ratio: float
+    lr_power: float
+    lr_decay_steps: int
+    lr_decay_proportion: float
+    # Optimizer
+    optimizer_type: str
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    momentum: float
+    muon_learning_rate: float
+    muon_momentum: float
+    # Lines of metrics, checkpoints and exports
+    print_steps: int
+    checkpoint_steps: int
+    checkpoint_minutes: float
+    num_epochs_between_checkpoints: int
+    keep_checkpoints: int
+    finetune_time_markers: list[float]
+    # Validation, and reasons to stop
+    do_validation: bool
+    validation_samples: int
+    validation_steps: int
+    validation_epochs: int
+    validation_epochs_begin: int
+    validation_epochs_end: int
+    validation_begin_proportion: float
+    validation_end_proportion: float
+    use_early_stopping: bool
+    early_stop_time: float
+    early_stop_eval_loss: float
+    divergence_limit: float
+    scale_cnt_limit: int
+
+
+@dataclass(frozen=True)
+class EngineSettings(_FromArgs):
+    """train_batch_size: samples per step at the end of the ramp. train_micro_batch_size_per_gpu: 0
+    until a trial has found it. precision: "auto" until the device is known. multiplies_in_bf16:
+    True if our model itself computes in bf16 on the CPU, without DeepSpeed."""
+
+    train_batch_size: int
+    train_micro_batch_size_per_gpu: int
+    validation_micro_batch: int
+    gradient_clipping: float
+    precision: str
+    zero_stage: int
+    optimizer_type: str
+    gradient_checkpointing: bool
+    compile: bool
+    deepspeed_config: str
+    multiplies_in_bf16: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run."""
+
+    model: ModelSettings
+    training: TrainingSettings
+    engine: EngineSettings
+
+    @classmethod
+    def from_args(cls, args: "Namespace | Settings", **found: Any) -> "Settings":
+        """See `_FromArgs.from_args`."""
+        if isinstance(args, Settings):
+            return args
+        return cls(
+            ModelSettings.from_args(args, **found),
+            TrainingSettings.from_args(args, **found),
+            EngineSettings.from_args(args, **found),
+        )
+
+    def by_flag(self) -> dict[str, Any]:
+        """Returns the values of all fields."""
+        return vars(self.model) | vars(self.training) | vars(self.engine)

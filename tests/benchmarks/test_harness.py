@@ -1,0 +1,106 @@
+"""Contestants take turns, each in its own process."""
+
+import json
+import os
+import sys
+import time
+
+import pytest
+
+from benchmarks.harness import (
+    Contestant,
+    Ended,
+    Spread,
+    StepClock,
+    ratio,
+    run_command,
+    take_turns,
+    write_numbers,
+)
+from pretrain.kernels.cpu_settings import SPIN_COUNT
+
+
+def note(report, name, path):
+    number = 0
+    while True:
+        report((name, number))
+        number += 1
+        with open(path, "a") as file:
+            file.write(f"{name}{number} ")
+
+
+def tell_settings(report):
+    names = ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    report([os.environ.get(name) for name in names])
+
+
+def fail(report):
+    report(None)
+    sys.exit(3)
+
+
+def hang(report):
+    print("about to hang", flush=True)
+    time.sleep(60)
+
+
+def test_turns_are_taken_in_order(tmp_path):
+    path = tmp_path / "order"
+    found = take_turns({name: Contestant(note, name, path) for name in "ab"}, 2)
+    assert found == {name: [(name, 2), (name, 3)] for name in "ab"}  # after a warm-up
+    assert path.read_text().split() == ["a1", "b1", "a2", "b2", "a3", "b3"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "expected"), [(2, [str(SPIN_COUNT), "2", None]), (0, [None] * 3)]
+)
+def test_contestants_get_the_settings_of_a_real_run(threads, expected, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    contestant = Contestant(tell_settings, threads=threads)
+    assert contestant.await_report() == expected
+    contestant.finish()
+    assert "GOMP_SPINCOUNT" not in os.environ  # this process keeps its own
+
+
+def test_one_that_fails_ends_the_turns():
+    with pytest.raises(SystemExit, match="exit code 3"):
+        take_turns({"bad": Contestant(fail)}, 2)
+    contestant = Contestant(fail)
+    contestant.await_report()
+    with pytest.raises(Ended, match="exit code 3"):
+        contestant.finish()
+
+
+def test_one_that_hangs_is_killed(tmp_path):
+    contestant = Contestant(hang, log=tmp_path / "log")
+    with pytest.raises(TimeoutError):
+        contestant.await_report(2.0)
+    contestant.kill()
+    assert (tmp_path / "log").read_text() == "about to hang\n"
+
+
+def test_numbers_have_a_spread(tmp_path):
+    times = ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0])
+    assert times == Spread(2.0, 1.0, 3.0) and f"{times:.1f}" == "2.0 (1.0-3.0)"
+    write_numbers(tmp_path / "numbers.json", {"times": times})
+    found = json.loads((tmp_path / "numbers.json").read_text())
+    assert found == {"times": {"median": 2.0, "low": 1.0, "high": 3.0}}
+    write_numbers(None, {})
+
+
+def test_a_clock_counts_by_step():
+    now = iter([0.0, 1.0, 5.0, 7.0])
+    clock = StepClock(lambda: next(now))
+    with clock.step("a"):
+        pass
+    assert clock.timed("a", max)(1, 2) == 2
+    assert clock == {"a": 3.0}
+
+
+def test_a_command_is_measured(tmp_path):
+    done = run_command([sys.executable, "-c", "print(sum(range(10**6)))"], tmp_path / "log")
+    assert (tmp_path / "log").read_text() == "499999500000\n"
+    assert done.wall > 0 and done.cpu > 0 and done.peak_bytes > 0
+    with pytest.raises(SystemExit, match=r"(?s)exit code 1: .*oops"):
+        run_command([sys.executable, "-c", "raise ValueError('oops')"], tmp_path / "log")

@@ -1,0 +1,166 @@
+"""Rules of single keys, contradictions between keys, and the needs of the stages that run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import main
+
+OFF = "DATASET: {ENABLED: False}\n"
+TASK = "{TRAIN: t.tsv, DEV: d.tsv, TEXT_COLUMNS: [a]}"
+
+
+def own_task(keys: str) -> str:
+    """Returns a config with nothing but a task of the user's own."""
+    return f"FINETUNE: {{TASKS: [x], STILT_TASKS: [], CUSTOM_TASKS: {{x: {{{keys}}}}}}}"
+
+
+# --- names of folders ------------------------------------------------------------------------
+
+NO_NAMES = (
+    *("../../x", "..", ".", "/x", "a/b", "a/", "a\\b", "~", "x" * 129, ".hidden", "-x", "a b"),
+    *("a\nb", "a\n", "a\0b", "a\x1b[0m", "a\u2028b", "é", "\udc80"),
+)
+
+
+@pytest.mark.parametrize("key", ["DATASET.ID", "PRETRAIN.ID", "FINETUNE.ID", "MODEL.TYPE"])
+def test_names_are_those_of_single_folders(problems, key):
+    for name in NO_NAMES:
+        (line,) = problems("", key, name)
+        assert line.startswith(f"{key}: ")
+
+
+def test_the_name_of_a_search_is_short(problems):
+    for name in ("a+b", "x" * 65):
+        (problem,) = problems("", "FINETUNE.ID", name)
+        assert problem.startswith("FINETUNE.ID: ") and "at most 64 characters" in problem
+
+
+def test_so_are_the_names_of_tasks(problems):
+    for name in ("../../x", "..", "/x", "a/b", "x" * 129, "", "search"):
+        found = problems(f"FINETUNE: {{CUSTOM_TASKS: {{'{name}': {TASK}}}}}")
+        assert any(line.startswith(f"FINETUNE.CUSTOM_TASKS.{name}") for line in found)
+
+
+def test_a_name_on_the_hub_makes_a_name(load, problems):
+    for name in ("x" * 97, "a/..", "a b", "a\nb", "a/" + "x" * 97, "é"):
+        (line,) = problems("", "FINETUNE.MODEL_NAME_OR_PATH", name)
+        assert line.startswith("FINETUNE.MODEL_NAME_OR_PATH: ")
+    Path("my model").mkdir()
+    for name in ("my model", "bert-base-uncased", "google/bert_uncased_L-2_H-128_A-2", "", "../b"):
+        load("", "FINETUNE.MODEL_NAME_OR_PATH", name)
+
+
+def test_nothing_is_made_for_a_name_that_leads_away(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    Path("config.yaml").write_text("DATASET: {ID: ../../x, ENABLED: False}\n")
+    before = sorted(tmp_path.rglob("*"))
+    for options in ((), ("--dry-run",), ("--force", "dataset"), ("--clear_cache",), ("--status",)):
+        assert main.main(["--config", "config.yaml", *options]) == 2
+        assert "DATASET.ID: value out of range, got '../../x'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("SYSTEM.OUTPUT_ROOT", "SYSTEM.HOSTFILE", "PRETRAIN.DEEPSPEED_CONFIG"),
+        *("TOKENIZER.NAME_OR_PATH", "FINETUNE.GLUE_DIR", "FINETUNE.SUPERGLUE_DIR"),
+        *("FINETUNE.MODEL_NAME_OR_PATH", "DATASET.CUSTOMIZED_DATASETS"),
+        *("DATASET.HUGGINGFACE_DATASETS", "FINETUNE.CUSTOM_TASKS.x.TRAIN"),
+    ],
+)
+def test_paths_are_of_files_and_folders(problems, tmp_path, key):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", "./pipe", "x" * 256, "/" + "x/" * 1600, "a\tb", "a\0", "\ud800"):
+        value = f'["{path}"]' if key.endswith("CUSTOMIZED_DATASETS") else path
+        if key.endswith("HUGGINGFACE_DATASETS"):
+            value = f'[["{path}", a]]'
+        assert any(line.startswith(key) for line in problems("", key, value))
+
+
+def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
+    (tmp_path / "root").symlink_to("nowhere")
+    assert "SYSTEM.OUTPUT_ROOT: not a folder" in problems("", "SYSTEM.OUTPUT_ROOT", "root")[0]
+
+
+# --- values ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("DATASET: {HUGGINGFACE_DATASETS: [[wikipedia]]}", "[name, subset]"),
+        ("FINETUNE: {TASKS: [RTE, CoLA]}", "MNLI is not in FINETUNE.TASKS"),
+        ("FINETUNE: {MAX_SEQ_LENGTH: 512}", "longer than the pretrained model's positions"),
+        (
+            "FINETUNE: {GRID: {DEFAULT: {MAX_SEQ_LENGTH: 512}}}",
+            "FINETUNE.GRID.DEFAULT.MAX_SEQ_LENGTH: longer than the pretrained model's positions",
+        ),
+        ("FINETUNE: {GRID: {reviews: {}}}", "FINETUNE.GRID.reviews: unknown task"),
+        ("FINETUNE: {CUSTOM_TASKS: {sts_b: {}}}", "CUSTOM_TASKS.sts_b: not a name for a task"),
+        ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "in case or punctuation only"),
+        (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
+        (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
+        (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
+        (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv or"),
+        ("FINETUNE: {SEEDS: []}", "at least one seed"),
+        (
+            "TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}",
+            "TOKENIZER.NAME_OR_PATH: no such file or folder",
+        ),
+        ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
+        ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
+        ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),
+        ("MODEL: {TYPE: bert, GLU: True}", "MODEL.GLU: only bert-mlm has it, got True with MODEL"),
+        ("MODEL: {ATTENTION_WINDOW: 7}", "MODEL.ATTENTION_WINDOW: value out of range, got 7, exp"),
+        (
+            "DATASET: {MAX_SEQ_LENGTH: 64}\nMODEL: {ATTENTION_WINDOW: 126}",
+            "covers whole rows of DATASET.MAX_SEQ_LENGTH 64, got 126, expected less than 126",
+        ),
+        ("MODEL: {ATTENTION_WINDOW: 8, GLOBAL_ATTENTION_EVERY: 1}", "leaves no layer for MODEL."),
+        ("MODEL: {TYPE: bert, RESIDUAL_INIT: zero}", "MODEL.RESIDUAL_INIT: only bert-mlm has it"),
+        (
+            "PRETRAIN: {BATCH_SIZE: 4096, BATCH_SIZE_RAMP_START: 1, BATCH_SIZE_RAMP_STEPS: 9}",
+            "4,096 sizes, expected at most 1,000",
+        ),
+    ],
+)
+def test_each_mistake_is_named(problems, text, expected):
+    assert expected in "\n".join(problems(text, stages=None))
+
+
+def test_another_model_than_the_pretrained_one_is_refused(load, problems):
+    text = OFF + "FINETUNE: {MODEL_NAME_OR_PATH: bert-base-uncased}\n"
+    [problem] = problems(text, stages=None)
+    assert problem.startswith("FINETUNE.MODEL_NAME_OR_PATH: got bert-base-uncased with PRETRAIN.")
+    for way_out in ("PRETRAIN.ENABLED False", "--stages finetune", "an empty value"):
+        assert way_out in problem
+    only_results = problems(text, "FINETUNE.ENABLED", "False", stages=None)
+    assert only_results == [problem]  # they would be those of that model
+
+    load(text, stages=["finetune", "result_collection"])
+    load(text, stages=["pretrain"])
+    load(text, "PRETRAIN.ENABLED", "False", stages=None)
+    off = ("FINETUNE.ENABLED", "False", "RESULT_COLLECTION.ENABLED", "False")
+    load(text, *off, stages=None)
+    load(text, "FINETUNE.MODEL_NAME_OR_PATH", "", stages=None)
+
+
+def test_a_tokenizer_that_would_not_be_used_is_refused(load, problems):
+    text = "DATASET: {CUSTOMIZED_DATASETS: [.]}\nTOKENIZER: {TRAIN: True}\n"
+    vocabulary = ("TOKENIZER.NAME_OR_PATH", "my/vocab")
+    [problem] = problems(text, *vocabulary, stages=None)
+    assert problem.startswith("TOKENIZER.NAME_OR_PATH: got my/vocab with TOKENIZER.TRAIN True")
+    load(text, *vocabulary, "TOKENIZER.TRAIN", "False", stages=None)
+    load(text, stages=None)
+
+
+def test_needs_of_other_stages_are_not_checked(load, problems):
+    text = "FINETUNE: {GLUE_DIR: no/such/folder}"
+    load(text, stages=["pretrain"])
+    [problem] = problems(text, stages=["finetune"])
+    assert problem.startswith("FINETUNE.GLUE_DIR: no such folder")
