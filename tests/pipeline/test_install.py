@@ -62,8 +62,13 @@ def test_flag_is_read_without_yaml(tmp_path, text, overrides, off):
 def bare_copy(tmp_path: Path) -> Path:
     """The project without its environment, as after a clone."""
     copy = tmp_path / "clone"
-    ignore = shutil.ignore_patterns(".*", "data", "log", "output*", "saved_models", "tmp", "tests")
-    shutil.copytree(PROJECT, copy, ignore=ignore)
+    hidden = shutil.ignore_patterns(".*")
+    in_root = shutil.ignore_patterns("data", "log", "output*", "saved_models", "tmp", "tests")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:  # finetune/data is a package
+        return hidden(folder, names) | (in_root(folder, names) if folder == str(PROJECT) else set())
+
+    shutil.copytree(PROJECT, copy, ignore=ignored)
     return copy
 
 
