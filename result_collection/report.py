@@ -22,14 +22,15 @@ from pipeline.console import escape_unprintable
 from pipeline.console import table as text_table
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
-from pipeline.store.atomic_files import write_json, write_text
-from result_collection.pages.charts import save_png
+from pipeline.store.atomic_files import write_json, write_text, written_aside
+from pipeline.store.paths import REPORT_JSON
 from result_collection.pages.comparison_page import comparison_page, score_rows
-from result_collection.pages.report_data import REPORT_JSON, read_report
+from result_collection.pages.report_data import read_report
 from result_collection.pages.run_page import draw_charts, report_page
 
 PAGE = "report.html"
 PLOTS = "plots"
+PNG_DPI = 200
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
@@ -51,7 +52,8 @@ def draw_report(folder: Path) -> Path:
     for old in (folder / PLOTS).glob("*.png"):
         old.unlink()
     for name, chart in charts.items():
-        save_png(chart, folder / PLOTS / f"{name}.png")
+        with written_aside(folder / PLOTS / f"{name}.png") as aside:
+            chart.savefig(aside, format="png", dpi=PNG_DPI, facecolor="white")
     return folder / PAGE
 
 

@@ -6,6 +6,7 @@ MODEL = "model"  # folder of an exported or finetuned model
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+REPORT_JSON = "report.json"
 NAMED = "+"  # between the two names of a search's folder; no ID has one in it
 
 

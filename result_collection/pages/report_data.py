@@ -20,14 +20,13 @@ from finetune.search.job_folder import RESULT
 from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.privacy import is_secret
-from pipeline.store.paths import METRICS, MODEL, dataset_dir, log_path
+from pipeline.store.paths import METRICS, MODEL, REPORT_JSON, dataset_dir, log_path
 from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
 from pretrain.training.metrics_file import read_metrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-REPORT_JSON = "report.json"
 FORMAT = 1  # of report.json
 MOST_POINTS = 1500  # of a line: more than the page has pixels
 TRAIN_COLUMNS = (

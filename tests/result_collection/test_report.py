@@ -13,7 +13,7 @@ from pipeline.store.record_files import read_json
 from result_collection.pages.charts import PALETTE
 from result_collection.pages.comparison_page import score_rows
 from result_collection.pages.numbers import amount, difference, epochs, points, rate
-from result_collection.pages.page import STYLE
+from result_collection.pages.page import TEMPLATES
 from result_collection.pages.report_data import MOST_POINTS, columns, is_secret
 from result_collection.report import main, results_folder
 from result_collection.stage import collect_test_result
@@ -48,7 +48,7 @@ def test_grids_show_what_was_not_run(reported):
 
 
 def test_the_page_has_a_light_and_a_dark_color_for_each_of_the_charts():
-    css = STYLE.read_text()
+    css = (TEMPLATES / "report.css").read_text()
     for name, color in PALETTE.items():
         light, dark = re.findall(rf"--{name}: (#\w+);", css)
         assert light == color and dark != color
@@ -94,7 +94,7 @@ def test_what_the_model_sees_of_the_texts(reported):
     text, report = page(folder), read_json(folder / "report.json")
     [row] = [row for row in report["summary"]["tasks"] if row["task"] == "CoLA"]
     assert row["max_seq_length"] == 64 and row["tokenization"]["dev"]["truncated_share"] == 0.021
-    [table] = re.findall(r"What the model sees of the texts.*?</table>", text, re.DOTALL)
+    [table] = re.findall(r"Truncated and unknown text.*?</table>", text, re.DOTALL)
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr>")[1:]]
     expected = ["1,234", "64", "2.1 %", "0.0 %", "1.5 %", "0.0 %"]
     assert [row[1:] for row in rows if row[0] == "CoLA"] == [
@@ -111,7 +111,7 @@ def test_a_report_of_an_old_version_is_drawn(reported, tmp_path):
             del row[key]
     write_json(tmp_path / "report.json", report)
     assert main([str(tmp_path)]) == 0
-    assert "What the model sees" not in page(tmp_path) and "Scores" in page(tmp_path)
+    assert "Truncated and unknown text" not in page(tmp_path) and "Scores" in page(tmp_path)
 
 
 @pytest.fixture
@@ -204,9 +204,9 @@ def test_scores_on_other_dev_data_have_no_difference(other):
     same = {"dev": {"dev": "aa.tsv"}, "metrics": ["f1"]}
     first, second = report(0.5, CoLA=same, RTE=same), report(0.75, CoLA=other, RTE=same)
     _, cola, rte, average, without = score_rows(first, second)
-    assert cola == ["CoLA", "50.0", "75.0", "other dev data or metrics"]
+    assert cola == ["CoLA", "50.0", "75.0", "different dev data or metrics"]
     assert rte == ["RTE", "50.0", "75.0", "+25.0"]
-    assert average[1:] == ["50.0", "75.0", "other dev data or metrics"]
+    assert average[1:] == ["50.0", "75.0", "different dev data or metrics"]
     assert without[-1] == "+25.0"
 
 
