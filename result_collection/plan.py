@@ -11,8 +11,7 @@ from finetune.plan import plan as plan_finetuning
 from finetune.search.search import Search
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
-from pipeline.store.paths import SUMMARY, submission_dir
-from result_collection.pages.report_data import REPORT_JSON
+from pipeline.store.paths import REPORT_JSON, SUMMARY, submission_dir
 from result_collection.submissions.archive import SUMMARY_TABLE, file_name
 
 if TYPE_CHECKING:

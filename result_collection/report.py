@@ -1,10 +1,10 @@
 """The report of a run: report.html, report.json and plots/ in its results folder.
 
-    python -m result_collection.report A            draws the report of A again
-    python -m result_collection.report A B          compares two runs, in compare.html
+    python -m result_collection.report A            redraws the report of A
+    python -m result_collection.report A B          compares two runs in compare.html
 
-A and B are results folders (output_test_translated/finetune/<ID>/<PRETRAIN.ID>), a report.html or
-report.json in one, or a zip beside one.
+A and B are results folders (output_test_translated/finetune/<ID>/<PRETRAIN.ID>), the report.html or
+report.json in them, or the zips beside them.
 """
 
 import argparse
@@ -22,41 +22,46 @@ from pipeline.console import escape_unprintable
 from pipeline.console import table as text_table
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
-from pipeline.store.atomic_files import write_json, write_text
-from result_collection.pages.charts import save_png
+from pipeline.store.atomic_files import write_json, write_text, written_aside
+from pipeline.store.paths import REPORT_JSON
 from result_collection.pages.comparison_page import comparison_page, score_rows
-from result_collection.pages.report_data import REPORT_JSON, read_report
+from result_collection.pages.report_data import read_report
 from result_collection.pages.run_page import draw_charts, report_page
 
 PAGE = "report.html"
 PLOTS = "plots"
+PNG_DPI = 200
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Writes report.json and the page; returns the path of the page."""
+    """Writes report.json, the page and its charts; returns the path of the page."""
     write_json(folder / REPORT_JSON, report)
     return draw_report(folder)
 
 
 def draw_report(folder: Path) -> Path:
-    """Writes the page and a PNG of each chart, from report.json alone.
+    """Writes the page and its charts from report.json; returns the path of the page.
 
-    Raises StageError as `read_report` does.
+    Raises StageError for an invalid report.json.
     """
     report = read_report(folder)
     charts = draw_charts(report)
     write_text(folder / PAGE, report_page(report, charts))
-    if (folder / PLOTS).is_symlink():  # its target is not ours
+    if (folder / PLOTS).is_symlink():  # never delete files in its target
         (folder / PLOTS).unlink()
     for old in (folder / PLOTS).glob("*.png"):
         old.unlink()
     for name, chart in charts.items():
-        save_png(chart, folder / PLOTS / f"{name}.png")
+        with written_aside(folder / PLOTS / f"{name}.png") as aside:
+            chart.savefig(aside, format="png", dpi=PNG_DPI, facecolor="white")
     return folder / PAGE
 
 
 def results_folder(named: Path) -> Path:
-    """Returns the results folder of a path on the command line. Raises StageError for others."""
+    """Returns the results folder of a path on the command line.
+
+    Raises StageError for a missing folder, and for files of other types.
+    """
     if named.is_dir():
         return named
     if named.suffix not in (".zip", ".html", ".json"):
@@ -69,11 +74,11 @@ def results_folder(named: Path) -> Path:
 
 @private_files()
 def main(arguments: list[str] | None = None) -> int:
-    """Returns exit code 0 if the page was written, 2 without a report."""
+    """Returns exit code 0, or 2 for a missing or invalid report."""
     escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m result_collection.report",
-        description="Draws the report of a run again, or compares two runs.",
+        description="Redraws the report of a run, or compares two runs.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="results folder or zip")
     parser.add_argument("--output", type=Path, default=Path("compare.html"), metavar="HTML")
@@ -84,19 +89,15 @@ def main(arguments: list[str] | None = None) -> int:
         folders = [results_folder(path) for path in options.runs]
         if len(folders) == 1:
             print(draw_report(folders[0]))
-        else:
-            _compare(folders[0], folders[1], options.output)
+            return 0
+        first, second = (read_report(folder) for folder in folders)
+        write_text(options.output, comparison_page(first, second))
+        print(text_table(score_rows(first, second)))
+        print(options.output)
     except StageError as error:
         print(error.cause, file=sys.stderr)
         return 2
     return 0
-
-
-def _compare(first: Path, second: Path, output: Path) -> None:
-    reports = read_report(first), read_report(second)
-    write_text(output, comparison_page(*reports))
-    print(text_table(score_rows(*reports)))
-    print(output)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The report: HTML pages and their charts."""
+"""HTML pages of the report, and their charts."""

@@ -1,18 +1,16 @@
-"""The charts of the report, each drawn once: as SVG for the page and as PNG for a file.
+"""Charts of the report, for the page and for PNG files.
 
-A figure is drawn in the colours of PALETTE. In the page's SVG each of them becomes a CSS variable
-of that name, so that report.css decides what it looks like, in the dark as well; the PNG keeps
-them, on white. Sizes are those of a phone's width, where the text is read as it is here.
+The figures use the colours of PALETTE. The page's SVG replaces each colour by the CSS variable of
+its name, for the light and dark themes of report.css. The figures are as wide as a phone, so font
+sizes are those on its screen.
 """
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store.atomic_files import written_aside
 from result_collection.pages.numbers import amount, epochs, points, rate
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.7  # inches; at 72 points each, about a phone's 358 CSS pixels
-PNG_DPI = 200
 PALETTE = {
     "ink": "#1b2631",
     "muted": "#5a6876",
@@ -28,7 +25,7 @@ PALETTE = {
     "best": "#b3470a",
     "line-0": "#0b63a9",
     "line-1": "#c2530d",
-    # Light to dark in even steps of lightness: to be told apart in grey and by the colour-blind.
+    # Even steps of lightness: readable in greyscale and by the colour-blind.
     "heat-0": "#eff5fc",
     "heat-1": "#d6e5f4",
     "heat-2": "#b9d2eb",
@@ -42,15 +39,13 @@ PALETTE = {
     "on-high-heat": "#fdfdfe",
 }
 HEATS = [name for name in PALETTE if name.startswith("heat-")]
-NUM_LOW_HEATS = 5  # that take the dark text
+NUM_LOW_HEATS = 5  # with dark text
 INK, MUTED, GRID, BEST = (PALETTE[name] for name in ("ink", "muted", "grid", "best"))
 LINES = (PALETTE["line-0"], PALETTE["line-1"])
 STYLE = {
-    "font.size": 10,
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.labelsize": 9.5,
-    "axes.titlecolor": INK,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -65,28 +60,24 @@ STYLE = {
     "ytick.labelcolor": MUTED,
     "xtick.labelsize": 9.5,
     "ytick.labelsize": 9.5,
-    "lines.linewidth": 1.5,
     "lines.markersize": 4,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
-    "svg.fonttype": "none",
 }
-# What the charts of a run take of metrics.jsonl: column name -> list, of equal lengths.
+# Column name -> values; all columns have the same length.
 Columns = Mapping[str, Sequence[float | None]]
 
 
-# --- files and pages -------------------------------------------------------------------------
-
-
 def styled(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
-    """A function that draws in STYLE, whatever the reader's matplotlibrc says."""
+    """Decorates a drawing function to use STYLE and to ignore the user's matplotlibrc."""
 
-    def drawn(*args, **kwargs) -> "Figure":
+    def drawn(*args: Any) -> "Figure":
         import matplotlib
 
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
-            figure = draw(*args, **kwargs)
-            # Laid out once, for all files that are made of it.
+        style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}
+        with matplotlib.rc_context(style):
+            figure = draw(*args)
+            # One layout for the SVG and the PNG.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
             return figure
@@ -94,15 +85,10 @@ def styled(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
     return drawn
 
 
-def save_png(figure: "Figure", path: Path) -> None:
-    with written_aside(path) as aside:
-        figure.savefig(aside, format="png", dpi=PNG_DPI, facecolor="white")
-
-
 def svg_text(figure: "Figure", name: str) -> str:
-    """The figure as an element of a page. name: of the chart, what keeps its ids apart.
+    """Returns the figure as an SVG element with the fonts and colours of the page.
 
-    Fonts and colours are the page's; the same figure gives the same text.
+    name: of the chart; makes its ids unique in the page. The text is deterministic.
     """
     import matplotlib
 
@@ -113,7 +99,7 @@ def svg_text(figure: "Figure", name: str) -> str:
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1: the same in every figure
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1: not unique in the page
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 aria-hidden="true"', text, count=1)
     for color_name, color in PALETTE.items():
@@ -127,12 +113,9 @@ def _figure(height: float) -> "Figure":
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-# --- scores ----------------------------------------------------------------------------------
-
-
 @styled
 def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """A dot for each task's score, a line over its seeds, a tick where the majority label is.
+    """Draws each task's score as a dot, its range as a line, and the majority label as a tick.
 
     rows: `tasks` of a summary, from top to bottom.
     """
@@ -146,14 +129,13 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
             span = [100 * row["spread"]["min"], 100 * row["spread"]["max"]]
             axes.plot(span, level, color=LINES[0], linewidth=4.5, alpha=0.35, zorder=2)
         axes.plot(score, place, "o", color=LINES[0], markersize=6, zorder=4, clip_on=False)
-        text = {"ha": "right", "va": "center", "fontweight": "bold"}
-        axes.text(113, place, points(row["score"]), **text)
-    with_majority = [place for place, row in enumerate(rows) if row["majority"]]
-    if with_majority:
-        shares = [100 * rows[place]["majority"]["score"] for place in with_majority]
+        axes.text(113, place, points(row["score"]), ha="right", va="center", fontweight="bold")
+    places = [place for place, row in enumerate(rows) if row["majority"]]
+    if places:
+        shares = [100 * rows[place]["majority"]["score"] for place in places]
         label = "always the majority label"
         axes.scatter(
-            shares, with_majority, 90, LINES[1], "|", linewidths=1.6, label=label, zorder=3
+            shares, places, s=90, c=LINES[1], marker="|", linewidths=1.6, label=label, zorder=3
         )
         figure.legend(loc="outside upper left", labelcolor=MUTED)
     axes.set_yticks(range(len(rows)), [row["task"] for row in rows], color=INK)
@@ -169,10 +151,10 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 @styled
 def draw_grid(settings: Sequence[Mapping[str, Any]]) -> "Figure":
-    """A heat map of learning rate by batch size for each number of epochs.
+    """Draws a heat map of the scores over learning rate and batch size, for each number of epochs.
 
     settings: of a row of a summary, with `epochs`, `batch_size`, `learning_rate`, `score`,
-    `spread` and `is_best`. Combinations that are not among them were not run.
+    `spread` and `is_best`. Missing combinations are marked as not run.
     """
     rates = sorted({setting["learning_rate"] for setting in settings})
     sizes = sorted({setting["batch_size"] for setting in settings})
@@ -188,7 +170,7 @@ def draw_grid(settings: Sequence[Mapping[str, Any]]) -> "Figure":
         }
         for x, learning_rate in enumerate(rates):
             for y, size in enumerate(sizes):
-                _cell(axes, x, y, cells.get((learning_rate, size)), low, high)
+                _draw_cell(axes, x, y, cells.get((learning_rate, size)), low, high)
         axes.set_title(epochs(number), loc="left", pad=3)
         axes.set_xlim(0, len(rates))
         axes.set_ylim(len(sizes), 0)
@@ -202,10 +184,10 @@ def draw_grid(settings: Sequence[Mapping[str, Any]]) -> "Figure":
     return figure
 
 
-def _cell(
+def _draw_cell(
     axes: "Axes", x: int, y: int, setting: Mapping[str, Any] | None, low: float, high: float
 ) -> None:
-    """A setting's score on its colour, with the range over the seeds below it."""
+    """Draws a cell with the setting's score, and its range over the seeds below."""
     from matplotlib.patches import Rectangle
 
     gap, centre = 0.02, (x + 0.5, y + 0.5)
@@ -222,7 +204,7 @@ def _cell(
         axes.add_patch(
             Rectangle(corner, *size, facecolor="none", edgecolor=BEST, linewidth=2.4, zorder=3)
         )
-    text = {"ha": "center", "va": "center", "color": color}
+    text: dict[str, Any] = {"ha": "center", "va": "center", "color": color}
     weight = "bold" if setting["is_best"] else "normal"
     spread = setting["spread"]
     place = (centre[0], centre[1] - 0.15) if spread else centre
@@ -232,14 +214,11 @@ def _cell(
         axes.text(centre[0], centre[1] + 0.24, span, fontsize=7.8, **text)
 
 
-# --- curves ----------------------------------------------------------------------------------
-
-
 @styled
 def draw_losses(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
-    """Training and validation losses of pretraining over the steps, the learning rate below.
+    """Draws training and validation losses of pretraining over the steps, and the learning rate.
 
-    runs: (name, training lines, validation lines); the names are shown if there are several.
+    runs: (name, training lines, validation lines); a single run needs no name.
     """
     figure = _figure(3.6)
     losses, rates = figure.subplots(2, sharex=True, height_ratios=[3, 1])
@@ -248,8 +227,8 @@ def draw_losses(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
         held_out = color if len(runs) > 1 else LINES[1]
         losses.plot(*_line(train, "loss"), color=color, label=f"{prefix}training")
         if validation["step"]:
-            style = {"linestyle": "--", "marker": "o", "color": held_out}
-            losses.plot(*_line(validation, "loss"), **style, label=f"{prefix}validation")
+            label = f"{prefix}validation"
+            losses.plot(*_line(validation, "loss"), "o--", color=held_out, label=label)
         rates.plot(*_line(train, "lr"), color=color)
     _title(losses, "loss, nats per predicted token")
     losses.legend(labelcolor="linecolor", loc="upper right")
@@ -260,7 +239,10 @@ def draw_losses(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
 
 @styled
 def draw_throughput(runs: Sequence[tuple[str, Columns]]) -> "Figure":
-    """Samples and tokens per second, and the share of the peak, over the steps."""
+    """Draws samples and tokens per second and the share of the peak over the steps.
+
+    runs: (name, training lines).
+    """
     figure = _figure(3.6)
     panels = figure.subplots(3, sharex=True)
     names = ("samples_per_second", "tokens_per_second", "peak_share")
@@ -281,7 +263,7 @@ def draw_throughput(runs: Sequence[tuple[str, Columns]]) -> "Figure":
 
 @styled
 def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
-    """Loss and learning rate of a task's submitted run over the epochs, and its dev scores.
+    """Draws loss, dev scores and learning rate of a task's submitted run over the epochs.
 
     runs: (name, history with `epoch`, `loss`, `learning_rate`, evaluations with `epoch`, `score`).
     """
@@ -291,8 +273,8 @@ def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
     for (name, history, evaluations), color in zip(runs, LINES, strict=False):
         panels[0].plot(*_line(history, "loss", "epoch"), color=color, label=name)
         if scored:
-            scores = [100 * score for score in evaluations["score"]]
-            panels[1].plot(evaluations["epoch"], scores, "o-", color=color)
+            over, scores = _line(evaluations, "score", "epoch")
+            panels[1].plot(over, [100 * score for score in scores], "o-", color=color)
         panels[-1].plot(*_line(history, "learning_rate", "epoch"), color=color)
     _title(panels[0], "training loss")
     _from_zero(panels[0])
@@ -302,14 +284,17 @@ def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
     _learning_rates(panels[-1])
     panels[-1].set_xlabel("epoch")
     panels[-1].set_xlim(left=0)
-    if len(runs) > 1:  # few losses come near 0, and none at the beginning
+    if len(runs) > 1:  # curves seldom reach the lower left corner
         panels[0].legend(labelcolor="linecolor", loc="lower left")
     return figure
 
 
 @styled
 def draw_lengths(counts: Sequence[int], max_seq_length: int) -> "Figure":
-    """How many samples have how many tokens; counts: of equal parts of 1 .. max_seq_length."""
+    """Draws a histogram of the samples' lengths.
+
+    counts: of samples, in equal ranges of 1 .. max_seq_length tokens.
+    """
     figure = _figure(2.2)
     axes = figure.add_subplot()
     width = max_seq_length / len(counts)
@@ -324,19 +309,22 @@ def draw_lengths(counts: Sequence[int], max_seq_length: int) -> "Figure":
 
 
 def _line(columns: Columns, name: str, over: str = "step") -> tuple[list[float], list[float]]:
-    """x and y of a line; what is no number leaves a gap."""
-    values = [math.nan if value is None else value for value in columns[name]]
-    return list(columns[over]), values
+    """Returns x and y of a line, with NaN for missing values: a gap in the line."""
+    x, y = (
+        [math.nan if value is None else value for value in columns[column]]
+        for column in (over, name)
+    )
+    return x, y
 
 
 def _title(axes: "Axes", text: str) -> None:
-    """What the y axis shows, above it: turned by a right angle it is hard to read."""
+    """Writes the label of the y axis above it: rotated text is hard to read."""
     axes.set_title(text, loc="left", pad=4, fontsize=9.5, color=MUTED)
     axes.tick_params(length=0)
 
 
 def _from_zero(axes: "Axes") -> None:
-    """A y axis from 0, with room above the highest line however flat it is."""
+    """Starts the y axis at 0, with space above the highest line, even if it is flat."""
     highest = axes.dataLim.y1
     axes.set_ylim(0, 1.08 * highest if 0 < highest < math.inf else 1)
 
@@ -349,7 +337,7 @@ def _learning_rates(axes: "Axes") -> None:
 
 
 def _count_steps(axes: "Axes") -> None:
-    """An x axis of whole steps from 0, in few words."""
+    """Starts the x axis at step 0, with short labels of whole steps."""
     axes.set_xlabel("step")
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=6, integer=True)

@@ -1,7 +1,7 @@
-"""What the report shows, collected out of the folders of all stages into one JSON-able dict.
+"""The content of report.json, from the folders of all stages.
 
-It is kept as report.json in the results folder: the page can be drawn again, and compared with
-that of another run, without anything else. No secret and no line of the dataset's text is in it.
+The page can be drawn and compared from report.json alone. It holds no secrets and no text of the
+dataset.
 """
 
 import importlib.metadata
@@ -14,28 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 from configs.defaults import get_default_config
 from configs.loading import flatten
+from dataset.card import CARD
 from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.job_folder import RESULT
 from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.privacy import is_secret
-from pipeline.store.paths import METRICS, MODEL, dataset_dir, log_path
+from pipeline.store.paths import METRICS, MODEL, REPORT_JSON, dataset_dir, log_path
 from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
 from pretrain.training.metrics_file import read_metrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-REPORT_JSON = "report.json"
 FORMAT = 1  # of report.json
-MOST_POINTS = 1500  # of a line: more than the page has pixels
+MAX_POINTS = 1500  # of a curve: more than the page has pixels
 TRAIN_COLUMNS = (
     *("step", "loss", "lr", "elapsed_seconds"),
     *("samples_per_second", "tokens_per_second", "peak_share"),
 )
-DATASET_CARD = "dataset_card.md"
-# The card's section that quotes the text: a report is passed on more widely than the data.
+# The card's section with dataset text: reports are shared more widely than data.
 QUOTED_SECTION = "## A held-out sample"
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "numpy")
 GPU_FILES = Path("/proc/driver/nvidia/gpus")
@@ -48,10 +47,10 @@ def collect(
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All that the report shows. folder: that it will lie in, where its links begin.
+    """Returns the content of report.json; `pretraining` and `dataset` are None if not run here.
 
-    submission: `zips`, a list of {benchmark, zip, problems}, and `own_predictions`, task -> path.
-    What a stage has not left, as one does that did not run here, is None.
+    folder: of the report; links are relative to it. submission: `zips`, a list of {benchmark, zip,
+    problems}, and `own_predictions`, task -> path.
     """
     search, model = searched.search, searched.search.model
     return {
@@ -74,16 +73,15 @@ def collect(
 
 
 def _scored_by(search: Search, task: Task) -> dict[str, Any]:
-    """What two scores of a task have in common if they can be compared: the dev data, as digests,
-    and the metrics."""
+    """Returns the dev data (digests) and metrics of a task: equal for comparable scores."""
     files = search.task_inputs[task.name]["task_files"]
-    if not isinstance(files, str):  # the name of a dataset on the Hub
+    if not isinstance(files, str):  # a string names a dataset on the Hub
         files = {split.name: files[split.name] for split in task.dev}
     return {"dev": files, "metrics": list(task.metrics)}
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The report.json of a results folder. Raises StageError if there is none that we can read."""
+    """Reads report.json. Raises StageError if it is missing, invalid or of another format."""
     found = read_json(folder / REPORT_JSON) or {}
     if found.get("format") != FORMAT or not _has_plain_names(found):
         raise StageError(
@@ -94,7 +92,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def _has_plain_names(report: Mapping[str, Any]) -> bool:
-    """Whether files can be named after the tasks."""
+    """True if the names of the tasks are valid file names."""
     try:
         names = [row["task"] for row in report["summary"]["tasks"]]
     except (KeyError, TypeError):
@@ -102,21 +100,19 @@ def _has_plain_names(report: Mapping[str, Any]) -> bool:
     return all(isinstance(name, str) and Path(name).name == name for name in names)
 
 
-# --- curves ----------------------------------------------------------------------------------
-
-
 def columns(lines: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list]:
-    """Name -> its values, None where a line lacks it; of very many lines every n-th and the last.
+    """Returns the values of each name, with None for missing ones.
 
-    Every n-th, not means: what a log shows must be found here.
+    Keeps every n-th line and the last, at most MAX_POINTS + 1 lines. Means would hide the log's
+    values.
     """
-    stride = -(-len(lines) // MOST_POINTS) or 1
+    stride = -(-len(lines) // MAX_POINTS) or 1
     kept = [*lines[:-1:stride], *lines[-1:]]
     return {name: [line.get(name) for line in kept] for name in names}
 
 
 def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The curves of the run that is submitted for a task."""
+    """Returns the curves of a task's submitted run."""
     path = search.task_dir(row["task"]) / row["submitted"]["setting"] / RESULT
     result = read_sealed(path) or {}
     return {
@@ -141,14 +137,11 @@ def _pretraining(directory: Path) -> dict[str, Any] | None:
     }
 
 
-# --- data, settings, machine -----------------------------------------------------------------
-
-
 def _dataset(directory: Path) -> dict[str, Any] | None:
     manifest = read_record(directory / MANIFEST)
     if not manifest:
         return None
-    card = directory / DATASET_CARD
+    card = directory / CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return {"results": manifest["results"], "card": _without_section(text, QUOTED_SECTION)}
 
@@ -160,7 +153,7 @@ def _without_section(text: str, heading: str) -> str:
 
 
 def _config(config: "CfgNode") -> dict[str, Any]:
-    """`values`: all keys but the secret ones; `changed`: the defaults of those that differ."""
+    """Returns `values` of all keys but secrets, and `changed`: the defaults of changed keys."""
     values = {key: value for key, value in flatten(config).items() if not is_secret(key)}
     defaults = flatten(get_default_config())
     changed = {
@@ -170,7 +163,7 @@ def _config(config: "CfgNode") -> dict[str, Any]:
 
 
 def environment() -> list[tuple[str, str]]:
-    """Of the machine that this runs on: processor, memory, GPUs, and versions of packages."""
+    """Returns processor, memory and GPUs of this machine, and versions of packages."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = [(name, version) for name in PACKAGES if (version := _version(name))]
     return [
@@ -184,20 +177,20 @@ def environment() -> list[tuple[str, str]]:
 
 
 def _processor() -> str:
-    """Its name, as the kernel has it; that of the architecture where it has none."""
+    """Returns the processor's name, or the architecture if the kernel gives no name."""
     names = _values_of(Path("/proc/cpuinfo"), "model name")
     return names[0] if names else platform.machine()
 
 
 def _gpus() -> list[str]:
-    """`2 x NVIDIA H100 80GB HBM3`, as the driver names them."""
+    """Returns the driver's names: `2 x NVIDIA H100 80GB HBM3`."""
     files = sorted(GPU_FILES.glob("*/information"))
     names = [name for file in files for name in _values_of(file, "Model")]
     return [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)]
 
 
 def _values_of(path: Path, key: str) -> list[str]:
-    """What stands behind `key :` in a file of the kernel's; nothing if it cannot be read."""
+    """Returns the values of `key : value` lines in a kernel file; empty if it is unreadable."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -214,9 +207,9 @@ def _version(package: str) -> str:
 
 
 def _stages(searched: FinetunePlan, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of each stage that ran: the seconds of the command that finished it, when that was, and work.
+    """Returns the times of each stage: seconds and end of its last command, and work.
 
-    work: seconds of pretraining over all restarts; of all runs of the search, one after the other.
+    work: seconds of pretraining over all restarts, or the sum of the search's runs.
     """
     search, model, stages = searched.search, searched.search.model, []
     if model.artifact:
@@ -236,15 +229,14 @@ def _times(stage: str, manifest: Mapping[str, Any] | None, work: float | None) -
 
 
 def _links(search: Search, folder: Path, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names of logs, folders and cards, to their paths from `folder`; of those that are there."""
-    model, root = search.model, search.root
-    dataset_id = model.dataset_id
+    """Returns names and paths (relative to `folder`) of existing logs, folders and cards."""
+    model, root, dataset_id = search.model, search.root, search.model.dataset_id
     paths = {
         "log of the dataset stage": log_path(root, "dataset", dataset_id),
         "log of pretraining": log_path(root, "pretrain", dataset_id, model.pretrain_id),
         "log of the search": search.log("search", search.name),
         "log of this stage": log_path(root, "result_collection", dataset_id, search.name),
-        "dataset card": dataset_dir(root, model.dataset_id) / DATASET_CARD,
+        "dataset card": dataset_dir(root, dataset_id) / CARD,
     }
     if model.artifact:
         paths["pretrained model"] = model.artifact.directory / MODEL

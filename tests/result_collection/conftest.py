@@ -1,4 +1,4 @@
-"""Finished searches, made in no time."""
+"""Finished searches, without training."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.result_collection.finished_search import OWN_TASK, make_finished_sear
 
 @pytest.fixture
 def make_search(tmp_path_factory):
-    """make_search(tasks, ...) -> the config of a finished search in a folder of its own."""
+    """make_search(tasks, ...) -> the config of a finished search in a new folder."""
     return lambda *args, **kwargs: make_finished_search(
         tmp_path_factory.mktemp("search"), *args, **kwargs
     )
@@ -17,7 +17,7 @@ def make_search(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory):
-    """Config of a search by halving over tasks of all kinds, collected; its results folder."""
+    """Config and results folder of a collected search by halving over all kinds of tasks."""
     config = make_finished_search(
         tmp_path_factory.mktemp("reported"),
         ["CoLA", "STS-B", "MNLI", "CB", OWN_TASK],

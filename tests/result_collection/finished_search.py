@@ -1,4 +1,4 @@
-"""A finished search without the hours that it takes: the records that all stages leave behind."""
+"""A finished search without training: the records of all stages."""
 
 import json
 import math
@@ -21,10 +21,10 @@ SAMPLE_OF_TEXT = "the patient was seen by"
 def make_finished_search(
     folder, tasks, seeds=(1, 2, 3), epochs=(3, 5), rates=(1e-5, 5e-5), external=False, skip=()
 ):
-    """The config of a search over these tasks that has finished, with all its files in `folder`.
+    """Returns the config of a finished search over these tasks, with all its files in `folder`.
 
-    Its model was pretrained here, but for `external`. skip: (epochs, learning rate) that were not
-    run, as by a search by halving.
+    external: the model was not pretrained here. skip: (epochs, learning rate) pairs without a run,
+    as after a search by halving.
     """
     config = _config(folder, external)
     config.FINETUNE.TASKS = list(tasks)
@@ -86,7 +86,7 @@ def _prepare(config) -> None:
 
 
 def _pretrain(config) -> None:
-    """A thousand steps, one of them with a loss that is none."""
+    """Writes 1000 steps of pretraining, one with a missing loss."""
     artifact = pretrain_artifact(config)
     artifact.begin()
     lines = []
@@ -105,7 +105,7 @@ def _pretrain(config) -> None:
 
 
 def finish_search(config, skip=()) -> None:
-    """Leaves behind what finetuning does. skip: as of `make_finished_search`."""
+    """Writes the records of finetuning. skip: see `make_finished_search`."""
     artifact, search = finetune_artifact(config), load_search(config)
     artifact.begin()
     rows, scores = [], {}
@@ -143,7 +143,7 @@ def finish_search(config, skip=()) -> None:
 
 
 def tokenization(truncated=0.0, cut=0.0, unknown=0.0) -> dict:
-    """Of a split, as a run's result has it. The shares: of samples, tokens and characters."""
+    """Returns a split's token counts; the shares are of samples, tokens and characters."""
     return {
         **{"num_samples": 1234, "truncated_share": truncated, "cut_share": cut},
         **{"unknown_share": 0.015, "unknown_character_share": unknown},
@@ -168,7 +168,7 @@ def _curves(job) -> dict:
 
 
 def _predict(folder: Path, task) -> None:
-    """As many rows as GLUE's server expects; a few for the other test sets."""
+    """Writes predictions: GLUE's expected number of rows, 3 for other test sets."""
     for split in task.test:
         value = "2.5" if task.is_regression else next(iter(task.labels))
         num_rows = split.num_rows if task.benchmark == "GLUE" else 3

@@ -1,4 +1,4 @@
-"""The report in a real browser: everything is there and fits, on a phone, in the dark, offline."""
+"""The report in a browser: complete, and readable on a phone, in dark mode, offline."""
 
 import html
 import json
@@ -12,19 +12,12 @@ from result_collection.report import main
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (
-    *(
-        "--headless",
-        "--hide-scrollbars",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-    ),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--hide-scrollbars",
+    *("--headless", "--hide-scrollbars", "--no-sandbox", "--no-first-run"),
+    *("--disable-gpu", "--disable-quic", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
 )
-# The page itself runs no script. This goes into a copy, in a frame as wide as a phone (no window of
-# a browser is that narrow), and leaves what it saw in the title of the page around the frame.
+# Runs in a copy of the page, in a frame as wide as a phone: browser windows are wider. Writes its
+# findings into the title of the page around the frame.
 PROBE = """<script>
 addEventListener("load", () => {
   const box = (element) => {
@@ -49,11 +42,11 @@ addEventListener("load", () => {
 });
 </script>"""
 
-pytestmark = pytest.mark.skipif(not BROWSER, reason="there is no browser here")
+pytestmark = pytest.mark.skipif(not BROWSER, reason="no browser found")
 
 
 def look_at(page, tmp_path, width: int, dark: bool = False) -> dict:
-    """What a browser of that width in CSS pixels makes of a page."""
+    """Returns the PROBE's findings in a page. width: in CSS pixels."""
     copy = tmp_path / "copy.html"
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', PROBE, page.read_text())
     frame = f'<iframe width={width} height=2000 srcdoc="{html.escape(text)}"></iframe>'
@@ -82,7 +75,7 @@ def check_fits(seen: dict) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_all_charts_and_tables_are_there_and_fit(reported, tmp_path, width):
+def test_all_charts_and_tables_fit(reported, tmp_path, width):
     _, folder = reported
     seen = look_at(folder / "report.html", tmp_path, width)
     assert seen["width"] == width
@@ -96,7 +89,7 @@ def test_all_charts_and_tables_are_there_and_fit(reported, tmp_path, width):
     assert min(seen["letters"]) > 7  # the smallest text of a chart, in CSS pixels
 
 
-def test_dark_is_dark(reported, tmp_path):
+def test_dark_mode_is_dark(reported, tmp_path):
     _, folder = reported
     light = look_at(folder / "report.html", tmp_path, 390)["colors"]
     dark = look_at(folder / "report.html", tmp_path, 390, dark=True)["colors"]
@@ -110,7 +103,7 @@ def test_dark_is_dark(reported, tmp_path):
     assert brightness(light[1]) > 700 and brightness(dark[1]) < 120
 
 
-def test_a_comparison_fits_too(reported, tmp_path):
+def test_a_comparison_fits(reported, tmp_path):
     _, folder = reported
     output = tmp_path / "compare.html"
     assert main([str(folder), str(folder), "--output", str(output)]) == 0
