@@ -3,7 +3,8 @@
     python main.py --config configs/quickstart.yaml [KEY VALUE ...]
 
 Exit codes: 0 done, 2 the config or the command line is wrong (nothing was touched), 3 a stage
-failed or the GPUs are unusable, 130 interrupted. Imports the standard library only, until the packages are installed.
+failed or the GPUs are unusable, 130 interrupted. Imports the standard library only, until the
+packages are installed.
 """
 
 import argparse

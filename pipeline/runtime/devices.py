@@ -90,7 +90,7 @@ def lacks_driver() -> bool:
 def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
     """Returns the GPUs for SYSTEM.NUM_GPUS: -1 all, 0 none, n the first ones in CUDA's order.
 
-    -1 means all GPUs in CUDA_VISIBLE_DEVICES, or else on the system. Raises ConfigError if there are
+    All are those in CUDA_VISIBLE_DEVICES, or else on the system. Raises ConfigError if there are
     fewer, MachineError if torch cannot use one of them. key: for the error message.
     """
     if not asked:

@@ -6,12 +6,8 @@ MODEL = "model"  # folder of an exported or finetuned model
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-<<<<<<< HEAD
-NAMED = "+"  # joins the two IDs in the name of a search's folder; no ID contains one
-=======
 REPORT_JSON = "report.json"
-NAMED = "+"  # between the two names of a search's folder; no ID has one in it
->>>>>>> refs/heads/pages
+NAMED = "+"  # joins the two IDs in the name of a search's folder; no ID contains one
 
 
 def sharded_text_dir(root: Path, dataset_id: str) -> Path:
