@@ -22,7 +22,7 @@ from tests.chaos.processes import INJECT, MARK, PLAN, End, marked, role_in, send
 # Writes two files as the pipeline does, and deletes a folder.
 CHILD = """
 import os, shutil, sys
-from pipeline.store.artifacts import write_text
+from pipeline.store.atomic_files import write_text
 from pathlib import Path
 root = Path(sys.argv[1])
 for name in ("first", "second"):
