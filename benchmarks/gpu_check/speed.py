@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,14 +17,7 @@ from benchmarks.gpu_check.cards import find_card
 from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
 from benchmarks.gpu_check.profiling import profiled
 from benchmarks.harness import PROJECT
-from benchmarks.models import (
-    LENGTH,
-    VOCAB_SIZE,
-    build_bert,
-    model_args,
-    read_batches,
-    usual_inputs,
-)
+from benchmarks.models import LENGTH, VOCAB_SIZE, model_args, read_batches
 from benchmarks.sizes import Size, parse_size
 
 WARM_UP_STEPS = 3
@@ -50,7 +43,6 @@ def checks(bench: Bench) -> Iterator[Check]:
         if name == bench.scale.speeds[0]:
             micro = bench.scale.micro_batches[0]
             yield "loop", partial(check_loop, bench, micro)
-            yield "transformers", partial(check_transformers, bench, micro)
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -162,7 +154,8 @@ def _measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str
         kept["engine"] = new_engine(bench, kept["args"])
     args, engine = kept["args"], kept["engine"]
     batches = read_batches(bench.dataset, micro, DISTINCT_BATCHES)
-    begin, said = time.perf_counter(), []
+    begin = time.perf_counter()
+    said: list[str] = []
     if compiled and "compiled" not in kept:
         kept["compiled"] = compile_if_possible(
             engine, batches[0], compute_dtype(args.precision), said.append
@@ -175,18 +168,18 @@ def _measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str
     numbers: dict[str, Any] = {"warm_up_seconds": time.perf_counter() - begin}
     rates: list[float] = []
     peak = bench.peak_bytes_of(
-        lambda: rates.append(micro * steps_per_second(bench, partial(take_steps, engine), batches))
+        lambda: rates.append(micro * steps_per_second(bench, engine, batches))
     )
     numbers |= _numbers(bench, name, args, batches, rates[0]) | {"memory_gb": peak / 1e9}
     numbers |= profiled(lambda: take_steps(engine, batches[:3]), bench)
     return judged(_in_words(numbers), **numbers)
 
 
-def steps_per_second(bench: Bench, steps: Callable[[Sequence], None], batches: Sequence) -> float:
+def steps_per_second(bench: Bench, engine: Any, batches: Sequence[Any]) -> float:
     """Repeats steps on the batches for slice_seconds or more."""
     begin, num_steps = time.perf_counter(), 0
     while True:
-        steps(batches)
+        take_steps(engine, batches)
         bench.synchronize()
         num_steps += len(batches)
         seconds = time.perf_counter() - begin
@@ -227,9 +220,6 @@ def _in_words(numbers: dict[str, Any]) -> str:
     )
 
 
-# --- the loop, and transformers ----------------------------------------------------------------
-
-
 def check_loop(bench: Bench, micro: int) -> Outcome:
     """The real loop reads and masks its data fast enough."""
     settings = run_settings(
@@ -262,35 +252,3 @@ def check_loop(bench: Bench, micro: int) -> Outcome:
     slow = numbers["waiting_share"] > MOST_WAITING and bench.on_gpu
     advice = "reading is too slow: put the dataset on a faster disk, or MASKING: static"
     return judged(seen, advice * slow, **numbers)
-
-
-def check_transformers(bench: Bench, micro: int) -> Outcome:
-    """Trains BertForMaskedLM of the same size in the usual way: autocast, and a fused AdamW."""
-    from pretrain.engine.engine import compute_dtype
-
-    precision = bench.precisions[0]
-    half, dtype = precision != "fp32", compute_dtype(precision)
-    torch.manual_seed(0)
-    model = build_bert(bench.scale.watched, 0.1).model.to(bench.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    scaler = torch.amp.GradScaler(bench.device.type, enabled=precision == "fp16")
-    batches = read_batches(bench.dataset, micro, DISTINCT_BATCHES)
-    inputs = [usual_inputs(batch, takes_segments=True) for batch in batches]
-    if bench.on_gpu:
-        inputs = [{name: value.pin_memory() for name, value in one.items()} for one in inputs]
-
-    def steps(inputs: Sequence[dict[str, torch.Tensor]]) -> None:
-        for one in inputs:
-            there = {name: value.to(bench.device, non_blocking=True) for name, value in one.items()}
-            with torch.autocast(bench.device.type, dtype if half else None, enabled=half):
-                loss = model(**there).loss
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-
-    steps(inputs)
-    bench.synchronize()
-    rate = steps_per_second(bench, steps, inputs) * micro
-    seen = f"{bench.scale.watched}, micro batch {micro}: {rate:,.0f} samples/s in {precision}"
-    return judged(seen, samples_per_second=rate)
