@@ -72,21 +72,6 @@ def run_loop(
     return log.path
 
 
-def run_flags(size: Size, dataset: Path, batch: int, output_dir: Path) -> dict[str, Any]:
-    """Returns the flags of an endless run of that size, with a micro batch per step."""
-    return {
-        "num_hidden_layers": size.layers,
-        "hidden_size": size.hidden,
-        "num_attention_heads": size.heads,
-        "intermediate_size": size.feed_forward(gated=False),
-        "dataset_path": dataset,
-        "output_dir": output_dir,
-        "train_batch_size": batch,
-        "train_micro_batch_size_per_gpu": batch,
-        "max_steps": 10**6,
-    }
-
-
 def measure_products(report: Report, precision: str) -> None:
     """Reports FLOP/s of products of large squares, by the names in SPEEDS."""
     import torch

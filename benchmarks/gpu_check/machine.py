@@ -41,7 +41,6 @@ def checks(bench: Bench) -> Iterator[Check]:
     yield "packages", check_packages
     yield "matmul", partial(check_matmul, bench)
     yield "bandwidth", partial(check_bandwidth, bench)
-    yield "start", partial(check_start, bench)
 
 
 # --- versions ----------------------------------------------------------------------------------
@@ -150,16 +149,3 @@ def check_bandwidth(bench: Bench) -> Outcome:
     slow = found < LEAST_SHARE * sheet
     seen = f"{found:,.0f}{_of(found, sheet)} GB/s"
     return judged(seen, SLOW if slow else "", gb_per_second=found, sheet=sheet)
-
-
-def check_start(bench: Bench) -> Outcome:
-    """A single rank starts like the launcher's ranks, and sums a number over all ranks."""
-    from pretrain.engine.distributed import start_ranks
-
-    device = start_ranks()
-    total = torch.ones(1, device=device)
-    torch.distributed.all_reduce(total)
-    works = device.type == bench.device.type and total.item() == 1
-    backend = torch.distributed.get_backend()
-    seen = f"rank 0 is on {device}, by {backend}; the sum of one 1 is {total.item():g}"
-    return judged(seen, "" if works else "see NCCL_DEBUG=INFO")
