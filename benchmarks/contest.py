@@ -116,7 +116,8 @@ def _train(report: Report, training: Training) -> None:
     from pretrain.training.flops import training_flops
     from pretrain.training.validation import validate
 
-    end_of_turn, held_out = 0.0, []
+    end_of_turn = 0.0
+    held_out: list[Any] = []
 
     def watch(run_: Any) -> None:  # called before the first step and after each one
         nonlocal end_of_turn, held_out

@@ -110,6 +110,7 @@ class Contestant:
     def _await_end(self) -> None:
         """Waits for the end of the process, and kills its children."""
         pid = self._process.pid
+        assert pid
         with suppress(ChildProcessError, ProcessLookupError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # keeps the pid from being reused
             os.killpg(pid, signal.SIGKILL)

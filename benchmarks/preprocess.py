@@ -21,7 +21,7 @@ if __name__ == "__main__":
     enter_environment()
 
 from benchmarks.harness import DATASET_ID, CommandRun, run_dataset_stage
-from benchmarks.obvious_way import ObviousWay
+from benchmarks.obvious_way import prepare_obviously
 from benchmarks.texts import find_vocabulary, read_articles, repeated_text, text_folders
 
 HEADER = ["stage", "CPU s/MB", "wall s", "MB/s", "peak GB", "data/text", "obvious/ours"]
@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     print(f"text: {', '.join(map(str, folders))}, {size_mb(text):,.0f} MB")
     articles = list(read_articles(text, 1e6 * args.sample_megabytes))
     articles_mb = sum(len(article.encode()) for article in articles) / 1e6
-    segmentation, copy = ObviousWay(vocabulary).run(articles, folder, args.copies)
+    segmentation, copy = prepare_obviously(articles, vocabulary, folder, args.copies)
     maskings = {
         "static": {"MASKING": "static", "DUP_FACTOR": args.copies},
         "dynamic": {"MASKING": "dynamic"},

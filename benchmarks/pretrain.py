@@ -110,7 +110,7 @@ def compare(size: Size, dropout: float, precision: str, data: Data, rounds: int)
     rows: list[dict[str, Any]] = []
     for (name, its_precision), measured in zip(pairs, seconds.values(), strict=True):
         step = median(measured)
-        row = {"model": name, "precision": its_precision, "seconds": measured}
+        row: dict[str, Any] = {"model": name, "precision": its_precision, "seconds": measured}
         row["sequences_per_second"] = data.batch_size / step
         row["tokens_per_second"] = num_tokens / step
         row["flops_per_second"] = flops / step

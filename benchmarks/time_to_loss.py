@@ -167,7 +167,7 @@ def _make_datasets(args: argparse.Namespace) -> None:
     from dataset.plan import plan as plan_dataset
     from dataset.stage import prepare_dataset
 
-    configs = {}
+    configs: dict[str, Any] = {}
     for recipe in args.contestants:
         for more in ({}, HELD_OUT_KEYS):
             config = load_recipe(recipe, args, more)

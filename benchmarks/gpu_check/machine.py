@@ -142,7 +142,8 @@ def check_bandwidth(bench: Bench) -> Outcome:
     size = COPY_BYTES if bench.on_gpu else COPY_BYTES >> 6
     source = torch.empty(size, dtype=torch.uint8, device=bench.device)
     copy = partial(torch.empty_like(source).copy_, source)
-    times, end = [], time.perf_counter() + SECONDS / 2
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS / 2
     while len(times) < 4 or time.perf_counter() < end:
         times.append(seconds_of(copy, bench.synchronize))
     found, sheet = 2 * size / min(times) / 1e9, _card(bench).bandwidth

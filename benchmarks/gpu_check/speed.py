@@ -25,7 +25,7 @@ DISTINCT_BATCHES = 4
 LINE_STEPS = 10  # between two lines of metrics
 MOST_WAITING = 0.05  # share of the time without a batch
 # ModernBERT-base: rotary positions, a gate, no biases (Warner et al., 2024, table 4).
-MODERNBERT = {"size": Size(22, 768), "intermediate": 1152}
+MODERNBERT, MODERNBERT_WIDTH = Size(22, 768), 1152
 
 
 def checks(bench: Bench) -> Iterator[Check]:
@@ -53,8 +53,8 @@ def flags_of(bench: Bench, name: str) -> Namespace:
     if "x" in name:
         return engine_args(bench, parse_size(name))
     if name == "modernbert-base":
-        args = engine_args(bench, MODERNBERT["size"], gated=True)
-        args.intermediate_size, args.use_bias = MODERNBERT["intermediate"], False
+        args = engine_args(bench, MODERNBERT, gated=True)
+        args.intermediate_size, args.use_bias = MODERNBERT_WIDTH, False
         return args
     return _recipe_args(bench, PROJECT / "configs" / "recipes" / f"{name}.yaml")
 

@@ -4,7 +4,7 @@ import h5py
 import pytest
 
 from benchmarks.harness import CommandRun
-from benchmarks.obvious_way import ObviousWay
+from benchmarks.obvious_way import prepare_obviously
 from benchmarks.preprocess import StageRun, run_stage, stage_table
 from benchmarks.texts import read_articles, repeated_text
 
@@ -36,7 +36,7 @@ def test_text_has_the_asked_size(text):
 
 def test_the_obvious_way_writes_all_copies(text, vocabulary, tmp_path):
     articles = list(read_articles(text, 1e9))
-    segmentation, copy = ObviousWay(vocabulary).run(articles, tmp_path, copies=2)
+    segmentation, copy = prepare_obviously(articles, vocabulary, tmp_path, copies=2)
     assert segmentation > 0 and copy > 0
     with h5py.File(tmp_path / "obvious_01.hdf5") as samples:
         assert samples["input_ids"].shape[1] == 128 and samples["masked_lm_ids"][:].any()
