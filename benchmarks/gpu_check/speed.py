@@ -1,18 +1,16 @@
 """Section speed: samples/s by size, micro batch and compilation, and the GPU's idle share."""
 
 import gc
-import math
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, Enough, run_loop, run_settings
+from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.cards import find_card
 from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
 from benchmarks.gpu_check.profiling import profiled
@@ -22,8 +20,6 @@ from benchmarks.sizes import Size, parse_size
 
 WARM_UP_STEPS = 3
 DISTINCT_BATCHES = 4
-LINE_STEPS = 10  # between two lines of metrics
-MOST_WAITING = 0.05  # share of the time without a batch
 # ModernBERT-base: rotary positions, a gate, no biases (Warner et al., 2024, table 4).
 MODERNBERT, MODERNBERT_WIDTH = Size(22, 768), 1152
 
@@ -40,9 +36,6 @@ def checks(bench: Bench) -> Iterator[Check]:
                 yield f"{name} {how} {micro}", partial(measure, bench, name, micro, compiled, runs)
         runs.clear()
         gc.collect()
-        if name == bench.scale.speeds[0]:
-            micro = bench.scale.micro_batches[0]
-            yield "loop", partial(check_loop, bench, micro)
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -218,37 +211,3 @@ def _in_words(numbers: dict[str, Any]) -> str:
         f"{numbers['precision']}, {numbers['memory_gb']:.1f} GB"
         + ("" if idle is None else f", GPU idle {idle:.0%}")
     )
-
-
-def check_loop(bench: Bench, micro: int) -> Outcome:
-    """The real loop reads and masks its data fast enough."""
-    settings = run_settings(
-        bench,
-        "speed-of-loop",
-        bench.scale.watched,
-        print_steps=LINE_STEPS,
-        train_batch_size=micro,
-        train_micro_batch_size_per_gpu=micro,
-    )
-    begin = math.inf
-
-    def watch(run_: Any) -> None:
-        nonlocal begin
-        step = run_.budget.step
-        if step == LINE_STEPS:
-            begin = time.perf_counter()
-        is_over = time.perf_counter() - begin >= 2 * bench.scale.slice_seconds
-        if is_over and step % LINE_STEPS == 0 and step > 2 * LINE_STEPS:
-            raise Enough
-
-    lines = run_loop(bench, settings, watch)[1:]
-    names = ("samples_per_second", "tokens_per_second", "peak_share", "waiting_share")
-    numbers = {name: median(line[name] for line in lines) for name in names}
-    seen = (
-        f"{bench.scale.watched}, micro batch {micro}: {numbers['samples_per_second']:,.0f} "
-        f"samples/s, {numbers['peak_share']:.0%} of the matmul peak, "
-        f"{numbers['waiting_share']:.1%} waiting for data"
-    )
-    slow = numbers["waiting_share"] > MOST_WAITING and bench.on_gpu
-    advice = "reading is too slow: put the dataset on a faster disk, or MASKING: static"
-    return judged(seen, advice * slow, **numbers)

@@ -227,12 +227,6 @@ def test_recipes_and_shapes_are_what_their_names_say(bench, monkeypatch):
     assert speed.flags_of(bench, "24x1024").intermediate_size == 4096
 
 
-def test_the_loop_is_measured_behind_its_first_line(bench, device, monkeypatch):
-    monkeypatch.setattr(speed, "LINE_STEPS", 2)
-    outcome = speed.check_loop(bench, 4)
-    assert outcome.status == PASSED and outcome.numbers["samples_per_second"] > 0
-
-
 def test_the_vocabulary_grows_to_berts(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nword\n")
     path = as_large_as_berts(tmp_path / "vocab.txt", tmp_path / "large" / "vocab.txt")
