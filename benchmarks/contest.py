@@ -5,7 +5,6 @@ that diverges or dies leaves the contest; the others continue.
 """
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,52 +15,40 @@ from benchmarks.harness import Contestant, Ended, Report
 
 
 @dataclass(frozen=True)
-class Course:
-    """The plan of a training. seed: of the training; flags: of run_pretraining; held_out: dataset
-    with the test samples, of which `num_samples` are used; slice_seconds: of a turn."""
-
-    name: str
-    seed: int
-    flags: tuple[str, ...]
-    held_out: Path
-    num_samples: int
-    slice_seconds: float
-
-
-@dataclass(frozen=True)
 class Standing:
-    """A training after a turn. seconds: of training so far; flops: of its matrix products; loss: in
-    nats per predicted token; accuracy: share of correct predictions; eval_seconds: of this
-    measurement; preparation: seconds from the start of the process to the first step."""
+    """A training after a turn. flops: of its matrix products; seconds: of training so far; loss: in
+    nats per predicted token; accuracy: share of correct predictions."""
 
     step: int
-    samples: int
     tokens: int
     flops: float
     seconds: float
     loss: float
     accuracy: float
-    eval_seconds: float
-    preparation: float
     finished: bool
 
 
 @dataclass
-class Outcome:
-    """The standings of a training so far; failure: why it has ended early or left no model."""
+class Training:
+    """A training and its standings so far.
 
-    course: Course
-    reports: list[Standing] = field(default_factory=list)
+    flags: of run_pretraining; held_out: dataset with the test samples, of which `num_samples` are
+    used; slice_seconds: of a turn; failure: why it has ended early or left no model.
+    """
+
+    name: str
+    seed: int
+    flags: Sequence[str]
+    held_out: Path
+    num_samples: int
+    slice_seconds: float
+    standings: list[Standing] = field(default_factory=list)
     failure: str = ""
     diverged: bool = False
 
     @property
     def finished(self) -> bool:
-        return bool(self.reports) and self.reports[-1].finished
-
-    @property
-    def at_work(self) -> bool:
-        return not self.failure and not self.finished
+        return bool(self.standings) and self.standings[-1].finished
 
     @property
     def ending(self) -> str:
@@ -69,8 +56,8 @@ class Outcome:
         return self.failure and ("diverged" if self.diverged else "failed")
 
 
-def hold_contest(courses: Sequence[Course], at_once: int = 1) -> Iterator[Outcome]:
-    """Yields a training's outcome after each of its turns, and again if it leaves no model.
+def hold_contest(trainings: Sequence[Training], at_once: int = 1) -> Iterator[Training]:
+    """Runs the trainings; yields each after each of its turns, and again if it leaves no model.
 
     `at_once` trainings run together; each gets an equal share of the cores, unless OMP_NUM_THREADS
     is set.
@@ -78,49 +65,50 @@ def hold_contest(courses: Sequence[Course], at_once: int = 1) -> Iterator[Outcom
     from pipeline.runtime.executor import num_cores
 
     threads = max(1, num_cores() // at_once)
-    trainings: list[tuple[Contestant, Outcome]] = []
-    for begin in range(0, len(courses), at_once):  # preparations run `at_once` at a time, too
-        group = [
-            (Contestant(_train, course, threads=threads), Outcome(course))
-            for course in courses[begin : begin + at_once]
-        ]
-        trainings += group
+    started: list[tuple[Contestant, Training]] = []
+    for begin in range(0, len(trainings), at_once):  # preparations run `at_once` at a time, too
+        these = trainings[begin : begin + at_once]
+        group = [(Contestant(_train, training, threads=threads), training) for training in these]
+        started += group
         yield from _reported(group)
     # A single queue keeps the groups full: a training on its own would be faster.
-    queue = deque(training for training in trainings if training[1].at_work)
+    queue = deque(_at_work(started))
     while queue:
         group = [queue.popleft() for _ in range(min(at_once, len(queue)))]
         for contestant, _ in group:
             contestant.start_turn()
         yield from _reported(group)
-        queue.extend(training for training in group if training[1].at_work)
-    for contestant, outcome in trainings:
-        if not outcome.failure:
+        queue.extend(_at_work(group))
+    for contestant, training in started:
+        if not training.failure:
             try:
                 contestant.finish()
             except Ended as error:
-                outcome.failure = f"left no model: {error}, see above"
-                yield outcome
+                training.failure = f"left no model: {error}, see above"
+                yield training
 
 
-def _reported(group: Sequence[tuple[Contestant, Outcome]]) -> Iterator[Outcome]:
-    for contestant, outcome in group:
+def _at_work(group: Sequence[tuple[Contestant, Training]]) -> list[tuple[Contestant, Training]]:
+    return [pair for pair in group if not pair[1].failure and not pair[1].finished]
+
+
+def _reported(group: Sequence[tuple[Contestant, Training]]) -> Iterator[Training]:
+    for contestant, training in group:
         try:
             message = contestant.await_report()
         except Ended as error:
-            outcome.failure = f"{error}, see above"
+            training.failure = f"{error}, see above"
         else:
             if isinstance(message, Standing):
-                outcome.reports.append(message)
+                training.standings.append(message)
             else:
-                outcome.failure, outcome.diverged = str(message), True
+                training.failure, training.diverged = str(message), True
                 contestant.kill()
-        yield outcome
+        yield training
 
 
-def _train(report: Report, course: Course) -> None:
+def _train(report: Report, training: Training) -> None:
     """Runs in the contestant's process; reports standings, or an error if the training diverges."""
-    begin = time.perf_counter()
     from benchmarks.trainings import run_loop
     from pretrain.engine.distributed import start_ranks
     from pretrain.engine.interrupts import Interrupts
@@ -128,18 +116,19 @@ def _train(report: Report, course: Course) -> None:
     from pretrain.training.flops import training_flops
     from pretrain.training.validation import validate
 
-    end_of_turn, preparation, held_out = 0.0, math.nan, []
+    end_of_turn = 0.0
+    held_out: list[Any] = []
 
     def watch(run_: Any) -> None:  # called before the first step and after each one
-        nonlocal end_of_turn, preparation, held_out
-        now, settings, budget = time.perf_counter(), run_.settings, run_.budget
+        nonlocal end_of_turn, held_out
+        settings, budget = run_.settings, run_.budget
         if budget.elapsed < end_of_turn and not budget.finished:
             return
         if not held_out:
-            preparation, micro = now - begin, settings.engine.validation_micro_batch
-            shards = list_shards(course.held_out, "test")
-            held_out = validation_batches(shards, course.num_samples, micro, 0, 1)
-        end_of_turn = budget.elapsed + course.slice_seconds
+            shards = list_shards(training.held_out, "test")
+            micro = settings.engine.validation_micro_batch
+            held_out = validation_batches(shards, training.num_samples, micro, 0, 1)
+        end_of_turn = budget.elapsed + training.slice_seconds
         result = validate(run_.engine, held_out, Interrupts())
         if not math.isfinite(result.loss):  # the loop checks its own loss less often
             raise FloatingPointError(f"the held-out loss is {result.loss} at step {budget.step}")
@@ -147,19 +136,16 @@ def _train(report: Report, course: Course) -> None:
         report(
             Standing(
                 step=budget.step,
-                samples=run_.num_samples,
                 tokens=budget.num_tokens,
                 flops=training_flops(settings.model, *work),
                 seconds=budget.elapsed,
                 loss=result.loss,
                 accuracy=result.accuracy,
-                eval_seconds=time.perf_counter() - now,
-                preparation=preparation,
                 finished=budget.finished,
             )
         )
 
     try:
-        run_loop(course.flags, start_ranks(), watch)
+        run_loop(training.flags, start_ranks(), watch)
     except FloatingPointError as error:
         report(error)

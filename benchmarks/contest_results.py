@@ -1,47 +1,61 @@
-"""Results of a contest of recipes: curves, table, record and plot."""
+"""Results of a contest of recipes: curves, table and record."""
 
 import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import Course, Outcome, Standing
+from benchmarks.contest import Standing, Training
 
-LINE_STYLES = ("-", "--", ":", "-.")  # of the first ten curves, the next ten, ...
-MOST_COMPARED = 6  # results that are all compared with each other
+MOST_COMPARED = 6  # recipes that are all compared with each other
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A contestant on the command line: a config, with its changed keys."""
+@dataclass
+class Recipe:
+    """A config with changed keys, and its training for each seed.
+
+    tokenizer: digest of its file; tokens_per_character: in the held-out text.
+    """
 
     name: str
     path: Path
     changes: Mapping[str, str]
+    trainings: list[Training] = field(default_factory=list)
+    tokenizer: str = ""
+    tokens_per_character: float = 0.0
 
     @property
     def folder(self) -> str:
         """The name as a file name."""
         return re.sub(r"^\.|[^\w=+.-]", "_", self.name)
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """An entry with a training per seed. tokenizer: digest of its file; tokens_per_character: in
-    the held-out text."""
-
-    entry: Entry
-    courses: Sequence[Course]
-    tokenizer: str
-    tokens_per_character: float
+    @property
+    def finished(self) -> bool:
+        return any(training.finished for training in self.trainings)
 
     @property
-    def name(self) -> str:
-        return self.entry.name
+    def runs(self) -> list[list[Standing]]:
+        """The standings of the finished trainings or, if none has finished, of all."""
+        counted = [one for one in self.trainings if one.finished or not self.finished]
+        return [training.standings for training in counted if training.standings]
+
+    @property
+    def curve(self) -> list[Standing]:
+        return mean_curve(self.runs)
+
+    @property
+    def ending(self) -> str:
+        """The failures in a few words."""
+        endings = [training.ending for training in self.trainings if training.ending]
+        if len(self.trainings) == 1 and endings and self.curve:
+            return f"{endings[0]} after {self.curve[-1].seconds / 60:.2f} min"
+        return ", ".join(
+            f"{endings.count(word)} of {len(self.trainings)} {word}" for word in sorted({*endings})
+        )
 
 
 def mean_curve(curves: Sequence[Sequence[Standing]]) -> list[Standing]:
@@ -55,34 +69,9 @@ def mean_curve(curves: Sequence[Sequence[Standing]]) -> list[Standing]:
 def _mean(reports: Sequence[Standing]) -> Standing:
     if len(reports) == 1:
         return reports[0]
-    names = [field.name for field in fields(Standing) if field.name != "finished"]
+    names = [one.name for one in fields(Standing) if one.name != "finished"]
     means = {name: statistics.fmean(getattr(r, name) for r in reports) for name in names}
     return Standing(**means, finished=all(report.finished for report in reports))
-
-
-class Result:
-    """The outcomes of a recipe.
-
-    runs: the standings of its finished trainings or, if none has finished, of all; curve: their
-    mean. Both are empty without any standing.
-    """
-
-    def __init__(self, recipe: Recipe, outcomes: Sequence[Outcome]):
-        self.recipe, self.outcomes = recipe, outcomes
-        self.finished = any(outcome.finished for outcome in outcomes)
-        counted = [outcome for outcome in outcomes if outcome.finished or not self.finished]
-        self.runs = [outcome.reports for outcome in counted if outcome.reports]
-        self.curve = mean_curve(self.runs)
-
-    @property
-    def ending(self) -> str:
-        """The failures in a few words."""
-        endings = [outcome.ending for outcome in self.outcomes if outcome.ending]
-        if len(self.outcomes) == 1 and endings and self.curve:
-            return f"{endings[0]} after {self.curve[-1].seconds / 60:.2f} min"
-        return ", ".join(
-            f"{endings.count(word)} of {len(self.outcomes)} {word}" for word in sorted({*endings})
-        )
 
 
 def time_of(goal: float, points: Sequence[tuple[float, float]]) -> float:
@@ -101,8 +90,8 @@ def time_of(goal: float, points: Sequence[tuple[float, float]]) -> float:
 class _Measure:
     """Compares recipes by loss or, if their vocabularies differ, by bits per character."""
 
-    def __init__(self, results: Sequence[Result]):
-        self.is_loss = len({result.recipe.tokenizer for result in results}) == 1
+    def __init__(self, recipes: Sequence[Recipe]):
+        self.is_loss = len({recipe.tokenizer for recipe in recipes}) == 1
         self.unit = "loss" if self.is_loss else "bits per character"
 
     def __call__(self, recipe: Recipe, report: Standing) -> float:
@@ -111,95 +100,71 @@ class _Measure:
         return report.loss / math.log(2) * recipe.tokens_per_character
 
 
-def result_table(results: Sequence[Result]) -> str:
+def result_table(recipes: Sequence[Recipe]) -> str:
     """Formats the final figures, and the time until each recipe reaches the others' final loss.
 
     With many recipes, only the first one's final loss is a goal.
     """
     from pipeline.console import table
 
-    measure = _Measure(results)
-    goals = results if len(results) <= MOST_COMPARED else results[:1]
+    measure = _Measure(recipes)
+    goals = recipes if len(recipes) <= MOST_COMPARED else recipes[:1]
     rows = []
-    for result in results:
-        row = _figures(result, measure)
+    for recipe in recipes:
+        row = _figures(recipe, measure)
         for goal in goals:
-            row[f"reaches {goal.recipe.name}"] = _time_to_reach(measure, result, goal)
-        rows.append(row | {"ending": result.ending})
+            row[f"reaches {goal.name}"] = _time_to_reach(measure, recipe, goal)
+        rows.append(row | {"ending": recipe.ending})
     header = [name for name in rows[0] if any(row[name] for row in rows)]
     return table([header, *([row[name] for name in header] for row in rows)])
 
 
-def _figures(result: Result, measure: _Measure) -> dict[str, str]:
+def _figures(recipe: Recipe, measure: _Measure) -> dict[str, str]:
     """Returns the cells by column; empty ones without a figure."""
     columns = ("recipe", "seeds", "steps", "tokens", "PFLOP", measure.unit, "sd", "accuracy")
-    row = dict.fromkeys(columns, "") | {"recipe": result.recipe.name}
-    if len(result.outcomes) > 1:
-        row["seeds"] = str(len(result.runs))
-    if not result.curve:
+    row = dict.fromkeys(columns, "") | {"recipe": recipe.name}
+    if len(recipe.trainings) > 1:
+        row["seeds"] = str(len(recipe.runs))
+    if not recipe.curve:
         return row
-    last = result.curve[-1]
-    ends = [measure(result.recipe, run[-1]) for run in result.runs]
+    last = recipe.curve[-1]
+    ends = [measure(recipe, run[-1]) for run in recipe.runs]
     return row | {
         "steps": f"{last.step:,.0f}",
         "tokens": f"{last.tokens:,.0f}",
         "PFLOP": f"{last.flops / 1e15:.2f}",
-        measure.unit: f"{measure(result.recipe, last):.4f}",
+        measure.unit: f"{measure(recipe, last):.4f}",
         "sd": f"{statistics.stdev(ends):.4f}" if len(ends) > 1 else "",
         "accuracy": f"{last.accuracy:.4f}",
     }
 
 
-def _time_to_reach(measure: _Measure, result: Result, goal: Result) -> str:
+def _time_to_reach(measure: _Measure, recipe: Recipe, goal: Recipe) -> str:
     """Formats the time to the goal's final loss, as a share of the goal's time."""
-    if result is goal or not goal.finished or not result.curve:
+    if recipe is goal or not goal.finished or not recipe.curve:
         return ""
     end = goal.curve[-1]
-    points = [(report.seconds, measure(result.recipe, report)) for report in result.curve]
-    seconds = time_of(measure(goal.recipe, end), points)
+    points = [(report.seconds, measure(recipe, report)) for report in recipe.curve]
+    seconds = time_of(measure(goal, end), points)
     if math.isinf(seconds):
         return "no"
     return f"{100 * seconds / end.seconds:.1f} % ({seconds / 60:.2f} min)"
 
 
-def record(results: Sequence[Result]) -> dict[str, Any]:
+def record(recipes: Sequence[Recipe]) -> dict[str, Any]:
     """Returns all numbers of each training, by its name."""
     return {
-        outcome.course.name: {
-            "recipe": result.recipe.name,
-            "config": str(result.recipe.entry.path),
-            "changes": dict(result.recipe.entry.changes),
-            "tokens_per_character": result.recipe.tokens_per_character,
-            "seed": outcome.course.seed,
-            "flags": outcome.course.flags,
-            "ending": outcome.ending,
-            "failure": outcome.failure,
-            "reports": [asdict(report) for report in outcome.reports],
+        training.name: {
+            "recipe": recipe.name,
+            "config": str(recipe.path),
+            "changes": dict(recipe.changes),
+            "tokens_per_character": recipe.tokens_per_character,
+            "seed": training.seed,
+            "flags": training.flags,
+            "ending": training.ending,
+            "failure": training.failure,
+            "reports": [asdict(standing) for standing in training.standings],
         }
-        for result in results
-        for outcome in result.outcomes
+        for recipe in recipes
+        for training in recipe.trainings
     }
-
-
-def draw(results: Sequence[Result], path: Path) -> None:
-    """Plots the measure against the time of training."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    measure = _Measure(results)
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for number, result in enumerate(results):
-        curve = result.curve[1:]  # without the random weights
-        axes.plot(
-            [report.seconds / 60 for report in curve],
-            [measure(result.recipe, report) for report in curve],
-            linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
-            label=result.recipe.name,
-        )
-    axes.set_xlabel("minutes of training")
-    axes.set_ylabel(f"held-out {measure.unit}")
-    axes.grid(alpha=0.2)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=120)

@@ -5,6 +5,7 @@ is ready, then after each of its turns; the call returns when the next turn begi
 contestant works at a time, and whatever else the machine does affects all of them alike.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -14,10 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ class Contestant:
     def _await_end(self) -> None:
         """Waits for the end of the process, and kills its children."""
         pid = self._process.pid
+        assert pid
         with suppress(ChildProcessError, ProcessLookupError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # keeps the pid from being reused
             os.killpg(pid, signal.SIGKILL)
@@ -193,31 +195,6 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Spread:
     return Spread.of(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
-class StepClock(Counter[str]):
-    """Seconds by step. clock: of wall time, or of CPU time."""
-
-    def __init__(self, clock: Callable[[], float]):
-        super().__init__()
-        self.clock = clock
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        begin = self.clock()
-        try:
-            yield
-        finally:
-            self[name] += self.clock() - begin
-
-    def timed(self, name: str, function: Callable) -> Callable:
-        """Returns the function with its calls counted as a step."""
-
-        def call(*args: Any) -> Any:
-            with self.step(name):
-                return function(*args)
-
-        return call
-
-
 def seconds_of(call: Callable[[], Any], synchronize: Callable[[], None] = lambda: None) -> float:
     """Returns the wall time of a call. synchronize: waits for the device."""
     synchronize()
@@ -252,12 +229,8 @@ def run_command(command: Sequence[str], log: Path, **environment: str) -> Comman
     from pipeline.runtime.memory import PeakMemory
 
     cpu, begin = _cpu_of_children(), time.perf_counter()
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, cwd=PROJECT, env=child_environment(**environment)
-        )
-        with PeakMemory(0.05, process.pid) as memory:
-            code = process.wait()
+    with started(command, log, **environment) as process, PeakMemory(0.05, process.pid) as memory:
+        code = process.wait()
     if code:
         output = log.read_text(errors="replace")[-3000:]
         raise SystemExit(f"{' '.join(command[:3])} ended with exit code {code}: {output}")
@@ -265,10 +238,39 @@ def run_command(command: Sequence[str], log: Path, **environment: str) -> Comman
     return CommandRun(wall, _cpu_of_children() - cpu, memory.peak_bytes)
 
 
-def child_environment(**changes: str) -> dict[str, str]:
-    """Returns the environment for a new run, without the variables of this process' rank."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks} | changes
+@contextmanager
+def started(
+    command: Sequence[str], log: Path, **environment: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Starts a command in the project's folder; ends it, with its descendants, on exit.
+
+    It also ends if this process is killed: the kernel sends it SIGTERM, and ranks, which a launcher
+    may start, watch the process named in PARENT_VARIABLE.
+    """
+    import psutil
+
+    from pipeline.runtime.processes import PARENT_VARIABLE, PR_SET_PDEATHSIG
+
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of this process
+    inherited = {name: value for name, value in os.environ.items() if name not in ranks}
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            cwd=PROJECT,
+            env=inherited | environment | {PARENT_VARIABLE: str(os.getpid())},
+            preexec_fn=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            root = psutil.Process(process.pid)
+            for one in (root, *root.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        process.wait()
 
 
 def _cpu_of_children() -> float:

@@ -1,4 +1,4 @@
-"""Our models and those of transformers, of equal size, for training on the same batches."""
+"""Our model and BertForMaskedLM, of equal size, for training on the same batches."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -62,84 +62,52 @@ class Ours(nn.Module):
 
 
 class Theirs(nn.Module):
-    """A model of transformers with its defaults, fed like its collator for MLM does.
+    """BertForMaskedLM with its defaults, fed like the collator of transformers for MLM does.
 
     precision: fp32, or bf16 by torch's autocast.
     """
 
-    def __init__(self, model: nn.Module, takes_segments: bool, precision: str):
+    def __init__(self, size: Size, dropout: float, precision: str):
+        from transformers import BertConfig, BertForMaskedLM
+
         super().__init__()
-        self.model, self.takes_segments = model, takes_segments
+        config = BertConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=size.hidden,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=size.feed_forward(gated=False),
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+        self.model = BertForMaskedLM(config)
         self.in_bf16 = precision == "bf16"
 
     def forward(self, batch: Any) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
-            return self.model(**usual_inputs(batch, self.takes_segments)).loss
+            return self.model(**usual_inputs(batch)).loss
 
 
-def usual_inputs(batch: Any, takes_segments: bool) -> dict[str, torch.Tensor]:
-    """Returns int64 [batch, length] tensors: ids, mask, labels (else IGNORED) and segments."""
+def usual_inputs(batch: Any) -> dict[str, torch.Tensor]:
+    """Returns int64 [batch, length] tensors: ids, mask, segments and labels (else IGNORED)."""
     labels = torch.full_like(batch.input_ids, IGNORED)
     labels.view(-1)[batch.prediction_index] = batch.labels
     mask = torch.ones_like(batch.input_ids)
     if batch.attention_mask is not None:
         mask = batch.attention_mask.long()
-    inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "labels": labels}
-    return inputs | ({"token_type_ids": batch.segment_ids} if takes_segments else {})
-
-
-def _shape(size: Size, gated: bool) -> dict[str, int]:
     return {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": size.hidden,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "intermediate_size": size.feed_forward(gated),
+        "input_ids": batch.input_ids,
+        "attention_mask": mask,
+        "token_type_ids": batch.segment_ids,
+        "labels": labels,
     }
 
 
-def build_bert(size: Size, dropout: float, precision: str = "fp32") -> Theirs:
-    from transformers import BertConfig, BertForMaskedLM
-
-    config = BertConfig(
-        **_shape(size, gated=False),
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    return Theirs(BertForMaskedLM(config), True, precision)
-
-
-def build_modernbert(size: Size, dropout: float, precision: str = "fp32") -> Theirs:
-    from transformers import ModernBertConfig, ModernBertForMaskedLM
-
-    config = ModernBertConfig(
-        **_shape(size, gated=True),
-        attention_dropout=dropout,
-        embedding_dropout=dropout,
-        mlp_dropout=dropout,
-        # Its default ids exceed this vocabulary.
-        pad_token_id=0,
-        **dict.fromkeys(("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")),
-    )
-    return Theirs(ModernBertForMaskedLM(config), False, precision)
-
-
-def build_ours(size: Size, dropout: float, precision: str) -> Ours:
-    return Ours(model_args(size, dropout, False, precision))
-
-
-def build_gated(size: Size, dropout: float, precision: str) -> Ours:
-    return Ours(model_args(size, dropout, True, precision))
-
-
-# Name -> builder from size, dropout and precision. Each of ours -> its rivals' builder.
+# Name -> model from size, dropout and precision.
 MODELS: dict[str, Callable[[Size, float, str], nn.Module]] = {
-    "ours": build_ours,
-    "bert": build_bert,
-    "gated": build_gated,
-    "modernbert": build_modernbert,
+    "ours": lambda size, dropout, precision: Ours(model_args(size, dropout, False, precision)),
+    "bert": Theirs,
 }
-RIVALS = {"ours": "bert", "gated": "modernbert"}
 
 
 class Training:

@@ -18,7 +18,7 @@ All are measured on the same held-out articles, as the paper has its samples: un
 the tokens masked once. If the vocabularies differ, bits per character are compared instead of the
 loss per token.
 
-Writes contest.json, loss.png and each model to --work_dir. The exit code is 1 if a contestant
+Writes contest.json and each model to --work_dir. The exit code is 1 if a contestant
 failed; a divergence is a result.
 """
 
@@ -35,8 +35,8 @@ if __name__ == "__main__":
 
     enter_environment()
 
-from benchmarks.contest import Course, Outcome, hold_contest
-from benchmarks.contest_results import Entry, Recipe, Result, draw, record, result_table
+from benchmarks.contest import Training, hold_contest
+from benchmarks.contest_results import Recipe, record, result_table
 from benchmarks.harness import write_numbers
 from benchmarks.sizes import parse_size
 
@@ -90,14 +90,14 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--at_once: expected 1 or more, got {args.at_once}")
     if len(set(args.seeds)) < len(args.seeds):
         parser.error("--seeds: a seed appears twice")
-    folders = [entry.folder for entry in args.contestants]
-    for entry in args.contestants:
-        if folders.count(entry.folder) > 1:
-            parser.error(f"two contestants are named {entry.name}; write NAME=CONFIG.yaml")
+    folders = [recipe.folder for recipe in args.contestants]
+    for recipe in args.contestants:
+        if folders.count(recipe.folder) > 1:
+            parser.error(f"two contestants are named {recipe.name}; write NAME=CONFIG.yaml")
     return args
 
 
-def parse_contestant(word: str) -> Entry:
+def parse_contestant(word: str) -> Recipe:
     """Reads `[NAME=]CONFIG[:KEY=VALUE[,KEY=VALUE...]]`.
 
     The default name is the file's, followed by the changes. Raises argparse.ArgumentTypeError.
@@ -111,7 +111,7 @@ def parse_contestant(word: str) -> Entry:
     changes = dict(pair.split("=", 1) for pair in pairs)
     path = Path(parts["path"])
     short = [f"{key.rpartition('.')[2]}={value}" for key, value in changes.items()]
-    return Entry(parts["name"] or " ".join([path.stem, *short]), path, changes)
+    return Recipe(parts["name"] or " ".join([path.stem, *short]), path, changes)
 
 
 def main() -> int:
@@ -119,46 +119,43 @@ def main() -> int:
     args = parse_arguments()
     _check_folders(args)
     _make_datasets(args)
-    recipes = [_prepare(entry, args) for entry in args.contestants]
+    for recipe in args.contestants:
+        _prepare(recipe, args)
     # Seed by seed, so that compared trainings run close in time.
-    same_seed = zip(*(recipe.courses for recipe in recipes), strict=True)
-    courses = [course for group in same_seed for course in group]
-    width = max(len(course.name) for course in courses)
-    outcomes: dict[str, Outcome] = {}
-    for outcome in hold_contest(courses, args.at_once):
-        outcomes[outcome.course.name] = outcome
-        print(outcome.course.name.ljust(width), _news(outcome), flush=True)
-    results = [Result(r, [outcomes[course.name] for course in r.courses]) for r in recipes]
-    print("\n" + result_table(results))
-    write_numbers(args.work_dir / "contest.json", record(results))
-    draw(results, args.work_dir / "loss.png")
-    return int(any(outcome.ending == "failed" for outcome in outcomes.values()))
+    same_seed = zip(*(recipe.trainings for recipe in args.contestants), strict=True)
+    trainings = [training for group in same_seed for training in group]
+    width = max(len(training.name) for training in trainings)
+    for training in hold_contest(trainings, args.at_once):
+        print(training.name.ljust(width), _news(training), flush=True)
+    print("\n" + result_table(args.contestants))
+    write_numbers(args.work_dir / "contest.json", record(args.contestants))
+    return int(any(training.ending == "failed" for training in trainings))
 
 
-def _news(outcome: Outcome) -> str:
+def _news(training: Training) -> str:
     """Describes the contestant's last turn."""
-    if outcome.failure:
-        return f"{outcome.ending}: {outcome.failure}"
-    report = outcome.reports[-1]
+    if training.failure:
+        return f"{training.ending}: {training.failure}"
+    last = training.standings[-1]
     return (
-        f"{report.seconds / 60:6.2f} min, step {report.step:>6}, {report.tokens:>11,} tokens: "
-        f"loss {report.loss:.4f}, accuracy {report.accuracy:.4f}"
+        f"{last.seconds / 60:6.2f} min, step {last.step:>6}, {last.tokens:>11,} tokens: "
+        f"loss {last.loss:.4f}, accuracy {last.accuracy:.4f}"
     )
 
 
 # --- preparation -----------------------------------------------------------------------------
 
 
-def _output_dir(entry: Entry, seed: int | None, args: argparse.Namespace) -> Path:
-    folder = args.work_dir / "trained" / entry.folder
+def _output_dir(recipe: Recipe, seed: int | None, args: argparse.Namespace) -> Path:
+    folder = args.work_dir / "trained" / recipe.folder
     return (folder if seed is None else folder / f"seed_{seed}").resolve()
 
 
 def _check_folders(args: argparse.Namespace) -> None:
     """SystemExit if an output folder has an older model."""
-    for entry in args.contestants:
+    for recipe in args.contestants:
         for seed in args.seeds or [None]:
-            output = _output_dir(entry, seed, args)
+            output = _output_dir(recipe, seed, args)
             if (output / "checkpoints").exists():
                 raise SystemExit(
                     f"{output} is from an earlier contest; delete it, or use another --work_dir"
@@ -170,18 +167,18 @@ def _make_datasets(args: argparse.Namespace) -> None:
     from dataset.plan import plan as plan_dataset
     from dataset.stage import prepare_dataset
 
-    configs = {}
-    for entry in args.contestants:
+    configs: dict[str, Any] = {}
+    for recipe in args.contestants:
         for more in ({}, HELD_OUT_KEYS):
-            config = load_entry(entry, args, more)
-            configs.setdefault(plan_dataset(config).artifact.directory.name, (entry, config))
+            config = load_recipe(recipe, args, more)
+            configs.setdefault(plan_dataset(config).artifact.directory.name, (recipe, config))
     first = next(iter(configs))
-    for dataset_id, (entry, config) in configs.items():
+    for dataset_id, (recipe, config) in configs.items():
         prepare_dataset(config)
         if _article_digests(args.work_dir, dataset_id) != _article_digests(args.work_dir, first):
             raise SystemExit(
-                f"{entry.name} holds out other articles than {args.contestants[0].name}; they need "
-                "the same text, DATASET.SEED, FRAC_TEST and NUM_TEST_SHARDS"
+                f"{recipe.name} holds out other articles than {args.contestants[0].name}; they "
+                "need the same text, DATASET.SEED, FRAC_TEST and NUM_TEST_SHARDS"
             )
 
 
@@ -202,31 +199,31 @@ def held_out_texts(root: Path, dataset_id: str) -> tuple[Path, ...]:
     return texts
 
 
-def _prepare(entry: Entry, args: argparse.Namespace) -> Recipe:
-    """Plans the trainings of an entry, whose datasets exist."""
+def _prepare(recipe: Recipe, args: argparse.Namespace) -> None:
+    """Plans the trainings of a recipe, whose datasets exist."""
     from dataset.plan import plan as plan_dataset
     from pipeline.store.checksums import file_digest
     from pretrain.launch import flag_words, training_flags
 
-    made = plan_dataset(load_entry(entry, args)).artifact.directory
-    measured = plan_dataset(load_entry(entry, args, HELD_OUT_KEYS)).artifact.directory
-    courses = []
+    made = plan_dataset(load_recipe(recipe, args)).artifact.directory
+    measured = plan_dataset(load_recipe(recipe, args, HELD_OUT_KEYS)).artifact.directory
     for seed in args.seeds or [None]:
-        config = load_entry(entry, args, {} if seed is None else {"PRETRAIN.SEED": seed})
-        flags = training_flags(config, made.resolve(), _output_dir(entry, seed, args))
-        courses.append(
-            Course(
-                name=entry.name if seed is None else f"{entry.name}, seed {seed}",
+        config = load_recipe(recipe, args, {} if seed is None else {"PRETRAIN.SEED": seed})
+        flags = training_flags(config, made.resolve(), _output_dir(recipe, seed, args))
+        recipe.trainings.append(
+            Training(
+                name=recipe.name if seed is None else f"{recipe.name}, seed {seed}",
                 seed=config.PRETRAIN.SEED,
-                flags=tuple(flag_words(flags)),
+                flags=flag_words(flags),
                 held_out=measured,
                 num_samples=args.samples,
                 slice_seconds=args.slice or args.minutes * 60 / 20,
             )
         )
     tokenizer = measured / "tokenizer" / "tokenizer.json"
-    ratio = tokens_per_character(tokenizer, held_out_texts(args.work_dir, measured.name))
-    return Recipe(entry, courses, file_digest(tokenizer), ratio)
+    recipe.tokenizer = file_digest(tokenizer)
+    texts = held_out_texts(args.work_dir, measured.name)
+    recipe.tokens_per_character = tokens_per_character(tokenizer, texts)
 
 
 @cache
@@ -239,8 +236,8 @@ def tokens_per_character(tokenizer: Path, texts: tuple[Path, ...]) -> float:
     return sum(len(line.ids) for line in encoded) / sum(map(len, lines))
 
 
-def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] | None = None):
-    """Returns the config with the common keys, then the entry's changes, then `more`.
+def load_recipe(recipe: Recipe, args: argparse.Namespace, more: Mapping[str, Any] | None = None):
+    """Returns the config with the common keys, then the recipe's changes, then `more`.
 
     SystemExit if it is invalid.
     """
@@ -262,11 +259,11 @@ def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] |
             "MODEL.HIDDEN_SIZE": size.hidden,
             "MODEL.NUM_ATTENTION_HEADS": size.heads,
         }
-    own = [*args.set, *entry.changes.items(), *(more or {}).items()]
+    own = [*args.set, *recipe.changes.items(), *(more or {}).items()]
 
     def load():
         words = [str(word) for pair in (*common.items(), *own) for word in pair]
-        return load_config(entry.path, words, ["dataset", "pretrain"])
+        return load_config(recipe.path, words, ["dataset", "pretrain"])
 
     try:
         config = load()
@@ -274,7 +271,7 @@ def load_entry(entry: Entry, args: argparse.Namespace, more: Mapping[str, Any] |
             common["MODEL.INTERMEDIATE_SIZE"] = size.feed_forward(config.MODEL.GLU)
             config = load()
     except ConfigError as error:
-        raise SystemExit(f"{entry.name}:\n{error}") from error
+        raise SystemExit(f"{recipe.name}:\n{error}") from error
     return config
 
 

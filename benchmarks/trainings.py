@@ -1,4 +1,4 @@
-"""Contestants of benchmarks.pretrain: bare steps, the real loop, and the processor's limit."""
+"""Contestants of benchmarks.pretrain, and runs of the real loop."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +11,6 @@ from benchmarks.sizes import Size
 
 NUM_BATCHES = 6
 TURN_SECONDS = 1.0  # at least
-LOOP_STEPS = 6  # in a turn of the loop; more than it reads ahead, so reading counts
 PEAK_SECONDS = 0.1
 SPEEDS = ("torch.matmul", "our layers")
 
@@ -24,12 +23,10 @@ def train_bare(
     precision: str,
     dataset: Path,
     batch_size: int,
-    steps: int = 0,
 ) -> None:
-    """Reports the seconds per step of each turn.
+    """Reports the seconds per step of each turn of at least TURN_SECONDS.
 
-    A turn has that many steps, or at least TURN_SECONDS of steps after an uncounted one, which
-    refills the processor's caches.
+    A first step is not counted; it refills the processor's caches.
     """
     from benchmarks.models import MODELS, Training, read_batches
 
@@ -37,29 +34,13 @@ def train_bare(
     batches = cycle(read_batches(dataset, batch_size, NUM_BATCHES))
     report(None)
     while True:
-        if not steps:
-            training.step(next(batches))
+        training.step(next(batches))
         begin, seconds, num_steps = time.perf_counter(), 0.0, 0
-        while num_steps < steps or (not steps and seconds < TURN_SECONDS):
+        while seconds < TURN_SECONDS:
             training.step(next(batches))
             num_steps += 1
             seconds = time.perf_counter() - begin
         report(seconds / num_steps)
-
-
-def train_in_loop(report: Report, flags: Sequence[str]) -> None:
-    """Runs the real loop; reports the seconds per step of each turn of LOOP_STEPS steps."""
-    from pretrain.engine.distributed import start_ranks
-
-    begin = 0.0
-
-    def watch(run_: Any) -> None:  # called before the first step and after each one
-        nonlocal begin
-        if run_.budget.step % LOOP_STEPS == 0:
-            report((time.perf_counter() - begin) / LOOP_STEPS)
-            begin = time.perf_counter()
-
-    run_loop(flags, start_ranks(), watch)
 
 
 def run_loop(
@@ -89,21 +70,6 @@ def run_loop(
     finally:
         log.close()
     return log.path
-
-
-def run_flags(size: Size, dataset: Path, batch: int, output_dir: Path) -> dict[str, Any]:
-    """Returns the flags of an endless run of that size, with a micro batch per step."""
-    return {
-        "num_hidden_layers": size.layers,
-        "hidden_size": size.hidden,
-        "num_attention_heads": size.heads,
-        "intermediate_size": size.feed_forward(gated=False),
-        "dataset_path": dataset,
-        "output_dir": output_dir,
-        "train_batch_size": batch,
-        "train_micro_batch_size_per_gpu": batch,
-        "max_steps": 10**6,
-    }
 
 
 def measure_products(report: Report, precision: str) -> None:

@@ -139,11 +139,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> N
 
 
 def by_backend(bench: Bench, call: Callable[[], None], backend: SDPBackend) -> dict[str, Any]:
-    def measure() -> dict[str, float]:
-        with sdpa_kernel(backend):
-            return timed(bench, call)
-
-    return tried(measure)
+    with sdpa_kernel(backend):
+        return tried(partial(timed, bench, call))
 
 
 def _varlen(bench: Bench, like: Tensor, num_documents: int) -> dict[str, float]:

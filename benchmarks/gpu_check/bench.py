@@ -1,7 +1,7 @@
 """Common parts of all checks: device, sizes, samples of real text, and runs of the real loop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,6 @@ from benchmarks.harness import DATASET_ID, run_dataset_stage
 from benchmarks.models import VOCAB_SIZE
 from benchmarks.sizes import Size
 from benchmarks.texts import PYTHON_DOCS, find_vocabulary, repeated_text
-from benchmarks.trainings import run_flags
 
 ON_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -149,10 +148,26 @@ class Enough(Exception):
 
 
 def run_settings(bench: Bench, name: str, size: Size, **changes: Any) -> dict[str, Any]:
-    """Returns run_pretraining's flags for a run in the folder `name`."""
-    flags = run_flags(size, bench.dataset, bench.scale.batch, bench.folder / name)
-    quiet = {"print_steps": 10**6, "checkpoint_steps": 0, "do_validation": False}
-    return {**flags, **quiet, **changes}
+    """Returns run_pretraining's flags for an endless run in the folder `name`.
+
+    A step is one micro batch, without output between the first and the last.
+    """
+    batch = bench.scale.batch
+    flags = {
+        "num_hidden_layers": size.layers,
+        "hidden_size": size.hidden,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.feed_forward(gated=False),
+        "dataset_path": bench.dataset,
+        "output_dir": bench.folder / name,
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch,
+        "max_steps": 10**6,
+        "print_steps": 10**6,
+        "checkpoint_steps": 0,
+        "do_validation": False,
+    }
+    return {**flags, **changes}
 
 
 def run_loop(
@@ -188,14 +203,3 @@ def watch_steps(bench: Bench, name: str, context: AbstractContextManager, **chan
                 raise Enough
 
         run_loop(bench, run_settings(bench, name, bench.scale.watched, **changes), watch)
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Yields all tensors of a micro batch, or of a part of one."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from tensors_in(part)
-    elif hasattr(value, "__dict__"):
-        yield from tensors_in(tuple(vars(value).values()))

@@ -41,7 +41,6 @@ def checks(bench: Bench) -> Iterator[Check]:
     yield "packages", check_packages
     yield "matmul", partial(check_matmul, bench)
     yield "bandwidth", partial(check_bandwidth, bench)
-    yield "start", partial(check_start, bench)
 
 
 # --- versions ----------------------------------------------------------------------------------
@@ -143,23 +142,11 @@ def check_bandwidth(bench: Bench) -> Outcome:
     size = COPY_BYTES if bench.on_gpu else COPY_BYTES >> 6
     source = torch.empty(size, dtype=torch.uint8, device=bench.device)
     copy = partial(torch.empty_like(source).copy_, source)
-    times, end = [], time.perf_counter() + SECONDS / 2
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS / 2
     while len(times) < 4 or time.perf_counter() < end:
         times.append(seconds_of(copy, bench.synchronize))
     found, sheet = 2 * size / min(times) / 1e9, _card(bench).bandwidth
     slow = found < LEAST_SHARE * sheet
     seen = f"{found:,.0f}{_of(found, sheet)} GB/s"
     return judged(seen, SLOW if slow else "", gb_per_second=found, sheet=sheet)
-
-
-def check_start(bench: Bench) -> Outcome:
-    """A single rank starts like the launcher's ranks, and sums a number over all ranks."""
-    from pretrain.engine.distributed import start_ranks
-
-    device = start_ranks()
-    total = torch.ones(1, device=device)
-    torch.distributed.all_reduce(total)
-    works = device.type == bench.device.type and total.item() == 1
-    backend = torch.distributed.get_backend()
-    seen = f"rank 0 is on {device}, by {backend}; the sum of one 1 is {total.item():g}"
-    return judged(seen, "" if works else "see NCCL_DEBUG=INFO")

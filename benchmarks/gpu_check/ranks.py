@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, metrics_in, run_loop, run_settings
 from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
-from benchmarks.harness import PROJECT, child_environment
+from benchmarks.harness import started
 
 TOLERANCE = 1e-3  # of the loss
 NUM_STEPS = 20
@@ -53,41 +54,35 @@ def rank_settings(bench: Bench, name: str, **changes: Any) -> dict[str, Any]:
     return run_settings(bench, name, bench.scale.small, **settings)
 
 
-def launch(bench: Bench, settings: dict[str, Any]) -> subprocess.Popen:
-    """Starts two ranks with the launcher; its output goes to a file beside the run."""
+def launched(bench: Bench, settings: dict[str, Any]) -> AbstractContextManager[subprocess.Popen]:
+    """Runs two ranks with the launcher; its output goes to a file beside the run."""
     from pretrain.engine.placement import device_flag
     from pretrain.engine.ports import free_port
     from pretrain.launch import launch_command, launcher_devices
 
-    Path(settings["output_dir"]).mkdir(parents=True, exist_ok=True)
     settings = {**settings, "device": device_flag(2) if bench.on_gpu else "cpu"}
-    with open(f"{settings['output_dir']}.err", "wb") as errors:
-        return subprocess.Popen(
-            launch_command(settings, launcher_devices("", 2), free_port()),
-            stdout=errors,
-            stderr=errors,
-            env=child_environment(),
-            cwd=PROJECT,
-        )
+    command = launch_command(settings, launcher_devices("", 2), free_port())
+    return started(command, _log_of(settings))
 
 
-def last_words(settings: dict[str, Any]) -> str:
-    lines = Path(f"{settings['output_dir']}.err").read_text(errors="replace").splitlines()
-    return " | ".join(lines[-5:])
+def _log_of(settings: dict[str, Any]) -> Path:
+    return Path(f"{settings['output_dir']}.err")
+
+
+def failed(settings: dict[str, Any], how: str) -> Outcome:
+    lines = _log_of(settings).read_text(errors="replace").splitlines()
+    return judged(f"{how}: {' | '.join(lines[-5:])}", "see NCCL_DEBUG=INFO")
 
 
 def check_same_loss(bench: Bench) -> Outcome:
     """One rank and two have the same loss after the same steps."""
     one = run_loop(bench, rank_settings(bench, "one-rank"))[-1]["loss"]
     settings = rank_settings(bench, "two-ranks")
-    process = launch(bench, settings)
-    try:
+    with launched(bench, settings) as process:
         code = process.wait(max(1.0, bench.seconds_left))
-    finally:
-        process.kill()
     lines = metrics_in(Path(settings["output_dir"]))
     if code or not lines:
-        return judged(f"exit code {code}: {last_words(settings)}", "see NCCL_DEBUG=INFO")
+        return failed(settings, f"exit code {code}")
     two = lines[-1]["loss"]
     works = abs(two - one) <= TOLERANCE * one
     seen = f"loss {two:.4f} on two ranks, {one:.4f} on one"
@@ -97,24 +92,21 @@ def check_same_loss(bench: Bench) -> Outcome:
 def check_killed_rank(bench: Bench) -> Outcome:
     """kill -9 of rank 1 ends the launcher and rank 0 soon, with an error."""
     settings = rank_settings(bench, "killed", max_steps=10**6, print_steps=1)
-    process = launch(bench, settings)
-    try:
+    with launched(bench, settings) as process:
         while (
             not (found := ranks_of(settings))
             or len(metrics_in(Path(settings["output_dir"]))) < KILLED_AT
         ):
             if process.poll() is not None:
-                return judged(f"ended by itself: {last_words(settings)}", "see NCCL_DEBUG=INFO")
+                return failed(settings, "ended by itself")
             time.sleep(0.1)
         os.kill(found[-1], signal.SIGKILL)
         begin = time.monotonic()
         code = process.wait(max(1.0, bench.seconds_left))
         seconds = time.monotonic() - begin
-        left = ranks_of(settings)
-    finally:
-        process.kill()
-        for number in ranks_of(settings):
-            os.kill(number, signal.SIGKILL)
+    left = ranks_of(settings)
+    for number in left:
+        os.kill(number, signal.SIGKILL)
     seen = f"the launcher ended after {seconds:.1f} s with {code}, {len(left)} ranks are left"
     problems = []
     if seconds > MOST_SECONDS:

@@ -1,38 +1,27 @@
 """Section speed: samples/s by size, micro batch and compilation, and the GPU's idle share."""
 
 import gc
-import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, Enough, run_loop, run_settings
+from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.cards import find_card
 from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
 from benchmarks.gpu_check.profiling import profiled
 from benchmarks.harness import PROJECT
-from benchmarks.models import (
-    LENGTH,
-    VOCAB_SIZE,
-    build_bert,
-    model_args,
-    read_batches,
-    usual_inputs,
-)
+from benchmarks.models import LENGTH, VOCAB_SIZE, model_args, read_batches
 from benchmarks.sizes import Size, parse_size
 
 WARM_UP_STEPS = 3
 DISTINCT_BATCHES = 4
-LINE_STEPS = 10  # between two lines of metrics
-MOST_WAITING = 0.05  # share of the time without a batch
 # ModernBERT-base: rotary positions, a gate, no biases (Warner et al., 2024, table 4).
-MODERNBERT = {"size": Size(22, 768), "intermediate": 1152}
+MODERNBERT, MODERNBERT_WIDTH = Size(22, 768), 1152
 
 
 def checks(bench: Bench) -> Iterator[Check]:
@@ -47,10 +36,6 @@ def checks(bench: Bench) -> Iterator[Check]:
                 yield f"{name} {how} {micro}", partial(measure, bench, name, micro, compiled, runs)
         runs.clear()
         gc.collect()
-        if name == bench.scale.speeds[0]:
-            micro = bench.scale.micro_batches[0]
-            yield "loop", partial(check_loop, bench, micro)
-            yield "transformers", partial(check_transformers, bench, micro)
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -61,8 +46,8 @@ def flags_of(bench: Bench, name: str) -> Namespace:
     if "x" in name:
         return engine_args(bench, parse_size(name))
     if name == "modernbert-base":
-        args = engine_args(bench, MODERNBERT["size"], gated=True)
-        args.intermediate_size, args.use_bias = MODERNBERT["intermediate"], False
+        args = engine_args(bench, MODERNBERT, gated=True)
+        args.intermediate_size, args.use_bias = MODERNBERT_WIDTH, False
         return args
     return _recipe_args(bench, PROJECT / "configs" / "recipes" / f"{name}.yaml")
 
@@ -162,7 +147,8 @@ def _measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str
         kept["engine"] = new_engine(bench, kept["args"])
     args, engine = kept["args"], kept["engine"]
     batches = read_batches(bench.dataset, micro, DISTINCT_BATCHES)
-    begin, said = time.perf_counter(), []
+    begin = time.perf_counter()
+    said: list[str] = []
     if compiled and "compiled" not in kept:
         kept["compiled"] = compile_if_possible(
             engine, batches[0], compute_dtype(args.precision), said.append
@@ -175,18 +161,18 @@ def _measure(bench: Bench, name: str, micro: int, compiled: bool, kept: dict[str
     numbers: dict[str, Any] = {"warm_up_seconds": time.perf_counter() - begin}
     rates: list[float] = []
     peak = bench.peak_bytes_of(
-        lambda: rates.append(micro * steps_per_second(bench, partial(take_steps, engine), batches))
+        lambda: rates.append(micro * steps_per_second(bench, engine, batches))
     )
     numbers |= _numbers(bench, name, args, batches, rates[0]) | {"memory_gb": peak / 1e9}
     numbers |= profiled(lambda: take_steps(engine, batches[:3]), bench)
     return judged(_in_words(numbers), **numbers)
 
 
-def steps_per_second(bench: Bench, steps: Callable[[Sequence], None], batches: Sequence) -> float:
+def steps_per_second(bench: Bench, engine: Any, batches: Sequence[Any]) -> float:
     """Repeats steps on the batches for slice_seconds or more."""
     begin, num_steps = time.perf_counter(), 0
     while True:
-        steps(batches)
+        take_steps(engine, batches)
         bench.synchronize()
         num_steps += len(batches)
         seconds = time.perf_counter() - begin
@@ -225,72 +211,3 @@ def _in_words(numbers: dict[str, Any]) -> str:
         f"{numbers['precision']}, {numbers['memory_gb']:.1f} GB"
         + ("" if idle is None else f", GPU idle {idle:.0%}")
     )
-
-
-# --- the loop, and transformers ----------------------------------------------------------------
-
-
-def check_loop(bench: Bench, micro: int) -> Outcome:
-    """The real loop reads and masks its data fast enough."""
-    settings = run_settings(
-        bench,
-        "speed-of-loop",
-        bench.scale.watched,
-        print_steps=LINE_STEPS,
-        train_batch_size=micro,
-        train_micro_batch_size_per_gpu=micro,
-    )
-    begin = math.inf
-
-    def watch(run_: Any) -> None:
-        nonlocal begin
-        step = run_.budget.step
-        if step == LINE_STEPS:
-            begin = time.perf_counter()
-        is_over = time.perf_counter() - begin >= 2 * bench.scale.slice_seconds
-        if is_over and step % LINE_STEPS == 0 and step > 2 * LINE_STEPS:
-            raise Enough
-
-    lines = run_loop(bench, settings, watch)[1:]
-    names = ("samples_per_second", "tokens_per_second", "peak_share", "waiting_share")
-    numbers = {name: median(line[name] for line in lines) for name in names}
-    seen = (
-        f"{bench.scale.watched}, micro batch {micro}: {numbers['samples_per_second']:,.0f} "
-        f"samples/s, {numbers['peak_share']:.0%} of the matmul peak, "
-        f"{numbers['waiting_share']:.1%} waiting for data"
-    )
-    slow = numbers["waiting_share"] > MOST_WAITING and bench.on_gpu
-    advice = "reading is too slow: put the dataset on a faster disk, or MASKING: static"
-    return judged(seen, advice * slow, **numbers)
-
-
-def check_transformers(bench: Bench, micro: int) -> Outcome:
-    """Trains BertForMaskedLM of the same size in the usual way: autocast, and a fused AdamW."""
-    from pretrain.engine.engine import compute_dtype
-
-    precision = bench.precisions[0]
-    half, dtype = precision != "fp32", compute_dtype(precision)
-    torch.manual_seed(0)
-    model = build_bert(bench.scale.watched, 0.1).model.to(bench.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    scaler = torch.amp.GradScaler(bench.device.type, enabled=precision == "fp16")
-    batches = read_batches(bench.dataset, micro, DISTINCT_BATCHES)
-    inputs = [usual_inputs(batch, takes_segments=True) for batch in batches]
-    if bench.on_gpu:
-        inputs = [{name: value.pin_memory() for name, value in one.items()} for one in inputs]
-
-    def steps(inputs: Sequence[dict[str, torch.Tensor]]) -> None:
-        for one in inputs:
-            there = {name: value.to(bench.device, non_blocking=True) for name, value in one.items()}
-            with torch.autocast(bench.device.type, dtype if half else None, enabled=half):
-                loss = model(**there).loss
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-
-    steps(inputs)
-    bench.synchronize()
-    rate = steps_per_second(bench, steps, inputs) * micro
-    seen = f"{bench.scale.watched}, micro batch {micro}: {rate:,.0f} samples/s in {precision}"
-    return judged(seen, samples_per_second=rate)

@@ -3,7 +3,6 @@
 import gc
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from benchmarks.gpu_check.bench import Bench
 from benchmarks.gpu_check.outcome import Check, Outcome, judged, skipped
 from benchmarks.gpu_check.speed import engine_args, new_engine, peak_memory
-from benchmarks.harness import DATASET_ID, PROJECT, SHARED, child_environment, main_command
+from benchmarks.harness import DATASET_ID, SHARED, main_command, started
 from pipeline.store.record_files import read_json
 
 INTERRUPTED = 130  # exit code of main.py
@@ -101,25 +100,14 @@ def run_main(
     """
     output, begin = config.with_suffix(".out"), time.perf_counter()
     before = taken = _taken(bench)
-    with open(output, "wb") as file:
-        process = subprocess.Popen(
-            main_command(config, bench.folder, stage),
-            stdout=file,
-            stderr=file,
-            env=child_environment(),
-            cwd=PROJECT,
-        )
-        try:
-            while process.poll() is None:
-                time.sleep(0.05)
-                if trains():
-                    taken = max(taken, _taken(bench))
-                if ends():
-                    process.send_signal(signal.SIGTERM)
-                    process.wait(max(1.0, bench.seconds_left))
-        finally:
-            process.kill()
-            process.wait()
+    with started(main_command(config, bench.folder, stage), output) as process:
+        while process.poll() is None:
+            time.sleep(0.05)
+            if trains():
+                taken = max(taken, _taken(bench))
+            if ends():
+                process.send_signal(signal.SIGTERM)
+                process.wait(max(1.0, bench.seconds_left))
     seconds = time.perf_counter() - begin
     return MainRun(process.returncode, output.read_text(errors="replace"), seconds, taken - before)
 

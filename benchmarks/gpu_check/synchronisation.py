@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, tensors_in, watch_steps
+from benchmarks.gpu_check.bench import Bench, watch_steps
 from benchmarks.gpu_check.correctness import synthetic_batch
-from benchmarks.gpu_check.outcome import Outcome, judged, skipped
+from benchmarks.gpu_check.outcome import Outcome, judged
 from benchmarks.harness import PROJECT
-from benchmarks.models import model_args, read_batches
+from benchmarks.models import read_batches
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def check_data(bench: Bench, count: int = 32) -> Outcome:
     unpadded = sum(batch.attention_mask is None for batch in batches) / count
     if bench.on_gpu:
         batches.append(synthetic_batch(num_samples=3).pinned())
-    num_pinned = sum(map(is_pinned, batches))
+    num_pinned = sum(batch.input_ids.is_pinned() for batch in batches)
     found: list[Synchronisation] = []
     with recorded_synchronisations(bench.device, found):
         for batch in batches:
@@ -105,34 +105,6 @@ def check_data(bench: Bench, count: int = 32) -> Outcome:
         places = ", ".join(sorted({one.place for one in found})) or "MicroBatch.pinned"
         advice = f"report this as a bug, with: {places}"
     return judged(seen, advice, samples_per_second=rate, unpadded=unpadded)
-
-
-def is_pinned(batch: Any) -> bool:
-    return all(tensor.is_pinned() for tensor in tensors_in(batch))
-
-
-def check_error_mode(bench: Bench) -> Outcome:
-    """Forward and backward pass of our model do not wait, by set_sync_debug_mode("error")."""
-    from pretrain.engine.engine import compute_dtype
-    from pretrain.model.model import BasePretrainModel
-
-    if not bench.on_gpu:
-        return skipped("needs a GPU")
-    for gated in (False, True):
-        args = model_args(bench.scale.small, 0.1, gated)
-        batches = [synthetic_batch(), synthetic_batch(num_samples=3), synthetic_batch(8, 1024)]
-        args.max_seq_length = 1024
-        for precision in bench.precisions:
-            model = BasePretrainModel(args).to(bench.device, compute_dtype(precision))
-            for batch in (batch.pinned() for batch in batches):
-                model(*batch.inputs(bench.device)).backward()  # the first call allocates
-                bench.synchronize()
-                torch.cuda.set_sync_debug_mode("error")
-                try:
-                    model(*batch.inputs(bench.device)).backward()
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-    return judged(f"none in {', '.join(bench.precisions)}, plain and packed, 128 and 1,024 tokens")
 
 
 def check_waits(bench: Bench, name: str, flags: dict[str, Any]) -> Outcome:

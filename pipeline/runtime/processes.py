@@ -44,7 +44,10 @@ def exit_with_parent(poll_seconds: float = 1.0) -> None:
     nothing without it.
     """
     if PARENT_VARIABLE in os.environ:
-        end_with(int(os.environ[PARENT_VARIABLE]), signal.SIGKILL, poll_seconds)
+        caller = int(os.environ[PARENT_VARIABLE])
+        if _start_time(caller) is None:  # ended while this process was starting
+            os._exit(1)
+        end_with(caller, signal.SIGKILL, poll_seconds)
 
 
 def end_with(process: int, number: signal.Signals, poll_seconds: float = 1.0) -> None:

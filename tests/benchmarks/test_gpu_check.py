@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from benchmarks.gpu_check.sections import SECTIONS
 from benchmarks.gpu_check.worker import Section, outcomes_of, run_check, run_section
 from pipeline.store.record_files import read_json
 from pretrain.engine.interrupts import Interrupted
+from tests.benchmarks.processes import await_end
 
 CPU = torch.device("cpu")
 
@@ -84,8 +84,7 @@ def test_a_section_that_hangs_is_killed_with_all_that_it_started(forked, tmp_pat
     assert outcomes["good"].status == PASSED  # the results so far are kept
     assert outcomes["hangs"].seen == "killed: its time was over"
     assert outcomes["hangs"].numbers["log"] == ["about to hang"]
-    state = Path(f"/proc/{child.read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    await_end(int(child.read_text()))
 
 
 def test_a_section_that_dies_is_a_failure(forked, tmp_path):

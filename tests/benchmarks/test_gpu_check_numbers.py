@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_check import attention, numbers, speed
-from benchmarks.gpu_check.bench import FULL, Bench, as_large_as_berts, tensors_in
+from benchmarks.gpu_check.bench import FULL, Bench, as_large_as_berts
 from benchmarks.gpu_check.correctness import check_correctness, synthetic_batch
 from benchmarks.gpu_check.outcome import FAILED, PASSED, SKIPPED
 from benchmarks.gpu_check.profiling import idle_share
@@ -18,7 +18,6 @@ from benchmarks.gpu_check.synchronisation import (
     attribute,
     check_data,
     check_waits,
-    is_pinned,
     recorded_synchronisations,
 )
 from benchmarks.harness import PROJECT
@@ -81,8 +80,6 @@ def test_waits_are_recorded_where_they_come_from(monkeypatch):
 
 
 def test_batches_that_are_not_pinned_are_told(bench):
-    batch = synthetic_batch(num_samples=3)
-    assert not is_pinned(batch) and len(list(tensors_in(batch))) >= 5
     outcome = check_data(bench)
     assert outcome.status == PASSED and "0 of 32 batches pinned" in outcome.seen
 
@@ -228,12 +225,6 @@ def test_recipes_and_shapes_are_what_their_names_say(bench, monkeypatch):
     assert (shape.num_hidden_layers, shape.intermediate_size, shape.use_bias) == (22, 1152, False)
     assert set(FULL.speeds) >= {"24x1024", "12x768", "fast-base", "modernbert-base"}
     assert speed.flags_of(bench, "24x1024").intermediate_size == 4096
-
-
-def test_the_loop_is_measured_behind_its_first_line(bench, device, monkeypatch):
-    monkeypatch.setattr(speed, "LINE_STEPS", 2)
-    outcome = speed.check_loop(bench, 4)
-    assert outcome.status == PASSED and outcome.numbers["samples_per_second"] > 0
 
 
 def test_the_vocabulary_grows_to_berts(tmp_path):

@@ -2,22 +2,26 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
 import pytest
 
 from benchmarks.harness import (
+    PROJECT,
     Contestant,
     Ended,
     Spread,
-    StepClock,
     ratio,
     run_command,
+    started,
     take_turns,
     write_numbers,
 )
+from pipeline.runtime.processes import parent_of
 from pretrain.kernels.cpu_settings import SPIN_COUNT
+from tests.benchmarks.processes import await_end
 
 
 def note(report, name, path):
@@ -73,11 +77,13 @@ def test_one_that_fails_ends_the_turns():
 
 
 def test_one_that_hangs_is_killed(tmp_path):
-    contestant = Contestant(hang, log=tmp_path / "log")
-    with pytest.raises(TimeoutError):
-        contestant.await_report(2.0)
+    log = tmp_path / "log"
+    contestant = Contestant(hang, log=log)
+    while not (log.exists() and log.read_text()):
+        with pytest.raises(TimeoutError):
+            contestant.await_report(0.1)
     contestant.kill()
-    assert (tmp_path / "log").read_text() == "about to hang\n"
+    assert log.read_text() == "about to hang\n"
 
 
 def test_numbers_have_a_spread(tmp_path):
@@ -89,18 +95,55 @@ def test_numbers_have_a_spread(tmp_path):
     write_numbers(None, {})
 
 
-def test_a_clock_counts_by_step():
-    now = iter([0.0, 1.0, 5.0, 7.0])
-    clock = StepClock(lambda: next(now))
-    with clock.step("a"):
-        pass
-    assert clock.timed("a", max)(1, 2) == 2
-    assert clock == {"a": 3.0}
-
-
 def test_a_command_is_measured(tmp_path):
     done = run_command([sys.executable, "-c", "print(sum(range(10**6)))"], tmp_path / "log")
     assert (tmp_path / "log").read_text() == "499999500000\n"
     assert done.wall > 0 and done.cpu > 0 and done.peak_bytes > 0
     with pytest.raises(SystemExit, match=r"(?s)exit code 1: .*oops"):
         run_command([sys.executable, "-c", "raise ValueError('oops')"], tmp_path / "log")
+
+
+BENCHMARK = """
+import sys
+from pathlib import Path
+from benchmarks.harness import run_command
+run_command([sys.executable, *sys.argv[2:]], Path(sys.argv[1]))
+"""
+# Starts a process in a session of its own, which watches the benchmark as a rank does.
+LAUNCHER = """
+import subprocess, sys, time
+print(subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True).pid, flush=True)
+time.sleep(60)
+"""
+RANK = """
+import time
+from pipeline.runtime.processes import exit_with_parent
+time.sleep({startup})
+exit_with_parent(0.1)
+time.sleep(60)
+"""
+
+
+def rank_in(log):
+    while not (log.exists() and log.read_text().endswith("\n")):
+        time.sleep(0.05)
+    return int(log.read_text())
+
+
+@pytest.mark.parametrize("startup", [0, 2], ids=["runs", "starts"])
+def test_a_command_ends_with_a_killed_benchmark(startup, tmp_path):
+    log = tmp_path / "log"
+    words = ["-c", BENCHMARK, log, "-c", LAUNCHER, RANK.format(startup=startup)]
+    benchmark = subprocess.Popen([sys.executable, *words], cwd=PROJECT)
+    rank = rank_in(log)
+    launcher = parent_of(rank)
+    benchmark.kill()
+    benchmark.wait()
+    await_end(launcher)
+    await_end(rank)
+
+
+def test_a_command_ends_with_its_descendants(tmp_path):
+    with started([sys.executable, "-c", LAUNCHER, RANK.format(startup=60)], tmp_path / "log"):
+        rank = rank_in(tmp_path / "log")
+    await_end(rank)

@@ -1,9 +1,11 @@
-"""The benchmark of the dataset stage: text of the given size, all steps, the real stage."""
+"""The benchmark of the dataset stage: text of the given size, the obvious way, the real stage."""
 
+import h5py
 import pytest
 
-from benchmarks.obvious_way import ObviousWay
-from benchmarks.preprocess import STEPS, our_steps, report_steps, run_stage
+from benchmarks.harness import CommandRun
+from benchmarks.obvious_way import prepare_obviously
+from benchmarks.preprocess import StageRun, run_stage, stage_table
 from benchmarks.texts import read_articles, repeated_text
 
 WORDS = ("the", "cat", "sat", "on", "a", "log", ".")
@@ -32,13 +34,23 @@ def test_text_has_the_asked_size(text):
     assert sum(len(article) + 2 for article in read_articles(text, 5000)) - 5000 < 100
 
 
-def test_both_ways_take_the_same_steps(text, vocabulary, tmp_path, capsys):
+def test_the_obvious_way_writes_all_copies(text, vocabulary, tmp_path):
     articles = list(read_articles(text, 1e9))
-    ours = our_steps(articles, vocabulary, tmp_path, copies=2)
-    obvious = ObviousWay(vocabulary).run(articles, tmp_path, copies=2)
-    assert set(ours) == set(STEPS) and set(obvious) <= set(STEPS)
-    report_steps(ours, 0.03, obvious, 0.03, 2)
-    assert capsys.readouterr().out.count("\n") >= 8
+    segmentation, copy = prepare_obviously(articles, vocabulary, tmp_path, copies=2)
+    assert segmentation > 0 and copy > 0
+    with h5py.File(tmp_path / "obvious_01.hdf5") as samples:
+        assert samples["input_ids"].shape[1] == 128 and samples["masked_lm_ids"][:].any()
+
+
+def test_the_table_compares_by_masking():
+    runs = {
+        f"{masking}, {count}": StageRun(CommandRun(10.0, 20.0, 10**9), 40.0, 80.0)
+        for masking in ("static", "dynamic")
+        for count in ("1 worker", "2 workers")
+    }
+    static, _, dynamic, _ = stage_table(runs, {"static": 5.0, "dynamic": 1.0}).splitlines()[2:]
+    assert static.split()[-6:] == ["0.500", "10.0", "4.0", "1.00", "2.00", "10.0"]
+    assert dynamic.split()[-1] == "2.0"
 
 
 def test_the_stage_is_measured_with_its_children(text, vocabulary, tmp_path):

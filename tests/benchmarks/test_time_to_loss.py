@@ -10,23 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contest import Course, Outcome, Standing, hold_contest
-from benchmarks.contest_results import (
-    Entry,
-    Recipe,
-    Result,
-    draw,
-    mean_curve,
-    record,
-    result_table,
-    time_of,
-)
+from benchmarks.contest import Standing, Training, hold_contest
+from benchmarks.contest_results import Recipe, mean_curve, record, result_table, time_of
 from benchmarks.harness import PROJECT
 from benchmarks.sizes import Size
-from benchmarks.time_to_loss import held_out_texts, load_entry, parse_arguments, parse_contestant
+from benchmarks.time_to_loss import held_out_texts, load_recipe, parse_arguments, parse_contestant
 
 PAPER = "configs/recipes/paper.yaml"
-REPORT = Standing(10, 40, 400, 2e15, 60.0, 7.0, 0.1, 1.0, 2.0, False)
+REPORT = Standing(10, 400, 2e15, 60.0, 7.0, 0.1, False)
 
 
 def test_a_goal_is_reached_on_the_line_between_two_points():
@@ -48,7 +39,7 @@ def test_a_goal_that_was_missed():
 
 
 def test_a_config_alone():
-    assert parse_contestant(PAPER) == Entry("paper", Path(PAPER), {})
+    assert parse_contestant(PAPER) == Recipe("paper", Path(PAPER), {})
 
 
 def test_changed_keys_and_the_name_they_make():
@@ -72,7 +63,7 @@ def test_words_that_are_no_contestant(word):
 
 @pytest.mark.parametrize("name", ["..", "../../up", "/etc", ".hidden"])
 def test_a_name_stays_in_its_folder(name):
-    folder = Entry(name, Path(PAPER), {}).folder
+    folder = Recipe(name, Path(PAPER), {}).folder
     assert "/" not in folder and not folder.startswith(".")
 
 
@@ -85,7 +76,7 @@ def test_names_and_folders_are_unique(words, capsys):
 
 def load(*words: str):
     args = parse_arguments([*words, "--text", "builtin:python-docs", "--work_dir", "w"])
-    return load_entry(args.contestants[0], args)
+    return load_recipe(args.contestants[0], args)
 
 
 def test_size_sets_the_feed_forward_width_and_the_own_change_wins():
@@ -123,15 +114,16 @@ def curve(*losses: float, finished: bool = True) -> list[Standing]:
     return [*reports[:-1], replace(reports[-1], finished=finished)]
 
 
-def result(name: str, *curves: list[Standing], **ending) -> Result:
-    courses = [Course(f"{name}, seed {n}", n, (), Path("d"), 1, 1.0) for n in range(len(curves))]
-    outcomes = [Outcome(*pair) for pair in zip(courses, curves, strict=True)]
-    if ending:
-        outcomes[-1] = replace(outcomes[-1], **ending)
-    return Result(Recipe(Entry(name, Path(PAPER), {"A.B": "1"}), courses, "same", 0.5), outcomes)
+def result(name: str, *curves: list[Standing], **ending) -> Recipe:
+    trainings = [
+        Training(f"{name}, seed {seed}", seed, (), Path("d"), 1, 1.0, curve)
+        for seed, curve in enumerate(curves)
+    ]
+    vars(trainings[-1]).update(ending)
+    return Recipe(name, Path(PAPER), {"A.B": "1"}, trainings, "same", 0.5)
 
 
-def cells(results: list[Result]) -> tuple[list[str], list[list[str]]]:
+def cells(results: list[Recipe]) -> tuple[list[str], list[list[str]]]:
     """The table's header, and its rows, by the columns' places."""
     header, line, *rows = result_table(results).splitlines()
     ends = [n for n, sign in enumerate(line) if sign == " " and line[n - 1] == "-"] + [None]
@@ -182,7 +174,7 @@ def test_those_that_ended_early_show_their_last_report():
     assert rows[1][header.index("seeds")] == "1" and "reaches lost" not in header
 
 
-def test_what_is_kept(tmp_path):
+def test_what_is_kept():
     results = [result("a", curve(9.0, 7.0), curve(9.0, 6.0)), result("dead", [], failure="died")]
     kept = record(results)
     assert list(kept) == ["a, seed 0", "a, seed 1", "dead, seed 0"]
@@ -190,17 +182,15 @@ def test_what_is_kept(tmp_path):
     assert (one["recipe"], one["seed"], one["changes"]) == ("a", 1, {"A.B": "1"})
     assert [report["loss"] for report in one["reports"]] == [9.0, 6.0]
     assert kept["dead, seed 0"]["failure"] == "died"
-    draw(results, tmp_path / "loss.png")
-    assert (tmp_path / "loss.png").stat().st_size > 0
 
 
 # --- real contests ---------------------------------------------------------------------------
 
 
 def test_one_that_dies_is_named(tmp_path, capfd):
-    (outcome,) = hold_contest([Course("bad", 1, ("--no_such_flag",), tmp_path, 1, 1.0)])
-    assert (outcome.ending, outcome.reports) == ("failed", [])
-    assert "exit code 2" in outcome.failure and "no_such_flag" in capfd.readouterr().err
+    (bad,) = hold_contest([Training("bad", 1, ("--no_such_flag",), tmp_path, 1, 1.0)])
+    assert (bad.ending, bad.standings) == ("failed", [])
+    assert "exit code 2" in bad.failure and "no_such_flag" in capfd.readouterr().err
 
 
 def test_a_contest(tmp_path):
@@ -222,6 +212,6 @@ def test_a_contest(tmp_path):
     assert tame["reports"][-1]["step"] > tame["reports"][0]["step"] == 0
     assert wild["ending"] == "diverged" and "diverged after" in done.stdout
     trained = tmp_path / "work" / "trained" / "quickstart" / "seed_7"
-    assert (trained / "model" / "config.json").is_file() and (tmp_path / "work/loss.png").exists()
+    assert (trained / "model" / "config.json").is_file()
     again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert again.returncode == 1 and f"{trained} is from an earlier contest" in again.stderr
