@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu_check.bench import ON_CPU, Bench, Enough, metrics_in, run_loop, run_settings
 from benchmarks.gpu_check.correctness import check_correctness
 from benchmarks.gpu_check.outcome import Check, Outcome, judged
-from benchmarks.gpu_check.synchronisation import check_data, check_waits
+from benchmarks.gpu_check.synchronisation import check_data, check_error_mode, check_waits
 from benchmarks.harness import PROJECT, run_command
 
 LOSS_STEPS = 8
@@ -42,6 +42,7 @@ def checks(bench: Bench) -> Iterator[Check]:
         yield f"losses {' '.join(pair)}", partial(check_losses, bench, *pair, references)
     for name in OPTIMIZERS:
         yield f"overflow fp16 {name}", partial(check_overflow, bench, name)
+    yield "error mode", partial(check_error_mode, bench)
     for precision, name in pairs:
         flags = {"precision": precision, **OPTIMIZERS[name]}
         yield f"waits {precision} {name}", partial(check_waits, bench, f"{precision}-{name}", flags)

@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, watch_steps
 from benchmarks.gpu_check.correctness import synthetic_batch
-from benchmarks.gpu_check.outcome import Outcome, judged
+from benchmarks.gpu_check.outcome import Outcome, judged, skipped
 from benchmarks.harness import PROJECT
-from benchmarks.models import read_batches
+from benchmarks.models import model_args, read_batches
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,30 @@ def check_data(bench: Bench, count: int = 32) -> Outcome:
         places = ", ".join(sorted({one.place for one in found})) or "MicroBatch.pinned"
         advice = f"report this as a bug, with: {places}"
     return judged(seen, advice, samples_per_second=rate, unpadded=unpadded)
+
+
+def check_error_mode(bench: Bench) -> Outcome:
+    """Runs our model's forward and backward pass under set_sync_debug_mode("error")."""
+    from pretrain.engine.engine import compute_dtype
+    from pretrain.model.model import BasePretrainModel
+
+    if not bench.on_gpu:
+        return skipped("needs a GPU")
+    for gated in (False, True):
+        args = model_args(bench.scale.small, 0.1, gated)
+        batches = [synthetic_batch(), synthetic_batch(num_samples=3), synthetic_batch(8, 1024)]
+        args.max_seq_length = 1024
+        for precision in bench.precisions:
+            model = BasePretrainModel(args).to(bench.device, compute_dtype(precision))
+            for batch in (batch.pinned() for batch in batches):
+                model(*batch.inputs(bench.device)).backward()  # the first call allocates
+                bench.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    model(*batch.inputs(bench.device)).backward()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+    return judged(f"none in {', '.join(bench.precisions)}, plain and packed, 128 and 1,024 tokens")
 
 
 def check_waits(bench: Bench, name: str, flags: dict[str, Any]) -> Outcome:
