@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from configs.finetune_rules import problems_of_finetuning, problems_with_task_names
 from configs.keys import KEYS, rows_of
-from configs.predicates import BUILTIN, no_folder, shown
+from configs.predicates import no_folder, shown
 from configs.pretrain_rules import problems_of_pretraining
 
 
@@ -98,23 +98,11 @@ def _dataset_problems(config: CfgNode) -> Iterator[str]:
             "[name, subset] pairs in DATASET.HUGGINGFACE_DATASETS"
         )
     for folder in dataset.CUSTOMIZED_DATASETS:
-        if folder.startswith(BUILTIN):
-            if folder != "builtin:python-docs":
-                yield (
-                    f"DATASET.CUSTOMIZED_DATASETS: unknown built-in text, got {folder}, "
-                    "expected builtin:python-docs"
-                )
-        elif not os.path.exists(folder):
+        if folder != "builtin:python-docs" and not os.path.exists(folder):
             yield no_folder("DATASET.CUSTOMIZED_DATASETS", folder)
     name = tokenizer.NAME_OR_PATH
     if tokenizer.TRAIN and name != KEYS["TOKENIZER.NAME_OR_PATH"].default:
         yield (
             f"TOKENIZER.NAME_OR_PATH: got {name} with TOKENIZER.TRAIN True, which trains a "
             f"new tokenizer on the text; expected TOKENIZER.TRAIN False to use {name}, or no name"
-        )
-    looks_like_a_path = name.startswith((".", "/", "~")) or name.endswith((".txt", "/"))
-    if not tokenizer.TRAIN and looks_like_a_path and not os.path.exists(name):
-        yield (
-            f"TOKENIZER.NAME_OR_PATH: no such file or folder, got {Path(name).absolute()}, "
-            "expected a folder in Hugging Face format or a vocab.txt"
         )

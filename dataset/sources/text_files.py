@@ -32,7 +32,6 @@ from dataset.sources.article_stream import (
     Tally,
     clean_characters,
     clean_text,
-    counted_raw_pieces,
     iter_raw_pieces,
     row_pieces,
 )
@@ -97,7 +96,7 @@ class TextSlice:
         raw_limit = MAX_ROW_BYTES if content == "json" else limit
         blocks = iter_blocks(self.path, self.start, self.end)
         separator = SEPARATORS[content]
-        raw_pieces = counted_raw_pieces(blocks, self.start, separator, raw_limit, tally)
+        raw_pieces = iter_raw_pieces(blocks, self.start, separator, raw_limit, tally)
         if content == "json":
             yield from json_pieces(raw_pieces, self, limit, tally)
         elif content == "wiki":
@@ -140,7 +139,7 @@ def check_text_file(path: str, column: str) -> None:
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
         return
-    first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES), None)
+    first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES, Tally()), None)
     first_line = clean_text(first[1], Tally()) if first else ""
     if first_line.startswith("["):
         raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
@@ -270,7 +269,7 @@ def find_border(path: str, target: int, size: int) -> int:
     blocks = iter_blocks(path, target, size)
     separator = SEPARATORS[content_of(path)]
     ended = False
-    for position, _, ends in iter_raw_pieces(blocks, target, separator, BLOCK_BYTES):
+    for position, _, ends in iter_raw_pieces(blocks, target, separator, BLOCK_BYTES, Tally()):
         if ended:
             return position
         ended = ends

@@ -108,10 +108,6 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
         (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv or"),
         ("FINETUNE: {SEEDS: []}", "at least one seed"),
-        (
-            "TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}",
-            "TOKENIZER.NAME_OR_PATH: no such file or folder",
-        ),
         ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),

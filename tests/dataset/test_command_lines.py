@@ -85,8 +85,8 @@ def test_combinations_and_too_little_memory_are_refused_by_the_names_of_the_flag
         "--max_seq_length - 2 = 14",
         "--packing: cannot be combined with --next_sentence_prediction, got both, expected one of "
         "them",
-        "--random_token_share: more than all, got 0.3 with --mask_token_share 0.8, expected a sum "
-        "of at most 1",
+        "--random_token_share: more than all tokens, got 0.3 with --mask_token_share 0.8, expected "
+        "a sum of at most 1",
     ]
     flags = ["--output_dir", tmp_path / "out", "--dataset", "custom", corpus]
     done = command("shard_data", *flags, "--max_memory", "0.1")
