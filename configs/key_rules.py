@@ -1,7 +1,7 @@
 """Checks of a config: each value by its row, and values that contradict each other."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
     problems = []
     for key, row, value in rows_of(config):
         if row.rule and not row.rule.test(value):
-            problem = f"{key}: value out of range, got {shown(value)}, expected {row.rule.expected}"
-            problems.append(problem + _hint_at_share(value, row.rule.test))
+            got = f"got {shown(value)}, expected {row.rule.expected}"
+            problems.append(f"{key}: value out of range, {got}")
     running = {
         stage
         for stage in ("dataset", "pretrain", "finetune", "result_collection")
@@ -42,13 +42,6 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
     if "finetune" in running:
         problems += problems_of_finetuning(config)
     return problems
-
-
-def _hint_at_share(value: Any, test: Callable[[Any], bool]) -> str:
-    """Returns a hint if 0.15 may be meant in place of 15."""
-    if isinstance(value, float) and 1 < value <= 100 and test(value / 100):
-        return f" (did you mean {value / 100:g}?)"
-    return ""
 
 
 def _can_be_a_folder(path: Path) -> bool:

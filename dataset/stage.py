@@ -23,11 +23,10 @@ from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
 from dataset.tokenizers.vocabulary_training import train_tokenizer
-from dataset.workers import SampleFiles, Workers, open_executor
+from dataset.workers import SampleFiles, Workers, in_subprocess, open_executor
 from pipeline.console import WARNING_PREFIX, Console, stage_console
 from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, cached_commit
-from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.runtime.memory import PeakMemory
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.paths import log_path
@@ -240,9 +239,9 @@ def train_in_own_process(
 ) -> int:
     """Trains a tokenizer in a child process, to free its memory; returns the vocabulary size."""
     console.say(f"training a {tokenizer.MODEL} tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
+    shards = tuple(path for path in text_shards if path.name.startswith("train"))
     train = partial(
         train_tokenizer,
-        folder=folder,
         model=tokenizer.MODEL,
         vocab_size=tokenizer.VOCAB_SIZE,
         do_lower_case=tokenizer.DO_LOWER_CASE,
@@ -250,10 +249,7 @@ def train_in_own_process(
         special_tokens=list(tokenizer.SPECIAL_TOKENS),
         max_training_bytes=int(tokenizer.MAX_TRAINING_MB * 1e6),
     )
-    shards = [path for path in text_shards if path.name.startswith("train")]
-    with local_pool(1) as pool:
-        [(_, size)] = run_unordered(pool, train, [tuple(shards)])
-    return size
+    return in_subprocess(train, shards, folder)
 
 
 def make_samples(

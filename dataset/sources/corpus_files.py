@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from dataset.sources.article_stream import BLOCK_BYTES
 from dataset.sources.saved_datasets import (
@@ -159,18 +159,8 @@ def _own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
     for name in (STARTED, MANIFEST):
         record = read_small_json(Path(folder, name)) if kinds.get(name) == "file" else {}
         if {"fingerprint", "inputs"} <= record.keys():
-            return OWN_NAMES if _makes_text(record) else set(kinds)
+            return OWN_NAMES if record.get("stage") in TEXT_STAGES else set(kinds)
     return {DIGESTS}
-
-
-def _makes_text(record: Mapping[str, Any]) -> bool:
-    """True for the record of a text-making stage.
-
-    Records of older versions lack the stage; those of text have no config keys and no tokenizer.
-    """
-    if "stage" in record:
-        return record["stage"] in TEXT_STAGES
-    return not any("." in name or name == "tokenizer" for name in record["inputs"])
 
 
 def relative_name(path: Path, folder: Path) -> str:

@@ -32,6 +32,12 @@ MIN_PART_BYTES = 32 << 20  # of a unit of work
 MAX_PARTS = 1024  # each takes some memory of the main process
 NAMED_FILES = 5  # of those passed over
 ARROW_SUFFIXES = (".parquet", ".arrow", ".zst")  # of files opened by pyarrow
+CHECKS = {
+    "csv": check_csv_file,
+    "tsv": check_csv_file,
+    "arrow": check_arrow_file,
+    "parquet": check_parquet_file,
+}
 Slice = TextSlice | CsvSlice | ParquetSlice | ArrowSlice | StreamSlice
 
 
@@ -272,9 +278,9 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
     if path.stat().st_size == 0:
         return []
     file_format = format_of(str(path))
+    check_file(path, column)
     if file_format == "parquet":
         return cut_parquet_file(str(path), name, column, slice_bytes)
-    check_file(path, column)
     if file_format == "arrow":
         return cut_arrow_file(str(path), name, column, slice_bytes)
     if file_format in ("csv", "tsv"):
@@ -284,15 +290,7 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
 
 def check_file(path: Path, column: str) -> None:
     """Raises StageError if the beginning of a file, which is not empty, shows it is unusable."""
-    file_format = format_of(str(path))
-    if file_format in ("csv", "tsv"):
-        check_csv_file(str(path), column)
-    elif file_format == "arrow":
-        check_arrow_file(str(path), column)
-    elif file_format == "parquet":
-        check_parquet_file(str(path), column)
-    else:
-        check_text_file(str(path), column)
+    CHECKS.get(format_of(str(path)), check_text_file)(str(path), column)
 
 
 # --- parts -----------------------------------------------------------------------------------

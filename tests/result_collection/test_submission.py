@@ -291,7 +291,11 @@ def test_the_wrong_benchmarks_files_are_told(tmp_path, complete):
 
 @pytest.mark.parametrize(
     "content, problem",
-    [(b"PK\x03\x04 but no more", "no zip file"), (b"", "no zip file"), (None, "No such file")],
+    [
+        (b"PK\x03\x04 but no more", "not a zip file"),
+        (b"", "not a zip file"),
+        (None, "No such file"),
+    ],
 )
 def test_what_is_no_zip(tmp_path, capsys, content, problem):
     path = tmp_path / "glue.zip"
