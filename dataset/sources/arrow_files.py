@@ -19,6 +19,7 @@ from dataset.sources.article_stream import (
 from dataset.sources.saved_datasets import INFO, STATE, data_files, file_names, read_small_json
 from dataset.sources.text_files import missing_column
 from pipeline.errors import StageError
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import problem_with_file, shown_list
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 TEXT_TYPES = ("string", "large_string", "string_view")
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # end-of-stream marker of the Arrow IPC format
 MAPPED_BYTES = 16 << 20  # of text read before the mapped pages are released
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # --- columns ---------------------------------------------------------------------------------

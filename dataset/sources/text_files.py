@@ -50,13 +50,7 @@ from pipeline.user_files.file_checks import shown_list
 from pipeline.user_files.json_lines import parsed_object
 
 ARTICLE_LINE_BYTES = 1000  # from this mean length on, a line is a whole article
-KINDS = {
-    list: "a list",
-    dict: "an object",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-}
+KINDS = {list: "a list", dict: "an object", bool: "true or false"}
 FIRST_ROWS = 10  # checked before a file is read
 LINE_END = re.compile(rb"\n")
 SEPARATORS = {
@@ -181,7 +175,7 @@ def _problem_of_row(row: dict[str, Any], column: str) -> str:
         return f"no `{column}`"
     if row[column] is None or isinstance(row[column], str):
         return ""
-    return f"{KINDS[type(row[column])]} in `{column}`, expected text"
+    return f"{KINDS.get(type(row[column]), 'a number')} in `{column}`, expected text"
 
 
 def _has_twice(line: str, column: str) -> bool:

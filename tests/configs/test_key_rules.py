@@ -75,7 +75,7 @@ def test_nothing_is_made_for_a_name_that_leads_away(tmp_path, monkeypatch, capsy
 )
 def test_paths_are_of_files_and_folders(problems, tmp_path, key):
     os.mkfifo(tmp_path / "pipe")
-    for path in ("/dev/zero", "./pipe", "x" * 256, "/" + "x/" * 1600, "a\tb", "a\0", "\ud800"):
+    for path in ("/dev/zero", "./pipe", "a\tb", "a\0", "\ud800"):
         value = f'["{path}"]' if key.endswith("CUSTOMIZED_DATASETS") else path
         if key.endswith("HUGGINGFACE_DATASETS"):
             value = f'[["{path}", a]]'
