@@ -15,6 +15,7 @@ import finetune.plan
 import pretrain.checks
 import pretrain.estimate
 import pretrain.plan
+import result_collection.checks
 import result_collection.estimate
 import result_collection.plan
 from pipeline import install
@@ -38,7 +39,7 @@ class Stage:
     name: str
     plan: Callable[[CfgNode, Any], Any]
     estimate: Callable[[CfgNode, Any], Estimate]
-    check_machine: Callable[[CfgNode, Any], object]
+    check_machine: Callable[[CfgNode, Any], None]
     run: Callable[[CfgNode, Any], None]
     needs: str = ""
     run_notes: Callable[[CfgNode, Any], Iterable[str]] = _nothing
@@ -120,7 +121,7 @@ STAGES = (
         "result_collection",
         result_collection.plan.plan,
         result_collection.estimate.estimate,
-        _nothing,
+        result_collection.checks.check_machine,
         _run_result_collection,
         needs="finetune",
         run_notes=result_collection.estimate.run_notes,

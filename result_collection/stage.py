@@ -17,6 +17,7 @@ from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.disk import FULL
 from pipeline.store.paths import SUMMARY, log_path
 from pipeline.store.record_files import delete_unfinished_file, read_json
+from result_collection.checks import check_machine
 from result_collection.estimate import tasks_not_searched
 from result_collection.pages.report_data import collect
 from result_collection.plan import ResultPlan, plan
@@ -59,6 +60,7 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
             console.say(f"up to date ({folder})")
             return
         found = _finished_search(plan)
+        check_machine(config, plan)
         artifact.begin()
         console.show_life(artifact.directory)
         summary = summarize(search.tasks, found, _sources(config, search))

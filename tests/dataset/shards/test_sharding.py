@@ -211,7 +211,7 @@ def test_what_was_dropped_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "One."}\nbroken\n{"text": "Two."}\n')
     summary = shard(source_of(tmp_path), tmp_path / "out")
     assert summary["counts"] == {"malformed_rows": 1}
-    assert summary["notes"][0].endswith("a.jsonl: the row at byte 17 is no JSON object")
+    assert summary["notes"][0].endswith("row at byte 17: not JSON, Expecting value in column 1")
 
 
 def shard_rows(folder, texts):
@@ -261,7 +261,7 @@ def test_no_article_is_told_with_what_was_dropped(tmp_path):
         shard(source_of(tmp_path), tmp_path / "out")
     assert caught.value.cause == (
         f"the sources hold no article (1 empty article, 4 malformed rows, the first: {tmp_path}/"
-        "a.jsonl: the row at byte 13 has a list in `text`, expected text), expected at least two "
+        "a.jsonl: row at byte 13: a list in `text`, expected text), expected at least two "
         "sentences: one to train on and one held out"
     )
 
