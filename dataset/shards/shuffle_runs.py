@@ -132,14 +132,12 @@ class RunWriter:
             tally.counts["empty_articles"] += 1
             return
         self._end_section(article)
-        self._count(article.draw[0], article.num_bytes, article.held_out)
         if article.num_sections > 1:
             tally.counts["articles_over_several_shards"] += 1
-
-    def _count(self, draw: int, num_bytes: int, held_out: bool) -> None:
+        draw, num_bytes = article.draw[0], article.num_bytes
         self.lowest, self.highest = min(self.lowest, draw), max(self.highest, draw)
         self.nearest = min(self.nearest, (abs(num_bytes - self.layout.test_bytes), draw))
-        if held_out and not self.layout.first_test_sentence:
+        if article.held_out and not self.layout.first_test_sentence:
             heappush(self.largest, num_bytes)
             if len(self.largest) > NUM_LARGEST:
                 heappop(self.largest)

@@ -1,13 +1,15 @@
 """Files of a corpus: formats by name, listing of folders, opening of compressed files."""
 
+import bz2
+import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any
 
 from dataset.sources.article_stream import BLOCK_BYTES
 from dataset.sources.saved_datasets import (
@@ -192,20 +194,13 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
 def _open(path: str) -> IO[bytes]:
     suffix = os.path.splitext(path.lower())[1]
-    if suffix == ".gz":
-        import gzip
-
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if suffix == ".bz2":
-        import bz2
-
-        return bz2.open(path, "rb")
     if suffix == ".zst":
         import pyarrow
 
         # pyarrow takes names that are not UTF-8 only as bytes.
         return pyarrow.input_stream(pyarrow.OSFile(os.fsencode(path)), compression="zstd")
-    return open(path, "rb")
+    opener: Callable[..., Any] = {".gz": gzip.open, ".bz2": bz2.open}.get(suffix, open)
+    return opener(path, "rb")
 
 
 def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
