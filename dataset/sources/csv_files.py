@@ -5,11 +5,10 @@ See pipeline/user_files/delimited_files.py for misplaced and unclosed quotes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from dataset.sources.article_stream import Piece, Tally, clean_text, row_pieces
 from dataset.sources.blanks import is_blank
-from dataset.sources.corpus_files import checked_head, format_of, iter_blocks, text_size
+from dataset.sources.corpus_files import checked_head, format_of, iter_blocks
 from dataset.sources.text_files import missing_column
 from pipeline.errors import StageError
 from pipeline.user_files.delimited_files import STRAY, TOO_LONG, UNCLOSED, DelimitedFile, Row
@@ -59,10 +58,6 @@ class CsvSlice:
                 tally.note("malformed_rows", f"{line}: {problem}; the row is dropped")
             else:
                 yield from row_pieces(row.last, row.fields[place], limit, tally)
-
-
-def open_csv(path: Path, name: str, column: str) -> CsvSlice:
-    return CsvSlice(name, str(path), text_size(str(path)), column)
 
 
 def check_csv_file(path: str, column: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset.sources.arrow_files import ArrowSlice, check_arrow_file, cut_arrow_file
 from dataset.sources.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
-from dataset.sources.csv_files import CsvSlice, check_csv_file, open_csv
+from dataset.sources.csv_files import CsvSlice, check_csv_file
 from dataset.sources.hub_text import HubDataset, StreamSlice, open_dataset, present_name
 from dataset.sources.parquet_files import ParquetSlice, check_parquet_file, cut_parquet_file
 from dataset.sources.saved_datasets import (
@@ -284,7 +284,7 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
     if file_format == "arrow":
         return cut_arrow_file(str(path), name, column, slice_bytes)
     if file_format in ("csv", "tsv"):
-        return [open_csv(path, name, column)]
+        return [CsvSlice(name, str(path), text_size(str(path)), column)]
     return cut_file(path, name, column, slice_bytes)
 
 
