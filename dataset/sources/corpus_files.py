@@ -199,8 +199,8 @@ def _open(path: str) -> IO[bytes]:
 
         # pyarrow takes names that are not UTF-8 only as bytes.
         return pyarrow.input_stream(pyarrow.OSFile(os.fsencode(path)), compression="zstd")
-    opener: Callable[..., Any] = {".gz": gzip.open, ".bz2": bz2.open}.get(suffix, open)
-    return opener(path, "rb")
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+    return openers.get(suffix, open)(path, "rb")
 
 
 def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
