@@ -12,8 +12,6 @@ from pipeline.errors import in_one_line
 BUILTIN = "builtin:"
 
 MAX_SHOWN = 200  # characters of a value in a message
-# Of one name and of a whole path, in bytes: limits of file systems, less room for suffixes.
-MAX_NAME, MAX_PATH = 255, 3000
 
 
 class Rule(NamedTuple):
@@ -69,17 +67,11 @@ SEED = Rule(lambda value: 0 <= value < 2**32, "at least 0 and below 2^32")
 
 
 def can_be_a_path(value: str) -> bool:
-    """True if a file or a folder may have this name, and no device or pipe has it."""
-    path = value.encode("utf-8", "surrogateescape")
-    if len(path) > MAX_PATH or any(len(name) > MAX_NAME for name in path.split(b"/")):
-        return False
+    """True unless a device or a pipe has this name."""
     return not os.path.exists(value) or os.path.isfile(value) or os.path.isdir(value)
 
 
-PATH = Rule(
-    can_be_a_path,
-    f"a file or a folder, with at most {MAX_NAME} bytes in a name and {MAX_PATH} in all",
-)
+PATH = Rule(can_be_a_path, "a file or a folder")
 
 
 def is_model_name_or_path(value: str) -> bool:

@@ -9,7 +9,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -17,8 +17,18 @@ if __name__ == "__main__":  # imports start at the repository, not at this folde
 
     enter_environment()
 
-if TYPE_CHECKING:
-    from pipeline.console import Console
+from dataset.command_line import claim, list_text_shards, run_command
+from dataset.plan import files_of_samples
+from dataset.samples.generation import SampleSettings
+from dataset.samples.hdf5_files import MASKING_FILE
+from dataset.shards.file_records import read_record, write_record
+from dataset.sources.digests import FileDigests, digest_of_files
+from dataset.stage import describe, look_at_tokenizer, make_samples
+from dataset.tokenizers.build import build_and_forget, problem_with_tokenizer
+from dataset.tokenizers.tokenizer_files import tokenizer_files
+from dataset.workers import SampleFiles, open_executor, plan_work
+from pipeline.console import Console
+from pipeline.errors import ConfigError
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -49,21 +59,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import run_command
-
     run_command("generate_samples", parse_arguments(arguments), generate)
 
 
-def generate(args: argparse.Namespace, console: "Console") -> None:
-    from dataset.command_line import claim, list_text_shards
-    from dataset.plan import files_of_samples
-    from dataset.samples.generation import SampleSettings
-    from dataset.samples.hdf5_files import MASKING_FILE
-    from dataset.stage import describe, look_at_tokenizer, make_samples
-    from dataset.tokenizers.build import problem_with_tokenizer
-    from dataset.workers import SampleFiles, open_executor, plan_work
-    from pipeline.errors import ConfigError
-
+def generate(args: argparse.Namespace, console: Console) -> None:
     settings = SampleSettings(
         **{key: getattr(args, key) for key in SampleSettings.__dataclass_fields__}
     )
@@ -83,7 +82,10 @@ def generate(args: argparse.Namespace, console: "Console") -> None:
     if artifact is None:
         return
     output_dir = args.output_dir.absolute()  # the workers of a cluster have other folders
-    make_tokenizer(args, name, output_dir / "tokenizer", artifact.fingerprint)
+    if not read_record(output_dir / "tokenizer", artifact.fingerprint):
+        lower = bool(args.do_lower_case)
+        build_and_forget(name, lower, output_dir / "tokenizer", args.accents)
+        write_record(output_dir / "tokenizer", artifact.fingerprint)
     found = look_at_tokenizer(shards, output_dir / "tokenizer", "", console)
     with open_executor(
         args.dask_scheduler, output_dir, args.n_processes, args.max_memory, files_to_make
@@ -98,9 +100,6 @@ def generate(args: argparse.Namespace, console: "Console") -> None:
 
 def inputs_of(args: argparse.Namespace, tokenizer: str, shards: list[Path]) -> dict[str, Any]:
     """Returns the inputs besides the settings: tokenizer and text."""
-    from dataset.sources.digests import FileDigests, digest_of_files
-    from dataset.tokenizers.tokenizer_files import tokenizer_files
-
     digests, files = FileDigests(args.output_dir / "digests.json"), tokenizer_files(tokenizer)
     return {
         "do_lower_case": bool(args.do_lower_case),
@@ -108,16 +107,6 @@ def inputs_of(args: argparse.Namespace, tokenizer: str, shards: list[Path]) -> d
         "text": digest_of_files(shards, args.dir.absolute(), digests),
         "tokenizer": digest_of_files(files, Path(tokenizer), digests) if files else tokenizer,
     }
-
-
-def make_tokenizer(args: argparse.Namespace, name: str, folder: Path, identity: str) -> None:
-    """Builds the tokenizer unless the folder has a record of this identity."""
-    from dataset.shards.file_records import read_record, write_record
-    from dataset.tokenizers.build import build_and_forget
-
-    if not read_record(folder, identity):
-        build_and_forget(name, bool(args.do_lower_case), folder, args.accents)
-        write_record(folder, identity)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -20,8 +19,12 @@ if __name__ == "__main__":  # imports start at the repository, not at this folde
 
     enter_environment()
 
-if TYPE_CHECKING:
-    from pipeline.console import Console
+from dataset.command_line import claim, run_command
+from dataset.sources.article_stream import counted
+from dataset.sources.digests import FileDigests, digest_of_files
+from pipeline.console import Console
+from pipeline.errors import ConfigError
+from pipeline.store.atomic_files import written_aside
 
 NUMBERED = re.compile(r"(.*?)_*(\d+)")
 
@@ -37,17 +40,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import run_command
-
     run_command("merge_shards", parse_arguments(arguments), merge)
 
 
-def merge(args: argparse.Namespace, console: "Console") -> None:
-    from dataset.command_line import claim
-    from dataset.sources.article_stream import counted
-    from dataset.sources.digests import FileDigests, digest_of_files
-    from pipeline.errors import ConfigError
-
+def merge(args: argparse.Namespace, console: Console) -> None:
     found = sorted(path for path in args.data.glob("*.txt") if args.grep in path.stem)
     shards = [path for path in found if path.is_file()]
     if len(shards) < len(found):
@@ -87,8 +83,6 @@ def plan_merge(shards: list[Path], ratio: int) -> dict[str, list[Path]]:
 
 def concatenate(paths: list[Path], merged: Path) -> None:
     """Streams files into one, with a blank line after each."""
-    from pipeline.store.atomic_files import written_aside
-
     with written_aside(merged) as aside, open(aside, "wb") as output:
         for path in paths:
             with open(path, "rb") as shard:

@@ -10,8 +10,8 @@ book separate paragraphs.
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -19,8 +19,15 @@ if __name__ == "__main__":  # imports start at the repository, not at this folde
 
     enter_environment()
 
-if TYPE_CHECKING:
-    from pipeline.console import Console
+from dataset.command_line import claim, run_command
+from dataset.sources.article_stream import counted
+from dataset.sources.digests import FileDigests, digest_of_files
+from dataset.sources.registry import customized_source
+from dataset.sources.source_checks import problems_with_output
+from dataset.sources.wiki_and_books import find_files, plan_articles, write_articles
+from pipeline.console import Console
+from pipeline.errors import ConfigError
+from pipeline.runtime.executor import local_pool, num_cores, run_unordered
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -34,18 +41,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import run_command
-
     run_command("process_data", parse_arguments(arguments), process)
 
 
-def process(args: argparse.Namespace, console: "Console") -> None:
-    from dataset.command_line import claim
-    from dataset.sources.digests import FileDigests, digest_of_files
-    from dataset.sources.registry import customized_source
-    from dataset.sources.source_checks import problems_with_output
-    from pipeline.errors import ConfigError
-
+def process(args: argparse.Namespace, console: Console) -> None:
     files = input_files(args.input, args.type, console)
     source = customized_source(str(args.input), "-f")
     if problems := problems_with_output([source], [args.output_dir]):
@@ -57,11 +56,8 @@ def process(args: argparse.Namespace, console: "Console") -> None:
         artifact.finish(write_all(files, args, console))
 
 
-def input_files(folder: Path, kind: str, console: "Console") -> list[Path]:
+def input_files(folder: Path, kind: str, console: Console) -> list[Path]:
     """Lists the files of a kind. Raises ConfigError if there are none."""
-    from dataset.sources.wiki_and_books import find_files
-    from pipeline.errors import ConfigError
-
     if not folder.exists():
         raise ConfigError([f"-f: {folder} does not exist"])
     files, num_others = find_files(folder, kind)
@@ -76,14 +72,8 @@ def input_files(folder: Path, kind: str, console: "Console") -> list[Path]:
     return files
 
 
-def write_all(files: list[Path], args: argparse.Namespace, console: "Console") -> dict[str, int]:
+def write_all(files: list[Path], args: argparse.Namespace, console: Console) -> dict[str, int]:
     """Writes all files, with progress. Returns and prints the counts."""
-    from collections import Counter
-
-    from dataset.sources.article_stream import counted
-    from dataset.sources.wiki_and_books import plan_articles, write_articles
-    from pipeline.runtime.executor import local_pool, num_cores, run_unordered
-
     jobs = plan_articles(files, args.type, args.output_dir)
     counts: Counter = Counter()
     workers = min(args.n_processes or num_cores(), len(jobs))

@@ -9,7 +9,6 @@ import sys
 from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # imports start at the repository, not at this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -17,10 +16,17 @@ if __name__ == "__main__":  # imports start at the repository, not at this folde
 
     enter_environment()
 
-if TYPE_CHECKING:
-    from dataset.sources.digests import FileDigests
-    from dataset.sources.registry import Source
-    from pipeline.console import Console
+from dataset.command_line import claim, run_command
+from dataset.plan import SCRATCH
+from dataset.shards.split_plan import ShardSettings
+from dataset.sources import source_checks
+from dataset.sources.digests import FileDigests, identity_of
+from dataset.sources.registry import Source, customized_source, hub_source, problem_with
+from dataset.sources.saved_datasets import split_in_words
+from dataset.stage import make_text_shards
+from dataset.workers import SampleFiles, open_executor, plan_work
+from pipeline.console import Console
+from pipeline.errors import ConfigError
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -54,20 +60,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from dataset.command_line import run_command
-
     run_command("shard_data", parse_arguments(arguments), shard_text)
 
 
-def shard_text(args: argparse.Namespace, console: "Console") -> None:
-    from dataset.command_line import claim
-    from dataset.plan import SCRATCH
-    from dataset.shards.split_plan import ShardSettings
-    from dataset.sources.digests import FileDigests, identity_of
-    from dataset.sources.saved_datasets import split_in_words
-    from dataset.stage import make_text_shards
-    from dataset.workers import SampleFiles, open_executor, plan_work
-
+def shard_text(args: argparse.Namespace, console: Console) -> None:
     sources, digests = sources_of(args), FileDigests(args.output_dir / "digests.json")
     check_sources(sources, args.output_dir, digests)
     for source in sources:
@@ -75,8 +71,7 @@ def shard_text(args: argparse.Namespace, console: "Console") -> None:
             console.say(split)
     plan_work(args.n_processes, args.max_memory, SampleFiles())  # raises if it is too little
     shaping = {field.name: getattr(args, field.name) for field in fields(ShardSettings)}
-    inputs: dict[str, Any] = dict(shaping)
-    inputs["sources"] = [identity_of(source, digests) for source in sources]
+    inputs = {**shaping, "sources": [identity_of(source, digests) for source in sources]}
     artifact = claim(
         *("shard_data", args.output_dir, "--output_dir", inputs, console),
         scratch=SCRATCH,
@@ -90,19 +85,12 @@ def shard_text(args: argparse.Namespace, console: "Console") -> None:
         args.dask_scheduler, output_dir, args.n_processes, args.max_memory, SampleFiles()
     ) as workers:
         text = make_text_shards(
-            sources,
-            output_dir,
-            ShardSettings(**shaping),
-            artifact.fingerprint,
-            workers,
-            console,
+            sources, output_dir, ShardSettings(**shaping), artifact.fingerprint, workers, console
         )
     artifact.finish(text)
 
 
-def sources_of(args: argparse.Namespace) -> "list[Source]":
-    from dataset.sources.registry import customized_source, hub_source
-
+def sources_of(args: argparse.Namespace) -> list[Source]:
     sources = []
     for name, subset, *rest in args.dataset:
         if name == "custom":
@@ -114,12 +102,8 @@ def sources_of(args: argparse.Namespace) -> "list[Source]":
     return sources
 
 
-def check_sources(sources: "list[Source]", output_dir: Path, digests: "FileDigests") -> None:
+def check_sources(sources: list[Source], output_dir: Path, digests: FileDigests) -> None:
     """Raises ConfigError with all problems of the sources."""
-    from dataset.sources import source_checks
-    from dataset.sources.registry import problem_with
-    from pipeline.errors import ConfigError
-
     found = [problem_with(source, digests.files_of) for source in sources]
     problems = [problem for problem in found if problem]
     problems += source_checks.problems_with_overlaps(sources)

@@ -23,11 +23,10 @@ from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
 from dataset.tokenizers.vocabulary_training import train_tokenizer
-from dataset.workers import SampleFiles, Workers, open_executor
-from pipeline.console import WARNING_PREFIX, Console, stage_console
+from dataset.workers import SampleFiles, Workers, in_subprocess, open_executor
+from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, cached_commit
-from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.runtime.memory import PeakMemory
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.paths import log_path
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 Settings = TypeVar("Settings", ShardSettings, SampleSettings)
-FILLED_VOCABULARY = 0.9  # of TOKENIZER.VOCAB_SIZE; below it, a warning
 COMMITS = "commits.json"  # of datasets from the Hub, beside the text shards
 
 
@@ -93,14 +91,8 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
     tokenizer_dir = directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
-        text = make_text_shards(
-            sources,
-            text_dir,
-            settings_of(dataset, ShardSettings),
-            identity,
-            workers,
-            console,
-        )
+        sharding = settings_of(dataset, ShardSettings)
+        text = make_text_shards(sources, text_dir, sharding, identity, workers, console)
     shards = [text_dir / name for name in text["shards"]]
     make_tokenizer(config.TOKENIZER, shards, tokenizer_dir, identity, console)
     found = look_at_tokenizer(shards, tokenizer_dir, dataset.LANGUAGE, console)
@@ -204,11 +196,6 @@ def make_tokenizer(
     if tokenizer.TRAIN:
         size = train_in_own_process(tokenizer, text_shards, folder, console)
         console.say(f"tokenizer: {size:,} entries, trained on the corpus")
-        if size < FILLED_VOCABULARY * tokenizer.VOCAB_SIZE:
-            console.say(
-                f"{WARNING_PREFIX}TOKENIZER.VOCAB_SIZE: the text gives {size:,} of the "
-                f"{tokenizer.VOCAB_SIZE:,} entries that were asked for"
-            )
     else:
         name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
         build_and_forget(name, lower, folder, tokenizer.ACCENTS)
@@ -240,9 +227,9 @@ def train_in_own_process(
 ) -> int:
     """Trains a tokenizer in a child process, to free its memory; returns the vocabulary size."""
     console.say(f"training a {tokenizer.MODEL} tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
+    shards = tuple(path for path in text_shards if path.name.startswith("train"))
     train = partial(
         train_tokenizer,
-        folder=folder,
         model=tokenizer.MODEL,
         vocab_size=tokenizer.VOCAB_SIZE,
         do_lower_case=tokenizer.DO_LOWER_CASE,
@@ -250,10 +237,7 @@ def train_in_own_process(
         special_tokens=list(tokenizer.SPECIAL_TOKENS),
         max_training_bytes=int(tokenizer.MAX_TRAINING_MB * 1e6),
     )
-    shards = [path for path in text_shards if path.name.startswith("train")]
-    with local_pool(1) as pool:
-        [(_, size)] = run_unordered(pool, train, [tuple(shards)])
-    return size
+    return in_subprocess(train, shards, folder)
 
 
 def make_samples(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetune.data.demo_glue import DEMO_NAME
 from finetune.data.examples import find_file, has_split, num_rows
-from finetune.data.tasks import Split, Task, submission_splits
+from finetune.data.tasks import submission_splits
 from finetune.search.search import Search
 from pipeline.stage_plan import Estimate
 from result_collection.plan import ResultPlan
@@ -42,6 +42,7 @@ def _notes(search: Search, allow_partial: bool) -> Iterator[str]:
     for benchmark in ENDINGS:
         if not any(task.benchmark == benchmark for task in search.tasks):
             continue
+        is_demo = search.with_demo and benchmark == "GLUE"  # may not be written yet
         not_searched = tasks_not_searched(search, benchmark)
         if not_searched and not allow_partial:
             yield f"{benchmark}: no zip, as {', '.join(not_searched)} are not in FINETUNE.TASKS"
@@ -49,12 +50,12 @@ def _notes(search: Search, allow_partial: bool) -> Iterator[str]:
         lacks = [
             file_name(name, benchmark)
             for name, (task, split) in submission_splits(benchmark).items()
-            if task not in search.tasks or not _will_be_there(search, task, split)
+            if task not in search.tasks or not (is_demo or has_split(split, search.data_dir(task)))
         ]
         if lacks:
             why = f"{', '.join(lacks)} will be missing"
             yield f"{benchmark}: {_refused(why, allow_partial)}"
-        elif search.with_demo and benchmark == "GLUE":
+        elif is_demo:
             why = f"{DEMO_NAME} (FINETUNE.GLUE_DIR) has fewer rows than GLUE"
             yield f"GLUE: {_refused(why, allow_partial)}"
 
@@ -75,9 +76,3 @@ def _wrong_counts(search: Search, benchmark: str) -> Iterator[str]:
         path = find_file(split, Path(folder))
         if path and (found := num_rows(task, split, path)) != split.num_rows:
             yield f"{path} has {found:,} rows, expected {split.num_rows:,}"
-
-
-def _will_be_there(search: Search, task: Task, split: Split) -> bool:
-    """True if the test set exists; the built-in benchmark may not be written yet."""
-    is_demo = search.with_demo and task.benchmark == "GLUE"
-    return is_demo or has_split(split, search.data_dir(task))

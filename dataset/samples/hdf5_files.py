@@ -141,17 +141,13 @@ def write_masking(directory: Path, masking: Masking) -> None:
 # --- reading ---------------------------------------------------------------------------------
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """Returns `{"num_samples", "fingerprint", "counts"}`; "" as fingerprint for older toolkits.
+def count_samples(path: Path) -> int:
+    """Returns the number of rows in a file.
 
     Raises StageError, naming the file, if it is not a complete file of samples.
     """
     with _opened(path) as file:
-        return {
-            "num_samples": len(file["input_ids"]),
-            "fingerprint": file.attrs.get("fingerprint", ""),
-            "counts": json.loads(file.attrs.get("counts", "{}")),
-        }
+        return len(file["input_ids"])
 
 
 def read_masking(directory: Path) -> Masking:

@@ -65,26 +65,15 @@ class RunWriter:
 
     def add_all(self, text_slice: Slice, tally: Tally) -> None:
         """Adds the articles of a slice; counts and skips empty ones."""
-        article, may_be_whole = None, not self.layout.first_test_sentence
+        article = None
         for position, text, ends in text_slice.pieces(self.layout.piece_bytes, tally):
             sentences = self.segment(text)
-            if sentences and ends and article is None and may_be_whole:
-                self._add_whole(self.layout.draw(text_slice.name, position), sentences)
-                continue
             if sentences:
                 article = article or self._begin(text_slice.name, position)
                 self._add(article, sentences)
             if ends:
                 self._end(article, tally)
                 article = None
-
-    def _add_whole(self, draw: tuple[int, int], sentences: str) -> None:
-        """Adds an article of one piece (most are) faster than _begin, _add and _end."""
-        held_out = self.layout.holds_out(draw)
-        shard = self.layout.place(draw, held_out)
-        size = self._buffer(shard, f"{sentences}\n\n", sentences.count("\n") + 1)
-        self.articles[shard] += 1
-        self._count(draw[0], size - 1, held_out)
 
     def _begin(self, name: str, position: int) -> Article:
         draw = self.layout.draw(name, position)
@@ -143,14 +132,12 @@ class RunWriter:
             tally.counts["empty_articles"] += 1
             return
         self._end_section(article)
-        self._count(article.draw[0], article.num_bytes, article.held_out)
         if article.num_sections > 1:
             tally.counts["articles_over_several_shards"] += 1
-
-    def _count(self, draw: int, num_bytes: int, held_out: bool) -> None:
+        draw, num_bytes = article.draw[0], article.num_bytes
         self.lowest, self.highest = min(self.lowest, draw), max(self.highest, draw)
         self.nearest = min(self.nearest, (abs(num_bytes - self.layout.test_bytes), draw))
-        if held_out and not self.layout.first_test_sentence:
+        if article.held_out and not self.layout.first_test_sentence:
             heappush(self.largest, num_bytes)
             if len(self.largest) > NUM_LARGEST:
                 heappop(self.largest)

@@ -16,21 +16,17 @@ from dataset.sources.article_stream import (
     in_blocks,
     raw_row_pieces,
 )
-from dataset.sources.saved_datasets import INFO, STATE, data_files, file_names, read_small_json
+from dataset.sources.saved_datasets import STATE, data_files, file_names, read_small_json
 from dataset.sources.text_files import missing_column
 from pipeline.errors import StageError
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import problem_with_file, shown_list
 
 if TYPE_CHECKING:
     import pyarrow
 
-TEXT_TYPES = ("string", "large_string", "string_view")
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # end-of-stream marker of the Arrow IPC format
 MAPPED_BYTES = 16 << 20  # of text read before the mapped pages are released
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # --- columns ---------------------------------------------------------------------------------
@@ -77,10 +73,12 @@ def arrow_pieces(
 
 
 def check_arrow_file(path: str, column: str) -> None:
-    """Checks a file of a saved dataset by the dataset's records, without pyarrow.
+    """Checks a file of a saved dataset by the dataset's records and the file's schema.
 
     Raises StageError for missing files, rows picked by another file, and a missing column of text.
     """
+    import pyarrow
+
     folder = os.path.dirname(path)
     files = data_files(folder)
     if files is None:
@@ -92,17 +90,8 @@ def check_arrow_file(path: str, column: str) -> None:
             f"{folder}: its rows are picked by another file (_indices_data_files in {STATE}), "
             "expected a dataset loaded and saved again by a current version of `datasets`"
         )
-    features = read_small_json(Path(folder, INFO)).get("features")
-    if not isinstance(features, dict):
-        return
-    if column not in features:
-        raise StageError(missing_column(folder, column, features))
-    feature = features[column]
-    kind = feature.get("dtype") or feature.get("_type") if isinstance(feature, dict) else "a list"
-    if not isinstance(kind, str):
-        kind = f"an object of {shown_list(feature)}"
-    if kind not in TEXT_TYPES:
-        raise StageError(f"{folder}: column `{column}` holds {kind}, expected text")
+    with _mapped(path) as pages, pyarrow.ipc.open_stream(pyarrow.py_buffer(pages)) as stream:
+        check_column(folder, column, stream.schema)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,24 +101,18 @@ def clean_characters(text: str, tally: Tally) -> str:
 
 
 def iter_raw_pieces(
-    blocks: Iterable[bytes], position: int, separator: re.Pattern[bytes], limit: int
-) -> Iterator[RawPiece]:
-    """Yields the articles between separators, in pieces of at most `limit` bytes.
-
-    position: of the first block in its file. Blank text is not an article. Memory is bounded by
-    `limit` and the size of a block. The pieces do not depend on the borders of blocks.
-    """
-    return counted_raw_pieces(blocks, position, separator, limit, Tally())
-
-
-def counted_raw_pieces(
     blocks: Iterable[bytes],
     position: int,
     separator: re.Pattern[bytes],
     limit: int,
     tally: Tally,
 ) -> Iterator[RawPiece]:
-    """Does the same as iter_raw_pieces, and counts the NULs and byte order marks between pieces."""
+    """Yields the articles between separators, in pieces of at most `limit` bytes.
+
+    position: of the first block in its file. Blank text is not an article. Memory is bounded by
+    `limit` and the size of a block. The pieces do not depend on the borders of blocks. Counts the
+    NULs and byte order marks between pieces.
+    """
     stream, num_dropped = _ArticleStream(position, separator, limit), 0
 
     def read() -> Iterator[bytes]:
@@ -245,7 +239,7 @@ def raw_row_pieces(
 ) -> Iterator[Piece]:
     """Yields the pieces, at least one, of an article given as blocks of UTF-8."""
     ended = False
-    for _, piece, ended in counted_raw_pieces(blocks, 0, NEVER, limit, tally):
+    for _, piece, ended in iter_raw_pieces(blocks, 0, NEVER, limit, tally):
         yield position, clean_text(piece, tally), ended
     if not ended:
         yield position, "", True

@@ -1,13 +1,15 @@
 """Files of a corpus: formats by name, listing of folders, opening of compressed files."""
 
+import bz2
+import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from dataset.sources.article_stream import BLOCK_BYTES
 from dataset.sources.saved_datasets import (
@@ -159,18 +161,8 @@ def _own_names(folder: str, kinds: Mapping[str, str]) -> set[str]:
     for name in (STARTED, MANIFEST):
         record = read_small_json(Path(folder, name)) if kinds.get(name) == "file" else {}
         if {"fingerprint", "inputs"} <= record.keys():
-            return OWN_NAMES if _makes_text(record) else set(kinds)
+            return OWN_NAMES if record.get("stage") in TEXT_STAGES else set(kinds)
     return {DIGESTS}
-
-
-def _makes_text(record: Mapping[str, Any]) -> bool:
-    """True for the record of a text-making stage.
-
-    Records of older versions lack the stage; those of text have no config keys and no tokenizer.
-    """
-    if "stage" in record:
-        return record["stage"] in TEXT_STAGES
-    return not any("." in name or name == "tokenizer" for name in record["inputs"])
 
 
 def relative_name(path: Path, folder: Path) -> str:
@@ -202,20 +194,13 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 
 def _open(path: str) -> IO[bytes]:
     suffix = os.path.splitext(path.lower())[1]
-    if suffix == ".gz":
-        import gzip
-
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if suffix == ".bz2":
-        import bz2
-
-        return bz2.open(path, "rb")
     if suffix == ".zst":
         import pyarrow
 
         # pyarrow takes names that are not UTF-8 only as bytes.
         return pyarrow.input_stream(pyarrow.OSFile(os.fsencode(path)), compression="zstd")
-    return open(path, "rb")
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+    return openers.get(suffix, open)(path, "rb")
 
 
 def iter_blocks(path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:

@@ -5,13 +5,11 @@ See pipeline/user_files/delimited_files.py for misplaced and unclosed quotes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 
 from dataset.sources.article_stream import Piece, Tally, clean_text, row_pieces
 from dataset.sources.blanks import is_blank
-from dataset.sources.corpus_files import checked_head, format_of, iter_blocks, read_head, text_size
-from dataset.sources.text_files import FIRST_ROWS, missing_column
+from dataset.sources.corpus_files import checked_head, format_of, iter_blocks
+from dataset.sources.text_files import missing_column
 from pipeline.errors import StageError
 from pipeline.user_files.delimited_files import STRAY, TOO_LONG, UNCLOSED, DelimitedFile, Row
 from pipeline.user_files.file_checks import shown_list
@@ -45,8 +43,6 @@ class CsvSlice:
         header = table.header.fields
         if not header:
             return
-        if self.column not in header:
-            raise StageError(missing_column(self.path, self.column, header))
         place, width = header.index(self.column), len(header)
         for row in table.rows():
             line = f"{self.path}:{row.first}"
@@ -64,30 +60,15 @@ class CsvSlice:
                 yield from row_pieces(row.last, row.fields[place], limit, tally)
 
 
-def open_csv(path: Path, name: str, column: str) -> CsvSlice:
-    return CsvSlice(name, str(path), text_size(str(path)), column)
-
-
 def check_csv_file(path: str, column: str) -> None:
-    """Raises StageError if the text is UTF-16, lines end with CR alone, the header lacks the
-    column or has it twice, or all of the first ten rows are malformed."""
+    """Raises StageError if the text is UTF-16, lines end with CR alone, or the header lacks the
+    column or has it twice."""
     checked_head(path)
-    table = _open_table(path, Tally())
-    header = table.header.fields
+    header = _open_table(path, Tally()).header.fields
     if header and column not in header:
         raise StageError(missing_column(path, column, header))
     if header.count(column) > 1:
         raise StageError(f"{path}: column `{column}` appears twice in {shown_list(header)}")
-    if len(header) > 1:
-        place = header.index(column)
-        rows = islice((row for row in table.rows() if not _is_blank_row(row)), FIRST_ROWS)
-        problems = [(row.first, _problem_of_row(row, place, len(header))) for row in rows]
-        if len(problems) == FIRST_ROWS and all(problem for _, problem in problems):
-            line, problem = problems[0]
-            raise StageError(
-                f"{path}:{line}: {problem}, and so on in each of its first {FIRST_ROWS} rows "
-                f"({_advice(path, table.dialect.delimiter)})"
-            )
 
 
 def _open_table(path: str, tally: Tally) -> DelimitedFile:
@@ -109,9 +90,3 @@ def _problem_of_row(row: Row, place: int, width: int) -> str:
     if len(row.fields) <= place or any(row.fields[width:]):
         return f"{len(row.fields)} fields, expected {width}"
     return "not a whole row, after a quote that is never closed" if row.is_suspect else ""
-
-
-def _advice(path: str, delimiter: str) -> str:
-    if f'{delimiter} "'.encode() in read_head(path):
-        return f"quotes have to follow {delimiter!r} without a space between, in all rows"
-    return f"text with {delimiter!r} in it needs quotes"

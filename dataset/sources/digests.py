@@ -4,6 +4,7 @@ The store is a sealed record, read by planning and written by the stage.
 """
 
 import os
+import platform
 from pathlib import Path
 
 from dataset.sources.corpus_files import relative_name
@@ -60,8 +61,6 @@ def digest_of_files(files: list[Path], folder: Path, digests: FileDigests) -> st
 def identity_of(source: Source, digests: FileDigests) -> list[str]:
     """Returns everything a source's text depends on: file contents, or names on the Hub."""
     if source.kind == "python-docs":
-        import platform
-
         return [PYTHON_DOCS, platform.python_version()]
     how = [source.column]
     if source.kind != "folder":

@@ -22,7 +22,7 @@ from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file, open_p
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import HubTables, check_split, is_parquet, library, look_up
 from pipeline.hub.repository import SHOWN_COMMIT, Repository, not_cached
-from pipeline.hub.requests import bound_requests, is_offline
+from pipeline.hub.requests import bound_requests, first_line, is_offline
 from pipeline.store.disk import size_in_words
 
 STREAM_BYTES = 256 << 20  # assumed for a streamed shard of unknown size
@@ -142,8 +142,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, library().exceptions.DatasetGenerationError):
         while error.__cause__:  # it names the row
             error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else f"no reason given ({type(error).__name__})"
+    return first_line(error)
 
 
 def open_dataset(

@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dataset.sources.arrow_files import arrow_pieces, check_column, first_line
+from dataset.sources.arrow_files import arrow_pieces, check_column
 from dataset.sources.article_stream import BLOCK_BYTES, Piece, Tally
 from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, hub_session
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import problem_with_file
 
 if TYPE_CHECKING:

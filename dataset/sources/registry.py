@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset.sources.arrow_files import ArrowSlice, check_arrow_file, cut_arrow_file
 from dataset.sources.corpus_files import EXPECTED, format_of, list_files, relative_name, text_size
-from dataset.sources.csv_files import CsvSlice, check_csv_file, open_csv
+from dataset.sources.csv_files import CsvSlice, check_csv_file
 from dataset.sources.hub_text import HubDataset, StreamSlice, open_dataset, present_name
 from dataset.sources.parquet_files import ParquetSlice, check_parquet_file, cut_parquet_file
 from dataset.sources.saved_datasets import (
@@ -32,6 +32,12 @@ MIN_PART_BYTES = 32 << 20  # of a unit of work
 MAX_PARTS = 1024  # each takes some memory of the main process
 NAMED_FILES = 5  # of those passed over
 ARROW_SUFFIXES = (".parquet", ".arrow", ".zst")  # of files opened by pyarrow
+CHECKS = {
+    "csv": check_csv_file,
+    "tsv": check_csv_file,
+    "arrow": check_arrow_file,
+    "parquet": check_parquet_file,
+}
 Slice = TextSlice | CsvSlice | ParquetSlice | ArrowSlice | StreamSlice
 
 
@@ -272,27 +278,19 @@ def open_file(path: Path, name: str, column: str, slice_bytes: int) -> Sequence[
     if path.stat().st_size == 0:
         return []
     file_format = format_of(str(path))
+    check_file(path, column)
     if file_format == "parquet":
         return cut_parquet_file(str(path), name, column, slice_bytes)
-    check_file(path, column)
     if file_format == "arrow":
         return cut_arrow_file(str(path), name, column, slice_bytes)
     if file_format in ("csv", "tsv"):
-        return [open_csv(path, name, column)]
+        return [CsvSlice(name, str(path), text_size(str(path)), column)]
     return cut_file(path, name, column, slice_bytes)
 
 
 def check_file(path: Path, column: str) -> None:
     """Raises StageError if the beginning of a file, which is not empty, shows it is unusable."""
-    file_format = format_of(str(path))
-    if file_format in ("csv", "tsv"):
-        check_csv_file(str(path), column)
-    elif file_format == "arrow":
-        check_arrow_file(str(path), column)
-    elif file_format == "parquet":
-        check_parquet_file(str(path), column)
-    else:
-        check_text_file(str(path), column)
+    CHECKS.get(format_of(str(path)), check_text_file)(str(path), column)
 
 
 # --- parts -----------------------------------------------------------------------------------

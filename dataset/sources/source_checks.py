@@ -7,7 +7,6 @@ from itertools import combinations
 from pathlib import Path
 
 from dataset.sources.article_stream import RECODE_HINT, counted
-from dataset.sources.blanks import is_blank
 from dataset.sources.corpus_files import HEAD_BYTES, format_of, read_head
 from dataset.sources.registry import Source, check_file
 from pipeline.errors import StageError
@@ -24,16 +23,7 @@ FilesOf = Callable[[Source], list[Path]]
 
 
 def problems_with_heads(sources: Sequence[Source], files_of: FilesOf) -> list[str]:
-    """Returns a line for each unusable file, for the first few of a source.
-
-    If the files of all sources are blank, returns a line for each source instead.
-    """
-    if sources and all(_is_blank_source(source, files_of) for source in sources):
-        return [
-            f"{source.key}: {_first_of(files)}: only blanks, expected text"
-            for source in sources
-            if (files := files_of(source))
-        ]
+    """Returns a line for each unusable file, for the first few of a source."""
     problems = []
     for source in sources:
         files = _sample_of(source, files_of)
@@ -51,28 +41,10 @@ def notes_on_heads(sources: Iterable[Source], files_of: FilesOf) -> list[str]:
     for source in sources:
         files = _sample_of(source, files_of) if source.kind == "folder" else []
         if found := [path for path in files if not _is_utf8(path)]:
-            notes.append(f"{_first_of(found)}: undecodable characters would be lost, {RECODE_HINT}")
+            more = f" (and {counted(len(found) - 1, 'more files')})" if len(found) > 1 else ""
+            lost = f"undecodable characters would be lost, {RECODE_HINT}"
+            notes.append(f"{found[0]}{more}: {lost}")
     return notes
-
-
-def _is_blank_source(source: Source, files_of: FilesOf) -> bool:
-    return source.kind == "folder" and all(map(_is_blank_file, files_of(source)))
-
-
-def _is_blank_file(path: Path) -> bool:
-    """True if a file is surely empty or blank."""
-    if path.stat().st_size == 0 or format_of(str(path)) in BINARY:
-        return path.stat().st_size == 0
-    try:
-        head = read_head(str(path), HEAD_BYTES)
-    except StageError:
-        return False
-    return len(head) < HEAD_BYTES and is_blank(head.decode(errors="replace"))
-
-
-def _first_of(files: Sequence[Path]) -> str:
-    more = f" (and {counted(len(files) - 1, 'more files')})" if len(files) > 1 else ""
-    return f"{files[0]}{more}"
 
 
 def _sample_of(source: Source, files_of: FilesOf) -> list[Path]:

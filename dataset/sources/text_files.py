@@ -32,7 +32,6 @@ from dataset.sources.article_stream import (
     Tally,
     clean_characters,
     clean_text,
-    counted_raw_pieces,
     iter_raw_pieces,
     row_pieces,
 )
@@ -51,13 +50,7 @@ from pipeline.user_files.file_checks import shown_list
 from pipeline.user_files.json_lines import parsed_object
 
 ARTICLE_LINE_BYTES = 1000  # from this mean length on, a line is a whole article
-KINDS = {
-    list: "a list",
-    dict: "an object",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-}
+KINDS = {list: "a list", dict: "an object", bool: "true or false"}
 FIRST_ROWS = 10  # checked before a file is read
 LINE_END = re.compile(rb"\n")
 SEPARATORS = {
@@ -97,7 +90,7 @@ class TextSlice:
         raw_limit = MAX_ROW_BYTES if content == "json" else limit
         blocks = iter_blocks(self.path, self.start, self.end)
         separator = SEPARATORS[content]
-        raw_pieces = counted_raw_pieces(blocks, self.start, separator, raw_limit, tally)
+        raw_pieces = iter_raw_pieces(blocks, self.start, separator, raw_limit, tally)
         if content == "json":
             yield from json_pieces(raw_pieces, self, limit, tally)
         elif content == "wiki":
@@ -140,7 +133,7 @@ def check_text_file(path: str, column: str) -> None:
     is_json = format_of(path) == "json" or (format_of(path) == "wiki" and head.startswith(b"{"))
     if not is_json:
         return
-    first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES), None)
+    first = next(iter_raw_pieces(iter_blocks(path), 0, LINE_END, MAX_ROW_BYTES, Tally()), None)
     first_line = clean_text(first[1], Tally()) if first else ""
     if first_line.startswith("["):
         raise StageError(f"{path}: is a JSON array, expected JSON lines: an object in each line")
@@ -182,7 +175,7 @@ def _problem_of_row(row: dict[str, Any], column: str) -> str:
         return f"no `{column}`"
     if row[column] is None or isinstance(row[column], str):
         return ""
-    return f"{KINDS[type(row[column])]} in `{column}`, expected text"
+    return f"{KINDS.get(type(row[column]), 'a number')} in `{column}`, expected text"
 
 
 def _has_twice(line: str, column: str) -> bool:
@@ -270,7 +263,7 @@ def find_border(path: str, target: int, size: int) -> int:
     blocks = iter_blocks(path, target, size)
     separator = SEPARATORS[content_of(path)]
     ended = False
-    for position, _, ends in iter_raw_pieces(blocks, target, separator, BLOCK_BYTES):
+    for position, _, ends in iter_raw_pieces(blocks, target, separator, BLOCK_BYTES, Tally()):
         if ended:
             return position
         ended = ends

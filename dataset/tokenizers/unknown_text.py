@@ -5,9 +5,8 @@ One unknown token hides a word of any length, so shares are shares of the charac
 
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dataset.tokenizers.formats import LONG_WORD
 from dataset.tokenizers.tokenizer_files import lower_cases
@@ -20,21 +19,21 @@ ERROR_SHARE = 0.9  # nothing can be learned above it
 CAUSE_SHARE = 0.5  # of the unknown text, explained by a cause
 NAMED = 5  # characters in a message
 TRIED_WORDS = 2000
-OWN = "with a vocab.txt or TOKENIZER.TRAIN, set"  # other tokenizers have no such settings
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """A cause of unknown text.
 
-    why: completes `likely cause: `. remedy: a helpful setting of the dataset, or empty.
+    why: completes `likely cause: `. setting: helps with a vocab.txt or TOKENIZER.TRAIN; other
+    tokenizers have no such settings.
     """
 
     why: str
-    remedy: str = ""
+    setting: str = ""
 
     def __str__(self) -> str:
-        return self.why + (f" ({self.remedy})" if self.remedy else "")
+        advice = f" (with a vocab.txt or TOKENIZER.TRAIN, set {self.setting})"
+        return self.why + (advice if self.setting else "")
 
 
 def num_characters(text: str) -> int:
@@ -47,42 +46,25 @@ def without_accents(text: str) -> str:
     return "".join(letter for letter in marked if not unicodedata.combining(letter))
 
 
-TOO_LONG = Cause(
-    f"words of more than {LONG_WORD} characters, which are unknown to WordPiece",
-    "a vocab.txt or TOKENIZER.TRAIN cuts them",
-)
+TOO_LONG = Cause(f"words of more than {LONG_WORD} characters, which are unknown to WordPiece")
 CASE_TAKEN = Cause(
     "casing, as the vocabulary has these words with capital letters",
-    f"{OWN} TOKENIZER.DO_LOWER_CASE False",
+    "TOKENIZER.DO_LOWER_CASE False",
 )
 MARKS_TAKEN = Cause(
     "accents and other marks, which the tokenizer removes but the vocabulary has",
-    f"{OWN} TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
+    "TOKENIZER.ACCENTS keep, or TOKENIZER.MODEL bpe",
 )
-LOWER = Cause(
-    "casing, as the vocabulary has these words in lower case",
-    f"{OWN} TOKENIZER.DO_LOWER_CASE True",
-)
-UPPER = Cause("casing, as the vocabulary is in capitals")
-CAPITALIZED = Cause("casing, as the vocabulary has these words with a capital letter")
-PLAIN = Cause(
-    "accents, as the vocabulary has these words without them", f"{OWN} TOKENIZER.ACCENTS strip"
-)
-COMPOSED = Cause("accents, as the vocabulary has composed characters (NFC) but the text has not")
-DECOMPOSED = Cause(
-    "accents, as the vocabulary has decomposed characters (NFD) but the text has not"
-)
-ONE_BY_ONE = Cause("adjacent characters, which the vocabulary has one by one")
+HAS = "as the vocabulary has these words"
 # Forms of an unknown word, and the cause if the vocabulary has that form.
 FORMS: tuple[tuple[Callable[[str], str], Cause], ...] = (
-    (str.lower, LOWER),
-    (str.upper, UPPER),
-    (str.capitalize, CAPITALIZED),
-    (without_accents, PLAIN),
+    (str.lower, Cause(f"casing, {HAS} in lower case", "TOKENIZER.DO_LOWER_CASE True")),
+    (str.upper, Cause(f"casing, {HAS} in capitals")),
+    (str.capitalize, Cause(f"casing, {HAS} with a capital letter")),
+    (without_accents, Cause(f"accents, {HAS} without them", "TOKENIZER.ACCENTS strip")),
     (lambda word: without_accents(word.lower()), Cause("casing and accents")),
-    (partial(unicodedata.normalize, "NFC"), COMPOSED),
-    (partial(unicodedata.normalize, "NFD"), DECOMPOSED),
-    (" ".join, ONE_BY_ONE),
+    (partial(unicodedata.normalize, "NFC"), Cause(f"accents, {HAS} in composed characters (NFC)")),
+    (partial(unicodedata.normalize, "NFD"), Cause(f"accents, {HAS} in decomposed ones (NFD)")),
 )
 
 

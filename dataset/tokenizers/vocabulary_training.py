@@ -63,7 +63,10 @@ def train_tokenizer(
         pipeline = byte_level_pipeline({}, [], do_lower_case, accents)
     else:
         pipeline = bert_pipeline({}, do_lower_case, accents)
-    pieces = _count_pieces(_count_corpus(text_shards, max_training_bytes), pipeline, names)
+    words = BoundedCounts(MAX_WORDS)
+    for block in iter_blocks(text_shards, max_training_bytes):
+        words.add(count_words(block))
+    pieces = _count_pieces(words, pipeline, names)
     if is_bpe:
         entries, merges = _learn_byte_level(pieces, names, vocab_size)
         tokenizer = byte_level_pipeline(_numbered(entries), merges, do_lower_case, accents)
@@ -96,13 +99,6 @@ def _learn_byte_level(
 
 def _numbered(entries: list[str]) -> dict[str, int]:
     return {entry: number for number, entry in enumerate(entries)}
-
-
-def _count_corpus(text_shards: Iterable[Path], max_training_bytes: int) -> BoundedCounts:
-    words = BoundedCounts(MAX_WORDS)
-    for block in iter_blocks(text_shards, max_training_bytes):
-        words.add(count_words(block))
-    return words
 
 
 def _count_pieces(words: BoundedCounts, pipeline: "Tokenizer", special: list[str]) -> BoundedCounts:

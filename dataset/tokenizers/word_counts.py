@@ -42,12 +42,10 @@ class BoundedCounts:
                 break
             num_frequent += num_words[count]
         room = self.capacity * 3 // 4 - num_frequent
-        while sum(map(self._is_sampled_and_rare, self.counts)) > room:
+        rare = [word for word, count in self.counts.items() if count < self.frequent]
+        while sum(map(self._is_sampled, rare)) > room:
             self.doublings += 1
         self.counts = dict(self._kept())
-
-    def _is_sampled_and_rare(self, word: str) -> bool:
-        return self.counts[word] < self.frequent and self._is_sampled(word)
 
     def _is_sampled(self, word: str) -> bool:
         return not crc32(word.encode()) & (1 << self.doublings) - 1

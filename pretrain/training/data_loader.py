@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from dataset.samples.hdf5_files import (
+    count_samples,
     iter_sample_blocks,
-    read_attributes,
     read_masking,
     read_samples,
 )
@@ -70,7 +70,7 @@ def list_shards(dataset_path: Path, split: str) -> list[Shard]:
     paths = sorted(dataset_path.glob(f"{split}_*.hdf5"))
     if not paths:
         raise FileNotFoundError(f"{dataset_path}: holds no {split}_*.hdf5")
-    return [Shard(path, read_attributes(path)["num_samples"]) for path in paths]
+    return [Shard(path, count_samples(path)) for path in paths]
 
 
 def _check_names(listed: Any, dataset_path: Path) -> None:
@@ -98,7 +98,7 @@ def _listed_shard(path: Path, num_samples: int) -> Shard:
         raise StageError(
             f"{path}: is missing, but {MANIFEST} lists it; the dataset stage makes it again"
         )
-    found = read_attributes(path)["num_samples"]
+    found = count_samples(path)
     if found != num_samples:
         raise StageError(
             f"{path}: holds {found} samples, expected {num_samples}, as {MANIFEST} says; "

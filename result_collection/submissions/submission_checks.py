@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from finetune.data.tasks import Split, Task, submission_splits
@@ -33,13 +32,15 @@ def find_problems(files: Mapping[str, str | bytes | None], benchmark: str = "GLU
             problems.append(f"{name} is missing")
             continue
         if given != name:
-            problems.append(f"{given} is meant to be {name}{_folder_note(given)}")
+            note = ", not in a folder" if re.search(r"[/\\]", given) else ""
+            problems.append(f"{given} is meant to be {name}{note}")
         content = files[given]
         if content is None:
             continue
         content = content.encode() if isinstance(content, str) else content
         problems += [f"{given}: {problem}" for problem in _file_problems(task, split, content)]
-    return problems + [_stray(name) for name in files if name not in meant]
+    strays = [name for name in files if name not in meant]
+    return problems + [f"{name} does not belong to a submission" for name in strays]
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def _meant_names(names: Iterable[str], expected: Iterable[str]) -> dict[str, str
     meant: dict[str, str] = {name: name for name in names if name in expected}
     for name in names:
         right = by_plain_name.get(_plain_name(name))
-        if right and right not in meant.values() and not _is_of_macos(name):
+        if right and right not in meant.values():
             meant[name] = right
     return meant
 
@@ -60,23 +61,6 @@ def _plain_name(name: str) -> str:
     """Returns the test set of a name: MNLI-m for `glue/mnli_m.TSV`, nothing for a folder."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return re.sub("[^a-z0-9]", "", last.split(".")[0].lower())
-
-
-def _folder_note(name: str) -> str:
-    return ", not in a folder" if re.search(r"[/\\]", name) else ""
-
-
-def _is_of_macos(name: str) -> bool:
-    last = PurePosixPath(name).name
-    return name.startswith("__MACOSX") or last == ".DS_Store" or last.startswith("._")
-
-
-def _stray(name: str) -> str:
-    if _is_of_macos(name):
-        return f"{name} does not belong to a submission, macOS put it there"
-    if name.endswith("/"):
-        return f"{name} is a folder, expected files alone"
-    return f"{name} does not belong to a submission"
 
 
 # --- lines -----------------------------------------------------------------------------------
@@ -176,7 +160,8 @@ def _look_at_table(task: Task, split: Split, lines: list[str], findings: _Findin
             findings.add("columns", number, f"{len(cells)} columns, expected 2")
             order.skip()
             continue
-        _look_at_index(cells[0], number, order, findings)
+        index = int(cells[0]) if re.fullmatch("0|[1-9][0-9]{0,8}", cells[0]) else None
+        _look_at_index(index, f"index {cells[0]!r}", number, order, findings)
         if problem := _value_problem(task, cells[1]):
             findings.add("value", number, problem)
     problems += _count_problem(rows, split.num_rows)
@@ -185,11 +170,14 @@ def _look_at_table(task: Task, split: Split, lines: list[str], findings: _Findin
     return problems
 
 
-def _look_at_index(cell: str, number: int, order: _Order, findings: _Findings) -> None:
-    if not re.fullmatch("0|[1-9][0-9]{0,8}", cell):
-        findings.add("no index", number, f"index {cell!r}, expected a whole number")
+def _look_at_index(
+    index: int | None, found: str, number: int, order: _Order, findings: _Findings
+) -> None:
+    """index: None for anything but a whole number. found: as in the file."""
+    if index is None:
+        findings.add("no index", number, f"{found}, expected a whole number")
         order.skip()
-    elif problem := order.problem(int(cell), number):
+    elif problem := order.problem(index, number):
         findings.add("index", number, problem)
 
 
@@ -203,14 +191,7 @@ def _value_problem(task: Task, value: str) -> str:
 
 def _word_problem(words: Iterable[str], value: str) -> str:
     words = list(words)
-    if value in words:
-        return ""
-    expected = f"expected one of {', '.join(words)}"
-    if value.strip() in words:
-        return f"{value!r} has spaces around it, {expected}"
-    if value.isdigit() and not any(word.isdigit() for word in words):
-        return f"{value!r} is the id of a label, {expected}"
-    return f"{value!r}, {expected}"
+    return "" if value in words else f"{value!r}, expected one of {', '.join(words)}"
 
 
 # --- SuperGLUE -------------------------------------------------------------------------------
@@ -225,7 +206,10 @@ def _look_at_objects(task: Task, split: Split, lines: list[str], findings: _Find
             findings.add("empty", number, "empty")
             continue
         rows += 1
-        row = _parsed(line)
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
         if not isinstance(row, dict):
             findings.add("json", number, "no JSON object")
             order.skip()
@@ -233,11 +217,13 @@ def _look_at_objects(task: Task, split: Split, lines: list[str], findings: _Find
         if set(row) != {"idx", what}:
             shown = ", ".join(row) or "none"
             findings.add("keys", number, f"keys {shown}; expected idx, {what}")
-        _look_at_idx(row.get("idx"), number, order, findings)
+        idx = row.get("idx")
+        index = idx if type(idx) is int else None
+        _look_at_index(index, f"idx {json.dumps(idx)}", number, order, findings)
         if what == "passage":
             for problem in _passage_problems(row.get(what)):
                 findings.add("passage", number, problem)
-            answers += _num_answers(row.get(what))
+            answers += sum(len(some) for _, some in _questions(row.get(what)))
         elif what in row and (problem := _label_problem(task, row[what])):
             findings.add("value", number, problem)
     if what == "label":
@@ -246,21 +232,6 @@ def _look_at_objects(task: Task, split: Split, lines: list[str], findings: _Find
         *_count_problem(rows, MULTIRC_PASSAGES, "passages"),
         *_count_problem(answers, split.num_rows, "answers"),
     ]
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _look_at_idx(idx: Any, number: int, order: _Order, findings: _Findings) -> None:
-    if type(idx) is not int:
-        findings.add("no index", number, f"idx {json.dumps(idx)}, expected a whole number")
-        order.skip()
-    elif problem := order.problem(idx, number):
-        findings.add("index", number, problem)
 
 
 def _label_problem(task: Task, label: Any) -> str:
@@ -284,10 +255,6 @@ def _questions(passage: Any) -> Iterator[tuple[Any, list]]:
         answers = question.get("answers") if isinstance(question, dict) else None
         if isinstance(answers, list):
             yield question.get("idx"), answers
-
-
-def _num_answers(passage: Any) -> int:
-    return sum(len(answers) for _, answers in _questions(passage))
 
 
 def _passage_problems(passage: Any) -> Iterator[str]:
@@ -315,6 +282,6 @@ def _idx_problems(kind: str, numbers: list) -> Iterator[str]:
         if type(number) is not int:
             yield f"{kind} idx {json.dumps(number)}, expected a whole number"
         elif number in seen:
-            yield f"{kind} idx {number} stands twice"
+            yield f"{kind} idx {number} appears twice"
         else:
             seen.add(number)

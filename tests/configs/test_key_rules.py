@@ -75,7 +75,7 @@ def test_nothing_is_made_for_a_name_that_leads_away(tmp_path, monkeypatch, capsy
 )
 def test_paths_are_of_files_and_folders(problems, tmp_path, key):
     os.mkfifo(tmp_path / "pipe")
-    for path in ("/dev/zero", "./pipe", "x" * 256, "/" + "x/" * 1600, "a\tb", "a\0", "\ud800"):
+    for path in ("/dev/zero", "./pipe", "a\tb", "a\0", "\ud800"):
         value = f'["{path}"]' if key.endswith("CUSTOMIZED_DATASETS") else path
         if key.endswith("HUGGINGFACE_DATASETS"):
             value = f'[["{path}", a]]'
@@ -108,10 +108,6 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
         (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv or"),
         ("FINETUNE: {SEEDS: []}", "at least one seed"),
-        (
-            "TOKENIZER: {NAME_OR_PATH: ./no/vocab.txt}",
-            "TOKENIZER.NAME_OR_PATH: no such file or folder",
-        ),
         ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
         ("SYSTEM: {OUTPUT_ROOT: /dev/null/x}", "SYSTEM.OUTPUT_ROOT: not a folder"),

@@ -58,7 +58,7 @@ NO_VALUE = {
     "percent": (
         "PRETRAIN.WARMUP_PROPORTION",
         "6",
-        "value out of range, got 6.0, expected at least 0 and below 1 (did you mean 0.06?)",
+        "value out of range, got 6.0, expected at least 0 and below 1",
     ),
     "a percent sign": (
         "DATASET.MASKED_LM_PROB",

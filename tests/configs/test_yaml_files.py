@@ -87,9 +87,6 @@ NO_YAML = {
         "the tag 'tag:yaml.org,2002:int', expected values without tags",
     ),
     "a tag": ("SYSTEM: !own {NUM_GPUS: 1}", 1, "the tag '!own', expected values without tags"),
-    "a value in itself": ("DATASET: &a {ID: *a}", 1, "*a is part of its own value"),
-    "a value in its key": ("&a {? *a : b}", 1, "*a is part of its own value"),
-    "a value merged into itself": ("&a {<<: *a}", 1, "*a is part of its own value"),
 }
 
 
@@ -106,12 +103,9 @@ def test_the_line_is_named(problems, mistake):
         ("SYSTEM: {}".encode("utf-16"), "line 1: not UTF-8 text, expected UTF-8"),
         (b"SYSTEM: {}\n# caf\xe9", "line 2: not UTF-8 text, expected UTF-8"),
         (b"SYSTEM: {}\n\0", "line 2: character #x0000 is not allowed in YAML"),
-        (b'DATASET: {ID: "\\UFFFFFFFF"}', "not YAML (Python int too large to convert to C int)"),
         (b"NUM_STEPS=5\nSEED=3", "expected sections like `SYSTEM:`, got a single value"),
         (b"- SYSTEM", "expected sections like `SYSTEM:`, got a list"),
         (b"DATASET: {ID: a}\nDATASET.ID: b", "DATASET.ID appears twice"),
-        (b"[" * 10_000, "nested too deeply"),
-        (b"#" * 1_000_001, "more than 1,000,000 bytes, expected a config"),
     ],
 )
 def test_the_file_is_named(problems, content, said):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dataset.command_line import list_text_shards
-from dataset.samples.hdf5_files import SampleWriter, read_attributes, read_samples
+from dataset.samples.hdf5_files import SampleWriter, count_samples, read_samples
 from dataset.samples.packing import iter_article_tokens
 from dataset.sources.article_stream import Tally
 from dataset.sources.digests import FileDigests, identity_of
@@ -578,9 +578,9 @@ def read_text_shard(path: Path) -> Found:
 
 
 def read_sample_file(path: Path) -> Found:
-    attributes, samples = read_attributes(path), read_samples(path)
+    num_samples, samples = count_samples(path), read_samples(path)
     arrays = {name: (array.dtype.str, array.tobytes()) for name, array in samples.items()}
-    return Found((attributes["num_samples"], arrays))
+    return Found((num_samples, arrays))
 
 
 def arrays(num_rows: int = 40, length: int = 32, predictions: int = 5) -> dict:

@@ -9,7 +9,7 @@ import h5py
 import pytest
 
 from configs.defaults import get_default_config
-from dataset.samples.hdf5_files import read_attributes
+from dataset.samples.hdf5_files import count_samples
 from pipeline.errors import StageError
 from pipeline.store.atomic_files import write_json
 from pipeline.store.checksums import file_digest
@@ -94,7 +94,7 @@ def test_a_shard_holds_its_own_samples(dataset, lead_away):
     with h5py.File(path, "r+") as file:
         lead_away(file, dataset / "train_00000_01.hdf5")
     with pytest.raises(StageError, match=r"train_00000_00\.hdf5: input_ids: no array of this file"):
-        read_attributes(path)
+        count_samples(path)
 
 
 def test_a_users_folder_is_not_taken_for_the_output(dataset, tmp_path):

@@ -49,7 +49,7 @@ def in_blocks(content: bytes, size: int) -> list[bytes]:
 
 
 def read(content: bytes, block: int, limit: int, separator=BLOCKS):
-    return list(iter_raw_pieces(in_blocks(content, block), 0, separator, limit))
+    return list(iter_raw_pieces(in_blocks(content, block), 0, separator, limit, Tally()))
 
 
 @given(DIRT, st.integers(1, 70), st.integers(4, 40))

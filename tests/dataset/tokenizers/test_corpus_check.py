@@ -56,7 +56,7 @@ def test_unknown_tokens_that_stand_for_few_characters_are_an_error_too():
     [
         (["Paris", "Rome", "a"], "Paris Rome a", True, "auto", "DO_LOWER_CASE False"),
         (["paris", "rome", "a"], "Paris Rome a", False, "auto", r"DO_LOWER_CASE True\)"),
-        (["PARIS", "ROME", "a"], "Paris Rome a", False, "auto", "the vocabulary is in capitals"),
+        (["PARIS", "ROME", "a"], "Paris Rome a", False, "auto", "these words in capitals"),
         (["cafe", "naive", "a"], "café naïve a", False, "auto", "TOKENIZER.ACCENTS strip"),
         (["café", "a"], unicodedata.normalize("NFD", "café") + " a", False, "keep", "NFC"),
         ([unicodedata.normalize("NFD", "cäfé"), "a"], "cäfé a", False, "keep", "NFD"),

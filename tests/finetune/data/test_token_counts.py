@@ -143,7 +143,7 @@ def test_a_tokenizer_without_offsets_is_counted_by_its_tokens():
             WORDS,
             {},
             "gro\N{COMBINING DIAERESIS}ße",
-            "accents, as the vocabulary has composed",
+            "accents, as the vocabulary has these words in composed",
         ),
         (WORDS, {}, "лампа лодка", "characters that the vocabulary lacks (U+0430 CYRILLIC"),
         (WORDS, {}, "lamp" * 30 + " wolf", "words of more than 100 characters"),
