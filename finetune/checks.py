@@ -10,7 +10,7 @@ from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.local_workers import Slot, plan_slots
 from finetune.search.search import Search
-from finetune.training.foreign_models import problem_with_places, problem_with_vocabulary
+from finetune.training.foreign_models import problem_with_places
 from pipeline.errors import ConfigError
 from pipeline.runtime.devices import num_gpus
 
@@ -64,7 +64,7 @@ def check_model(folder: Path) -> None:
                     f"model in Hugging Face format, with {' or '.join(patterns)}"
                 ]
             )
-    if problem := problem_with_places(folder) or problem_with_vocabulary(folder):
+    if problem := problem_with_places(folder):
         raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: {problem}"])
 
 

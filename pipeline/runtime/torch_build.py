@@ -215,14 +215,10 @@ def chosen_wheel(system: System, version: str = "", index: str = "") -> Wheel:
         return Wheel(build.version + build.label, build.index, reason)
     if version:
         return Wheel(version, "", "as TORCH_VERSION asks")
-    if build:
-        return _usual_wheel(system)
-    why = _driver_update(system) or why_no_way_out(system)
-    return _usual_wheel(system, f", so that only the CPU can be used: {why}")
-
-
-def _usual_wheel(system: System, consequence: str = "") -> Wheel:
-    """Returns PyPI's."""
+    consequence = ""
+    if not build:
+        why = _driver_update(system) or why_no_way_out(system)
+        consequence = f", so that only the CPU can be used: {why}"
     problem = BUILDS[0].misfit(system)
     return Wheel(BUILDS[0].version, "", problem and f"although {problem}{consequence}")
 
@@ -230,21 +226,11 @@ def _usual_wheel(system: System, consequence: str = "") -> Wheel:
 def install_torch() -> int:
     """Installs the chosen wheel; returns pip's exit code.
 
-    If a wheel that the user did not ask for is unavailable, installs PyPI's: the CPU can then still
-    be used.
+    Passes the index in the environment: command lines are public.
     """
     system = read_system()
-    asked = {name: os.environ.get(name, "") for name in TORCH_VARIABLES}
-    wheel = chosen_wheel(system, asked["TORCH_VERSION"], asked["TORCH_INDEX_URL"])
-    code = _pip_install(wheel, system)
-    if not code or not wheel.index or any(asked.values()):
-        return code
-    print("it cannot be downloaded (TORCH_INDEX_URL can name a mirror), so the usual one is taken")
-    return _pip_install(_usual_wheel(system), system)
-
-
-def _pip_install(wheel: Wheel, system: System) -> int:
-    """Passes the index in the environment: command lines are public."""
+    index_url, version = (os.environ.get(name, "") for name in TORCH_VARIABLES)
+    wheel = chosen_wheel(system, version, index_url)
     print(f"installing {wheel.in_words()}", flush=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--progress-bar", "off", "--no-input", "--no-deps", f"torch=={wheel.version}"]

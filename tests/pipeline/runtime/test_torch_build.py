@@ -196,7 +196,10 @@ def test_a_build_that_pip_takes_for_another_is_replaced(
     monkeypatch.setattr(torch_build.importlib.metadata, "version", version)
     monkeypatch.setattr(torch_build.subprocess, "run", run)
     monkeypatch.setenv("TORCH_INDEX_URL", wheel.index)
-    torch_build._pip_install(wheel, machine("580.65.06", *([cards] if cards else [])))
+    system = machine("580.65.06", *([cards] if cards else []))
+    monkeypatch.setattr(torch_build, "read_system", lambda: system)
+    monkeypatch.setattr(torch_build, "chosen_wheel", lambda *_: wheel)
+    torch_build.install_torch()
     assert ("--force-reinstall" in calls[0]) is replaced
 
 
