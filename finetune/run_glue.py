@@ -33,6 +33,7 @@ from finetune.search.job_folder import (
     write_predictions,
 )
 from finetune.training.foreign_models import can_only_be_a_folder, local_model
+from finetune.training.schedules import SCHEDULES
 from pipeline.console import WARNING_PREFIX, print_line
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
@@ -98,7 +99,7 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--weight_decay", type=not_negative, default=0.0)
     add("--max_grad_norm", type=not_negative, default=1.0)
     add("--num_train_epochs", type=not_negative, default=3.0)
-    add("--lr_scheduler_type", default="linear", help="by its transformers name")
+    add("--lr_scheduler_type", choices=SCHEDULES, default="linear")
     warmup_help = "a share of all steps if below 1"
     add("--warmup_steps", "--warmup_ratio", type=not_negative, default=0.0, help=warmup_help)
     add("--seed", type=_number(int, SEED), default=42)
@@ -155,9 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _problem(flags: argparse.Namespace) -> str:
     """Returns an error message for wrong flags, else ""."""
-    from finetune.training.schedules import FOLLOWS_SCORE, scheduler_names
-
-    folder, names = flags.output_dir, scheduler_names()
+    folder = flags.output_dir
     if folder.exists() and not folder.is_dir():
         return f"--output_dir: {folder} is a file, expected a folder"
     if not (flags.do_train or flags.do_eval or flags.do_predict):
@@ -168,15 +167,8 @@ def _problem(flags: argparse.Namespace) -> str:
         return f"--output_dir: {model_path(folder)} is no model of this program, and not deleted"
     if flags.task_name.benchmark == "SuperGLUE" and not flags.superglue_dir:
         return f"--superglue_dir: expected the folder of {flags.task_name.name}, a SuperGLUE task"
-    if flags.lr_scheduler_type not in names:
-        return f"--lr_scheduler_type: got {flags.lr_scheduler_type}, expected {', '.join(names)}"
-    needs_evaluations = {
-        "--load_best_model_at_end": flags.load_best_model_at_end,
-        f"--lr_scheduler_type {flags.lr_scheduler_type}": flags.lr_scheduler_type in FOLLOWS_SCORE,
-    }
-    needing = [name for name, needs in needs_evaluations.items() if needs]
-    if needing and flags.eval_strategy == "no":
-        return f"{needing[0]}: expected --eval_strategy steps or epoch beside it"
+    if flags.load_best_model_at_end and flags.eval_strategy == "no":
+        return "--load_best_model_at_end: expected --eval_strategy steps or epoch beside it"
     return ""
 
 

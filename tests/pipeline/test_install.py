@@ -354,8 +354,8 @@ def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monk
         "cuda": "13.0",
         "kernels": "sm_75 sm_80",
         "driver": "470.82.01",
-        "gpus": "Tesla V100 (compute capability 7.0, bf16: emulated), "
-        "2 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)",
+        "gpus": "Tesla V100 (compute capability 7.0), "
+        "2 x NVIDIA A100-SXM4-80GB (compute capability 8.0)",
         "not usable": problem,
     }
     assert capsys.readouterr().out.endswith(f"\nnot usable: {problem}\n")
@@ -365,7 +365,7 @@ def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monk
 def test_gpus_that_can_be_used_are_named(machine):
     machine.has(gpu(0))
     found = recorded()
-    assert found["gpus"] == "NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)"
+    assert found["gpus"] == "NVIDIA A100-SXM4-80GB (compute capability 8.0)"
     assert "not usable" not in found
 
 

@@ -94,7 +94,8 @@ def test_each_machine_gets_a_build_that_runs_there(name):
         (
             machine("580.65.06", (7, 0), (8, 0), (7, 0)),
             "13.0",
-            "torch for CUDA 13.0 has no kernels for Tesla V100-SXM2-16GB (compute capability 7.0)",
+            "torch for CUDA 13.0 has no kernels for 2 x Tesla V100-SXM2-16GB "
+            "(compute capability 7.0)",
         ),
         (machine("580.65.06", (8, 0)), None, "this torch is built without CUDA"),
         (machine("580.65.06"), None, ""),
