@@ -37,11 +37,6 @@ def configured_tasks(finetune: "CfgNode") -> tuple[Task, ...]:
 
 
 def _own_task(name: str, node: "CfgNode") -> Task:
-    for key in ("TRAIN", "DEV", "TEST"):
-        if (node[key] or key != "TEST") and not Path(node[key]).is_file():
-            raise ConfigError(
-                [f"FINETUNE.CUSTOM_TASKS.{name}.{key}: no such file, got {node[key] or 'nothing'}"]
-            )
     return custom_task(name, TaskKeys(**{key.lower(): value for key, value in node.items()}))
 
 
