@@ -123,8 +123,8 @@ def _length_notes(search: Search) -> Iterator[str]:
     }
     for key, length in too_long.items():
         yield (
-            f"{WARNING_PREFIX}samples are cut to at most {positions} tokens, as the model has only "
-            f"{positions} positions; {key} is {length}"
+            f"{WARNING_PREFIX}samples are cut, as the model has only {positions} positions; "
+            f"{key} is {length}"
         )
 
 
