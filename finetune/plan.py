@@ -118,6 +118,10 @@ def _max_seq_length(finetune: "CfgNode", task: str) -> tuple[str, int]:
     return "FINETUNE.MAX_SEQ_LENGTH", finetune.MAX_SEQ_LENGTH
 
 
+def _grids(finetune: "CfgNode", tasks: tuple[Task, ...]) -> dict[str, Grid]:
+    return {task.name: Grid(*map(tuple, grid_of(finetune, task.name).values())) for task in tasks}
+
+
 def _grid_inputs(search: Search) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for task, jobs in by_task(search.jobs).items():
@@ -131,9 +135,8 @@ def _grid_inputs(search: Search) -> dict[str, Any]:
 
 def _jobs(finetune: "CfgNode", tasks: tuple[Task, ...]) -> tuple[Job, ...]:
     stilt = task_names(finetune.STILT_TASKS, finetune)
-    grids = {task.name: Grid(*map(tuple, grid_of(finetune, task.name).values())) for task in tasks}
     try:
-        return tuple(plan_jobs(grids, finetune.SEEDS, stilt))
+        return tuple(plan_jobs(_grids(finetune, tasks), finetune.SEEDS, stilt))
     except ValueError as error:
         raise ConfigError(
             [
