@@ -20,7 +20,6 @@ from pipeline.environment import (
     environment_is_ready,
     inside_environment,
     install_command,
-    locked_out,
     missing_packages,
     was_reexecuted,
 )
@@ -108,8 +107,6 @@ def main(arguments: list[str]) -> int:
 
 def _run_in_environment(options: argparse.Namespace, arguments: list[str]) -> int:
     """Continues in .venv, after making it if needed."""
-    if locked_out():
-        raise StageError(locked_out(), stage="install")
     names = ", ".join(missing_packages())
     missing = f"missing packages: {names}"
     if inside_environment() or was_reexecuted() or not environment_is_ready():

@@ -10,9 +10,9 @@ from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.local_workers import Slot, plan_slots
 from finetune.search.search import Search
-from finetune.training.foreign_models import problem_with_places, problem_with_vocabulary
+from finetune.training.foreign_models import problem_with_places
 from pipeline.errors import ConfigError
-from pipeline.runtime.devices import num_gpus
+from pipeline.runtime.devices import usable_gpus
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -64,14 +64,14 @@ def check_model(folder: Path) -> None:
                     f"model in Hugging Face format, with {' or '.join(patterns)}"
                 ]
             )
-    if problem := problem_with_places(folder) or problem_with_vocabulary(folder):
+    if problem := problem_with_places(folder):
         raise ConfigError([f"FINETUNE.MODEL_NAME_OR_PATH: {problem}"])
 
 
 def slots_for(config: "CfgNode", search: Search) -> list[Slot]:
     """Returns the slots of the search. Raises ConfigError for unusable GPUs."""
     return plan_slots(
-        num_gpus(config.SYSTEM.NUM_GPUS),
+        len(usable_gpus(config.SYSTEM.NUM_GPUS)),
         config.FINETUNE.MULTIPROCESS_GPU_LIST,
         config.SYSTEM.NUM_WORKERS,
         len(search.jobs),

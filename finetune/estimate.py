@@ -14,11 +14,11 @@ from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.grid import HALVING, STILT_SOURCE, by_task, total_rows
 from finetune.search.search import Search, count_runs
-from finetune.training.foreign_models import positions_of
 from pipeline.console import WARNING_PREFIX
 from pipeline.hub.needs import HubNeed
 from pipeline.stage_plan import Estimate
 from pipeline.store.disk import DiskNeed, size_of
+from pipeline.store.record_files import read_json
 from pretrain.estimate import model_bytes
 
 if TYPE_CHECKING:
@@ -112,21 +112,19 @@ def _num_rows(search: Search, task: Task) -> int:
     return num_train_rows(task, search.data_dir(task))
 
 
-def known_positions(search: Search) -> int:
-    """Returns the number of positions of a local model, 0 if its config does not tell."""
-    return positions_of(Path(search.model.path))
-
-
 def _length_notes(search: Search) -> Iterator[str]:
     """Yields warnings of samples longer than the model's positions."""
-    positions, keys = known_positions(search), {}
-    for task, length in search.max_seq_lengths.items():
-        if 0 < positions < length:
-            keys[search.length_keys[task]] = length
-    for key, length in keys.items():
+    model = read_json(Path(search.model.path) / "config.json") or {}
+    positions = model.get("max_position_embeddings")
+    too_long = {
+        search.length_keys[task]: length
+        for task, length in search.max_seq_lengths.items()
+        if isinstance(positions, int) and 0 < positions < length
+    }
+    for key, length in too_long.items():
         yield (
-            f"{WARNING_PREFIX}samples are cut to at most {positions} tokens, as the model has only "
-            f"{positions} positions; {key} is {length}"
+            f"{WARNING_PREFIX}samples are cut, as the model has only {positions} positions; "
+            f"{key} is {length}"
         )
 
 

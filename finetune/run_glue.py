@@ -12,6 +12,7 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
 
     enter_environment()
 
-from configs.predicates import SEED, Rule, at_least, between, from_to, inside
+from configs.predicates import SEED, Rule, at_least, between, inside
 from finetune.data.tasks import TASKS, Task, find_task
 from finetune.search.job_folder import (
     InputPaths,
@@ -32,6 +33,7 @@ from finetune.search.job_folder import (
     write_predictions,
 )
 from finetune.training.foreign_models import can_only_be_a_folder, local_model
+from finetune.training.schedules import SCHEDULES
 from pipeline.console import WARNING_PREFIX, print_line
 from pipeline.errors import StageError
 from pipeline.privacy import private_files
@@ -48,25 +50,6 @@ IGNORED = (
     *("group_by_length", "train_sampling_strategy"),
     *("dataloader_num_workers", "dataloader_pin_memory"),
 )
-
-# Valid values of the numeric flags.
-RANGES: dict[str, Rule] = {
-    "max_seq_length": at_least(8),
-    "max_train_samples": at_least(0),
-    "max_eval_samples": at_least(0),
-    "max_predict_samples": at_least(0),
-    "eval_steps": at_least(1),
-    "per_device_train_batch_size": at_least(1),
-    "per_device_eval_batch_size": at_least(1),
-    "gradient_accumulation_steps": at_least(1),
-    "learning_rate": inside(0, math.inf),
-    "weight_decay": between(0, math.inf),
-    "max_grad_norm": between(0, math.inf),
-    "num_train_epochs": between(0, math.inf),
-    "warmup_steps": between(0, math.inf),
-    "warmup_ratio": from_to(0, 1),
-    "seed": SEED,
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -88,16 +71,12 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     switch = partial(add, type=_truth, nargs="?", const=True)
     add("--model_name_or_path", required=True, help="folder or Hub name of a checkpoint")
-    add("--tokenizer_name", default="", help="the same for its tokenizer; default: the model's")
     add("--task_name", required=True, type=_task, help=", ".join(task.name for task in TASKS))
     add("--glue_dir", default="", help="GLUE in its TSV layout; default: nyu-mll/glue on the Hub")
     add("--superglue_dir", default="", help="SuperGLUE in its JSONL layout, for its tasks")
     add("--output_dir", required=True, type=Path)
     switch("--overwrite_output_dir", help="write into a folder that is not empty")
-    add("--max_seq_length", type=int, default=128)
-    add("--max_train_samples", type=int, default=0, help="only the first ones; default: all")
-    add("--max_eval_samples", type=int, default=0)
-    add("--max_predict_samples", type=int, default=0)
+    add("--max_seq_length", type=_number(int, at_least(8)), default=128)
     switch("--do_train", help="without it the checkpoint is used as it is")
     switch("--do_eval", help="score the dev sets")
     switch("--do_predict", help="predict the test sets")
@@ -107,21 +86,35 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
 def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     switch = partial(add, type=_truth, nargs="?", const=True)
-    strategies = ("no", "steps", "epoch")
-    add("--eval_strategy", "--evaluation_strategy", choices=strategies, default="no")
-    add("--eval_steps", type=int, default=500, help="with --eval_strategy steps")
+    count = _number(int, at_least(1))
+    positive = _number(float, inside(0, math.inf))
+    not_negative = _number(float, between(0, math.inf))
+    add("--eval_strategy", "--evaluation_strategy", choices=("no", "steps", "epoch"), default="no")
+    add("--eval_steps", type=count, default=500, help="with --eval_strategy steps")
     switch("--load_best_model_at_end", help="the best of the evaluated weights count")
-    add("--per_device_train_batch_size", "--per_gpu_train_batch_size", type=int, default=8)
-    add("--per_device_eval_batch_size", "--per_gpu_eval_batch_size", type=int, default=8)
-    add("--gradient_accumulation_steps", type=int, default=1)
-    add("--learning_rate", type=float, default=5e-5)
-    add("--weight_decay", type=float, default=0.0)
-    add("--max_grad_norm", type=float, default=1.0)
-    add("--num_train_epochs", type=float, default=3.0)
-    add("--lr_scheduler_type", default="linear", help="by its transformers name")
-    add("--warmup_steps", type=float, default=0, help="a share of all steps if below 1")
-    add("--warmup_ratio", type=float, default=0.0, help="the same as --warmup_steps below 1")
-    add("--seed", type=int, default=42)
+    add("--per_device_train_batch_size", "--per_gpu_train_batch_size", type=count, default=8)
+    add("--per_device_eval_batch_size", "--per_gpu_eval_batch_size", type=count, default=8)
+    add("--gradient_accumulation_steps", type=count, default=1)
+    add("--learning_rate", type=positive, default=5e-5)
+    add("--weight_decay", type=not_negative, default=0.0)
+    add("--max_grad_norm", type=not_negative, default=1.0)
+    add("--num_train_epochs", type=not_negative, default=3.0)
+    add("--lr_scheduler_type", choices=SCHEDULES, default="linear")
+    warmup_help = "a share of all steps if below 1"
+    add("--warmup_steps", "--warmup_ratio", type=not_negative, default=0.0, help=warmup_help)
+    add("--seed", type=_number(int, SEED), default=42)
+
+
+def _number(kind: Callable[[str], float], rule: Rule) -> Callable[[str], float]:
+    """Returns a parser of numbers that keep a rule."""
+    is_valid, expected = rule
+
+    def number(text: str) -> float:
+        if not is_valid(value := kind(text)):
+            raise argparse.ArgumentTypeError(f"got {text}, expected {expected}")
+        return value
+
+    return number
 
 
 def _task(name: str) -> Task:
@@ -163,12 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _problem(flags: argparse.Namespace) -> str:
     """Returns an error message for wrong flags, else ""."""
-    from finetune.training.schedules import FOLLOWS_SCORE, scheduler_names
-
-    folder, names = flags.output_dir, scheduler_names()
-    for name, (is_in_range, expected) in RANGES.items():
-        if not is_in_range(value := getattr(flags, name)):
-            return f"--{name}: got {value}, expected {expected}"
+    folder = flags.output_dir
     if folder.exists() and not folder.is_dir():
         return f"--output_dir: {folder} is a file, expected a folder"
     if not (flags.do_train or flags.do_eval or flags.do_predict):
@@ -179,27 +167,19 @@ def _problem(flags: argparse.Namespace) -> str:
         return f"--output_dir: {model_path(folder)} is no model of this program, and not deleted"
     if flags.task_name.benchmark == "SuperGLUE" and not flags.superglue_dir:
         return f"--superglue_dir: expected the folder of {flags.task_name.name}, a SuperGLUE task"
-    if flags.lr_scheduler_type not in names:
-        return f"--lr_scheduler_type: got {flags.lr_scheduler_type}, expected {', '.join(names)}"
-    needs_evaluations = {
-        "--load_best_model_at_end": flags.load_best_model_at_end,
-        f"--lr_scheduler_type {flags.lr_scheduler_type}": flags.lr_scheduler_type in FOLLOWS_SCORE,
-    }
-    needing = [name for name, needs in needs_evaluations.items() if needs]
-    if needing and flags.eval_strategy == "no":
-        return f"{needing[0]}: expected --eval_strategy steps or epoch beside it"
+    if flags.load_best_model_at_end and flags.eval_strategy == "no":
+        return "--load_best_model_at_end: expected --eval_strategy steps or epoch beside it"
     return ""
 
 
 def _notes(flags: argparse.Namespace) -> list[str]:
-    """Returns notes on flags without an effect, and on models from the Hub."""
+    """Returns notes on flags without an effect, and on a model from the Hub."""
     notes = [f"--{name} has no effect" for name in IGNORED if name in flags]
-    if flags.warmup_ratio and flags.warmup_steps:
-        notes.append("--warmup_ratio has no effect: --warmup_steps is given")
-    for name in ("model_name_or_path", "tokenizer_name"):
-        model = getattr(flags, name)
-        if model and not os.path.exists(model) and not can_only_be_a_folder(model):
-            notes.append(f"--{name}: there is no folder {model}, so it is a name on the Hub")
+    model = flags.model_name_or_path
+    if not os.path.exists(model) and not can_only_be_a_folder(model):
+        notes.append(
+            f"--model_name_or_path: there is no folder {model}, so it is a name on the Hub"
+        )
     return notes
 
 
@@ -208,7 +188,7 @@ def run(flags: argparse.Namespace) -> dict:
     import torch
 
     from finetune.data.encoding import load_tokenizer
-    from finetune.training.training import MaxSamples, finetune_task
+    from finetune.training.training import finetune_task
 
     if (num_gpus := torch.cuda.device_count()) > 1:
         print(
@@ -218,18 +198,14 @@ def run(flags: argparse.Namespace) -> dict:
     task, folder = flags.task_name, flags.output_dir
     data_dir = flags.superglue_dir if task.benchmark == "SuperGLUE" else flags.glue_dir
     model, _ = local_model(flags.model_name_or_path, "--model_name_or_path")
-    tokenizer = model
-    if flags.tokenizer_name:
-        tokenizer, _ = local_model(flags.tokenizer_name, "--tokenizer_name")
     outcome = finetune_task(
         task,
-        InputPaths(model, tokenizer, data_dir),
+        InputPaths(model, model, data_dir),
         _settings(flags),
         print,
         flags.do_train,
         flags.do_eval or flags.eval_strategy != "no",
         flags.do_predict,
-        MaxSamples(flags.max_train_samples, flags.max_eval_samples, flags.max_predict_samples),
     )
     for warning in outcome.tokenization.warnings("--max_seq_length"):
         print_line(WARNING_PREFIX + warning)
@@ -243,7 +219,7 @@ def run(flags: argparse.Namespace) -> dict:
     write_json(folder / RESULTS, results)
     if flags.do_train:  # after RESULTS, which allows a later run to overwrite the model
         save_model(outcome.model, folder)
-        load_tokenizer(tokenizer).save_pretrained(model_path(folder))
+        load_tokenizer(model).save_pretrained(model_path(folder))
     return results
 
 
@@ -256,7 +232,7 @@ def _settings(flags: argparse.Namespace) -> TrainingSettings:
         seed=flags.seed,
         max_seq_length=flags.max_seq_length,
         weight_decay=flags.weight_decay,
-        warmup=flags.warmup_steps or flags.warmup_ratio,
+        warmup=flags.warmup_steps,
         lr_scheduler_type=flags.lr_scheduler_type,
         max_grad_norm=flags.max_grad_norm,
         eval_batch_size=flags.per_device_eval_batch_size,

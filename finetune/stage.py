@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from finetune.data.tasks import Task
 from finetune.estimate import training_rows
 from finetune.plan import FinetunePlan, plan
 from finetune.search.dask_workers import dask_workers
-from finetune.search.grid import Job, best_job, run_order, total_rows
+from finetune.search.grid import Job, best_job, by_task, run_order, total_rows
 from finetune.search.job_folder import (
     ASKED_LENGTH,
     SUMMARY_KEYS,
@@ -171,7 +171,10 @@ def _check_texts(
     Raises StageError if the model cannot be used or would see next to nothing.
     """
     found = [task for task in search.tasks if task.name in set(tasks)]
-    checks = [_text_check(search, task) for task in reversed(found)]
+    checks = []
+    for task in reversed(found):
+        paths = InputPaths(search.model.path, search.model.path, search.data_dir(task))
+        checks.append(TaskCheck(task, paths.absolute(), search.max_seq_lengths[task.name]))
 
     def next_check() -> TaskCheck | None:
         return checks.pop() if checks else None
@@ -186,11 +189,6 @@ def _check_texts(
         console.say(str(outcome))
         for warning in outcome.warnings(search.length_keys[check.task.name]):
             console.say(WARNING_PREFIX + warning)
-
-
-def _text_check(search: Search, task: Task) -> TaskCheck:
-    paths = InputPaths(search.model.path, search.model.path, search.data_dir(task))
-    return TaskCheck(task, paths.absolute(), search.max_seq_lengths[task.name])
 
 
 def _run_jobs(
@@ -275,8 +273,8 @@ def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
     """Returns all runs with their dev scores, and the best setting of each task."""
     done = [job for job in search.jobs if job in results]
     best = {
-        task.name: best_job({j: results[j]["score"] for j in _of_task(done, task.name)}).setting
-        for task in search.tasks
+        task: best_job({job: results[job]["score"] for job in jobs}).setting
+        for task, jobs in by_task(done).items()
     }
     return {
         "dataset_id": search.model.dataset_id,
@@ -289,18 +287,9 @@ def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
     }
 
 
-def _of_task(jobs: Iterable[Job], task: str) -> list[Job]:
-    return [job for job in jobs if job.task == task]
-
-
 def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
     return {
-        "task": job.task,
+        **asdict(job),
         "setting": job.setting,
-        "epochs": job.epochs,
-        "batch_size": job.batch_size,
-        "learning_rate": job.learning_rate,
-        "seed": job.seed,
-        "stilt": job.stilt,
         **{key: result[key] for key in (*SUMMARY_KEYS, ASKED_LENGTH) if key in result},
     }

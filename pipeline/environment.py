@@ -113,24 +113,6 @@ def requirements_digest() -> str:
     return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
 
 
-def locked_out() -> str:
-    """Returns an error message if this user may not run the Python of .venv, else ""."""
-    try:
-        os.stat(str(PYTHON))
-    except PermissionError:
-        pass
-    except OSError:  # missing, or a broken link after an update
-        return ""
-    else:
-        if os.access(str(PYTHON), os.X_OK):
-            return ""
-    return (
-        f"{PYTHON} leads to {os.path.realpath(str(PYTHON))}, which this user may not run; make "
-        f"{ENVIRONMENT} again with a Python that all may run (PYTHON=/usr/bin/python3 bash "
-        "install.sh), or work in a copy of this folder without it"
-    )
-
-
 # --- restarting in it --------------------------------------------------------------------------
 
 
@@ -150,9 +132,6 @@ def enter_environment() -> None:
 
 
 def _why_not(is_old: bool) -> str:
-    problem = locked_out()
-    if problem:
-        return problem
     if is_old:
         version, oldest = sys.version.split()[0], ".".join(map(str, OLDEST_PYTHON))
         return f"ExtremeBERT needs Python {oldest} or newer, this is {version} ({sys.executable})"

@@ -10,7 +10,6 @@ import platform
 import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -32,7 +31,7 @@ from pipeline.environment import (
 )
 from pipeline.errors import ConfigError, StageError
 from pipeline.runtime.devices import usable_gpus
-from pipeline.runtime.nvidia import Card, read_system
+from pipeline.runtime.nvidia import listed, read_system
 from pipeline.runtime.processes import run_logged
 from pipeline.stage_plan import Estimate
 from pipeline.store.artifacts import Status
@@ -203,7 +202,7 @@ def _report() -> None:
         "cuda": torch.version.cuda or "none",
         "kernels": " ".join(torch.cuda.get_arch_list()) or "none",
         "driver": system.driver or system.problem or "none",
-        "gpus": _in_words(system.cards) or "none (training will use the CPU)",
+        "gpus": listed(system.cards) or "none (training will use the CPU)",
         "deepspeed": deepspeed.__version__,
         "c++ compiler": compiler or "none (not needed)",
     }
@@ -214,25 +213,6 @@ def _report() -> None:
     for name, value in found.items():
         print(f"{name}: {value}")
     write_json(RECORD, {**found, "asked": asked_torch(), "requirements": requirements_digest()})
-
-
-def _in_words(cards: Sequence[Card]) -> str:
-    """Returns `8 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)`, and so on.
-
-    bf16 is emulated before compute capability 8.0, as `torch.cuda.is_bf16_supported` has it.
-    """
-    kinds = Counter((card.name, card.capability) for card in cards)
-    return ", ".join(
-        f"{f'{count} x ' if count > 1 else ''}{name} ({_facts(capability)})"
-        for (name, capability), count in kinds.items()
-    )
-
-
-def _facts(capability: tuple[int, int] | None) -> str:
-    if not capability:
-        return "compute capability unknown"
-    bf16 = "native" if capability >= (8, 0) else "emulated"
-    return f"compute capability {capability[0]}.{capability[1]}, bf16: {bf16}"
 
 
 if __name__ == "__main__":

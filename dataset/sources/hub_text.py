@@ -21,7 +21,7 @@ from dataset.sources.corpus_files import list_files, text_size
 from dataset.sources.parquet_files import ParquetSlice, cut_parquet_file, open_parquet_file
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import HubTables, check_split, is_parquet, library, look_up
-from pipeline.hub.repository import SHOWN_COMMIT, Repository, not_cached
+from pipeline.hub.repository import SHOWN_COMMIT
 from pipeline.hub.requests import bound_requests, first_line, is_offline
 from pipeline.store.disk import size_in_words
 
@@ -178,27 +178,21 @@ def open_dataset(
     ]
 
 
-def find_tables(dataset: HubDataset) -> HubTables | None:
+def find_tables(dataset: HubDataset) -> HubTables:
     """Looks a dataset's files up. Raises StageError if it lacks the subset or the split."""
     name, subset = dataset.home
     subset = "" if subset == "default" else subset
     tables = look_up(name, subset, Path(dataset.cache), dataset.commit)
-    if tables:
-        check_split(dataset.label, dataset.split, tables.files)
+    check_split(dataset.label, dataset.split, tables.files)
     return tables
 
 
 def load_converted(dataset: HubDataset, tables: HubTables | None) -> Any:
-    """Converts a split to Arrow files; without `tables`, only the cache can hold a Hub dataset."""
-    if tables:
-        with readable(dataset):
-            return tables.load(dataset.split)
-    try:
+    """Converts a split to Arrow files. tables: of a Hub dataset."""
+    if not tables:
         return load(dataset, streaming=False)
-    except StageError as error:
-        if dataset.is_local:
-            raise
-        raise StageError(not_cached(Repository(dataset.home[0], "dataset"))) from error
+    with readable(dataset):
+        return tables.load(dataset.split)
 
 
 def only_rows_of_split(dataset: HubDataset, loaded: Any) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.row_checks import file_state, problems_of_rows
-from finetune.data.tables import column_positions, read_table, table_columns
+from finetune.data.tables import read_table
 from finetune.data.tasks import Split, Task
 from pipeline.errors import ConfigError, StageError
-from pipeline.user_files.file_checks import shown, shown_list
+from pipeline.user_files.file_checks import problem_with_file, shown, shown_list
 
 FOLDER = "."  # the files' names are relative to it
 MAX_CLASSES = 1000  # in a train file; a column with more rarely holds labels
@@ -37,10 +37,9 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
     and raises ConfigError for a file without the columns, with a row that `load_examples` refuses
     or with nothing to learn.
     """
-    _check_columns(name, "TRAIN", keys.train, (*keys.text_columns, keys.label_column))
-    _check_columns(name, "DEV", keys.dev, (*keys.text_columns, keys.label_column))
-    if keys.test:
-        _check_columns(name, "TEST", keys.test, keys.text_columns)
+    for key, file in (("TRAIN", keys.train), ("DEV", keys.dev), ("TEST", keys.test)):
+        if (file or key != "TEST") and (problem := problem_with_file(file)):
+            raise _error(name, key, f"{file or 'no file'}: {problem}")
     words: Sequence[str] = ()
     if not keys.score_range:
         words = keys.labels or _labels_of_train(name, keys.train, keys.label_column)
@@ -84,13 +83,6 @@ def _metrics(name: str, metrics: Sequence[str], words: Sequence[str]) -> tuple[s
         problem = f"f1 is that of the second of two labels, got {len(words)} labels"
         raise _error(name, "METRICS", f"{problem}, expected f1_macro")
     return tuple(metrics) or (("accuracy",) if words else ("pearson", "spearman"))
-
-
-def _check_columns(name: str, key: str, file: str, columns: Sequence[str]) -> None:
-    try:
-        column_positions(Path(file), table_columns(Path(file), columns), columns)
-    except StageError as error:
-        raise _error(name, key, error.cause) from error
 
 
 def _labels_of_train(name: str, train: str, column: str) -> tuple[str, ...]:

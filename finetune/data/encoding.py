@@ -54,19 +54,6 @@ class Encoded(Tokens):
     counts: np.ndarray = field(default_factory=lambda: np.zeros((0, len(COLUMNS)), np.int32))
     unknown_words: tuple[str, ...] = ()
 
-    def first(self, number: int) -> "Encoded":
-        """Returns the first `number` samples."""
-        if number >= len(self):
-            return self
-        offsets, old = self.offsets[: number + 1], self.examples
-        columns = {name: flat[: offsets[-1]] for name, flat in self.columns.items()}
-        keys = old.keys[:number]
-        answered = {key[0] for key in keys}
-        answers = {query: found for query, found in old.answers.items() if query in answered}
-        examples = replace(old, labels=old.labels[:number], keys=keys, answers=answers)
-        labels, counts = self.labels[:number], self.counts[:number]
-        return Encoded(columns, offsets, labels, examples, counts, self.unknown_words)
-
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
     """Concatenates one or more parts."""

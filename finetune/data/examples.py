@@ -13,7 +13,7 @@ from finetune.data.tables import Table, iter_lines, read_objects, read_table, ta
 from finetune.data.tasks import Split, Task
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
-from pipeline.hub.repository import Repository, cached_commit, not_cached
+from pipeline.hub.repository import Repository, cached_commit
 from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import shown, shown_list
 
@@ -224,8 +224,6 @@ def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:
     with TemporaryDirectory() as folder:
         try:
             tables = look_up(HUB_DATASET, split.hub_config, Path(folder), cached_commit(HUB_GLUE))
-            if tables is None:
-                raise StageError(not_cached(HUB_GLUE))
             check_split(f"{HUB_DATASET} {split.hub_config}", split.hub_split, tables.files)
             data = tables.load(split.hub_split)
         except StageError as error:

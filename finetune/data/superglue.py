@@ -27,9 +27,6 @@ WRONG, RIGHT = "wrong", "right"
 class NoLabel(ValueError):
     """A row without a label."""
 
-    def __init__(self) -> None:
-        super().__init__("no label")
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -167,7 +164,7 @@ def _known(label: Any, words: Sequence[str]) -> str:
     Raises NoLabel for an empty one, StageError for an unknown word.
     """
     if label == "":
-        raise NoLabel
+        raise NoLabel("no label")
     word = str(label).lower()
     if word not in words:
         raise StageError(f"label {shown(repr(label))}, expected one of {', '.join(words)}")

@@ -5,7 +5,7 @@ Lines end at LF or CRLF only; str.splitlines would cut at U+2028, too.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -50,14 +50,8 @@ class Table(Generic[Cells]):
             )
 
 
-def table_columns(path: Path, wanted: Iterable[str] = ()) -> list[str]:
-    """Returns the column names; of a .jsonl the keys of the first objects, until all `wanted` ones
-    are found. An empty file has none.
-
-    Raises StageError if the header, or each line of a .jsonl, is malformed.
-    """
-    if path.suffix.lower() == ".jsonl":
-        return _first_keys(path, wanted)
+def table_columns(path: Path) -> list[str]:
+    """Returns the column names of a .tsv or .csv file. Raises StageError for a malformed header."""
     return _open_delimited(path).header.fields
 
 
@@ -172,24 +166,6 @@ def read_objects(path: Path) -> Table[dict[str, Any]]:
     return table
 
 
-def _first_keys(path: Path, wanted: Iterable[str]) -> list[str]:
-    keys: dict[str, None] = {}
-    problem, missing = "", set(wanted)
-    for number, line in iter_lines(path):
-        try:
-            found = _parsed(line)
-        except ValueError as error:
-            problem = problem or f"{path}:{number}: {error}, expected an object per line"
-            continue
-        keys |= dict.fromkeys(found)
-        missing -= found.keys()
-        if not missing:
-            break
-    if problem and not keys:
-        raise StageError(problem)
-    return list(keys)
-
-
 def _parsed(line: bytes | None) -> dict[str, Any]:
     """Raises ValueError with the problem of the line."""
     if line is None:
@@ -209,6 +185,9 @@ def _parsed(line: bytes | None) -> dict[str, Any]:
 def _read_columns(
     objects: Table[dict[str, Any]], columns: Sequence[str], optional: Sequence[str]
 ) -> Table[tuple[str, ...]]:
+    if not objects.malformed or objects.rows:
+        keys = dict.fromkeys(key for _, row in objects.rows for key in row)
+        column_positions(objects.path, list(keys), columns)
     table: Table[tuple[str, ...]] = Table(objects.path, [], objects.malformed)
     for number, row in objects.rows:
         cells = [_cell(row.get(column), column in optional) for column in columns]

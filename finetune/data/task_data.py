@@ -30,19 +30,13 @@ def configured_tasks(finetune: "CfgNode") -> tuple[Task, ...]:
     own = finetune.CUSTOM_TASKS
     try:
         return tuple(
-            _own_task(name, own[name]) if name in own else find_task(name) for name in names
+            custom_task(name, TaskKeys(**{key.lower(): own[name][key] for key in own[name]}))
+            if name in own
+            else find_task(name)
+            for name in names
         )
     except KeyError as error:
         raise ConfigError([f"FINETUNE.TASKS: {error.args[0]}"]) from error
-
-
-def _own_task(name: str, node: "CfgNode") -> Task:
-    for key in ("TRAIN", "DEV", "TEST"):
-        if (node[key] or key != "TEST") and not Path(node[key]).is_file():
-            raise ConfigError(
-                [f"FINETUNE.CUSTOM_TASKS.{name}.{key}: no such file, got {node[key] or 'nothing'}"]
-            )
-    return custom_task(name, TaskKeys(**{key.lower(): value for key, value in node.items()}))
 
 
 def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:

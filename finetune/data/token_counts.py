@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,21 +52,8 @@ class TokenCounts:
             "truncated_share": _share(self.num_truncated, self.num_samples),
             "cut_share": _share(self.num_tokens_cut, self.num_tokens),
             "unknown_share": _share(self.num_unknown_tokens, self.num_tokens),
-            "unknown_character_share": self.unknown_character_share,
+            "unknown_character_share": _share(self.num_unknown_characters, self.num_characters),
         }
-
-    @property
-    def unknown_character_share(self) -> float:
-        return _share(self.num_unknown_characters, self.num_characters)
-
-    @property
-    def is_much_cut(self) -> bool:
-        shares = self.shares
-        return max(shares["truncated_share"], shares["cut_share"]) > WARN_CUT
-
-    def __add__(self, other: "TokenCounts") -> "TokenCounts":
-        names = [field.name for field in fields(self)]
-        return TokenCounts(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
 def _share(part: int, whole: int) -> float:
@@ -114,24 +101,24 @@ class Tokenization:
             for name, counts in self.splits.items()
             if counts.num_truncated
         ]
-        total = TokenCounts(*[0] * len(fields(TokenCounts)))
-        for counts in self.splits.values():
-            total += counts
+        columns = zip(*map(astuple, self.splits.values()), strict=True)
+        total = TokenCounts(*map(sum, columns)).shares
         return (
             f"{self.task}: at most {self.max_seq_length} tokens per sample; "
             f"truncated: {', '.join(truncated) or 'none'}; "
-            f"unknown: {100 * total.shares['unknown_share']:.1f} % of tokens "
-            f"({100 * total.unknown_character_share:.1f} % of characters)"
+            f"unknown: {100 * total['unknown_share']:.1f} % of tokens "
+            f"({100 * total['unknown_character_share']:.1f} % of characters)"
         )
 
     def warnings(self, key: str) -> Iterator[str]:
         """key: the config key, or the flag, of the length."""
-        if any(counts.is_much_cut for counts in self.splits.values()):
-            most = max(self.splits.values(), key=lambda counts: counts.shares["cut_share"])
+        shares = [counts.shares for counts in self.splits.values()]
+        if any(max(found["truncated_share"], found["cut_share"]) > WARN_CUT for found in shares):
+            most = max(shares, key=lambda found: found["cut_share"])
             yield (
-                f"{self.task}: {100 * most.shares['truncated_share']:.1f} % of samples are "
+                f"{self.task}: {100 * most['truncated_share']:.1f} % of samples are "
                 f"truncated to {self.max_seq_length} tokens, which drops "
-                f"{100 * most.shares['cut_share']:.1f} % of the text; {self._way_out(key)}"
+                f"{100 * most['cut_share']:.1f} % of the text; {self._way_out(key)}"
             )
         split, share = self._most_unknown()
         if share > WARNING_SHARE:
@@ -139,9 +126,11 @@ class Tokenization:
 
     def _most_unknown(self) -> tuple[str, float]:
         """Returns the split in words, and its share of unknown characters."""
-        name = max(self.splits, key=lambda name: self.splits[name].unknown_character_share)
-        words = f"its {name.replace('_', ' ')} set"
-        return words, self.splits[name].unknown_character_share
+        shares = {
+            name: found.shares["unknown_character_share"] for name, found in self.splits.items()
+        }
+        name = max(shares, key=shares.__getitem__)
+        return f"its {name.replace('_', ' ')} set", shares[name]
 
     def _way_out(self, key: str) -> str:
         if self.positions and self.positions <= self.max_seq_length:

@@ -5,7 +5,7 @@ Everything here is pure: the next jobs follow from the grid and the scores so fa
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import median
 
@@ -21,17 +21,6 @@ class Grid:
     epochs: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     learning_rates: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """A job without its seed."""
-
-    task: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    stilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +40,9 @@ class Job:
         return f"lr{self.learning_rate!r}_bs{self.batch_size}_ep{self.epochs}_seed{self.seed}"
 
     @property
-    def without_seed(self) -> Hyperparameters:
-        return Hyperparameters(
-            self.task, self.epochs, self.batch_size, self.learning_rate, self.stilt
-        )
+    def without_seed(self) -> "Job":
+        """The hyperparameters: equal for jobs that differ only in their seed."""
+        return replace(self, seed=0)
 
     def __str__(self) -> str:
         return f"{self.task} {self.setting}"
@@ -92,7 +80,7 @@ def by_task(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 # --- the best job ------------------------------------------------------------------------------
 
 
-def median_scores(scores: Mapping[Job, float]) -> dict[Hyperparameters, float]:
+def median_scores(scores: Mapping[Job, float]) -> dict[Job, float]:
     """Returns the median over the seeds."""
     found = defaultdict(list)
     for job, score in scores.items():
@@ -110,10 +98,10 @@ def best_job(scores: Mapping[Job, float]) -> Job:
     return min(jobs, key=lambda job: (-scores[job], job.seed))
 
 
-def _best_first(scores: Mapping[Hyperparameters, float]) -> list[Hyperparameters]:
+def _best_first(scores: Mapping[Job, float]) -> list[Job]:
     """Sorts by score; of equal scores, fewer epochs, lower learning rates, larger batches first."""
 
-    def key(found: Hyperparameters) -> tuple:
+    def key(found: Job) -> tuple:
         return -scores[found], found.epochs, found.learning_rate, -found.batch_size
 
     return sorted(scores, key=key)
@@ -127,7 +115,7 @@ def possible_best(jobs: Iterable[Job], scores: Mapping[Job, float]) -> set[Job]:
     """
     unfinished = {job.without_seed for job in jobs if job not in scores}
     finished: dict[Job, float] = {}
-    groups: dict[Hyperparameters, dict[Job, float]] = defaultdict(dict)
+    groups: dict[Job, dict[Job, float]] = defaultdict(dict)
     for job, score in scores.items():
         group = groups[job.without_seed] if job.without_seed in unfinished else finished
         group[job] = score

@@ -4,21 +4,17 @@ A worker runs many jobs, and so imports torch and tokenizes a task only once. A 
 loses only its current job and is replaced.
 """
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from finetune.search.scheduler import WorkerDied, attempt
 from pipeline.errors import ConfigError, StageError
 from pipeline.runtime.devices import take_device, visible_gpu_names
 from pipeline.runtime.executor import LocalPool, local_pool, num_cores
-from pipeline.runtime.oom import OomKills, cause_of_death
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,6 @@ class LocalWorkers:
         self.slots = slots
         self.num_workers = len(slots)
         self._pools: dict[int, LocalPool] = {}
-        self._processes: dict[int, BaseProcess] = {}
-        self._kills: dict[int, OomKills] = {}
 
     def __enter__(self) -> "LocalWorkers":
         return self
@@ -97,8 +91,8 @@ class LocalWorkers:
         error = future.exception()
         outcome = future.result() if error is None else error
         if isinstance(error, BrokenProcessPool):
-            self._pools[number].shutdown()  # waits for the process and its exit code
-            outcome = WorkerDied(_cause(self._processes[number], self._kills[number]))
+            remedy = "fewer workers (SYSTEM.NUM_WORKERS) need less"
+            outcome = WorkerDied(f"its worker {self._pools[number].death(remedy)}")
         if isinstance(outcome, Exception) and not isinstance(outcome, StageError):
             self._drop(number)
         return outcome
@@ -107,25 +101,12 @@ class LocalWorkers:
         return ""  # a dead worker can always be replaced
 
     def _start(self, number: int, function: Callable, job: Any) -> Future:
-        slot, before = self.slots[number], multiprocessing.active_children()
-        self._kills[number] = OomKills()
+        slot = self.slots[number]
         self._pools[number] = local_pool(1, _prepare_worker, (slot.gpu, slot.num_threads))
-        future = self._pools[number].submit(attempt, function, job)
-        children = multiprocessing.active_children()
-        [self._processes[number]] = [child for child in children if child not in before]
-        return future
+        return self._pools[number].submit(attempt, function, job)
 
     def _drop(self, number: int) -> None:
-        self._processes.pop(number)
         self._pools.pop(number).end()
-
-
-def _cause(process: BaseProcess, kills: OomKills) -> str:
-    """Returns the cause of a worker's death; SIGKILL suggests a lack of memory."""
-    died = f"its worker {cause_of_death(process.exitcode, kills)}"
-    if process.exitcode != -signal.SIGKILL or kills.happened is False:
-        return died
-    return f"{died}; fewer workers (SYSTEM.NUM_WORKERS) need less"
 
 
 def _prepare_worker(gpu: int | None, num_threads: int) -> None:

@@ -6,7 +6,7 @@ weights, and none needs the network.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, cast
@@ -18,15 +18,6 @@ from pipeline.store.record_files import read_json
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Model types that number the positions of tokens from the padding's id + 1 -> the default id.
-PADDING_ROWS = {
-    **dict.fromkeys(("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"), 1),
-    **dict.fromkeys(("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet"), 1),
-    **dict.fromkeys(("layoutlmv3", "xmod"), 1),
-    **dict.fromkeys(("lilt", "markuplm"), 0),
-    "esm": None,
-}
 
 
 def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
@@ -85,63 +76,12 @@ def problem_with_places(folder: Path) -> str:
     return ""
 
 
-def positions_of(folder: Path) -> int:
-    """Returns the maximum tokens per sample by a model's config.json, 0 if it does not say."""
-    config = read_json(folder / "config.json") or {}
-    positions, padding = config.get("max_position_embeddings"), None
-    if config.get("model_type") in PADDING_ROWS:
-        padding = config.get("pad_token_id", PADDING_ROWS[config["model_type"]])
-    reserved = padding + 1 if isinstance(padding, int) else 0
-    return max(positions - reserved, 0) if isinstance(positions, int) else 0
-
-
-def problem_with_vocabulary(folder: Path) -> str:
-    """Returns an error message if the tokenizer has more ids than the model embeddings, else "".
-
-    Tokenizers in other formats are checked when transformers has loaded them.
-    """
-    size = (read_json(folder / "config.json") or {}).get("vocab_size")
-    highest = max(_token_ids(folder), default=-1)
-    if isinstance(size, int) and highest >= size:
-        return too_many_entries(str(folder), highest + 1, size)
-    return ""
-
-
-def _token_ids(folder: Path) -> Iterator[int]:
-    """Yields the token ids in the files of a tokenizer; skips files of an unknown form.
-
-    As in transformers, vocab.txt and vocab.json count only without a tokenizer.json.
-    """
-    if (folder / "tokenizer.json").exists():
-        tokenizer = read_json(folder / "tokenizer.json") or {}
-        with suppress(AttributeError, KeyError, TypeError):
-            vocab = tokenizer["model"]["vocab"]
-            # Unigram models have a list of tokens, the others a dict of ids.
-            yield from vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-            yield from (token["id"] for token in tokenizer.get("added_tokens") or ())
-    else:
-        yield from _ids_in(folder / "vocab.json")
-        with suppress(OSError), open(folder / "vocab.txt", "rb") as lines:
-            tokens = {line.rstrip(b"\r\n"): number for number, line in enumerate(lines)}
-            yield from tokens.values()
-    yield from _ids_in(folder / "added_tokens.json")
-
-
-def _ids_in(file: Path) -> Iterator[int]:
-    """Yields the values of a JSON object {token: id}."""
-    numbers = (read_json(file) or {}).values()
-    yield from (number for number in numbers if isinstance(number, int))
-
-
-def too_many_entries(model: str, entries: int, embeddings: int) -> str:
-    return (
-        f"{model}: the tokenizer has {entries:,} entries, the model embeddings for {embeddings:,} "
-        "(vocab_size of its config.json), expected the tokenizer that the model was trained with"
-    )
-
-
 def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raises StageError if the tokenizer has more entries than the model has embeddings."""
     embeddings = cast("nn.Embedding", model.get_input_embeddings()).weight.shape[0]
     if len(tokenizer) > embeddings:
-        raise StageError(too_many_entries(str(model.name_or_path), len(tokenizer), embeddings))
+        raise StageError(
+            f"{model.name_or_path}: the tokenizer has {len(tokenizer):,} entries, the model "
+            f"embeddings for {embeddings:,} (vocab_size of its config.json), expected the "
+            "tokenizer that the model was trained with"
+        )

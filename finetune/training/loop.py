@@ -15,7 +15,7 @@ from finetune.data.batches import epoch_batches, micro_batches
 from finetune.data.encoding import Encoded
 from finetune.search.job_folder import TrainingSettings
 from finetune.training.device_model import DeviceModel
-from finetune.training.schedules import FOLLOWS_SCORE, Schedule, make_schedule
+from finetune.training.schedules import make_schedule
 from pipeline.runtime.oom import is_out_of_memory
 
 # Points of loss and learning rate in the result, and lines in the log.
@@ -73,13 +73,14 @@ def train(
 ) -> TrainingRecord:
     """Trains the model in place. evaluate: returns the dev score after a step, higher is better.
 
-    Raises ValueError if the loss of an applied step is not finite, or if the schedule follows the
-    dev score and there are no evaluations.
+    Raises ValueError if the loss of an applied step is not finite.
     """
     plan = plan_steps(settings, len(data))
     torch.manual_seed(settings.seed)  # for dropout
     trainer = _Trainer(model, data, settings, is_regression, log)
-    schedule = _schedule(settings, trainer.optimizer, plan)
+    schedule = make_schedule(
+        settings.lr_scheduler_type, trainer.optimizer, settings.warmup, plan.num_steps
+    )
     record, meter, lengths = TrainingRecord(), _Meter(model, plan), data.lengths
     best = _BestWeights(model.model, settings)
     for step, batch in enumerate(_batches(data, settings, plan), 1):
@@ -88,14 +89,11 @@ def train(
         record.num_tokens += int(lengths[batch].sum())
         if meter.is_due(step):
             record.history.append(meter.read(step, log))
-        if settings.lr_scheduler_type not in FOLLOWS_SCORE:
-            schedule.step()
+        schedule.step()
         if step in plan.evaluations:
             score = evaluate(step)
             epoch = step / plan.steps_per_epoch
             record.evaluations.append({"step": step, "epoch": epoch, "score": score})
-            if settings.lr_scheduler_type in FOLLOWS_SCORE:
-                schedule.step(-score)
             best.update(step, score)
             if best.is_patience_over:
                 log(f"no better score since step {best.step}: training stops early")
@@ -110,13 +108,6 @@ def _batches(data: Encoded, settings: TrainingSettings, plan: StepPlan) -> Itera
         batches = epoch_batches(data.lengths, settings.batch_size, settings.seed, epoch)
         yield from batches[:left]
         left -= len(batches)
-
-
-def _schedule(settings: TrainingSettings, optimizer: AdamW, plan: StepPlan) -> Schedule:
-    name = settings.lr_scheduler_type
-    if name in FOLLOWS_SCORE and not plan.evaluations:
-        raise ValueError(f"{name} follows the dev score, expected evaluations during training")
-    return make_schedule(name, optimizer, settings.warmup, plan.num_steps)
 
 
 class _Trainer:

@@ -1,7 +1,7 @@
 """Finetunes one classifier, scores it on the dev sets, and predicts the test sets with it."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from finetune.data.encoding import Encoded, Tokens, joined, load_encoded, load_tokenizer
 from finetune.data.examples import has_split
-from finetune.data.row_checks import facts_of, problem_with_labels, warnings_about_labels
 from finetune.data.tasks import Split, Task
 from finetune.data.token_counts import TokenCounts, Tokenization, cause_in_words
 from finetune.search.job_folder import InputPaths, TrainingSettings
@@ -21,7 +20,6 @@ from finetune.training.task_metrics import (
     score_predictions,
     task_score,
 )
-from pipeline.console import WARNING_PREFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,18 +61,6 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True)
-class MaxSamples:
-    """Limits the samples of each split to the first ones; 0 for no limit."""
-
-    train: int = 0
-    dev: int = 0
-    test: int = 0
-
-
-ALL_SAMPLES = MaxSamples()
-
-
 def finetune_task(
     task: Task,
     paths: InputPaths,
@@ -83,7 +69,6 @@ def finetune_task(
     do_train: bool = True,
     do_eval: bool = True,
     do_predict: bool = True,
-    max_samples: MaxSamples = ALL_SAMPLES,
 ) -> Outcome:
     """Trains, scores the dev splits and predicts the available test splits.
 
@@ -96,12 +81,10 @@ def finetune_task(
 
     model, asked = build_classifier(paths.weights, task, settings.seed), settings.max_seq_length
     length = usable_length(model, asked)
-    data = _load_data(task, paths, length, model, max_samples, do_train, do_eval, do_predict)
+    data = _load_data(task, paths, length, model, do_train, do_eval, do_predict)
     tokenization = _tokenization(task, paths, data, model, asked)
     log(str(tokenization))
     tokenization.check()
-    for warning in _warnings_about_labels(task, data):
-        log(WARNING_PREFIX + warning)
     on_device = DeviceModel(model, load_tokenizer(paths.tokenizer))
     evaluation = _Evaluation(task, on_device, data, settings, log)
     record = TrainingRecord()
@@ -132,7 +115,7 @@ def check_task(task: Task, paths: InputPaths, max_seq_length: int) -> Tokenizati
     from finetune.training.device_model import DeviceModel
 
     model = build_classifier(paths.weights, task, seed=0)
-    data = _load_data(task, paths, usable_length(model, max_seq_length), model, ALL_SAMPLES)
+    data = _load_data(task, paths, usable_length(model, max_seq_length), model)
     tokenization = _tokenization(task, paths, data, model, max_seq_length)
     tokenization.check()
     DeviceModel(model, load_tokenizer(paths.tokenizer))  # raises for a wrong tokenizer or GPU
@@ -165,24 +148,20 @@ def _load_data(
     paths: InputPaths,
     length: int,
     model: "PreTrainedModel",
-    max_samples: MaxSamples,
     do_train: bool = True,
     do_eval: bool = True,
     do_predict: bool = True,
 ) -> _Data:
     token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
-    def load(split: Split, number: int) -> Encoded:
-        encoded = load_encoded(
-            task, split.name, paths.data_dir, paths.tokenizer, length, token_types
-        )
-        return encoded.first(number) if number else encoded
+    def load(split: Split) -> Encoded:
+        return load_encoded(task, split.name, paths.data_dir, paths.tokenizer, length, token_types)
 
     tests = [split for split in task.test if do_predict and has_split(split, paths.data_dir)]
     return _Data(
-        load(task.train, max_samples.train) if do_train else None,
-        {split: load(split, max_samples.dev) for split in task.dev if do_eval},
-        {split: load(split, max_samples.test) for split in tests},
+        load(task.train) if do_train else None,
+        {split: load(split) for split in task.dev if do_eval},
+        {split: load(split) for split in tests},
     )
 
 
@@ -200,16 +179,6 @@ def _tokenization(
         unknown_words=words,
         cause=cause_in_words(load_tokenizer(paths.tokenizer), words),
     )
-
-
-def _warnings_about_labels(task: Task, data: _Data) -> Iterator[str]:
-    """Yields warnings about the labels of the rows used, which may be only the first ones."""
-    named = {task.train: data.train, **data.dev}
-    facts = {split: facts_of(task, encoded.examples) for split, encoded in named.items() if encoded}
-    for split, found in facts.items():
-        if problem := problem_with_labels(task, split, found):
-            yield f"{split.files[0]}: {problem}"
-    yield from warnings_about_labels(task, facts)
 
 
 def _counts(data: _Data, record: "TrainingRecord") -> dict[str, int]:

@@ -87,17 +87,17 @@ class HubTables:
         )
 
 
-def look_up(name: str, subset: str, folder: Path, commit: str = "") -> HubTables | None:
+def look_up(name: str, subset: str, folder: Path, commit: str = "") -> HubTables:
     """Returns a subset of a dataset, "" for the only one, at a commit, "" for the present one.
 
-    folder: gets the outline. None if offline without a list of the files: `datasets` may still
-    have a converted copy. Raises StageError if the dataset or the subset does not exist.
+    folder: gets the outline. Raises StageError if the dataset or the subset does not exist, or if
+    the Hub is unavailable and the cache has no list of the files.
     """
     repository = Repository(name, "dataset")
     commit = commit or find_commit(repository)
     sizes = list_files(repository, commit)
     if sizes is None:
-        return None
+        raise StageError(not_cached(repository))
     present = [path for path in METADATA if path in sizes]
     metadata = download(repository, commit, present)
     outline = folder / "outline"

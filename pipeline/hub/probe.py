@@ -6,8 +6,6 @@ each need, "" if it can be loaded.
 
 import glob
 import json
-import os
-import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -78,25 +76,12 @@ def ask(repository: Repository) -> None:
 
 
 def is_cached(need: dict[str, Any]) -> bool:
-    """True if one commit in the Hub's cache, or the cache of `datasets`, has the whole need."""
+    """True if one commit in the Hub's cache has the whole need."""
     repository = f"{need['kind']}s--{need['name'].replace('/', '--')}"
     pattern = f"{glob.escape(repository)}/snapshots/*/"
     folders = list(Path(constants.HF_HUB_CACHE).glob(pattern))
-    if need["kind"] == "dataset":
-        folders += converted_datasets(need["name"])
     groups = [*need["files"], *([f"{subset}/*"] for subset in need["subsets"])] or [["*"]]
     return any(
         all(any(any(folder.glob(pattern)) for pattern in group) for group in groups)
         for folder in folders
     )
-
-
-def converted_datasets(name: str) -> list[Path]:
-    """Returns the folders `owner___name`, in snake case, in the cache of `datasets`."""
-    named = os.environ.get("HF_DATASETS_CACHE")
-    cache = Path(os.path.expanduser(named)) if named else Path(constants.HF_HOME) / "datasets"
-    return [path for path in cache.glob("*/") if _plain(path.name) == _plain(name)]
-
-
-def _plain(name: str) -> str:
-    return re.sub("[_/]", "", name.lower())

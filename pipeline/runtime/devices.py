@@ -110,11 +110,6 @@ def usable_gpus(asked: int, key: str = "SYSTEM.NUM_GPUS") -> tuple[Gpu, ...]:
     return gpus
 
 
-def num_gpus(asked: int) -> int:
-    """Returns the number of `usable_gpus`. Raises ConfigError as it does."""
-    return len(usable_gpus(asked))
-
-
 def ask_torch() -> Torch:
     """Returns the torch and GPUs of a child process; cached for each environment."""
     return _ask_torch(tuple(sorted(os.environ.items())))

@@ -62,11 +62,16 @@ class LocalPool(ProcessPoolExecutor):
         """Returns why the workers themselves failed, "" if they did not."""
         if not isinstance(error, BrokenExecutor):
             return ""
+        remedy = "lower SYSTEM.NUM_WORKERS or SYSTEM.MAX_MEMORY_IN_GB"
+        return f"a worker process {self.death(remedy)}; run again"
+
+    def death(self, remedy: str) -> str:
+        """Returns the cause of a worker's death; remedy: for a possible lack of memory."""
         code = self._exit_code()
-        died = f"a worker process {cause_of_death(code, self._kills)}"
+        died = cause_of_death(code, self._kills)
         if code != -signal.SIGKILL or self._kills.happened is False:
-            return f"{died}; run again"
-        return f"{died}; lower SYSTEM.NUM_WORKERS or SYSTEM.MAX_MEMORY_IN_GB and run again"
+            return died
+        return f"{died}; {remedy}"
 
     def _exit_code(self) -> int | None:
         """Returns the exit code of the worker that broke the pool, None if unknown.

@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline.runtime.processes import answer
+from pipeline.runtime.processes import answer, text_of
 
 # Without its persistence daemon, the driver takes seconds to start each card.
 SMI_SECONDS = 60.0
@@ -33,6 +34,12 @@ class Card:
     name: str
     capability: tuple[int, int] | None = None
 
+    def __str__(self) -> str:
+        """Returns `Tesla V100 (compute capability 7.0)`."""
+        if not self.capability:
+            return self.name
+        return "{} (compute capability {}.{})".format(self.name, *self.capability)
+
 
 @dataclass(frozen=True)
 class System:
@@ -42,6 +49,11 @@ class System:
     driver: str = ""
     cards: tuple[Card, ...] = ()
     problem: str = ""
+
+
+def listed(cards: Iterable[Card]) -> str:
+    """Returns the cards in words, like `2 x Tesla V100 (compute capability 7.0)`."""
+    return ", ".join(f"{n} x {card}" if n > 1 else str(card) for card, n in Counter(cards).items())
 
 
 def read_system(root: Path = Path("/")) -> System:
@@ -67,7 +79,8 @@ def is_on_pci_bus(root: Path = Path("/")) -> bool:
     """True if the PCI bus has an NVIDIA GPU, with or without a driver."""
     devices = (root / "sys/bus/pci/devices").glob("*")
     return any(
-        _text(device / "vendor").strip() == "0x10de" and _text(device / "class").startswith("0x03")
+        text_of(device / "vendor").strip() == "0x10de"
+        and text_of(device / "class").startswith("0x03")
         for device in devices
     )
 
@@ -139,7 +152,8 @@ def _card(row: Sequence[str]) -> Card:
 def _loaded_driver(root: Path) -> str:
     """Returns the kernel module's version; nvidia-smi's may be a newer one, not loaded yet."""
     found = re.search(
-        r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", _text(root / "proc/driver/nvidia/version")
+        r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)",
+        text_of(root / "proc/driver/nvidia/version"),
     )
     return found[1] if found else ""
 
@@ -154,7 +168,7 @@ def _listed_cards(root: Path) -> tuple[Card, ...]:
     cards: list[Card] = []
     minors = set()
     for folder in sorted((root / "proc/driver/nvidia/gpus").glob("*")):
-        lines = _text(folder / "information").splitlines()
+        lines = text_of(folder / "information").splitlines()
         facts = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         minor = facts.get("Device Minor", "")
         if nodes and minor.isdigit() and int(minor) not in nodes:
@@ -178,10 +192,3 @@ def _is_wsl(root: Path) -> bool:
     if not (root / "dev/dxg").exists():
         return False
     return (root / WSL / "libcuda.so.1").exists() or any(root.glob(WSL_IN_CONTAINER))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -4,6 +4,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.runtime.processes import text_of
+
 # In error messages of torch 2.13 and its libraries: CUDA and NCCL, the CPU, C++, cuBLAS, cuDNN.
 FAILED_ALLOCATION = (
     *("out of memory", "can't allocate memory", "std::bad_alloc"),
@@ -78,7 +80,7 @@ def _own_counters(root: Path) -> Iterator[Path]:
     """
     groups = root / "sys" / "fs" / "cgroup"
     v2, v1 = "memory.events", "memory.oom_control"
-    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+    for line in text_of(root / "proc" / "self" / "cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if not controllers:
             yield groups / group.lstrip("/") / v2
@@ -90,12 +92,5 @@ def _own_counters(root: Path) -> Iterator[Path]:
 
 def _kills(counter: Path) -> int | None:
     """Returns the number in the line `oom_kill N` of a file; None without such a line."""
-    lines = (line.split() for line in _text(counter).splitlines())
+    lines = (line.split() for line in text_of(counter).splitlines())
     return next((int(words[1]) for words in lines if words[:1] == ["oom_kill"]), None)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -83,10 +83,15 @@ def _start_time(pid: int) -> str | None:
 
 def _stat(pid: int) -> list[str]:
     """Returns the fields of /proc/PID/stat from the state on (proc(5)), [] without the process."""
+    return text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+
+
+def text_of(path: Path) -> str:
+    """Returns the content of a file, such as one of /proc; "" if it cannot be read."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
+        return ""
 
 
 # --- long-running commands ---------------------------------------------------------------------

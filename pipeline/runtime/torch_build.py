@@ -20,7 +20,14 @@ from pipeline.environment import (
     installation,
     without_secrets,
 )
-from pipeline.runtime.nvidia import FIRST_DRIVER, Card, System, has_kernels, read_system
+from pipeline.runtime.nvidia import (
+    FIRST_DRIVER,
+    Card,
+    System,
+    has_kernels,
+    listed,
+    read_system,
+)
 
 DOWNLOADS = "https://download.pytorch.org/whl"
 
@@ -101,7 +108,7 @@ def misfit(system: System, cuda: str | None, architectures: Iterable[str]) -> st
     if _is_older(system.driver, least):
         return f"driver {system.driver} is too old for CUDA {cuda}, which needs {least} or newer"
     left_out = _without_kernels(system.cards, architectures)
-    return f"torch for CUDA {cuda} has no kernels for {_in_words(left_out)}" if left_out else ""
+    return f"torch for CUDA {cuda} has no kernels for {listed(left_out)}" if left_out else ""
 
 
 def _is_older(driver: str, least: str) -> bool:
@@ -117,12 +124,6 @@ def _without_kernels(cards: Iterable[Card], architectures: Iterable[str]) -> lis
 def _numbers(version: str) -> list[int]:
     """Parses `2.13.0+cu126` as [2, 13, 0]."""
     return [int(part) for part in version.partition("+")[0].split(".") if part.isdigit()]
-
-
-def _in_words(cards: Iterable[Card]) -> str:
-    """Returns `Tesla V100 (compute capability 7.0)`, each kind of card once."""
-    kinds = dict.fromkeys((card.name, card.capability) for card in cards if card.capability)
-    return ", ".join(f"{name} (compute capability {cc[0]}.{cc[1]})" for name, cc in kinds)
 
 
 # --- choosing a build ----------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def why_no_way_out(system: System) -> str:
     """Returns the reason for an empty `way_out`."""
     if fitting_build(system):
         return "no build of torch can use all of them"
-    return f"no build of torch from 2.11 on has kernels for {_in_words(system.cards)}"
+    return f"no build of torch from 2.11 on has kernels for {listed(system.cards)}"
 
 
 def _driver_update(system: System) -> str:

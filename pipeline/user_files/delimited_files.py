@@ -26,7 +26,6 @@ MAX_ROW_BYTES = 16 << 20
 MAX_ROW_LINES = 250_000  # a line takes about 60 bytes of memory besides its text
 # Lines read in search of the end of a row with misplaced quotes; each line with quotes is a try.
 MAX_MORE_LINES, MAX_TRIES = 1000, 16
-MAX_SUSPECT_ROWS = 100  # after an unclosed quote
 TOO_LONG = "longer than 16 MiB"
 BARE_CR = "CR within the line"
 
@@ -35,14 +34,12 @@ class Row(NamedTuple):
     """A row with the numbers of its first and last line.
 
     problem: UNCLOSED, STRAY, BARE_CR, TOO_LONG (then the fields are missing) or an empty string.
-    is_suspect: True if it follows an unclosed quote and does not look like a whole row.
     """
 
     first: int
     last: int
     fields: list[str]
     problem: str = ""
-    is_suspect: bool = False
 
 
 class DelimitedFile:
@@ -63,7 +60,6 @@ class DelimitedFile:
         """blocks: the content. decode: decodes a line without its LF. header: the columns of a
         file without a header row."""
         self._is_blank = is_blank
-        self._num_suspect = 0  # rows after an unclosed quote still to be checked
         stream, head = iter(blocks), b""
         while len(head) < HEAD_BYTES and (block := next(stream, b"")):
             head += block
@@ -95,26 +91,14 @@ class DelimitedFile:
         fields_of = self.dialect.reader(lines) if self.dialect.quotes else map(_tabbed, lines)
         while True:
             lines.begin_row()
-            problem, is_suspect = "", False
-            fields: list[str] = []
+            problem = ""
             try:
                 fields = next(fields_of)
             except StopIteration:
                 return
             except csv.Error as error:
                 fields, problem = self._broken_row(str(error))
-            if problem == UNCLOSED:
-                self._num_suspect = MAX_SUSPECT_ROWS
-            elif self._num_suspect:
-                is_suspect = not self._is_whole(fields)
-                self._num_suspect = self._num_suspect - 1 if is_suspect else 0
-            yield Row(lines.row[0][0], lines.row[-1][0], fields, problem, is_suspect)
-
-    def _is_whole(self, fields: list[str]) -> bool:
-        text, width = self.text, len(self.header.fields)
-        looks_whole = len(self._lines.row) > 1 or self.dialect.opens_field(text)
-        looks_whole = looks_whole or self.dialect.looks_like_row(text, width)
-        return looks_whole and len(fields) >= width
+            yield Row(lines.row[0][0], lines.row[-1][0], fields, problem)
 
     def _broken_row(self, error: str) -> tuple[list[str], str]:
         """Returns the fields and the problem of a row that `csv` refuses.

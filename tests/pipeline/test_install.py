@@ -128,7 +128,7 @@ def test_an_environment_without_its_python_is_not_ready(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "PYTHON", tmp_path / "python")
     write_json(environment.RECORD, {"requirements": environment.requirements_digest()})
     environment.PYTHON.symlink_to(tmp_path / "python3.9")
-    assert not environment.environment_is_ready() and not environment.locked_out()
+    assert not environment.environment_is_ready()
     (tmp_path / "python3.9").touch(0o755)
     assert environment.environment_is_ready()
 
@@ -361,8 +361,8 @@ def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monk
         "cuda": "13.0",
         "kernels": "sm_75 sm_80",
         "driver": "470.82.01",
-        "gpus": "Tesla V100 (compute capability 7.0, bf16: emulated), "
-        "2 x NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)",
+        "gpus": "Tesla V100 (compute capability 7.0), "
+        "2 x NVIDIA A100-SXM4-80GB (compute capability 8.0)",
         "not usable": problem,
     }
     assert capsys.readouterr().out.endswith(f"\nnot usable: {problem}\n")
@@ -372,7 +372,7 @@ def test_gpus_that_cannot_be_used_leave_an_environment_for_the_cpu(machine, monk
 def test_gpus_that_can_be_used_are_named(machine):
     machine.has(gpu(0))
     found = recorded()
-    assert found["gpus"] == "NVIDIA A100-SXM4-80GB (compute capability 8.0, bf16: native)"
+    assert found["gpus"] == "NVIDIA A100-SXM4-80GB (compute capability 8.0)"
     assert "not usable" not in found
 
 

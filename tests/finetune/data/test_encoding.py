@@ -8,7 +8,6 @@ import pytest
 from finetune.data.batches import epoch_batches, micro_batches, sorted_batches
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.encoding import (
-    Encoded,
     Padding,
     Tokens,
     joined,
@@ -16,7 +15,6 @@ from finetune.data.encoding import (
     load_tokenizer,
     padding_of,
 )
-from finetune.data.examples import Examples
 from finetune.data.tasks import find_task
 from pipeline.errors import StageError
 
@@ -122,27 +120,6 @@ def test_a_split_is_tokenized_once_until_its_file_changes(tiny_model, glue):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:5]))
     os.utime(path, ns=(1, 1))
     assert len(load_encoded(task, "dev", str(glue), tiny_model, 32, True)) == 4
-
-
-def test_the_first_samples_of_a_split(tiny_model, glue):
-    split = load_encoded(find_task("MRPC"), "dev", str(glue), tiny_model, 32, True)
-    some = split.first(3)
-    assert len(some) == len(some.labels) == len(some.examples.labels) == 3
-    assert (
-        some.columns["input_ids"].tolist()
-        == split.columns["input_ids"].tolist()[: some.offsets[-1]]
-    )
-    assert split.first(10**6) is split
-
-
-def test_only_queries_of_the_first_samples_of_record_have_answers():
-    """All others would count as wrong."""
-    keys = [(0, "Ann"), (0, "Bob"), (1, "Rome"), (1, "Bob")]
-    answers = {0: ("Ann",), 1: ("Rome", "the city")}
-    examples = Examples([], labels=[1, 0, 1, 0], keys=keys, answers=answers)
-    columns, offsets = {"input_ids": np.arange(8)}, np.arange(0, 9, 2)
-    some = Encoded(columns, offsets, np.array(examples.labels), examples).first(2).examples
-    assert some.keys == keys[:2] and some.answers == {0: ("Ann",)}
 
 
 # --- tokenizers -------------------------------------------------------------------------------

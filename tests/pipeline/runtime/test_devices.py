@@ -15,7 +15,6 @@ from pipeline.runtime.devices import (
     ask_torch,
     device_type,
     lists_gpus,
-    num_gpus,
     take_device,
     usable_gpus,
     visible_gpu_names,
@@ -79,7 +78,7 @@ def test_without_the_variable_all_are_visible(monkeypatch):
 def test_a_machine_without_cards_is_not_probed(machine, monkeypatch):
     monkeypatch.setattr(devices, "ask_torch", pytest.fail)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # as in many a profile
-    assert num_gpus(-1) == num_gpus(0) == 0 and not lists_gpus()
+    assert len(usable_gpus(-1)) == len(usable_gpus(0)) == 0 and not lists_gpus()
     assert "not that many GPUs here, got 1, expected at most 0" in refusal(1)
 
 
@@ -88,7 +87,7 @@ def test_hidden_cards_are_none_and_not_probed(machine, monkeypatch):
     assert lists_gpus()
     monkeypatch.setattr(devices, "ask_torch", pytest.fail)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert num_gpus(-1) == num_gpus(0) == 0 and not lists_gpus()
+    assert len(usable_gpus(-1)) == len(usable_gpus(0)) == 0 and not lists_gpus()
     assert "here (CUDA_VISIBLE_DEVICES=-1), got 1, expected at most 0" in refusal(1)
 
 
@@ -108,9 +107,8 @@ def test_torch_counts_in_a_child_and_is_asked_once(machine, monkeypatch):
 
 
 def test_the_pipeline_does_not_import_torch():
-    code = (
-        "import pipeline.runtime.devices as d, sys; d.num_gpus(-1); print('torch' in sys.modules)"
-    )
+    code = "import sys; from pipeline.runtime.devices import usable_gpus; usable_gpus(-1); "
+    code += "print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -138,7 +136,7 @@ def test_an_old_driver_is_named_with_the_ways_out(machine):
     )
     assert "install.sh` for a torch that can use all of them, or train on the CPU" in problem
     assert problem.endswith("(SYSTEM.NUM_GPUS: 0, or DS_ACCELERATOR=cpu without main.py)")
-    assert num_gpus(0) == 0
+    assert len(usable_gpus(0)) == 0
 
 
 def test_a_card_without_kernels_is_named(machine, monkeypatch):
@@ -214,7 +212,7 @@ def test_fewer_gpus_than_the_system_lists_are_not_taken_for_all(machine):
     problem = refusal(-1)
     assert "torch can use 2 GPU(s) of the 3 that the system lists" in problem
     assert problem.endswith("or set SYSTEM.NUM_GPUS: 2 to use those")
-    assert num_gpus(2) == 2
+    assert len(usable_gpus(2)) == 2
 
 
 def test_a_torch_that_hangs_or_breaks_is_given_up(machine, monkeypatch):
@@ -239,7 +237,7 @@ def test_a_container_has_fewer_cards_than_its_proc(machine):
         add_proc_card(machine.root, minor, "NVIDIA A100-SXM4-80GB")
     add_devices(machine.root, "nvidia5")
     machine.torch_finds(gpu(5))
-    assert num_gpus(-1) == 1
+    assert len(usable_gpus(-1)) == 1
 
 
 def test_a_container_that_was_started_without_its_gpus(machine):
@@ -253,20 +251,20 @@ def test_a_container_that_was_started_without_its_gpus(machine):
 def test_wsl(machine):
     add_devices(machine.root, "dxg")
     machine.torch_finds(driver_error="Found no NVIDIA driver on your system. Please check")
-    assert num_gpus(-1) == 0  # no NVIDIA card behind it
+    assert len(usable_gpus(-1)) == 0  # no NVIDIA card behind it
     folder = machine.root / "usr/lib/wsl/lib"
     add_smi(folder, "552.22", ["NVIDIA GeForce RTX 4090, 8.9"])
     (folder / "libcuda.so.1").touch()
     assert "NVIDIA GeForce RTX 4090 (driver 552.22)" in refusal(-1)
     machine.torch_finds(gpu(9, "NVIDIA GeForce RTX 4090", (8, 9)))
-    assert num_gpus(-1) == 1
+    assert len(usable_gpus(-1)) == 1
 
 
 def test_a_broken_nvidia_smi_is_told_of_where_torch_fails(machine):
     machine.has(gpu(0))
     mismatch = "Failed to initialize NVML: Driver/library version mismatch"
     add_program(machine.root / "bin", f"echo '{mismatch}'; exit 18\n")
-    assert num_gpus(-1) == 1
+    assert len(usable_gpus(-1)) == 1
     machine.torch_finds(driver_error="CUDA unknown error - this may be due to")
     assert f"(nvidia-smi: {mismatch})" in refusal(-1)
 
@@ -277,7 +275,7 @@ def test_gpus_by_name_or_number(machine, monkeypatch, names):
     machine.has(gpu(0), gpu(1), gpu(2, "NVIDIA L4", (8, 9)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
     assert next(found.name for found in usable_gpus(-1)) == "NVIDIA L4"
-    assert num_gpus(-1) == len(names.split(","))
+    assert len(usable_gpus(-1)) == len(names.split(","))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +293,7 @@ def test_names_that_cuda_cuts_short_are_an_error(
     problem = refusal(-1)
     assert f"torch can use {count} GPU(s) of the {len(names.split(','))} that CUDA_VIS" in problem
     assert f": CUDA ignores '{first_not_taken}' and what follows" in problem
-    assert num_gpus(count) == count
+    assert len(usable_gpus(count)) == count
 
 
 def test_names_of_no_card_are_an_error(machine, monkeypatch):

@@ -94,7 +94,8 @@ def test_each_machine_gets_a_build_that_runs_there(name):
         (
             machine("580.65.06", (7, 0), (8, 0), (7, 0)),
             "13.0",
-            "torch for CUDA 13.0 has no kernels for Tesla V100-SXM2-16GB (compute capability 7.0)",
+            "torch for CUDA 13.0 has no kernels for 2 x Tesla V100-SXM2-16GB "
+            "(compute capability 7.0)",
         ),
         (machine("580.65.06", (8, 0)), None, "this torch is built without CUDA"),
         (machine("580.65.06"), None, ""),
@@ -196,7 +197,10 @@ def test_a_build_that_pip_takes_for_another_is_replaced(
     monkeypatch.setattr(torch_build.importlib.metadata, "version", version)
     monkeypatch.setattr(torch_build.subprocess, "run", run)
     monkeypatch.setenv("TORCH_INDEX_URL", wheel.index)
-    torch_build._pip_install(wheel, machine("580.65.06", *([cards] if cards else [])))
+    system = machine("580.65.06", *([cards] if cards else []))
+    monkeypatch.setattr(torch_build, "read_system", lambda: system)
+    monkeypatch.setattr(torch_build, "chosen_wheel", lambda *_: wheel)
+    torch_build.install_torch()
     assert ("--force-reinstall" in calls[0]) is replaced
 
 
