@@ -4,10 +4,10 @@ from transformers import PretrainedConfig
 
 
 class ExtremeBertConfig(PretrainedConfig):
-    """What encoder.py reads, under its names; there they are described.
+    """Config of encoder.py, with the attributes described there.
 
-    max_seq_length is called max_position_embeddings, as in the configs of other models. For heads
-    of other tasks: classifier_dropout, the probability in front of the last layer.
+    max_seq_length is an alias of max_position_embeddings, the name in the configs of other models.
+    classifier_dropout: dropout before the last layer in heads of other tasks.
     """
 
     model_type = "extreme-bert"
@@ -64,5 +64,5 @@ class ExtremeBertConfig(PretrainedConfig):
 
     @property
     def type_vocab_size(self) -> int:
-        """Kinds of segments that the model tells apart; 0 with rotary positions."""
+        """Number of segment embeddings, 0 with rotary positions."""
         return 2 if self.position_embedding_type == "absolute" else 0
