@@ -49,9 +49,13 @@ def multiply_in_bf16(model: nn.Module) -> None:
 @functools.cache
 def prefers_bf16() -> bool:
     """True if this processor has fast bf16 products, and torch oneDNN."""
+    return has_bf16_products() and torch.backends.mkldnn.is_available()
+
+
+def has_bf16_products() -> bool:
+    """True if this processor has instructions for bf16 products."""
     processor = torch.cpu.get_capabilities()
-    is_built_for_it = processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)
-    return is_built_for_it and torch.backends.mkldnn.is_available()
+    return processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)
 
 
 def bf16_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -89,7 +89,7 @@ def _betas(settings: TrainingSettings) -> tuple[float, float]:
 
 
 def _of_adam(groups: list[dict], settings: TrainingSettings) -> dict:
-    """Arguments of torch's Adam and AdamW."""
+    """Returns arguments of torch's Adam and AdamW."""
     betas, eps = _betas(settings), settings.adam_eps
     return {"lr": settings.lr, "betas": betas, "eps": eps, "fused": _fused(groups)}
 
