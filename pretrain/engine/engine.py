@@ -51,22 +51,30 @@ class Update(NamedTuple):
     """Outcome of a step. Tensors are [], on the device.
 
     skipped: True if the gradient was not finite. scale: loss scale afterwards, 1 without scaling.
+    grad_norm: 2-norm of the gradient before clipping, None unless asked for.
     """
 
     skipped: Tensor | bool
     scale: Tensor | float
+    grad_norm: float | None = None
 
 
-def update_weights(engine) -> Update:
-    """Takes the optimizer's step, with at most the wait of `wait_once`."""
+def update_weights(engine, with_norm: bool = False) -> Update:
+    """Takes the optimizer's step; without the norm, with at most the wait of `wait_once`."""
+    grad_norm = None
+    if with_norm and not engine.zero_optimization():
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        grad_norm = read(norm(gradients)) / loss_scale(engine)
     scaler = engine.torch_autocast_z0_gradscaler
-    if not scaler:
-        engine.step()
-        return Update(not engine.was_step_applied(), loss_scale(engine))
-    before = scaler._get_scale_async().clone()
+    before = scaler._get_scale_async().clone() if scaler else None
     engine.step()
+    if with_norm and engine.zero_optimization():
+        found = engine.get_global_grad_norm()
+        grad_norm = None if found is None else float(found)
+    if not scaler:
+        return Update(not engine.was_step_applied(), loss_scale(engine), grad_norm)
     after = scaler._get_scale_async().clone()  # the next step changes it in place
-    return Update(after < before, after)
+    return Update(after < before, after, grad_norm)
 
 
 def loss_scale(engine) -> float:
@@ -84,25 +92,6 @@ def scales_loss(engine) -> bool:
 def compute_dtype(precision: str) -> torch.dtype:
     """Returns the dtype of matrix products for fp16, bf16 or fp32."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-
-
-def gradient_norm(engine) -> float | None:
-    """Returns the 2-norm of the gradient before clipping; with ZeRO None, see norm_of_last_step.
-
-    Call it between the last backward pass of a batch and the step.
-    """
-    if engine.zero_optimization():
-        return None
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return read(norm(gradients)) / loss_scale(engine)
-
-
-def norm_of_last_step(engine) -> float | None:
-    """Returns the 2-norm of the last gradient before clipping, with ZeRO, else None."""
-    if not engine.zero_optimization():
-        return None
-    norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
 
 
 def weights_cast_once(engine) -> AbstractContextManager:

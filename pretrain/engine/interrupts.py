@@ -15,11 +15,7 @@ class Interrupted(Exception):
     def __init__(self, signum: int):
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.signum = signum
-
-    @property
-    def exit_code(self) -> int:
-        """128 plus the signal, as shells report it: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.signum
+        self.exit_code = 128 + signum  # as of shells
 
 
 class Interrupts:

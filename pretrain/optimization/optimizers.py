@@ -103,11 +103,7 @@ def _adam(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimiz
 
 
 def _sgd(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=settings.lr, fused=_fused(groups))
-
-
-def _sgd_momentum(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
-    momentum = settings.momentum
+    momentum = settings.momentum if settings.optimizer_type == "sgd-momentum" else 0.0
     return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, fused=_fused(groups))
 
 
@@ -179,7 +175,7 @@ OPTIMIZERS = {
     "adamw": OptimizerRow(_adamw, elementwise=True),
     "adam": OptimizerRow(_adam, elementwise=True),
     "sgd": OptimizerRow(_sgd, elementwise=True),
-    "sgd-momentum": OptimizerRow(_sgd_momentum, elementwise=True),
+    "sgd-momentum": OptimizerRow(_sgd, elementwise=True),
     "lamb": OptimizerRow(_lamb, elementwise=False),
     "adafactor": OptimizerRow(_adafactor, elementwise=False),
     "stable-adamw": OptimizerRow(_stable_adamw, elementwise=False),

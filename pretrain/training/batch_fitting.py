@@ -44,27 +44,36 @@ def fit_micro_batches(
     asked: settings as the flags give them. precision: fp16, bf16 or fp32. That of training divides
     each rank's share of the batch. Raises ValueError if the ranks cannot share the batch evenly.
     """
-    engine, output_dir = asked.engine, Path(asked.training.output_dir)
+    engine, output_dir, ranks = asked.engine, Path(asked.training.output_dir), world_size()
     size = engine.train_micro_batch_size_per_gpu or (ON_CPU if device.type == "cpu" else 0)
     smallest = asked.training.batch_size_ramp_start
     name = "batch_size_ramp_start" if smallest else "train_batch_size"
     batch = smallest or asked.training.train_batch_size
-    now = circumstances(engine, in_words(device), world_size())
+    now = circumstances(engine, in_words(device), ranks)
     now["train_micro_batch_size_per_gpu"] = size
     if not size:
         now["batch"] = batch  # a trial goes no further
     limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
     if size:
         limit = limit or max(size, engine.validation_micro_batch)
-        fitted = largest_micro_batch(batch, min(size, limit), world_size(), name)
-        message = _what_changed(size, limit, fitted, batch, output_dir)
+        fitted, message = largest_micro_batch(batch, min(size, limit), ranks, name), ""
+        if size > limit:
+            message = (
+                f"micro batch {size} -> {fitted}: memory ran out with more; "
+                f"without {output_dir / FILE}, {size} is tried again"
+            )
+        elif fitted != size:
+            message = (
+                f"micro batch {size} -> {fitted}, so that {ranks} rank(s) make up the batch of "
+                f"{batch}"
+            )
     else:
-        share = largest_micro_batch(batch, batch, world_size(), name)
+        share = largest_micro_batch(batch, batch, ranks, name)
         source = f"as {output_dir / FILE} says"
         if not limit:
             limit, why = _on_all_ranks(*find_by_trial(asked, precision, device, shards, share))
             source = f"found by trial: {why}"
-        fitted = largest_micro_batch(batch, limit, world_size(), name)
+        fitted = largest_micro_batch(batch, limit, ranks, name)
         message = f"micro batch {fitted}, {source}"
     if message:
         log.say(message)
@@ -73,22 +82,8 @@ def fit_micro_batches(
     return fitted, min(engine.validation_micro_batch, limit)
 
 
-def _what_changed(asked: int, limit: int, fitted: int, batch: int, output_dir: Path) -> str:
-    if asked > limit:
-        return (
-            f"micro batch {asked} -> {fitted}: memory ran out with more; "
-            f"without {output_dir / FILE}, {asked} is tried again"
-        )
-    if fitted != asked:
-        return (
-            f"micro batch {asked} -> {fitted}, so that {world_size()} rank(s) "
-            f"make up the batch of {batch}"
-        )
-    return ""
-
-
 def _on_all_ranks(size: int, why: str) -> tuple[int, str]:
-    """The smallest of the ranks' sizes, all powers of two."""
+    """Returns the smallest of the ranks' sizes, all powers of two, and the reason for it."""
     powers = [1 << n for n in range(MOST_TRIED.bit_length())]
     counts = sum_numbers(*(float(size == power) for power in powers))
     smallest = next(power for power, count in zip(powers, counts, strict=True) if count)

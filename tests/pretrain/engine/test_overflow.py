@@ -219,7 +219,7 @@ def test_a_gradient_that_is_not_finite_is_no_step(device, precision):
     assert engine.get_global_grad_norm() == INF
     backward(engine)
     scale = 2.0**15 if precision == "fp16" else 1.0
-    assert update_weights(engine) == (False, scale)
+    assert update_weights(engine) == (False, scale, None)
     assert not torch.equal(master_weights(engine), before)
 
 

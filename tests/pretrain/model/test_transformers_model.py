@@ -90,7 +90,7 @@ def test_compiled_its_layers_compute_the_same():
 
 
 def test_packed_rows_are_refused():
-    with pytest.raises(ValueError, match="packed rows need bert-mlm"):
+    with pytest.raises(ValueError, match="only bert-mlm can separate the samples"):
         seeded_model("bert")(*example_batch(), LABELS, torch.zeros(3, 16, dtype=torch.int64))
 
 
