@@ -9,8 +9,9 @@ Samples stored without masks are masked by their number, differently in each epo
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -212,24 +213,20 @@ class ShardReader:
         return self.held[1]
 
 
-class _ReadAhead:
-    """Runs an endless iterator in a thread, STEPS_AHEAD items ahead; `get` raises its errors."""
-
-    def __init__(self, items: Iterator[list[MicroBatch]]):
-        self._items, self._thread = items, ThreadPoolExecutor(1, thread_name_prefix="read ahead")
-        submitted = (self._thread.submit(next, items) for _ in range(STEPS_AHEAD))
-        self._waiting: deque[Future[list[MicroBatch]]] = deque(submitted)
-
-    def get(self) -> list[MicroBatch]:
-        item = self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(next, self._items))
-        return item
-
-    def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+def _read_ahead(items: Iterator[list[MicroBatch]]) -> Generator[list[MicroBatch], None, None]:
+    """Yields from an endless iterator, run in a thread STEPS_AHEAD items ahead."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
+    try:
+        waiting = deque(thread.submit(next, items) for _ in range(STEPS_AHEAD))
+        while True:
+            item = waiting.popleft().result()
+            waiting.append(thread.submit(next, items))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
-class PretrainDatasetProvider:
+class PretrainDatasetProvider(AbstractContextManager):
     """Training batches of one rank, read ahead by a thread; use it in a `with` block.
 
     batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass, a divisor
@@ -253,7 +250,7 @@ class PretrainDatasetProvider:
         self.rank, self.world_size = rank, world_size
         self.seconds_waited = 0.0  # for batches
         self.num_pairs = 0  # of tokens that attend to each other, in all batches so far
-        self._ahead: _ReadAhead | None = None
+        self._ahead: Generator[list[MicroBatch], None, None] | None = None
         self._next_step = -1
 
     def num_visits(self, step: int) -> int:
@@ -268,10 +265,10 @@ class PretrainDatasetProvider:
         """Returns this rank's micro batches of a step. Consecutive steps are read ahead."""
         if self._ahead is None or step != self._next_step:
             self.close()
-            self._ahead = _ReadAhead(self._batches(step))
+            self._ahead = _read_ahead(self._batches(step))
         self._next_step = step + 1
         begin = time.perf_counter()
-        batch = self._ahead.get()
+        batch = next(self._ahead)
         self.seconds_waited += time.perf_counter() - begin
         self.num_pairs += sum(micro_batch.num_pairs for micro_batch in batch)
         return batch
@@ -293,9 +290,6 @@ class PretrainDatasetProvider:
         if self._ahead:
             self._ahead.close()
             self._ahead = None
-
-    def __enter__(self) -> "PretrainDatasetProvider":
-        return self
 
     def __exit__(self, *exception) -> None:
         self.close()
