@@ -155,7 +155,3 @@ class Settings:
         model = ModelSettings.from_args(args, **found)
         training = TrainingSettings.from_args(args, **found)
         return cls(model, training, EngineSettings.from_args(args, **found))
-
-    def by_flag(self) -> dict[str, Any]:
-        """Returns the values of all fields."""
-        return vars(self.model) | vars(self.training) | vars(self.engine)

@@ -38,7 +38,9 @@ def wait_once(engine) -> None:
         engine.torch_autocast_z0_gradscaler = OneWaitScaler(engine.device.type)
     elif isinstance(optimizer, bf16_optimizer.BF16_Optimizer):
         # Its step looks up this name in that module, and accepts a float.
-        bf16_optimizer.get_global_norm_of_tensors = _norm_on_host
+        bf16_optimizer.get_global_norm_of_tensors = lambda input_tensors, **_: read(
+            norm(input_tensors)
+        )
     elif (
         isinstance(optimizer, DeepSpeedZeroOptimizer)
         and optimizer.compute_grad_norm
@@ -50,10 +52,6 @@ def wait_once(engine) -> None:
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """Returns the joint 2-norm in fp32, []."""
     return torch.nn.utils.get_total_norm([tensor.float() for tensor in tensors])
-
-
-def _norm_on_host(input_tensors: Iterable[Tensor], **_) -> float:
-    return read(norm(input_tensors))
 
 
 class _ZeroSteps:

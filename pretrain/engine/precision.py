@@ -15,7 +15,9 @@ def resolve_precision(
     with ZeRO stage -1 or 0; at higher stages the weights would be bf16 too. Raises ValueError for
     bf16 on a GPU without it, since emulation is several times slower.
     """
-    if asked == "bf16" and _only_emulates_bf16(device):
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    emulates = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked == "bf16" and emulates:
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"--precision: {name} only emulates bf16, expected fp16 (or auto)")
     if asked != "auto":
@@ -24,11 +26,6 @@ def resolve_precision(
         return "fp16"
     ours = model_type == OWN_TYPE and zero_stage <= 0
     return "bf16" if ours and prefers_bf16() else "fp32"
-
-
-def _only_emulates_bf16(device: torch.device) -> bool:
-    on_gpu = device.type == "cuda" and torch.cuda.is_available()
-    return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def set_tf32(allowed: bool) -> None:

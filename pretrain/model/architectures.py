@@ -225,6 +225,7 @@ PRE_LN_BERT = Architecture(
     shifted_positions=True,
 )
 
+HEAD = {"head.dense": "head.dense", "head.norm": "head.norm", "output_bias": "decoder.bias"}
 MODERN_BERT = Architecture(
     model_type="modernbert",
     class_name="ModernBertForMaskedLM",
@@ -232,9 +233,7 @@ MODERN_BERT = Architecture(
         "encoder.embeddings.word": "model.embeddings.tok_embeddings",
         "encoder.embeddings.norm": "model.embeddings.norm",
         "encoder.final_norm": "model.final_norm",
-        "head.dense": "head.dense",
-        "head.norm": "head.norm",
-        "output_bias": "decoder.bias",
+        **HEAD,
     },
     layer_prefix="model.layers",
     layer_names={
@@ -253,9 +252,7 @@ EXTREME_BERT = Architecture(
     class_name="ExtremeBertForMaskedLM",
     names={
         **{name: f"model.{name}" for name in (*_bert_embeddings(""), "encoder.final_norm")},
-        "head.dense": "head.dense",
-        "head.norm": "head.norm",
-        "output_bias": "decoder.bias",
+        **HEAD,
     },
     layer_prefix="model.encoder.layers",
     layer_names={name: name for name in MODERN_BERT.layer_names},

@@ -104,16 +104,6 @@ class BasePretrainModel(nn.Module):
         counts = counts.clamp(min=1).double()
         self.output_bias.copy_((counts / counts.sum()).log())
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        attention_mask: Tensor | Documents | None,
-        position_ids: Tensor | None = None,
-    ) -> Tensor:
-        """Returns the hidden states [batch, length, hidden_size] after the last layer."""
-        return self.encoder(input_ids, segment_ids, attention_mask, position_ids)
-
     def forward(
         self,
         input_ids: Tensor,
@@ -134,7 +124,7 @@ class BasePretrainModel(nn.Module):
         position of each masked token. labels: int64 [predictions]. position_ids: int64 [batch,
         length] for packed rows; None: 0, 1, 2, ...
         """
-        hidden = self.encode(input_ids, segment_ids, attention_mask, position_ids)
+        hidden = self.encoder(input_ids, segment_ids, attention_mask, position_ids)
         transformed = self.head(hidden.flatten(0, 1).index_select(0, prediction_index))
         word_embeddings = self.encoder.embeddings.word.weight
         bias = functional.pad(self.output_bias, (0, self.num_padding_rows), value=PADDING_LOGIT)

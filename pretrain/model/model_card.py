@@ -14,6 +14,7 @@ from pipeline.store.atomic_files import write_text
 from pipeline.store.record_files import MANIFEST, read_json, read_record
 from pretrain.model.export import needs_remote_code
 from pretrain.model.model_types import OWN_TYPE
+from pretrain.model.vocabulary import special_token
 from pretrain.plan import CARD, CURVE
 from pretrain.settings import ModelSettings, Settings, TrainingSettings
 
@@ -73,13 +74,14 @@ def write_model_card(
     metrics.jsonl.
     """
     config = read_json(folder / "config.json") or {}
+    flags = vars(settings.model) | vars(settings.training) | vars(settings.engine)
     parts = [
         _front_matter(settings.model, config),
         f"# {config['architectures'][0]} pretrained with ExtremeBERT",
         _use(folder, settings.model, config),
         _data(dataset_path),
         "## Architecture\n\n" + _architecture(settings.model, folder),
-        "## Recipe\n\n" + _table(_picked(settings.by_flag(), _recipe(settings.training))),
+        "## Recipe\n\n" + _table(_picked(flags, _recipe(settings.training))),
         _results(metrics),
     ]
     if _points(metrics, "train", "loss"):
@@ -106,7 +108,8 @@ def _use(folder: Path, model: ModelSettings, config: Mapping[str, Any]) -> str:
             "transformers has no such architecture: its code lies in this folder, hence "
             "`trust_remote_code=True`. "
         )
-    mask = _mask_token(folder)
+    tokenizer_config = read_json(folder / "tokenizer_config.json") or {}
+    mask = special_token(tokenizer_config, "mask_token", "[MASK]")
     return f"""## Use
 
 {why}`FOLDER` stands for this folder, or for its name on the Hub.
@@ -122,11 +125,6 @@ model = AutoModelForSequenceClassification.from_pretrained("FOLDER", num_labels=
 
 It was trained to predict masked tokens and nothing else: finetune it before you use it for
 anything but filling masks. It has whatever bias its text has."""
-
-
-def _mask_token(folder: Path) -> str:
-    token = (read_json(folder / "tokenizer_config.json") or {}).get("mask_token", "[MASK]")
-    return token["content"] if isinstance(token, dict) else token
 
 
 def _data(dataset_path: Path) -> str:

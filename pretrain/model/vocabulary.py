@@ -44,14 +44,14 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     tokens = Tokenizer.from_str(text).get_vocab()
     config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     special_ids = {
-        "pad_token_id": tokens[_token(config, "pad_token", "[PAD]")],
-        "bos_token_id": tokens[_token(config, "cls_token", "[CLS]")],
-        "eos_token_id": tokens[_token(config, "sep_token", "[SEP]")],
+        "pad_token_id": tokens[special_token(config, "pad_token", "[PAD]")],
+        "bos_token_id": tokens[special_token(config, "cls_token", "[CLS]")],
+        "eos_token_id": tokens[special_token(config, "sep_token", "[SEP]")],
     }
     return Vocabulary(directory, max(tokens.values()) + 1, special_ids)
 
 
-def _token(config: dict, role: str, default: str) -> str:
+def special_token(config: dict, role: str, default: str) -> str:
     """Returns the text of a special token, an object in older files."""
     value = config.get(role) or default
     return value["content"] if isinstance(value, dict) else value

@@ -46,10 +46,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return None
 
 
-def _is_no_number(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
 class ProgressLines:
     """Prints progress for the stage, in the format of `parse_progress`."""
 
@@ -109,7 +105,9 @@ class MetricsLog:
 
         On a full disk, keeps the line until there is room.
         """
-        line = {key: None if _is_no_number(value) else value for key, value in line.items()}
+        for key, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                line = line | {key: None}
         self._waiting.append(json.dumps(line) + "\n")
         self._append_waiting()
         step = line["step"]
