@@ -21,7 +21,7 @@ from pipeline.store.checksums import file_digest
 from pipeline.store.disk import is_full
 from pipeline.store.record_files import delete_tree, read_sealed
 from pretrain.engine.distributed import barrier, from_first_rank, rank
-from pretrain.engine.time_limits import BETWEEN_WORDS_ON_SAVING
+from pretrain.engine.time_limits import BETWEEN_SAVING_MESSAGES
 from pretrain.engine.zero_state import gather_state, restore_state
 
 TENSORS, RECORD = "state.safetensors", "checkpoint.json"
@@ -81,7 +81,7 @@ class CheckpointWriter:
         A full disk is no error.
         """
         if pending := self._pending:
-            while futures.wait([pending], BETWEEN_WORDS_ON_SAVING).not_done:
+            while futures.wait([pending], BETWEEN_SAVING_MESSAGES).not_done:
                 self.say("waiting for the disk: the checkpoint is still being written")
             self._pending = None
             pending.result()

@@ -106,10 +106,10 @@ def finish_before_ending(finish: Callable[[], None]) -> None:
         _peers.finish = finish
 
 
-def let_the_first_to_end_be_seen() -> None:
+def wait_for_earlier_death() -> None:
     """Waits briefly after a failure; does not return if another rank died before."""
     if _peers:
-        _peers.let_the_first_to_end_be_seen()
+        _peers.wait_for_earlier_death()
 
 
 def rank() -> int:

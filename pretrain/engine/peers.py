@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from pretrain.engine.time_limits import (
-    BEHIND_THE_FIRST_TO_END,
+    BEFORE_SURVIVORS_END,
     BETWEEN_PROBES,
     LOST_SERVER,
     TO_CONNECT,
@@ -50,7 +50,7 @@ class Peers:
         self._left = True
         self._tell(GOODBYE)
 
-    def let_the_first_to_end_be_seen(self) -> None:
+    def wait_for_earlier_death(self) -> None:
         """Waits briefly after a failure; does not return if another rank died before."""
         if self._lost.wait(TO_NOTICE_A_DEATH):
             threading.Event().wait()  # the thread ends the process
@@ -73,7 +73,7 @@ class Peers:
 
     def _end(self, dead: int) -> None:
         self._lost.set()
-        end = time.monotonic() + BEHIND_THE_FIRST_TO_END
+        end = time.monotonic() + BEFORE_SURVIVORS_END
         if self.rank == 0:
             self._tell(dead)
         try:
@@ -128,7 +128,8 @@ def _accept(listener: socket.socket, token: bytes, number: int) -> dict[int, soc
         connection.settimeout(max(0.1, end - time.monotonic()))
         with suppress(OSError):
             words = _received(connection, TOKEN_BYTES + NUMBER.size)
-            if hmac.compare_digest(words[:TOKEN_BYTES], token):
+            is_whole = len(words) == TOKEN_BYTES + NUMBER.size
+            if is_whole and hmac.compare_digest(words[:TOKEN_BYTES], token):
                 connection.settimeout(None)
                 connections[NUMBER.unpack(words[TOKEN_BYTES:])[0]] = connection
                 continue

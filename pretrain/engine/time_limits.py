@@ -18,7 +18,7 @@ TO_WRITE_STACKS = 60.0
 # Between two agreements of the ranks on a received signal.
 BETWEEN_AGREEMENTS = 1.0
 # Between two lines of rank 0 while training waits for a checkpoint to be written.
-BETWEEN_WORDS_ON_SAVING = 10.0
+BETWEEN_SAVING_MESSAGES = 10.0
 # Silence of the ranks, after SIGTERM, before the stage sends SIGKILL.
 SILENT_WHILE_ENDING = 35.0
 
@@ -26,7 +26,7 @@ SILENT_WHILE_ENDING = 35.0
 # sends SIGTERM to one rank after the other, and SIGKILL after the second time limit.
 LAUNCHER_LOOKS, LAUNCHER_KILLS = 1.0, 30.0
 # Wait of the surviving ranks before they end: the launcher must see the dead rank first.
-BEHIND_THE_FIRST_TO_END = 3.0
+BEFORE_SURVIVORS_END = 3.0
 # Wait of a failing rank for `pretrain.engine.peers` to report an earlier death.
 TO_NOTICE_A_DEATH = 0.5
 # For the ranks' connections to rank 0.

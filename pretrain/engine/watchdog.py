@@ -91,7 +91,7 @@ class SilenceReport:
 
     def sign_of_life(self) -> None:
         if self.reported:
-            self.tell(f"training goes on, after {duration(self.patience.silent_seconds)}")
+            self.tell(f"training has resumed after {duration(self.patience.silent_seconds)}")
             self.reported = False
         self.patience.sign_of_life()
 
@@ -112,4 +112,4 @@ class SilenceReport:
             return f"the log cannot be read: {error}"
         if written:
             return f"the stacks of the ranks are in {self.errors}"
-        return "no rank says where it stands, as if its process had been stopped"
+        return "no rank has written its stacks; the processes may be suspended"

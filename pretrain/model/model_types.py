@@ -12,20 +12,20 @@ SUPPORTED = (
     *("roc_bert", "roformer", "squeezebert", "tapas", "ultrabert", "xlm", "xlm-roberta"),
     *("xlm-roberta-xl", "yoso"),
 )
-WITH_IMAGES = "it reads images, too"
+WITH_IMAGES = "it also reads images"
 DECODER = "it writes text with a decoder"
 UNSUPPORTED = {
     **dict.fromkeys(("bart", "mbart", "mvp"), DECODER),
     **dict.fromkeys(("modernvbert", "ultravbert"), WITH_IMAGES),
     "fnet": "it has no attention, and would read the padding",
-    "funnel": "its layers come in blocks, not as NUM_HIDDEN_LAYERS",
-    "mobilebert": "its layers are wider than its HIDDEN_SIZE, by sizes of its own",
-    "mpnet": "it wants token 1 for padding",
+    "funnel": "its layers form blocks, unlike NUM_HIDDEN_LAYERS",
+    "mobilebert": "its layers are wider than HIDDEN_SIZE, with other settings",
+    "mpnet": "its padding token must be 1",
     "mra": "its attention needs a CUDA kernel that is not part of transformers",
     "neomme": "its HIDDEN_ACT can only be relu2",
-    "perceiver": "it reads bytes, with sizes of its own",
-    "reformer": "its layers and positions are told by settings of its own",
-    "xmod": "it wants the language of every row",
+    "perceiver": "it reads bytes, and has other sizes",
+    "reformer": "its layers and positions have other settings",
+    "xmod": "it needs the language of every row",
 }
 # Their positions rotate pairs of a head's components.
 ROTARY = (

@@ -29,7 +29,7 @@ from pretrain.settings import Settings
 from pretrain.training.data_loader import SampleOrder, Shard, ShardReader, collate
 from pretrain.training.metrics_file import Log
 
-ON_CPU = 32  # more samples at once are no faster
+ON_CPU = 32  # larger micro batches are no faster
 MOST_TRIED = 512
 MEMORY_SHARE = 0.85  # of the free memory: the rest is for fragments, NCCL and compiled code
 WORTHWHILE = 1.05  # minimum speedup of twice as many samples
@@ -87,7 +87,7 @@ def _on_all_ranks(size: int, why: str) -> tuple[int, str]:
     powers = [1 << n for n in range(MOST_TRIED.bit_length())]
     counts = sum_numbers(*(float(size == power) for power in powers))
     smallest = next(power for power, count in zip(powers, counts, strict=True) if count)
-    return smallest, why if smallest == size else "more are too many for another rank"
+    return smallest, why if smallest == size else "larger ones do not fit on another rank"
 
 
 def in_words(device: torch.device) -> str:
@@ -121,11 +121,11 @@ def largest_useful(
     for size in sizes:
         found = measure(size)
         if found is None or found.num_bytes > room:
-            return best, f"{size} at once need too much memory"
+            return best, f"{size} samples need too much memory"
         if size / found.seconds < WORTHWHILE * rate:
-            return best, f"{size} at once are no faster"
+            return best, f"{size} samples are no faster"
         best, rate = size, size / found.seconds
-    return best, "more are not tried"
+    return best, "larger ones are not tried"
 
 
 def state_bytes(num_parameters: int, stage: int, num_ranks: int) -> float:

@@ -64,7 +64,7 @@ def list_shards(dataset_path: Path, split: str) -> list[Shard]:
     path = dataset_path / MANIFEST
     manifest = read_record(path)
     if manifest is None and path.exists():
-        raise StageError(f"{path}: damaged; the dataset stage makes it again")
+        raise StageError(f"{path}: damaged; the dataset stage recreates it")
     listed = (manifest or {}).get("results", {}).get(f"{split}_shards")
     if listed:
         if not isinstance(listed, dict):
@@ -91,7 +91,7 @@ def _listed_shard(dataset_path: Path, name: str, num_samples: int) -> Shard:
         raise StageError(f"{dataset_path / MANIFEST} lists {name}, expected a file of that folder")
     if not path.exists():
         raise StageError(
-            f"{path}: missing, but listed in {MANIFEST}; the dataset stage makes it again"
+            f"{path}: missing, but listed in {MANIFEST}; the dataset stage recreates it"
         )
     found = read_attributes(path)["num_samples"]
     if found != num_samples:

@@ -120,7 +120,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, state, monkeyp
 
 def test_a_slow_disk_is_waited_for_and_spoken_of(tmp_path, state, monkeypatch):
     """So that whoever has asked training to end knows that it is at work."""
-    monkeypatch.setattr(checkpoints, "BETWEEN_WORDS_ON_SAVING", 0.01)
+    monkeypatch.setattr(checkpoints, "BETWEEN_SAVING_MESSAGES", 0.01)
     may_write, said = threading.Event(), []
     write = CheckpointWriter._write
 
