@@ -39,12 +39,8 @@ def read_hostfile(path: Path) -> dict[str, int]:
             continue
         found = LINE.match(text)
         if not found or found[1] in servers:
-            raise ConfigError(
-                [
-                    f"SYSTEM.HOSTFILE: {path}, line {number}: got {text!r}, expected "
-                    "`server slots=N`, each server once"
-                ]
-            )
+            where = f"SYSTEM.HOSTFILE: {path}, line {number}: got {text!r}"
+            raise ConfigError([f"{where}, expected `server slots=N`, each server once"])
         servers[found[1]] = int(found[2])
     if not servers:
         raise ConfigError([f"SYSTEM.HOSTFILE: {path} names no server"])

@@ -71,8 +71,7 @@ def known_limit(directory: Path, now: dict[str, Any]) -> int:
 def remember(directory: Path, now: dict[str, Any], in_use: int, limit: int) -> None:
     """Records the micro batch at the start of training, for `lower_limit`."""
     record = {"circumstances": now, "in_use": in_use, "limit": limit}
-    if read_json(directory / FILE) != record:
-        write_json(directory / FILE, record)
+    write_json(directory / FILE, record)
 
 
 def lower_limit(directory: Path, size: int = 0) -> str:

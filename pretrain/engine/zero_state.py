@@ -29,7 +29,9 @@ def gather_state(engine) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensor = _whole(engine, parameter, kind)
             if distributed.rank() == 0:
                 tensors[f"{kind}/{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
-    return tensors, {"group_steps": _group_steps(engine), "scaler": _scaler_state(engine)}
+    # Some optimizers count steps by group.
+    steps = [group.get(STEP) for group in _base_optimizer(engine).param_groups]
+    return tensors, {"group_steps": steps, "scaler": _scaler_state(engine)}
 
 
 def gather_weights(engine) -> dict[str, Tensor]:
@@ -147,11 +149,6 @@ def _flat_partitions(engine) -> list[Tensor]:
     return next(
         getattr(engine.optimizer, name) for name in names if hasattr(engine.optimizer, name)
     )
-
-
-def _group_steps(engine) -> list[int | None]:
-    """Returns the optimizer's step counts by group, None without."""
-    return [group.get(STEP) for group in _base_optimizer(engine).param_groups]
 
 
 def _prepare_optimizer(engine, tensors: dict[str, Tensor], steps: list[int | None]) -> None:

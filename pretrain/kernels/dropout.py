@@ -36,9 +36,6 @@ class Dropout(nn.Module):
             return functional.dropout(hidden, self.p)
         return _HiddenDropout.apply(hidden, self.p)
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float

@@ -56,10 +56,7 @@ OF_CURVE = {
     "wsd": ("lr_end_ratio", "lr_decay_proportion"),
     "wsd_linear": ("lr_end_ratio", "lr_decay_proportion"),
 }
-OF_OPTIMIZER = {
-    "sgd-momentum": ("momentum",),
-    "muon": ("muon_learning_rate", "muon_momentum"),
-}
+OF_OPTIMIZER = {"sgd-momentum": ("momentum",), "muon": ("muon_learning_rate", "muon_momentum")}
 ADAMS = ("adam", "adamw", "lamb", "stable-adamw", "muon")
 
 Metrics = Sequence[Mapping[str, Any]]

@@ -6,7 +6,7 @@ ranks, all with the same weights, orthogonalises a share of the stack for all of
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -83,11 +83,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._step_supports_amp_scaling = bool(adamw_settings.get("fused"))
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None):
         grad_scale, found_inf = (getattr(self, n, None) for n in ("grad_scale", "found_inf"))
         # load_state_dict replaces our groups and our state, which AdamW shares.
         self._adamw.state = self.state
@@ -97,7 +93,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for settings, matrices in self._matrices().items():
             for chunk in _chunks(matrices):
                 _step(chunk, *settings, grad_scale, found_inf)
-        return loss
 
     def _matrices(self) -> dict[tuple[float, float, float], list[_Matrix]]:
         """All matrices with a gradient, by (lr, momentum, weight_decay)."""

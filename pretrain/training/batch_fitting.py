@@ -13,17 +13,10 @@ from typing import NamedTuple
 
 import torch
 
+from pretrain.engine import memory_limits
 from pretrain.engine.deepspeed_config import zero_stage
 from pretrain.engine.distributed import from_first_rank, rank, sum_numbers, world_size
 from pretrain.engine.engine import compute_dtype, largest_micro_batch
-from pretrain.engine.memory_limits import (
-    FILE,
-    OutOfMemory,
-    circumstances,
-    known_limit,
-    remember,
-    within_memory,
-)
 from pretrain.model.model import build_model
 from pretrain.settings import Settings
 from pretrain.training.data_loader import SampleOrder, Shard, ShardReader, collate
@@ -49,18 +42,18 @@ def fit_micro_batches(
     smallest = asked.training.batch_size_ramp_start
     name = "batch_size_ramp_start" if smallest else "train_batch_size"
     batch = smallest or asked.training.train_batch_size
-    now = circumstances(engine, in_words(device), ranks)
+    now = memory_limits.circumstances(engine, in_words(device), ranks)
     now["train_micro_batch_size_per_gpu"] = size
     if not size:
         now["batch"] = batch  # a trial goes no further
-    limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
+    limit = from_first_rank(memory_limits.known_limit(output_dir, now) if rank() == 0 else None)
     if size:
         limit = limit or max(size, engine.validation_micro_batch)
         fitted, message = largest_micro_batch(batch, min(size, limit), ranks, name), ""
         if size > limit:
             message = (
                 f"micro batch {size} -> {fitted}: memory ran out with more; "
-                f"without {output_dir / FILE}, {size} is tried again"
+                f"without {output_dir / memory_limits.FILE}, {size} is tried again"
             )
         elif fitted != size:
             message = (
@@ -69,7 +62,7 @@ def fit_micro_batches(
             )
     else:
         share = largest_micro_batch(batch, batch, ranks, name)
-        source = f"as {output_dir / FILE} says"
+        source = f"as {output_dir / memory_limits.FILE} says"
         if not limit:
             limit, why = _on_all_ranks(*find_by_trial(asked, precision, device, shards, share))
             source = f"found by trial: {why}"
@@ -78,7 +71,7 @@ def fit_micro_batches(
     if message:
         log.say(message)
     if rank() == 0:
-        remember(output_dir, now, fitted, limit)
+        memory_limits.remember(output_dir, now, fitted, limit)
     return fitted, min(engine.validation_micro_batch, limit)
 
 
@@ -201,8 +194,8 @@ class _Trial:
         batch = collate({name: array[:size] for name, array in self.rows.items()})
         inputs = batch.inputs(self.device)
         try:
-            return within_memory(lambda: self._measured(inputs), "the trial", size)
-        except OutOfMemory:
+            return memory_limits.within_memory(lambda: self._measured(inputs), "the trial", size)
+        except memory_limits.OutOfMemory:
             self.model.zero_grad(set_to_none=True)
             return None
 

@@ -13,11 +13,8 @@ from pretrain.training.flops import matmul_peak, training_flops
 
 
 class Work(NamedTuple):
-    """Work done so far, over all ranks.
-
-    num_tokens: without padding. seconds_waited, of this rank: for data. num_pairs, of this rank:
-    pairs of tokens that attend to each other.
-    """
+    """Work done so far over all ranks, except seconds_waited (for data) and num_pairs (of tokens
+    attending to each other) of this rank. num_tokens: without padding."""
 
     num_samples: int
     num_tokens: int

@@ -141,4 +141,4 @@ def test_a_stall_is_heard_of_while_the_ranks_say_nothing(tmp_path, monkeypatch):
     code = run_logged(command, log, on_line=lambda line: report.sign_of_life(), on_idle=look)
     assert code == 0
     silence, over = said
-    assert "the stacks of the ranks are in" in silence and over.startswith("training goes on")
+    assert "the stacks of the ranks are in" in silence and over.startswith("training has resumed")
