@@ -83,7 +83,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._step_supports_amp_scaling = bool(adamw_settings.get("fused"))
 
     @torch.no_grad()
-    def step(self, closure: None = None):
+    def step(self, closure=None):  # without closures
         grad_scale, found_inf = (getattr(self, n, None) for n in ("grad_scale", "found_inf"))
         # load_state_dict replaces our groups and our state, which AdamW shares.
         self._adamw.state = self.state
