@@ -86,9 +86,9 @@ def _fail(error: Exception) -> int:
     print_crash(type(error), error, error.__traceback__)
     sys.stderr.flush()
     if "pretrain.engine.distributed" in sys.modules:
-        from pretrain.engine.distributed import let_the_first_to_end_be_seen
+        from pretrain.engine.distributed import wait_for_earlier_death
 
-        let_the_first_to_end_be_seen()
+        wait_for_earlier_death()
     return 1
 
 

@@ -1,38 +1,37 @@
 """The settings of a run, built once from the parsed flags of run_pretraining.
 
-Each field is named after its flag; its key and the comment in configs/defaults.py explain it. A
-flag that several parts of a run read is a field of each of them.
+Each field is named after its flag; the comment on its key in configs/defaults.py explains it. Some
+flags are fields of several classes.
 """
 
 from argparse import Namespace
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import Field, dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 SettingsClass = TypeVar("SettingsClass", bound="_FromArgs")
 
 
 class _FromArgs:
-    """A dataclass with a field per flag."""
+    """A dataclass with fields named after flags."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field]]
 
     @classmethod
     def from_args(cls: type[SettingsClass], args: Any, **found: Any) -> SettingsClass:
-        """Builds the settings from a namespace; settings of this class are returned unchanged.
+        """Builds the settings from a namespace; returns settings unchanged.
 
-        found: values that the flags leave open, by field. Raises TypeError naming the fields that
-        neither has.
+        found: more values, by field. Raises TypeError naming the missing fields.
         """
         if isinstance(args, cls):
             return args
         values = vars(args) | found
-        names = {field.name for field in fields(cls)}  # type: ignore[arg-type]  # a dataclass
-        return cls(**{name: value for name, value in values.items() if name in names})
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
 
 @dataclass(frozen=True)
 class ModelSettings(_FromArgs):
     """vocab_size: of the tokenizer, without padding. max_seq_length: number of positions.
-    special_ids: pad_token_id, bos_token_id and eos_token_id, for exports and for the architectures
-    of transformers."""
+    special_ids: pad_token_id, bos_token_id and eos_token_id."""
 
     model_type: str
     vocab_size: int
@@ -123,9 +122,9 @@ class TrainingSettings(_FromArgs):
 
 @dataclass(frozen=True)
 class EngineSettings(_FromArgs):
-    """train_batch_size: samples per step at the end of the ramp. train_micro_batch_size_per_gpu: 0
-    until a trial has found it. precision: "auto" until the device is known. multiplies_in_bf16:
-    True if our model itself computes in bf16 on the CPU, without DeepSpeed."""
+    """train_batch_size: samples per step after the ramp. train_micro_batch_size_per_gpu: 0 before
+    the trial. precision: "auto" before the choice of the device. multiplies_in_bf16: see
+    pretrain.engine.precision."""
 
     train_batch_size: int
     train_micro_batch_size_per_gpu: int
@@ -153,12 +152,6 @@ class Settings:
         """See `_FromArgs.from_args`."""
         if isinstance(args, Settings):
             return args
-        return cls(
-            ModelSettings.from_args(args, **found),
-            TrainingSettings.from_args(args, **found),
-            EngineSettings.from_args(args, **found),
-        )
-
-    def by_flag(self) -> dict[str, Any]:
-        """Returns the values of all fields."""
-        return vars(self.model) | vars(self.training) | vars(self.engine)
+        model = ModelSettings.from_args(args, **found)
+        training = TrainingSettings.from_args(args, **found)
+        return cls(model, training, EngineSettings.from_args(args, **found))

@@ -1,1 +1,1 @@
-"""DeepSpeed, the ranks, and everything that keeps a run alive."""
+"""DeepSpeed, the ranks, checkpoints and the handling of failures."""

@@ -1,9 +1,8 @@
-"""Checkpoints: written aside, moved into place when complete, checked before they are used.
+"""Checkpoints: written aside, moved into place when complete, verified before use.
 
 `checkpoints/step_0000500/` holds `state.safetensors`, the whole tensors of
 pretrain.engine.zero_state, and `checkpoint.json`, the sealed record of its size and digest, the
-numbers that belong to it and where the run stood. It says nothing of ranks, so that any number of
-them can go on from it.
+numbers of the engine and the state of the run. Any number of ranks can resume from it.
 """
 
 import os
@@ -22,7 +21,7 @@ from pipeline.store.checksums import file_digest
 from pipeline.store.disk import is_full
 from pipeline.store.record_files import delete_tree, read_sealed
 from pretrain.engine.distributed import barrier, from_first_rank, rank
-from pretrain.engine.time_limits import BETWEEN_WORDS_ON_SAVING
+from pretrain.engine.time_limits import BETWEEN_SAVING_MESSAGES
 from pretrain.engine.zero_state import gather_state, restore_state
 
 TENSORS, RECORD = "state.safetensors", "checkpoint.json"
@@ -33,20 +32,19 @@ def checkpoint_dir(directory: Path, step: int) -> Path:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints, oldest first; a copy under another name, like `step_0000500_good`, is none."""
+    """Returns the checkpoints, oldest first; ignores copies such as `step_0000500_good`."""
     return sorted(path for path in directory.glob("step_*") if path.name[5:].isdecimal())
 
 
 class CheckpointWriter:
     """Writes the checkpoints of a run, and keeps the last `keep` of them.
 
-    Rank 0 copies the state, and a thread writes it while training goes on; where the memory for
-    that is short, training waits. `saved_step`: of the newest one that is in place, as far as rank
-    0 knows. `good_step`: of one that has proved to be good, and is kept however old it is.
+    Rank 0 copies the state, and a thread writes it during training; if memory is short, training
+    waits. `saved_step`: step of the newest complete checkpoint, as far as rank 0 knows.
+    `good_step`: step of a checkpoint proved good by later losses, and kept at any age.
 
-    On a full disk the oldest ones go first. What still finds no room is not saved, `warn` hears of
-    it, and training goes on: it may be days that a checkpoint now would save, but it is days, too,
-    that ending now would cost, and the disk may have room by the next one.
+    On a full disk, deletes the oldest checkpoints. If there is still no room, calls `warn`, and
+    training continues without the checkpoint: the disk may have room for the next one.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class CheckpointWriter:
     def save(self, engine, step: int, state: dict[str, Any]) -> None:
         """Saves the engine and `state` (JSON-able). Every rank must call it.
 
-        Raises what went wrong in writing the checkpoint before, but for a full disk.
+        Raises the error of the previous checkpoint, if any, except for a full disk.
         """
         self.wait()
         tensors, numbers = gather_state(engine)
@@ -72,33 +70,36 @@ class CheckpointWriter:
             self.saved_step = step
             return
         record = {"step": step, "numbers": numbers, "state": state}
-        self._pending = self._thread.submit(self._write_or_say_where, tensors, record)
-        if _is_memory_short(tensors):
+        self._pending = self._thread.submit(self._write_or_warn, tensors, record)
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        if psutil.virtual_memory().available < num_bytes:  # less than the copy has taken
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is in place, or has found no room; raises what else
-        went wrong with it. On a slow disk, says now and then that it is not done yet."""
+        """Waits for the last checkpoint, with messages on a slow disk; raises its error, if any.
+
+        A full disk is no error.
+        """
         if pending := self._pending:
-            while futures.wait([pending], BETWEEN_WORDS_ON_SAVING).not_done:
+            while futures.wait([pending], BETWEEN_SAVING_MESSAGES).not_done:
                 self.say("waiting for the disk: the checkpoint is still being written")
             self._pending = None
             pending.result()
 
     def settle(self) -> None:
-        """Returns when nothing is being written, whatever came of it. For another thread."""
+        """Waits until nothing is being written, and ignores errors. For another thread."""
         if pending := self._pending:
             futures.wait([pending])
 
     def check(self) -> None:
-        """Raises what went wrong with the last checkpoint, if that is known by now."""
+        """Raises the error of the last checkpoint, if already known."""
         if self._pending and self._pending.done():
             self.wait()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 
-    def _write_or_say_where(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+    def _write_or_warn(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
         path = checkpoint_dir(self.directory, record["step"])
         try:
             write_with_room(
@@ -125,33 +126,30 @@ class CheckpointWriter:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         save_file(tensors, aside / TENSORS)
-        file = {"bytes": (aside / TENSORS).stat().st_size, "digest": file_digest(aside / TENSORS)}
-        write_sealed(aside / RECORD, record | file)
-        for name in (aside / TENSORS, aside):
-            flush_to_disk(name)
-        if _holds(path, file["digest"]):  # with another record: what was due at that step is done
+        digest, num_bytes = file_digest(aside / TENSORS), (aside / TENSORS).stat().st_size
+        write_sealed(aside / RECORD, record | {"bytes": num_bytes, "digest": digest})
+        flush_to_disk(aside / TENSORS)
+        flush_to_disk(aside)
+        present = read_sealed(path / RECORD) or {}
+        if present.get("digest") == digest and not damage(path):
+            # Replaces its record alone, so that there is a complete checkpoint at any time.
             os.replace(aside / RECORD, path / RECORD)
             flush_to_disk(path)
             shutil.rmtree(aside, ignore_errors=True)
         else:
-            shutil.rmtree(path, ignore_errors=True)  # a damaged one, passed over at the start
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one, skipped at the start
             os.replace(aside, path)
             flush_to_disk(self.directory)
         self._prune(path)
 
     def _prune(self, newest: Path) -> None:
-        """Deletes old checkpoints, and newer ones: they were damaged, so that we began before."""
+        """Deletes old checkpoints, and newer ones: those were damaged and skipped."""
         present = list_checkpoints(self.directory)
         wanted = [path for path in present if path.name <= newest.name][-max(1, self.keep) :]
         wanted.append(checkpoint_dir(self.directory, self.good_step))
         for path in present:
             if path not in wanted:
                 delete_tree(path)
-
-
-def _is_memory_short(tensors: dict[str, Any]) -> bool:
-    """Whether the copy takes more than half of the memory that was free before it was made."""
-    return psutil.virtual_memory().available < sum(tensor.nbytes for tensor in tensors.values())
 
 
 def write_with_room(
@@ -161,38 +159,28 @@ def write_with_room(
     good_step: int,
     warn: Callable[[str], None],
 ) -> None:
-    """Calls `write`, and as long as the disk is full, deletes a checkpoint and calls it again.
+    """Calls `write`; while the disk is full, deletes the oldest checkpoint and retries.
 
-    The oldest goes first; the newest intact one and that of good_step stay. Raises what `write`
-    does if none can be spared.
+    Keeps the newest intact checkpoint and that of good_step. Raises the error of `write` if there
+    is no other one to delete.
     """
     while True:
         try:
             return write()
         except (OSError, SafetensorError) as error:
-            spared = _oldest_to_spare(directory, good_step) if is_full(error) else None
-            if spared is None:
+            if not is_full(error):
                 raise
-        warn(f"the disk is full: {spared.name} is deleted to make room for {what}")
-        delete_tree(spared)
-
-
-def _oldest_to_spare(directory: Path, good_step: int) -> Path | None:
-    kept = {
-        newest_intact_checkpoint(directory, lambda problem: None),
-        checkpoint_dir(directory, good_step),
-    }
-    return next((path for path in list_checkpoints(directory) if path not in kept), None)
-
-
-def _holds(path: Path, digest: str) -> bool:
-    """Whether there is an intact checkpoint with these tensors, which never must be missing."""
-    record = read_sealed(path / RECORD) or {}
-    return record.get("digest") == digest and not damage(path)
+            newest = newest_intact_checkpoint(directory, lambda problem: None)
+            kept = {newest, checkpoint_dir(directory, good_step)}
+            oldest = next((path for path in list_checkpoints(directory) if path not in kept), None)
+            if oldest is None:
+                raise
+        warn(f"the disk is full: {oldest.name} is deleted to make room for {what}")
+        delete_tree(oldest)
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a checkpoint, or an empty string."""
+    """Returns a description of a checkpoint's damage, or an empty string."""
     record, file = read_sealed(path / RECORD), path / TENSORS
     needed = {"step", "numbers", "state", "bytes", "digest"}
     if not record or not needed <= record.keys():
@@ -205,28 +193,29 @@ def damage(path: Path) -> str:
 
 
 def newest_intact_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint without damage; says which ones were passed over and why."""
+    """Returns the newest checkpoint without damage, or None; reports each damaged one."""
     for path in reversed(list_checkpoints(directory)):
         problem = damage(path)
         if not problem:
             return path
-        say(f"{path.name} is damaged ({problem}) and is passed over")
+        say(f"{path.name} is damaged ({problem}) and is skipped")
     return None
 
 
 def load_newest_checkpoint(
     engine, directory: Path, optimizer_type: str, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Restores the engine and returns the state that was saved with it; None: nothing to load.
+    """Restores the engine and returns the saved state of the run, None without a checkpoint.
 
     Every rank must call it. Raises ValueError naming the checkpoint if it is of another model or
-    of another optimizer, as the state's optimizer_type says.
+    optimizer.
     """
     found = newest_intact_checkpoint(directory, say) if rank() == 0 else None
     path = from_first_rank(found)
     if path is None:
         return None
     record = read_sealed(path / RECORD)
+    assert record is not None  # the checkpoint is intact
     theirs = record["state"].get("optimizer_type")
     if theirs != optimizer_type:
         raise ValueError(f"{path}: --optimizer_type was {theirs}, and is {optimizer_type} now")

@@ -1,4 +1,4 @@
-"""DeepSpeed's config: what the flags decide, and a user's own JSON merged into it."""
+"""DeepSpeed's config: from the flags, with the user's JSON merged into it."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pretrain.settings import EngineSettings
 HALF_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 MOST_IN_BUCKET = 500_000_000  # DeepSpeed's default, in elements
 
-# What a user's JSON cannot change -> the flag that does.
+# Settings reserved to flags -> the flag.
 DECIDED_BY_FLAGS = {
     "train_batch_size": "train_batch_size",
     "train_micro_batch_size_per_gpu": "train_micro_batch_size_per_gpu",
@@ -28,7 +28,7 @@ DECIDED_BY_FLAGS = {
 
 
 def zero_stage(asked: int, precision: str, optimizer: str) -> int:
-    """The ZeRO stage that -1 stands for: 1 in half precision, where the optimizer allows it."""
+    """Resolves the ZeRO stage -1: 1 in half precision with an elementwise optimizer, else 0."""
     if asked >= 0:
         return asked
     return int(precision != "fp32" and optimizer in ELEMENTWISE_OPTIMIZERS)
@@ -37,13 +37,13 @@ def zero_stage(asked: int, precision: str, optimizer: str) -> int:
 def deepspeed_config(
     settings: EngineSettings, world_size: int, num_parameters: int
 ) -> dict[str, Any]:
-    """Returns DeepSpeed's config for a model of so many parameters.
+    """Returns DeepSpeed's config for a model with `num_parameters`.
 
     The micro batch must divide each rank's share of the batch, and the precision must not be auto.
-    Raises ValueError naming what the user's JSON must not hold.
+    Raises ValueError naming the invalid settings of the user's JSON.
     """
-    # ZeRO allocates its bucket in full: of fp32 gradients, 2 GB by default for any model. It wants
-    # an even number.
+    # ZeRO allocates the whole bucket, of an even size: by default 2 GB of fp32 gradients for any
+    # model.
     bucket = min(MOST_IN_BUCKET, num_parameters + num_parameters % 2)
     precision = "fp32" if settings.multiplies_in_bf16 else settings.precision
     stage = zero_stage(settings.zero_stage, precision, settings.optimizer_type)
@@ -62,26 +62,21 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,  # the loop writes its own lines
         "wall_clock_breakdown": False,
-        # It would wait for the device before each forward pass and after each step.
+        # They would wait for the device before each forward pass and after each step.
         "timers": {"throughput": {"enabled": False}},
     }
-    if not settings.deepspeed_config:
-        return config
-    return _merged(
-        config, read_user_config(Path(settings.deepspeed_config)), settings.deepspeed_config
-    )
+    return _with_user_config(config, settings.deepspeed_config)
 
 
 def _precision(precision: str, stage: int) -> dict[str, Any]:
-    """Half precision is DeepSpeed's own with ZeRO, torch's autocast without.
+    """Returns DeepSpeed's own half precision with ZeRO, torch's autocast without.
 
-    Without ZeRO, DeepSpeed 0.19 divides fp16 gradients by a loss scale that it never multiplied
-    the loss with; and an optimizer that needs whole matrices finds them in the model's own fp32
-    weights alone.
+    Without ZeRO, DeepSpeed 0.19 divides fp16 gradients by a loss scale, but never multiplies the
+    loss by it. Optimizers of whole matrices need the model's own fp32 weights.
     """
     autocast = precision != "fp32" and stage == 0
     config: dict[str, Any] = {
-        # loss_scale 0: dynamic, from 2^16 down on overflow, up after 1000 steps without.
+        # loss_scale 0: dynamic, from 2^16; halved by overflow, doubled after 1000 steps without.
         "fp16": {
             "enabled": precision == "fp16" and not autocast,
             "loss_scale": 0,
@@ -93,7 +88,7 @@ def _precision(precision: str, stage: int) -> dict[str, Any]:
         "bf16": {"enabled": precision == "bf16" and not autocast},
     }
     if precision != "fp32" and not autocast:
-        # Summed up in half precision, the gradients of 128 micro batches lose two digits.
+        # The sum of 128 micro batches' gradients in half precision loses two digits.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if autocast:
         config["torch_autocast"] = {"enabled": True, "dtype": HALF_DTYPES[precision]}
@@ -101,7 +96,7 @@ def _precision(precision: str, stage: int) -> dict[str, Any]:
 
 
 def read_user_config(path: Path) -> dict[str, Any]:
-    """A user's DeepSpeed JSON. Raises ValueError naming the file if it is not a JSON object."""
+    """Reads a user's DeepSpeed JSON. Raises ValueError naming the file if it is no JSON object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -114,9 +109,9 @@ def read_user_config(path: Path) -> dict[str, Any]:
 
 
 def conflicts(user: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(setting, flag that decides it) of each setting of a user's JSON that is not theirs.
+    """Yields (setting, flag) for each setting of a user's JSON in DECIDED_BY_FLAGS.
 
-    "auto", as the JSON files of transformers say, leaves a setting to the flag.
+    "auto", as in the JSON files of transformers, leaves a setting to the flag.
     """
     for path, flag in DECIDED_BY_FLAGS.items():
         value: Any = user
@@ -126,12 +121,16 @@ def conflicts(user: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield path, flag
 
 
-def _merged(config: dict[str, Any], user: dict[str, Any], name: str) -> dict[str, Any]:
+def _with_user_config(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Merges the user's JSON, if any, into the config."""
+    if not name:
+        return config
+    user = read_user_config(Path(name))
     found = [f"{path} is decided by --{flag}" for path, flag in conflicts(user)]
     if found:
-        raise ValueError(f"{name}: {'; '.join(found)}; take it out of the JSON")
+        raise ValueError(f"{name}: {'; '.join(found)}; remove it from the JSON")
     if "torch_autocast" in config and "fp16" in user:
-        raise ValueError(f"{name}: fp16 settings are of no use at ZeRO stage 0; take them out")
+        raise ValueError(f"{name}: fp16 settings have no effect at ZeRO stage 0; remove them")
     return _deep_merge(config, user)
 
 

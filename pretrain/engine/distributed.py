@@ -1,7 +1,7 @@
-"""The ranks of a run: starting them up and what little they say to each other.
+"""The ranks of a run: start, end and communication.
 
-Numbers that the host has go over gloo, also where gradients go over NCCL: the host would have to
-wait for the GPU twice to send them that way.
+Numbers on the host go over gloo, even if gradients go over NCCL: that would need two waits for the
+GPU.
 """
 
 import os
@@ -21,27 +21,29 @@ from pretrain.engine.ports import free_port, interface_to
 from pretrain.engine.time_limits import FOR_OTHER_RANKS
 from pretrain.kernels.cpu_settings import keep_freed_memory
 
-# This process' part in what torch.distributed keeps for it, until `leave_ranks`.
+# From `start_ranks` to `leave_ranks`.
 _host_group: torch.distributed.ProcessGroup | None = None  # None: torch's default group
-_peers: Peers | None = None  # None: there is one rank
+_peers: Peers | None = None  # None: a single rank
 
 
 def start_ranks() -> torch.device:
-    """Joins the ranks that the `deepspeed` launcher started; without it, there is one rank.
+    """Joins the ranks of the `deepspeed` launcher, or makes a single rank without it.
 
-    Returns the device of this rank. On the CPU the ranks share out the cores, unless
-    OMP_NUM_THREADS says how many each of them gets. Of several ranks, one that ends before
-    `leave_ranks` takes the others with it. Raises StageError where the device should be a GPU that
-    torch cannot use: DeepSpeed would take the CPU and say nothing.
+    Returns the device of this rank. On the CPU the ranks divide the cores, unless OMP_NUM_THREADS
+    is set. If a rank ends before `leave_ranks`, so do the others. Raises StageError for a GPU that
+    torch cannot use: DeepSpeed would silently take the CPU.
     """
-    for name, value in _single_rank_environment().items():
-        os.environ.setdefault(name, value)
+    for name in ("RANK", "LOCAL_RANK"):
+        os.environ.setdefault(name, "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
     kind = device_type(int(os.environ["LOCAL_RANK"]))
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    # An empty list of ops: without it DeepSpeed looks for compilers and builds its shared-memory
-    # extension, which only inference uses, so that a machine without a compiler could not train.
+    # DeepSpeed would look for compilers and build its shared-memory extension for inference, and
+    # fail on machines without a compiler.
     deepspeed.ops.__compatible_ops__ = {}
     accelerator = get_accelerator()
     if kind == "cuda" and accelerator.device_name() != "cuda":
@@ -50,7 +52,7 @@ def start_ranks() -> torch.device:
     if accelerator.device_name() == "cpu":
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, num_cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
-        # DeepSpeed asks for fp16 instructions; without them PyTorch computes the same, slowly.
+        # DeepSpeed demands fp16 instructions; PyTorch emulates them, slowly.
         accelerator.is_fp16_supported = lambda: True
         keep_freed_memory()
         device = torch.device("cpu")
@@ -62,19 +64,19 @@ def start_ranks() -> torch.device:
 
 
 def _join() -> None:
-    """Meets the other ranks."""
+    """Connects to the other ranks."""
     import deepspeed
 
     global _host_group, _peers
     on_several_servers = os.environ.get("LOCAL_SIZE", "1") != os.environ["WORLD_SIZE"]
     if on_several_servers and (interface := interface_to(os.environ["MASTER_ADDR"])):
-        # gloo would take the address of this server's name, which may be 127.0.1.1.
+        # gloo would resolve this server's name, possibly to 127.0.1.1.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     patience = timedelta(seconds=FOR_OTHER_RANKS)
-    # NCCL's own watchdog would end a rank that hangs before it has written its stacks.
+    # NCCL's watchdog would end a hanging rank before it has written its stacks.
     os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(FOR_OTHER_RANKS))
     deepspeed.init_distributed(verbose=False, timeout=patience)
-    # DeepSpeed reduces gradients in groups of its own, and would leave torch's time limit to them.
+    # DeepSpeed's own groups, for gradients, would have torch's default time limit.
     deepspeed.comm.comm.cdb.new_group = partial(torch.distributed.new_group, timeout=patience)
     if world_size() == 1:
         return
@@ -84,9 +86,9 @@ def _join() -> None:
 
 
 def leave_ranks() -> None:
-    """Ends what `start_ranks` began, when every rank has come to its end.
+    """Waits for all ranks, then undoes `start_ranks`.
 
-    When one has left after a signal, the launcher soon kills those that still save something.
+    The launcher kills the other ranks soon after one has left on a signal, even while they save.
     """
     import deepspeed
 
@@ -95,29 +97,19 @@ def leave_ranks() -> None:
     if _peers:
         _peers.leave()
     _host_group = _peers = None
-    deepspeed.comm.destroy_process_group()  # which forgets its own groups too
+    deepspeed.comm.destroy_process_group()  # resets DeepSpeed's groups, too
 
 
 def finish_before_ending(finish: Callable[[], None]) -> None:
-    """Has `finish` called, in a thread, if this rank ends because another has died."""
+    """Sets a function to call, in a thread, before this rank ends because another has died."""
     if _peers:
         _peers.finish = finish
 
 
-def let_the_first_to_end_be_seen() -> None:
-    """For a rank that has failed. Does not return if it failed because another has died."""
+def wait_for_earlier_death() -> None:
+    """Waits briefly after a failure; does not return if another rank died before."""
     if _peers:
-        _peers.let_the_first_to_end_be_seen()
-
-
-def _single_rank_environment() -> dict[str, str]:
-    return {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
+        _peers.wait_for_earlier_death()
 
 
 def rank() -> int:
@@ -129,26 +121,26 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Waits for the other ranks; not for their GPUs."""
+    """Waits for the other ranks, but not for their GPUs."""
     sum_numbers(0.0)
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of the ranks' tensors, in place."""
+    """Sums a tensor over the ranks, in place; returns it."""
     if world_size() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """The ranks' tensors, of one shape, behind each other along the first dimension."""
+    """Returns the ranks' tensors, of one shape, concatenated along the first dimension."""
     gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
     torch.distributed.all_gather_into_tensor(gathered, tensor)
     return gathered
 
 
 def sum_numbers(*values: float) -> list[float]:
-    """The sum over the ranks of each of a few numbers that the host has; no GPU is waited for."""
+    """Returns the sum over the ranks of each number, without a wait for the GPU."""
     if world_size() == 1:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
@@ -157,7 +149,7 @@ def sum_numbers(*values: float) -> list[float]:
 
 
 def from_first_rank(value: Any) -> Any:
-    """What rank 0 passed, on every rank."""
+    """Broadcasts the value of rank 0."""
     if world_size() == 1:
         return value
     values = [value]

@@ -1,7 +1,7 @@
-"""The DeepSpeed engine around the model, and the batch that it is fed."""
+"""DeepSpeed's engine around the model: construction, steps and gradient norms."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from pretrain.settings import EngineSettings
 def largest_micro_batch(
     batch_size: int, asked: int, world_size: int, name: str = "train_batch_size"
 ) -> int:
-    """The largest micro batch, at most `asked`, that accumulates to the batch without rest.
+    """Returns the largest divisor, up to `asked`, of each rank's share of the batch.
 
-    Raises ValueError if the batch, which the flag `name` says, cannot be shared out over the ranks.
+    name: flag of the batch size. Raises ValueError if the ranks cannot share the batch evenly.
     """
     share, rest = divmod(batch_size, world_size)
     if rest or not share:
@@ -27,19 +27,19 @@ def largest_micro_batch(
 
 
 def build_engine(settings: EngineSettings, model: torch.nn.Module, optimizer, world_size: int):
-    """The engine around the model; rank 0's weights become everyone's."""
+    """Returns DeepSpeed's engine around the model; broadcasts the weights of rank 0."""
     import deepspeed
     from deepspeed.runtime import torch_autocast
 
-    # DeepSpeed notes an engine with autocast for the whole process. A later one with ZeRO would
-    # scale its loss with torch's scaler, and divide by two scales.
+    # DeepSpeed sets this for the whole process with an engine with autocast. A later engine with
+    # ZeRO would also scale its loss with torch's scaler.
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
     config = deepspeed_config(settings, world_size, sum(p.numel() for p in model.parameters()))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
     if hasattr(scaler, "raise_error_at_min_scale"):
-        scaler.raise_error_at_min_scale = False  # how often that may happen is the loop's business
-    # DeepSpeed's takes two kernels per weight, and waits for the device twice.
+        scaler.raise_error_at_min_scale = False  # LossWindow counts such steps
+    # DeepSpeed's version needs two kernels per weight and two waits for the device.
     engine.clip_fp32_gradients = lambda: torch.nn.utils.clip_grad_norm_(
         engine.module.parameters(), engine.gradient_clipping()
     )
@@ -48,66 +48,57 @@ def build_engine(settings: EngineSettings, model: torch.nn.Module, optimizer, wo
 
 
 class Update(NamedTuple):
-    """What a step did: whether it was skipped as its gradient was not finite, and the loss scale
-    after it, 1 where the loss is not scaled. Tensors are [], on the device."""
+    """Outcome of a step. Tensors are [], on the device.
+
+    skipped: True if the gradient was not finite. scale: loss scale afterwards, 1 without scaling.
+    grad_norm: 2-norm of the gradient before clipping, None unless asked for.
+    """
 
     skipped: Tensor | bool
     scale: Tensor | float
+    grad_norm: float | None = None
 
 
-def update_weights(engine) -> Update:
-    """Takes the optimizer's step; does not wait for the device beyond what `wait_once` says."""
+def update_weights(engine, with_norm: bool = False) -> Update:
+    """Takes the optimizer's step; without the norm, with at most the wait of `wait_once`."""
+    grad_norm = None
+    if with_norm and not engine.zero_optimization():
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        grad_norm = read(norm(gradients)) / loss_scale(engine)
     scaler = engine.torch_autocast_z0_gradscaler
-    if not scaler:
-        engine.step()
-        return Update(not engine.was_step_applied(), loss_scale(engine))
-    before = scaler._get_scale_async().clone()
+    before = scaler._get_scale_async().clone() if scaler else None
     engine.step()
+    if with_norm and engine.zero_optimization():
+        found = engine.get_global_grad_norm()
+        grad_norm = None if found is None else float(found)
+    if not scaler:
+        return Update(not engine.was_step_applied(), loss_scale(engine), grad_norm)
     after = scaler._get_scale_async().clone()  # the next step changes it in place
-    return Update(after < before, after)
+    return Update(after < before, after, grad_norm)
 
 
 def loss_scale(engine) -> float:
-    """The present scale of the loss in fp16, 1 otherwise; may wait for the device."""
+    """Returns the current loss scale in fp16, else 1; may wait for the device."""
     if engine.torch_autocast_z0_gradscaler:
         return engine.torch_autocast_z0_gradscaler.get_scale()
     return float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
 
 
 def scales_loss(engine) -> bool:
-    """Whether the loss is scaled at all, that is, in fp16."""
+    """True in fp16."""
     return bool(engine.torch_autocast_z0_gradscaler) or engine.fp16_enabled()
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """What matrix products are computed in, for fp16, bf16 or fp32."""
+    """Returns the dtype of matrix products for fp16, bf16 or fp32."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def gradient_norm(engine) -> float | None:
-    """2-norm of the gradient before clipping; None with ZeRO, which tells it after the step.
-
-    Call it between the last backward pass of a batch and the step.
-    """
-    if engine.zero_optimization():
-        return None
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return read(norm(gradients)) / loss_scale(engine)
-
-
-def norm_of_last_step(engine) -> float | None:
-    """2-norm of the gradient in the last step, before clipping; None without ZeRO."""
-    if not engine.zero_optimization():
-        return None
-    norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
-
-
 def weights_cast_once(engine) -> AbstractContextManager:
-    """Within it, torch's autocast, if the engine uses it, casts no weight twice.
+    """Returns a context in which torch's autocast, if any, casts each weight once.
 
-    For all passes of a step, while the weights do not change. Autocast keeps what it has cast until
-    the outermost of its contexts ends; the engine's own ends with each forward pass.
+    For the passes of one step, between changes of the weights. Autocast caches casts until its
+    outermost context ends; the engine's own context ends with each forward pass.
     """
     if not engine.torch_autocast_enabled():
         return nullcontext()

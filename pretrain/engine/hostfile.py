@@ -1,4 +1,4 @@
-"""DeepSpeed's hostfile: the servers of a run, and how many GPUs each of them gives."""
+"""DeepSpeed's hostfile: the servers of a run and their numbers of GPUs."""
 
 import re
 import socket
@@ -7,13 +7,15 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-# ssh would take a name that begins with a hyphen for an option of its own.
+# ssh would take a name with a leading hyphen for an option.
 LINE = re.compile(r"(\w[\w.:@-]*)\s+slots=([1-9]\d*)$")
 
 
 def is_this_machine(servers: Iterable[str]) -> bool:
-    """True if the only server is this machine, which then needs no ssh: by its own name, or as
-    localhost. A name may leave out the domain."""
+    """True if the only server is this machine, by its name, with or without domain, or localhost.
+
+    It then needs no ssh.
+    """
     names = list(servers)
     own = socket.gethostname()
     if len(names) != 1:
@@ -25,7 +27,7 @@ def is_this_machine(servers: Iterable[str]) -> bool:
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
-    """`{server: slots}`. Raises ConfigError with the line that is not `server slots=N`."""
+    """Returns `{server: slots}`. Raises ConfigError naming a line other than `server slots=N`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -37,12 +39,8 @@ def read_hostfile(path: Path) -> dict[str, int]:
             continue
         found = LINE.match(text)
         if not found or found[1] in servers:
-            raise ConfigError(
-                [
-                    f"SYSTEM.HOSTFILE: {path}, line {number}: got {text!r}, expected "
-                    "`server slots=N`, each server once"
-                ]
-            )
+            where = f"SYSTEM.HOSTFILE: {path}, line {number}: got {text!r}"
+            raise ConfigError([f"{where}, expected `server slots=N`, each server once"])
         servers[found[1]] = int(found[2])
     if not servers:
         raise ConfigError([f"SYSTEM.HOSTFILE: {path} names no server"])

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a lost terminal end a run between two micro batches, on all ranks at once."""
+"""Ends a run between two micro batches, on all ranks, after SIGTERM, SIGINT or SIGHUP."""
 
 import signal
 import time
@@ -10,32 +10,32 @@ from pretrain.engine.time_limits import BETWEEN_AGREEMENTS
 
 
 class Interrupted(Exception):
-    """The run was asked to end, and has saved a checkpoint; signum: by which signal."""
+    """A signal ended the run, after a checkpoint. signum: its number."""
 
     def __init__(self, signum: int):
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
         self.signum = signum
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell calls a process that died of the signal: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.signum
+        self.exit_code = 128 + signum  # as of shells
 
 
 class Interrupts:
-    """The first signal of `caught` that came; 0: none so far. A second SIGINT ends us at once."""
+    """Signals received inside `caught`. A second SIGINT ends the process immediately.
+
+    signum: the first signal, 0 before it.
+    """
 
     def __init__(self) -> None:
         self.signum = 0
-        self._calls, self._interval = 0, 1  # calls of `check` since the last agreement, and to it
+        self._calls = 0  # of `check` since the last agreement
+        self._interval = 1  # calls between two agreements
         self._agreed_at = time.monotonic()
 
     def check(self) -> None:
-        """Raises Interrupted, on all ranks in the same call, if one of them was sent a signal.
+        """Raises Interrupted, on all ranks in the same call, if one of them received a signal.
 
-        To be called between micro batches, by all ranks between the same ones. An exchange of the
-        ranks takes some 0.1 ms, so they agree on a signal about once in BETWEEN_AGREEMENTS, by the
-        clock of rank 0. A single rank knows at once.
+        All ranks must call it between the same micro batches. Since an exchange takes about 0.1 ms,
+        they agree once per BETWEEN_AGREEMENTS, by the clock of rank 0; a single rank checks in
+        every call.
         """
         self._calls += 1
         if distributed.world_size() > 1 and self._calls < self._interval:
@@ -44,13 +44,13 @@ class Interrupts:
         seconds = now - self._agreed_at if distributed.rank() == 0 else 0.0
         signals, seconds = distributed.sum_numbers(self.signum, seconds)
         fitting = int(self._calls * BETWEEN_AGREEMENTS / max(seconds, 1e-9))
-        # At most twice as many as before: the next micro batches may be slower ones.
+        # At most doubled, since the next micro batches may be slower.
         self._interval = max(1, min(fitting, 2 * self._interval))
         self._calls, self._agreed_at = 0, now
         if signals:
             raise Interrupted(self.signum or signal.SIGTERM)
 
-    def _note(self, signum: int, frame) -> None:
+    def _note(self, signum: int, frame: object) -> None:
         if self.signum and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = self.signum or signum
@@ -58,9 +58,9 @@ class Interrupts:
 
 @contextmanager
 def caught() -> Iterator[Interrupts]:
-    """Notes SIGTERM, SIGINT and SIGHUP instead of dying of them. Only for the main thread.
+    """Catches SIGTERM, SIGINT and SIGHUP. Only for the main thread.
 
-    A SIGHUP that is ignored, as nohup has it, stays so.
+    SIGHUP remains ignored under nohup.
     """
     interrupts = Interrupts()
     numbers = [signal.SIGTERM, signal.SIGINT]

@@ -1,15 +1,14 @@
-"""Micro batches that fit into memory: one that does not ends the ranks, and the next start of the
-run takes half of it, with as many more of them, so that the optimizer sees the same batches.
+"""Memory limits: halves the micro batch after the ranks ran out of memory.
 
-A new start, and not a second try in the process: after a backward pass that failed, DeepSpeed's
-engine may hold gradients that are half reduced, and of several ranks perhaps only one ran out,
-while the others wait for it in a collective and cannot be told. Weights and optimizer are still
-those of the last step, and a single rank saves them before it leaves. Several ranks go back to the
-newest checkpoint; as all batches have the same shape, it is in its first steps that a run finds
-out.
+The ranks end, and the next start of the run accumulates twice as many micro batches of half the
+size: the optimizer sees the same batches. A retry in the process is impossible: after a failed
+backward pass, DeepSpeed's engine may hold partially reduced gradients, and other ranks may wait in
+a collective for the one that ran out. A single rank saves its weights and optimizer state, still
+those of the last step. Several ranks resume from the newest checkpoint; since all batches have the
+same shape, a run fails in its first steps.
 
-`micro_batch.json`, beside the checkpoints, remembers what fits. It is no part of any identity, and
-holds only as long as what it depends on is the same.
+`micro_batch.json`, beside the checkpoints, records the limit. It is not part of any identity, and
+invalid in other circumstances.
 """
 
 import re
@@ -26,8 +25,8 @@ from pretrain.settings import EngineSettings
 Result = TypeVar("Result")
 
 FILE = "micro_batch.json"
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better the next time
-# What memory depends on besides the model, which cannot change within a run.
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed the next time
+# Settings that change the use of memory within a run.
 FLAGS = (
     *("train_micro_batch_size_per_gpu", "validation_micro_batch", "precision", "zero_stage"),
     *("gradient_checkpointing", "compile", "deepspeed_config"),
@@ -36,7 +35,7 @@ TOO_LITTLE = re.compile(r"out of memory in \w+ with micro batches of \d+.*?; the
 
 
 class OutOfMemory(Exception):
-    """A micro batch of so many samples did not fit. part: training or validation."""
+    """A micro batch of `size` samples did not fit. part: training or validation."""
 
     def __init__(self, part: str, size: int, cause: str):
         super().__init__(f"out of memory in {part} with micro batches of {size} ({cause})")
@@ -44,48 +43,47 @@ class OutOfMemory(Exception):
 
 
 def within_memory(function: Callable[[], Result], part: str, size: int) -> Result:
-    """What the function returns; OutOfMemory if an allocation fails in it."""
+    """Calls the function; raises OutOfMemory if an allocation fails in it."""
     try:
         return function()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         cause = shorten(str(error) or type(error).__name__, 120, placeholder=" ...")
-    # Not in the handler: there, the new error would keep the old one, and with it all activations.
+    # Not in the handler: the context of the new error would keep all activations alive.
     raise OutOfMemory(part, size, cause)
 
 
-# --- what is remembered ----------------------------------------------------------------------
+# --- the record ------------------------------------------------------------------------------
 
 
 def circumstances(asked: EngineSettings, device: str, num_ranks: int) -> dict[str, Any]:
-    """What a limit depends on. asked: the settings as the flags give them."""
+    """Returns the conditions of a limit. asked: settings as the flags give them."""
     return {"device": device, "ranks": num_ranks, **{flag: getattr(asked, flag) for flag in FLAGS}}
 
 
 def known_limit(directory: Path, now: dict[str, Any]) -> int:
-    """The largest micro batch that a run of these circumstances may try; 0: any."""
+    """Returns the largest permitted micro batch in these circumstances, 0 for no limit."""
     record = _read(directory)
     return record["limit"] if record and record["circumstances"] == now else 0
 
 
 def remember(directory: Path, now: dict[str, Any], in_use: int, limit: int) -> None:
-    """Notes the micro batch of the training that begins, for `lower_limit`."""
+    """Records the micro batch at the start of training, for `lower_limit`."""
     record = {"circumstances": now, "in_use": in_use, "limit": limit}
-    if read_json(directory / FILE) != record:
-        write_json(directory / FILE, record)
+    write_json(directory / FILE, record)
 
 
 def lower_limit(directory: Path, size: int = 0) -> str:
-    """Halves what the next start may try, and returns words for it; empty if that cannot be.
+    """Halves the limit of the next start; returns a message, empty if it cannot be halved.
 
-    size: of the micro batch that did not fit. By default the training's, of ranks that were killed:
-    once for each start that got as far as `remember`, as less would not help one that did not.
+    size: of the micro batch that did not fit; 0: that of training, after ranks were killed. The
+    latter works once per call of `remember`: a start killed before it needs no smaller batches.
     """
     record = _read(directory)
-    if record and not size and record["limit"] < record["in_use"]:
+    if not record or (not size and record["limit"] < record["in_use"]):
         return ""
-    limit = (size or record["in_use"]) // 2 if record else 0
+    limit = (size or record["in_use"]) // 2
     if not limit:
         return ""
     write_json(directory / FILE, record | {"limit": limit})
@@ -93,13 +91,14 @@ def lower_limit(directory: Path, size: int = 0) -> str:
 
 
 def _read(directory: Path) -> dict[str, Any] | None:
-    """None if there is none, or if it is damaged."""
+    """Returns None if the record is missing or damaged."""
     record = read_json(directory / FILE)
-    numbers = [record.get(name) for name in ("in_use", "limit")] if isinstance(record, dict) else []
-    is_whole = numbers and all(type(n) is int and n > 0 for n in numbers)
-    return record if is_whole and "circumstances" in record else None
+    if not isinstance(record, dict) or "circumstances" not in record:
+        return None
+    numbers = record.get("in_use"), record.get("limit")
+    return record if all(type(number) is int and number > 0 for number in numbers) else None
 
 
 def shortage_in(lines: Iterable[str]) -> str:
-    """What a rank that can be started again has said of its memory; empty if it did not."""
+    """Returns the message of a rank about its lack of memory and the next start, or ""."""
     return next((found.group() for line in lines if (found := TOO_LITTLE.search(line))), "")

@@ -1,11 +1,10 @@
-"""Ranks that end as soon as another one has died.
+"""Ends all ranks as soon as one has died.
 
 In a collective, a rank would wait for a dead one up to torch's time limit, and DeepSpeed's launcher
-gives each rank that waits 30 s of its own. So each rank has a connection to rank 0, on which
-nothing is said but goodbye: however a process ends, on whatever server, the kernel closes its
-connections. A thread waits for that, as the main thread may be deep in a collective. A server
-without power closes nothing, nor does a firewall that drops a quiet connection: so the kernels
-probe each other.
+gives each waiting rank another 30 s. Therefore each rank has a connection to rank 0, used only to
+say goodbye: the kernel closes the connections of a process, however it ends. A thread waits for
+this, since the main thread may be blocked in a collective. A server without power closes nothing,
+nor does a firewall that drops an idle connection: the kernels also probe the connections.
 """
 
 import hmac
@@ -13,6 +12,7 @@ import os
 import secrets
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -20,16 +20,17 @@ from contextlib import suppress
 from typing import Any
 
 from pretrain.engine.time_limits import (
-    BEHIND_THE_FIRST_TO_END,
+    BEFORE_SURVIVORS_END,
     BETWEEN_PROBES,
     LOST_SERVER,
     TO_CONNECT,
     TO_NOTICE_A_DEATH,
 )
 
-GOODBYE = -1  # sent instead of the number of a rank that has died
-NUMBER_BYTES, TOKEN_BYTES = 4, 16
-EXIT_CODE = 1  # of a rank that lost another; the stage looks for a better reason first
+NUMBER = struct.Struct(">i")  # of a dead rank, or GOODBYE
+GOODBYE = -1
+TOKEN_BYTES = 16
+EXIT_CODE = 1  # of a rank that lost another; the stage prefers other reasons
 
 
 class Peers:
@@ -39,44 +40,44 @@ class Peers:
         self.rank, self._connections = rank, connections
         for connection in connections.values():
             _probe(connection)
-        # Called before this rank ends because of another. DeepSpeed's launcher limits its time.
+        # Called before this rank ends because of another; DeepSpeed's launcher limits its time.
         self.finish: Callable[[], None] = lambda: None
         self._left, self._lost = False, threading.Event()
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def leave(self) -> None:
-        """Says goodbye: what this rank and the others do from now on is nobody's end."""
+        """Says goodbye: from now on, the end of a rank ends no other."""
         self._left = True
         self._tell(GOODBYE)
 
-    def let_the_first_to_end_be_seen(self) -> None:
-        """For a rank that has failed. Does not return if it failed because another has died."""
+    def wait_for_earlier_death(self) -> None:
+        """Waits briefly after a failure; does not return if another rank died before."""
         if self._lost.wait(TO_NOTICE_A_DEATH):
             threading.Event().wait()  # the thread ends the process
 
     def _tell(self, number: int) -> None:
         for connection in self._connections.values():
             with suppress(OSError):
-                connection.sendall(_as_bytes(number))
+                connection.sendall(NUMBER.pack(number))
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
             for rank, connection in self._connections.items():
-                selector.register(connection, selectors.EVENT_READ, rank)
+                selector.register(connection, selectors.EVENT_READ, (rank, connection))
             while selector.get_map():
                 for key, _ in selector.select():
-                    dead = _hear(key.fileobj, key.data)
+                    dead = _read_end(*key.data)
                     if dead != GOODBYE and not self._left:
                         self._end(dead)
                     selector.unregister(key.fileobj)
 
     def _end(self, dead: int) -> None:
         self._lost.set()
-        end = time.monotonic() + BEHIND_THE_FIRST_TO_END
+        end = time.monotonic() + BEFORE_SURVIVORS_END
         if self.rank == 0:
             self._tell(dead)
         try:
-            # Not by sys.stderr, which the main thread may hold.
+            # Not by sys.stderr, since the main thread may hold its lock.
             os.write(2, f"rank {dead} has ended; so does rank {self.rank}\n".encode())
             self.finish()
         finally:
@@ -85,10 +86,10 @@ class Peers:
 
 
 def connect_ranks(rank: int, world_size: int, from_first_rank: Callable[[Any], Any]) -> Peers:
-    """Connects all ranks; each of them must call it. The address is that of MASTER_ADDR.
+    """Connects all ranks at MASTER_ADDR; each of them must call it.
 
-    from_first_rank: returns what rank 0 passed to it, on every rank. Raises OSError, on both sides,
-    for ranks that cannot connect.
+    from_first_rank: broadcasts the argument of rank 0. Raises OSError, on both sides, if a rank
+    cannot connect.
     """
     address = os.environ["MASTER_ADDR"]
     if rank:
@@ -97,10 +98,10 @@ def connect_ranks(rank: int, world_size: int, from_first_rank: Callable[[Any], A
             connection = socket.create_connection((address, port), TO_CONNECT)
         except OSError as error:
             raise OSError(
-                f"rank {rank} cannot reach rank 0 at {address}, port {port} ({error}): no firewall "
-                "may stand between the servers"
+                f"rank {rank} cannot reach rank 0 at {address}, port {port} ({error}); allow the "
+                "servers to connect to each other at any port"
             ) from error
-        connection.sendall(token + _as_bytes(rank))
+        connection.sendall(token + NUMBER.pack(rank))
         connection.settimeout(None)
         return Peers(rank, {0: connection})
     family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
@@ -112,7 +113,7 @@ def connect_ranks(rank: int, world_size: int, from_first_rank: Callable[[Any], A
 
 
 def _accept(listener: socket.socket, token: bytes, number: int) -> dict[int, socket.socket]:
-    """Connections of so many ranks, by rank; strangers, who do not know the token, are left out."""
+    """Returns the connections of that many ranks, by rank; rejects clients without the token."""
     connections: dict[int, socket.socket] = {}
     end = time.monotonic() + TO_CONNECT
     while len(connections) < number:
@@ -126,17 +127,18 @@ def _accept(listener: socket.socket, token: bytes, number: int) -> dict[int, soc
             ) from None
         connection.settimeout(max(0.1, end - time.monotonic()))
         with suppress(OSError):
-            words = _received(connection, TOKEN_BYTES + NUMBER_BYTES)
-            if hmac.compare_digest(words[:TOKEN_BYTES], token):
+            words = _received(connection, TOKEN_BYTES + NUMBER.size)
+            is_whole = len(words) == TOKEN_BYTES + NUMBER.size
+            if is_whole and hmac.compare_digest(words[:TOKEN_BYTES], token):
                 connection.settimeout(None)
-                connections[_as_number(words[TOKEN_BYTES:])] = connection
+                connections[NUMBER.unpack(words[TOKEN_BYTES:])[0]] = connection
                 continue
         connection.close()
     return connections
 
 
 def _probe(connection: socket.socket) -> None:
-    """Has the kernel close it when the other end has not answered for LOST_SERVER seconds."""
+    """Makes the kernel close it after LOST_SERVER seconds without an answer."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, BETWEEN_PROBES)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, BETWEEN_PROBES)
@@ -144,26 +146,17 @@ def _probe(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
 
 
-def _hear(connection: socket.socket, other: int) -> int:
-    """GOODBYE, or the rank that has ended without; other: who is at the other end."""
-    try:
-        words = _received(connection, NUMBER_BYTES)
-    except OSError:
-        words = b""
-    return _as_number(words) if len(words) == NUMBER_BYTES else other
+def _read_end(other: int, connection: socket.socket) -> int:
+    """Returns GOODBYE or the number of a dead rank. other: rank at the other end."""
+    words = b""
+    with suppress(OSError):
+        words = _received(connection, NUMBER.size)
+    return NUMBER.unpack(words)[0] if len(words) == NUMBER.size else other
 
 
 def _received(connection: socket.socket, count: int) -> bytes:
-    """So many bytes, or fewer if the other end has closed the connection."""
+    """Returns `count` bytes, or fewer if the other end has closed the connection."""
     words = b""
     while len(words) < count and (more := connection.recv(count - len(words))):
         words += more
     return words
-
-
-def _as_bytes(number: int) -> bytes:
-    return number.to_bytes(NUMBER_BYTES, "big", signed=True)
-
-
-def _as_number(words: bytes) -> int:
-    return int.from_bytes(words, "big", signed=True)

@@ -1,4 +1,4 @@
-"""Where the ranks of a run compute: on GPUs of this machine, on its CPU, or on other servers."""
+"""Placement of the ranks: on GPUs of this machine, on its CPU, or on other servers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,11 +33,10 @@ class Placement:
 
 
 def place_ranks(config) -> Placement:
-    """A rank for each GPU that SYSTEM.NUM_GPUS takes, or one on the CPU; or for each slot of
-    SYSTEM.HOSTFILE.
+    """Places a rank on each GPU of SYSTEM.NUM_GPUS or slot of SYSTEM.HOSTFILE, or one on the CPU.
 
-    A slot is a GPU, or a process on the CPU with NUM_GPUS 0. Raises ConfigError for a hostfile that
-    cannot be read, and as `usable_gpus` does.
+    A slot is a GPU, or a process on the CPU with NUM_GPUS 0. Raises ConfigError for an unreadable
+    hostfile, and the errors of `usable_gpus`.
     """
     asked, hostfile = config.SYSTEM.NUM_GPUS, config.SYSTEM.HOSTFILE
     if not hostfile:
@@ -51,7 +50,7 @@ def place_ranks(config) -> Placement:
 
 
 def expects_gpus(config) -> bool:
-    """Whether `place_ranks` will take GPUs, as far as one knows without torch."""
+    """True if `place_ranks` is expected to take GPUs; does not import torch."""
     if not config.SYSTEM.NUM_GPUS:
         return False
     hostfile = Path(config.SYSTEM.HOSTFILE or "none")
@@ -66,6 +65,6 @@ def _here(gpus: tuple[Gpu, ...], ranks_on_cpu: int) -> Placement:
 
 
 def device_flag(num_gpus: int) -> str:
-    """run_pretraining's --device for ranks on the first visible GPUs of this machine."""
+    """Returns run_pretraining's --device for the first visible GPUs of this machine."""
     names = visible_gpu_names()
     return "cuda" if names is None else f"cuda:{','.join(names[:num_gpus])}"

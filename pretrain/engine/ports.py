@@ -1,4 +1,4 @@
-"""A port for the ranks to meet at, and the network on which they do."""
+"""Port and network interface for the ranks to meet."""
 
 import socket
 
@@ -6,14 +6,14 @@ import psutil
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on, so that two runs on one machine do not clash."""
+    """Returns an unused TCP port, different for each run on a machine."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
 def interface_to(address: str) -> str:
-    """Name of the network interface that leads to a server, this one included; "": not known."""
+    """Returns the name of the network interface to a server, or "" if unknown."""
     family, kind, _, _, target = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(target)  # sends nothing

@@ -1,4 +1,4 @@
-"""What a run computes in, on the device that it is on."""
+"""The floating-point format of a run."""
 
 import torch
 
@@ -9,13 +9,15 @@ from pretrain.model.model_types import OWN_TYPE
 def resolve_precision(
     asked: str, device: torch.device, model_type: str, zero_stage: int = -1
 ) -> str:
-    """fp16, bf16 or fp32: what "auto" stands for is the fastest that learns as well as fp32.
+    """Returns fp16, bf16 or fp32; "auto" is the fastest one that learns as well as fp32.
 
-    On GPUs fp16; on the CPU fp32, or bf16 for our model where the processor is built for it and
-    ZeRO, whose bf16 is that of the weights too, is at stage 0 or -1. Raises ValueError for a bf16
-    that the GPU would only emulate, several times slower.
+    On GPUs fp16. On the CPU fp32, or bf16 for our model on processors with fast bf16 products and
+    with ZeRO stage -1 or 0; at higher stages the weights would be bf16 too. Raises ValueError for
+    bf16 on a GPU without it, since emulation is several times slower.
     """
-    if asked == "bf16" and _only_emulates_bf16(device):
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    emulates = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked == "bf16" and emulates:
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"--precision: {name} only emulates bf16, expected fp16 (or auto)")
     if asked != "auto":
@@ -26,15 +28,10 @@ def resolve_precision(
     return "bf16" if ours and prefers_bf16() else "fp32"
 
 
-def _only_emulates_bf16(device: torch.device) -> bool:
-    on_gpu = device.type == "cuda" and torch.cuda.is_available()
-    return on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 def set_tf32(allowed: bool) -> None:
-    """Says whether GPUs may multiply fp32 matrices in TF32, whatever was set before.
+    """Allows or forbids TF32 products of fp32 matrices on GPUs.
 
-    NVIDIA_TF32_OVERRIDE=0 in the environment, which the libraries read, still forbids it.
+    NVIDIA_TF32_OVERRIDE=0 in the environment, read by the libraries, still forbids them.
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
@@ -43,9 +40,9 @@ def set_tf32(allowed: bool) -> None:
 def multiplies_in_bf16(
     precision: str, device: torch.device, model_type: str, zero_stage: int
 ) -> bool:
-    """True if our model computes in bf16 by itself: on the CPU, where autocast would be slower.
+    """True if our model itself multiplies in bf16: on the CPU, since autocast is slower there.
 
-    precision: fp16, bf16 or fp32. zero_stage: as asked; from 1 on, bf16 is DeepSpeed's.
+    precision: fp16, bf16 or fp32. zero_stage: as asked; from stage 1 on, bf16 is DeepSpeed's.
     """
     ours = device.type == "cpu" and model_type == OWN_TYPE
     return ours and precision == "bf16" and zero_stage <= 0

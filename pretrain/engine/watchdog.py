@@ -1,9 +1,8 @@
-"""Training that stands still is noticed, and every rank says where it stands.
+"""Detects a hanging run: each rank writes its stacks, and the stage informs the user.
 
-Each rank arms a timer of faulthandler's, a thread in C that needs nothing of Python, and puts it
-off with every sign of life; when it runs out, the stacks of all its threads go to stderr, which is
-the `.err` log. The stage does the same with the lines that it hears from the first rank, tells the
-user, and waits on: a disk or a network that comes back is no reason to end a run.
+Each rank resets a timer of faulthandler, a C thread independent of Python, with every sign of life.
+When the timer expires, the stacks of all threads go to stderr, that is, to the `.err` log. The
+stage times the progress lines of rank 0. Neither ends the run: the disk or the network may recover.
 """
 
 import faulthandler
@@ -24,13 +23,13 @@ from pretrain.engine.time_limits import (
 
 TIMES_SLOWEST = 2
 REARM_SECONDS = 1.0
-MARK = b"Timeout ("  # how faulthandler begins
+MARK = b"Timeout ("  # begins the output of faulthandler
 
 
 class Patience:
-    """How long nothing may come: twice as long as ever before, rounded up to multiples of `least`.
+    """Permitted silence: twice the longest one so far, rounded up to a multiple of `least`.
 
-    first: seconds up to the first sign of life; least and most: seconds afterwards.
+    first: seconds up to the first sign of life. least, most: bounds afterwards, in seconds.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Patience:
 
     def sign_of_life(self) -> None:
         silent, self.last = self.silent_seconds, time.monotonic()
-        # What comes before the first sign is no step, and tells nothing of steps.
+        # The time before the first sign is no measure of a step.
         self._slowest = 0.0 if self._slowest is None else max(self._slowest, silent)
         periods = math.ceil(TIMES_SLOWEST * self._slowest / self.least)
         self.seconds = min(self.least * max(1, periods), self.most)
@@ -57,11 +56,11 @@ class Patience:
 
 @contextmanager
 def stacks_when_silent(rank: int, patience: Patience) -> Iterator[Callable[[], None]]:
-    """Yields a function to call whenever a bit of work is done; it takes no time.
+    """Yields a cheap function to call after each bit of work.
 
-    When it has not been called for too long, the stacks of all threads are written to stderr, once
-    until the next call. The seconds in their first line, `Timeout (0:10:03)!`, are the rank: so
-    ranks do not write at the same time either, which would mix their lines.
+    Without a call for too long, writes the stacks of all threads to stderr, once until the next
+    call. The time limit is `rank` seconds longer than that of rank 0: ranks then do not mix their
+    lines, and `Timeout (0:10:03)!` in the first line is rank 3.
     """
     armed = -math.inf
 
@@ -80,9 +79,9 @@ def stacks_when_silent(rank: int, patience: Patience) -> Iterator[Callable[[], N
 
 
 class SilenceReport:
-    """For the one who started the ranks: says when they fall silent, and when they go on.
+    """Tells the user, in the process of the stage, when the ranks fall silent and resume.
 
-    errors: the file that their stderr goes to.
+    errors: log file of their stderr.
     """
 
     def __init__(self, errors: Path, tell: Callable[[str], None], patience: Patience):
@@ -92,12 +91,12 @@ class SilenceReport:
 
     def sign_of_life(self) -> None:
         if self.reported:
-            self.tell(f"training goes on, after {duration(self.patience.silent_seconds)}")
+            self.tell(f"training has resumed after {duration(self.patience.silent_seconds)}")
             self.reported = False
         self.patience.sign_of_life()
 
     def look(self) -> None:
-        """To be called now and then."""
+        """Reports a long silence, once; call it regularly."""
         silent = self.patience.silent_seconds
         if not self.reported and silent > self.patience.seconds + TO_WRITE_STACKS:
             self.reported = True
@@ -113,4 +112,4 @@ class SilenceReport:
             return f"the log cannot be read: {error}"
         if written:
             return f"the stacks of the ranks are in {self.errors}"
-        return "no rank says where it stands, as if its process had been stopped"
+        return "no rank has written its stacks; the processes may be suspended"

@@ -1,12 +1,10 @@
-"""What a DeepSpeed engine has learned, as whole tensors by name: the same for any number of ranks,
-any ZeRO stage and any precision.
+"""State of a DeepSpeed engine, independent of the number of ranks, ZeRO stage and precision.
 
-The tensors are the weights in fp32 (`weight/<parameter>`) and each tensor that the optimizer keeps
-for a parameter (`exp_avg/<parameter>`, `step/<parameter>`, ...). The rest are a few numbers: step
-counts that the optimizer keeps for a group, and the loss scaler's state.
+It consists of whole tensors by name: the weights in fp32 (`weight/<parameter>`) and the optimizer's
+tensors of each parameter (`exp_avg/<parameter>`, `step/<parameter>`, ...). A few numbers complete
+it: the optimizer's step counts by group, and the state of the loss scaler.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,25 +13,29 @@ from torch import Tensor, nn
 from pretrain.engine import distributed
 
 WEIGHT, STEP = "weight", "step"
-# What the two loss scalers of half precision remember.
+# State of DeepSpeed's loss scaler.
 SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def gather_state(engine) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, numbers) of the engine; every rank must call it, rank 0 alone gets the tensors.
+    """Returns (tensors, numbers); every rank must call it, and rank 0 alone gets the tensors.
 
     The tensors are copies on the CPU.
     """
     _link_optimizer_state(engine)
     tensors = {}
-    for name, tensor in _whole_tensors(engine):
-        if distributed.rank() == 0:
-            tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return tensors, {"group_steps": _group_steps(engine), "scaler": _scaler_state(engine)}
+    for name, parameter in engine.module.named_parameters():
+        for kind in (WEIGHT, *_state_kinds(engine, parameter)):
+            tensor = _whole(engine, parameter, kind)
+            if distributed.rank() == 0:
+                tensors[f"{kind}/{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
+    # Some optimizers count steps by group.
+    steps = [group.get(STEP) for group in _base_optimizer(engine).param_groups]
+    return tensors, {"group_steps": steps, "scaler": _scaler_state(engine)}
 
 
 def gather_weights(engine) -> dict[str, Tensor]:
-    """The fp32 weights by the names of the model's parameters, on rank 0; every rank must call."""
+    """Returns the fp32 weights by parameter name, on rank 0 alone; every rank must call it."""
     weights = {}
     for name, parameter in engine.module.named_parameters():
         value = _whole(engine, parameter, WEIGHT)
@@ -43,53 +45,41 @@ def gather_weights(engine) -> dict[str, Tensor]:
 
 
 def restore_state(engine, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    """Puts a gathered state into an engine of the same model and optimizer.
+    """Restores a gathered state in an engine of the same model and optimizer.
 
-    Raises ValueError if the tensors are those of another model.
+    Raises ValueError for the tensors of another model.
     """
     _check_model(engine, tensors)
     with torch.no_grad():
         _prepare_optimizer(engine, tensors, numbers["group_steps"])
-        for name, parameter in engine.module.named_parameters():
-            for kind in _kinds(tensors, name):
-                _set_whole(engine, parameter, kind, tensors[f"{kind}/{name}"])
+        parameters = dict(engine.module.named_parameters())
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            _set_whole(engine, parameters[name], kind, tensor)
     _spread_master_weights(engine)
     _restore_scaler(engine, numbers["scaler"])
 
 
 def _check_model(engine, tensors: dict[str, Tensor]) -> None:
-    ours = {f"{WEIGHT}/{name}": _shape(p) for name, p in engine.module.named_parameters()}
+    # With ZeRO-3, a parameter holds only this rank's part, and ds_shape is that of the whole.
+    ours = {
+        f"{WEIGHT}/{name}": tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in engine.module.named_parameters()
+    }
     theirs = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(f"{WEIGHT}/")}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ValueError(
                 f"the checkpoint is of another model: {name.partition('/')[2]} is "
-                f"{theirs.get(name, 'not there')} in it and {ours.get(name, 'not there')} here"
+                f"{theirs.get(name, 'missing')} in it and {ours.get(name, 'missing')} here"
             )
-
-
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Of the whole parameter; with ZeRO-3, what is here is a part of it."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 # --- tensors ---------------------------------------------------------------------------------
 
 
-def _whole_tensors(engine) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in engine.module.named_parameters():
-        yield f"{WEIGHT}/{name}", _whole(engine, parameter, WEIGHT)
-        for kind in _state_kinds(engine, parameter):
-            yield f"{kind}/{name}", _whole(engine, parameter, kind)
-
-
-def _kinds(tensors: dict[str, Tensor], name: str) -> list[str]:
-    """The kinds of tensors that are kept for a parameter."""
-    return [kind for kind, _, other in (key.partition("/") for key in tensors) if other == name]
-
-
 def _state_kinds(engine, parameter: nn.Parameter) -> list[str]:
-    """Names of the optimizer's tensors of a parameter; with ZeRO, those of all parameters."""
+    """Returns the names of the optimizer's tensors of a parameter; with ZeRO, of all parameters."""
     if not engine.zero_optimization():
         state = engine.optimizer.state.get(parameter, {})
         return [kind for kind, value in state.items() if isinstance(value, Tensor)]
@@ -102,8 +92,8 @@ def _state_kinds(engine, parameter: nn.Parameter) -> list[str]:
     ]
 
 
-def _whole(engine, parameter: nn.Parameter, kind: str) -> Tensor:
-    """A parameter, or what the optimizer keeps for it, out of the partitions of all ranks."""
+def _whole(engine, parameter: Any, kind: str) -> Tensor:
+    """Returns a parameter, or a tensor of its optimizer state, from the partitions of all ranks."""
     key = None if kind == WEIGHT else kind
     if kind == STEP and engine.zero_optimization():
         flat = next(iter(_flat_partitions(engine)))
@@ -115,7 +105,7 @@ def _whole(engine, parameter: nn.Parameter, kind: str) -> Tensor:
     return parameter if key is None else engine.optimizer.state[parameter][kind]
 
 
-def _set_whole(engine, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+def _set_whole(engine, parameter: Any, kind: str, value: Tensor) -> None:
     key = None if kind == WEIGHT else kind
     if kind == STEP and engine.zero_optimization():
         return  # set for the whole partition
@@ -126,18 +116,14 @@ def _set_whole(engine, parameter: nn.Parameter, kind: str, value: Tensor) -> Non
     elif key is None:
         parameter.copy_(value)
     else:
-        engine.optimizer.state[parameter][kind] = _placed(value, parameter)
+        # Fused optimizers need their step counts on the parameter's device, too.
+        engine.optimizer.state[parameter][kind] = value.to(parameter.device, copy=True)
 
 
-def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """On the parameter's device; fused optimizers want their step counts there too."""
-    return value.to(parameter.device, copy=True)
+def _set_partition(parameter: Any, key: str | None, value: Tensor) -> None:
+    """Sets this rank's part of a ZeRO-3 parameter.
 
-
-def _set_partition(parameter: nn.Parameter, key: str | None, value: Tensor) -> None:
-    """This rank's part of a ZeRO-3 parameter, whose last part may be padded.
-
-    DeepSpeed's own setter (0.19) reads beyond the end where it is.
+    The last part may be padded; DeepSpeed's own setter (0.19) then reads beyond the end.
     """
     optimizer = parameter._z3_optimizer
     part, _ = optimizer._get_fp32_opt_state_partition(parameter, False, key)
@@ -147,7 +133,7 @@ def _set_partition(parameter: nn.Parameter, key: str | None, value: Tensor) -> N
     part[: len(piece)].copy_(piece)
 
 
-# --- the optimizer behind the engine -----------------------------------------------------------
+# --- the engine's optimizer --------------------------------------------------------------------
 
 
 def _base_optimizer(engine) -> torch.optim.Optimizer:
@@ -155,7 +141,7 @@ def _base_optimizer(engine) -> torch.optim.Optimizer:
 
 
 def _flat_partitions(engine) -> list[Tensor]:
-    """With ZeRO, the optimizer works on these: this rank's part of all weights, flattened."""
+    """Returns the parameters of ZeRO's optimizer: this rank's part of all weights, flattened."""
     names = (  # ZeRO 3; 1 and 2; 1 in bf16 with gradients in fp32
         *("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"),
         "fp32_groups_flat_partition",
@@ -165,13 +151,8 @@ def _flat_partitions(engine) -> list[Tensor]:
     )
 
 
-def _group_steps(engine) -> list[int | None]:
-    """The step counts of optimizers that count by group."""
-    return [group.get(STEP) for group in _base_optimizer(engine).param_groups]
-
-
 def _prepare_optimizer(engine, tensors: dict[str, Tensor], steps: list[int | None]) -> None:
-    """Makes room for the state to come; a new optimizer has none yet."""
+    """Prepares a new optimizer, without state, for `_set_whole`."""
     optimizer = _base_optimizer(engine)
     for group, step in zip(optimizer.param_groups, steps, strict=False):
         if step is not None:
@@ -179,24 +160,20 @@ def _prepare_optimizer(engine, tensors: dict[str, Tensor], steps: list[int | Non
     if engine.zero_optimization():
         kinds = {name.partition("/")[0] for name in tensors} - {WEIGHT, STEP}
         counts = [float(value) for name, value in tensors.items() if name.startswith(f"{STEP}/")]
-        _make_flat_states(engine, optimizer, kinds, counts[0] if counts else None)
+        for flat in _flat_partitions(engine):
+            state = optimizer.state[flat]
+            state.update({kind: torch.zeros_like(flat) for kind in kinds})
+            if counts:
+                state[STEP] = torch.tensor(counts[0], dtype=torch.float32, device=flat.device)
+        _link_optimizer_state(engine)
     else:
         optimizer.state.clear()
 
 
-def _make_flat_states(engine, optimizer, kinds: set[str], step: float | None) -> None:
-    for flat in _flat_partitions(engine):
-        state = optimizer.state[flat]
-        state.update({kind: torch.zeros_like(flat) for kind in kinds})
-        if step is not None:
-            state[STEP] = torch.tensor(step, dtype=torch.float32, device=flat.device)
-    _link_optimizer_state(engine)
-
-
 def _link_optimizer_state(engine) -> None:
-    """Tells ZeRO 1 and 2 which part of the optimizer's state is which parameter's.
+    """Assigns the parts of the optimizer's state to the parameters, with ZeRO 1 and 2.
 
-    They know the state by name only once it is there, that is, after the first step.
+    DeepSpeed can do so only once the state exists, that is, after the first step.
     """
     if engine.zero_optimization_stage() not in (1, 2):
         return
@@ -207,7 +184,7 @@ def _link_optimizer_state(engine) -> None:
 
 
 def _spread_master_weights(engine) -> None:
-    """From the fp32 weights of the partitions to the weights that the model computes with."""
+    """Copies the fp32 weights of the partitions to the weights of the model."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage == 3:
         for number in range(len(optimizer.fp32_partitioned_groups_flat)):
@@ -228,7 +205,7 @@ def _scaler_state(engine) -> dict[str, Any]:
 
 
 def _restore_scaler(engine, state: dict[str, Any]) -> None:
-    """The scale of a run in another precision is of no use and is left out."""
+    """Ignores the state of a run in another precision."""
     if engine.torch_autocast_z0_gradscaler:
         if "_growth_tracker" in state:
             engine.torch_autocast_z0_gradscaler.load_state_dict(state)

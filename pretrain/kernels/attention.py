@@ -1,9 +1,9 @@
-"""Which tokens attend to which, and the attention that computes just that.
+"""Attention patterns: the pairs of tokens that attend to each other, with a fast kernel for each.
 
 Each forward pass makes one or two patterns, for all layers. `Dense` adds a bias to the scores of
-all pairs of tokens. The others are for rows of LONG_ROW tokens and more, and take memory linear in
-their length: `Flash` and `ByDocument` leave out the pairs of different documents, `Flash` and
-`Windows` those that are too far apart.
+all pairs of tokens. The others are for rows of at least LONG_ROW tokens, with memory linear in
+their length: `Flash` and `ByDocument` skip pairs of different documents, `Flash` and `Windows`
+distant pairs.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.kernels.dropout import attention_bias
 
 LONG_ROW = 512
-# Queries that a long document is cut into where attention keeps all its weights: the backward pass
-# computes those of a piece again.
+# Queries per piece of a long document, if attention keeps its weights: the backward pass recomputes
+# the weights of one piece at a time.
 QUERIES = 512
-MIN_BLOCK = 64  # queries of a window's block: smaller products are no faster
-# Head sizes of torch's flash attention; cards of capability 8.6, 8.9 and 12 train up to 192 alone.
+MIN_BLOCK = 64  # queries per block of a window: smaller products are no faster
+# Head sizes of torch's flash attention; GPUs of capability 8.6, 8.9 and 12 train at most 192.
 FLASH_HEAD_MULTIPLE, FLASH_MAX_HEAD = 8, 192
 AMPERE = (8, 0)
 
@@ -31,12 +31,12 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
 class Documents(NamedTuple):
-    """Documents that follow each other in a batch of rows; none goes on in the next row.
+    """Consecutive documents in a batch of rows; none continues in the next row.
 
     lengths: tokens of each, padding included. longest: at least the length of the longest. bounds:
-    int32 [documents + 1], where each begins in the rows laid end to end, and where the last ends.
-    numbers: [batch, length], a document's number in its row at each of its tokens and 0 (False) at
-    padding, or None if each row is one document.
+    int32 [documents + 1], the begin of each in the concatenated rows, and the end of the last.
+    numbers: [batch, length], the document's number in its row, 0 (False) in padding, or None if
+    each row is one document.
     """
 
     lengths: tuple[int, ...]
@@ -47,26 +47,26 @@ class Documents(NamedTuple):
     @classmethod
     def of(cls, lengths: Sequence[int], numbers: Tensor | None) -> "Documents":
         bounds = torch.tensor([0, *lengths]).cumsum(0).int()
-        # A power of two, so that compiled code meets few different ones.
+        # A power of two, since torch.compile recompiles for each value.
         longest = 1 << (max(lengths) - 1).bit_length()
         return cls(tuple(lengths), longest, bounds, numbers)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Documents":
-        """After a change of each tensor, e.g. a copy to another device."""
+        """Returns a copy with each tensor changed, e.g. moved to another device."""
         numbers = None if self.numbers is None else change(self.numbers)
         return self._replace(bounds=change(self.bounds), numbers=numbers)
 
 
 # --- the patterns ----------------------------------------------------------------------------
 #
-# Each has attend(query, key, value, attend, dropout): vectors [batch, length, heads, head_dim], and
-# so is the result; attend does the work where the pattern has no kernel of its own.
+# Each has attend(query, key, value, attend, dropout), with arguments and result [batch, length,
+# heads, head_dim]. The argument attend is the kernel of patterns without one of their own.
 
 
 class Dense(NamedTuple):
-    """bias: [batch, 1, 1 or length, length] in the dtype of the queries; None: all attend to all.
+    """All pairs. bias: [batch, 1, 1 or length, length] in the dtype of the queries, or None.
 
-    torch takes boolean masks too, and makes a bias of them in each layer.
+    torch would convert a boolean mask to a bias in each layer.
     """
 
     bias: Tensor | None
@@ -74,8 +74,8 @@ class Dense(NamedTuple):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, dropout: float
     ) -> Tensor:
-        heads = (part.transpose(1, 2) for part in (query, key, value))
-        return attend(*heads, self.bias, dropout).transpose(1, 2)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        return attend(query, key, value, self.bias, dropout).transpose(1, 2)
 
 
 class Flash(NamedTuple):
@@ -88,11 +88,11 @@ class Flash(NamedTuple):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, dropout: float
     ) -> Tensor:
-        # What torch.nn.attention.varlen calls, whose own function has no dropout.
+        # The kernel of torch.nn.attention.varlen, which itself offers no dropout.
         output, *_ = torch.ops.aten._flash_attention_forward(
             *(part.flatten(0, 1) for part in (query, key, value)),
             *(self.bounds, self.bounds, self.longest, self.longest),
-            *(dropout, False, False),  # neither causal, nor with the dropout's mask
+            *(dropout, False, False),  # not causal; no dropout mask in the result
             window_size_left=self.reach,
             window_size_right=self.reach,
         )
@@ -100,22 +100,22 @@ class Flash(NamedTuple):
 
 
 class ByDocument(NamedTuple):
-    """One document after the other. lengths: as in Documents."""
+    """Attention within one document at a time. lengths: as in Documents."""
 
     lengths: tuple[int, ...]
 
-    @torch.compiler.disable  # compiled code would be another one for each batch
+    @torch.compiler.disable  # it would be compiled again for each batch
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, dropout: float
     ) -> Tensor:
         parts = (part.flatten(0, 1).split(self.lengths) for part in (query, key, value))
         documents = zip(*parts, strict=True)
-        outputs = [_attend_alone(*document, attend, dropout) for document in documents]
+        outputs = [_attend_alone(q, k, v, attend, dropout) for q, k, v in documents]
         return torch.cat(outputs).view(query.shape)
 
 
 class Windows(NamedTuple):
-    """Blocks of queries, each with its own keys and those of the blocks beside it.
+    """Blocks of queries, each with the keys of its own and the two adjacent blocks.
 
     bias: [batch * blocks, 1, size, 3 * size]. size: tokens of a block, at least the window's reach.
     """
@@ -134,7 +134,7 @@ class Windows(NamedTuple):
         keys, values = (
             functional.pad(part, beside)
             .unfold(1, 3 * self.size, self.size)  # [batch, blocks, heads, head_dim, 3 * size]
-            .transpose(3, 4)  # before the copy: fast kernels want a head's numbers side by side
+            .transpose(3, 4)  # before the copy: fast kernels need contiguous head_dim
             .flatten(0, 1)
             for part in (key, value)
         )
@@ -148,9 +148,9 @@ Pattern = Dense | Flash | ByDocument | Windows
 def _attend_alone(
     query: Tensor, key: Tensor, value: Tensor, attend: Attend, dropout: float
 ) -> Tensor:
-    """A document's tokens to each other: [length, heads, head_dim]."""
+    """Computes attention within a document; arguments and result [length, heads, head_dim]."""
     query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
-    # As torch's own attention does not, which does all on a GPU, and what is plain on the CPU.
+    # torch's own attention, used on GPUs and for fp32 without dropout, keeps none.
     keeps_weights = query.device.type == "cpu" and (dropout or query.dtype != torch.float32)
     if not (keeps_weights and torch.is_grad_enabled() and query.shape[2] > 2 * QUERIES):
         return attend(query, key, value, None, dropout)[0].transpose(0, 1)
@@ -161,15 +161,15 @@ def _attend_alone(
     return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 
 
-# --- which one -------------------------------------------------------------------------------
+# --- choice of the pattern -------------------------------------------------------------------
 
 
 def global_pattern(mask: Tensor | Documents | None, hidden: Tensor, head_dim: int) -> Pattern:
-    """Each token attends to all of its document.
+    """Returns the pattern in which each token attends to its whole document.
 
     mask: bool [batch, length], True at real tokens, or int [batch, length], the number of each
-    token's document, or None if nothing is padded; of long rows, the documents. hidden: [batch,
-    length, hidden_size], for its device and dtype.
+    token's document, or None without padding; for long rows, the documents. hidden: [batch, length,
+    hidden_size], for its device and dtype.
     """
     if isinstance(mask, Documents):
         if takes_flash(hidden, head_dim):
@@ -184,9 +184,9 @@ def global_pattern(mask: Tensor | Documents | None, hidden: Tensor, head_dim: in
 def local_pattern(
     mask: Tensor | Documents | None, hidden: Tensor, head_dim: int, reach: int
 ) -> Pattern:
-    """Each token attends to those of its document that are at most `reach` tokens away.
+    """Returns the pattern in which each token attends to at most `reach` neighbours on either side.
 
-    Arguments as for global_pattern.
+    Only to those of its document. Other arguments as for global_pattern.
     """
     if reach >= hidden.shape[1] - 1:
         return global_pattern(mask, hidden, head_dim)
@@ -205,7 +205,7 @@ def local_pattern(
 
 
 def _windows(numbers: Tensor, reach: int, dtype: torch.dtype) -> Windows:
-    """numbers: bool or int [batch, length]."""
+    """Returns local_pattern for long rows. numbers: bool or int [batch, length]."""
     size = max(reach, MIN_BLOCK)
     rest = -numbers.shape[1] % size
     nowhere = functional.pad(numbers.int(), (size, size + rest), value=-1)
@@ -217,12 +217,12 @@ def _windows(numbers: Tensor, reach: int, dtype: torch.dtype) -> Windows:
 
 
 def _same(of_queries: Tensor, of_keys: Tensor) -> Tensor:
-    """bool [batch, queries, keys]. Padding attends to padding: no query is left without a key."""
+    """Returns bool [batch, queries, keys]. Padding attends to padding: each query needs a key."""
     return of_queries[:, :, None] == of_keys[:, None]
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:
-    """What the layers compute queries in."""
+    """Returns the dtype of the layers' queries."""
     device = hidden.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -230,7 +230,7 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
 
 
 def takes_flash(hidden: Tensor, head_dim: int) -> bool:
-    """Whether torch has variable-length flash attention for these hidden states."""
+    """True if torch has variable-length flash attention for these hidden states."""
     device = hidden.device
     return device.type == "cuda" and is_built_for_flash(
         compute_dtype(hidden), head_dim, _capability(device)
@@ -248,8 +248,8 @@ def is_built_for_flash(dtype: torch.dtype, head_dim: int, capability: tuple[int,
 
 @torch.compiler.assume_constant_result
 def _capability(device: torch.device) -> tuple[int, int]:
-    """The card's; (0, 0) if this torch is built without flash attention."""
-    if not torch.cuda.is_available():  # a tensor without memory, to see what would be computed
+    """Returns the GPU's capability, (0, 0) if torch is built without flash attention."""
+    if not torch.cuda.is_available():  # a fake CUDA tensor, in a test
         return AMPERE
     if not torch.backends.cuda.is_flash_attention_available():
         return (0, 0)

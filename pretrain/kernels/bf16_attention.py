@@ -1,7 +1,7 @@
 """Attention for training on the CPU in bf16, with dropout of its weights.
 
-Scores and their softmax are computed in fp32, all other products in bf16. torch's own attention
-falls back to many passes where weights are dropped, and is slow for short samples anyway.
+Computes scores and softmax in fp32, all other products in bf16. torch's own attention makes many
+passes over the weights with dropout, and is slow for short samples in any case.
 """
 
 import torch
@@ -14,9 +14,9 @@ from pretrain.kernels.dropout import attention_bias, draw_kept
 def half_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
 ) -> Tensor:
-    """softmax(query key^T / sqrt(head_dim)), dropped and scaled, times value.
+    """Returns softmax(query key^T / sqrt(head_dim)), dropped and scaled, times value.
 
-    Arguments as for dropout.attention; float32 or bfloat16, and so is the result.
+    Arguments as for dropout.attention, float32 or bfloat16; the result has their dtype.
     """
     if mask is not None and mask.dtype == torch.bool:
         mask = attention_bias(mask, torch.float32)
@@ -35,7 +35,7 @@ class _HalfAttention(torch.autograd.Function):
         weights = torch.softmax(scores, dim=-1, out=scores).bfloat16()
         kept, ctx.dropout_scale = None, 1.0
         if dropout:
-            kept = draw_kept(weights.shape, dropout).neg_()  # all bits of what is kept
+            kept = draw_kept(weights.shape, dropout).neg_()  # -1 has all bits
             ctx.dropout_scale = 1 / (1 - dropout)
         values = (value * ctx.dropout_scale).bfloat16().flatten(0, 1)
         ctx.save_for_backward(query.bfloat16(), key.bfloat16(), values, weights, kept)
@@ -57,8 +57,7 @@ class _HalfAttention(torch.autograd.Function):
 
 
 def _dropped(weights: Tensor, kept: Tensor | None) -> Tensor:
-    """bf16 weights with 0 where `kept` (int16, -1 or 0) is 0: 16 bits at a time, so that a product
-    with another type is not needed."""
+    """Sets bf16 weights to 0 at zeros of `kept` (int16, -1 or 0), by their bits."""
     if kept is None:
         return weights
     return torch.bitwise_and(weights.view(torch.int16), kept).view(torch.bfloat16)

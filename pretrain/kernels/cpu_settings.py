@@ -1,20 +1,20 @@
-"""What training on the CPU asks of the libraries below torch."""
+"""Settings of glibc and OpenMP for training on the CPU."""
 
 import ctypes
 import os
 
 # Parameters of glibc's mallopt, from its malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-# Turns of OpenMP's waiting threads, some microseconds: enough to meet the next of many small
-# operations awake. Against sleeping at once, 1000 and 3000 made steps of 4 x 256 12 % and 20 %
-# shorter on two quiet cores, and 15 % and 31 % longer beside a program that wanted one of them.
+# Spins of OpenMP's waiting threads, a few microseconds: they are still awake for the next of many
+# small operations. Compared with sleeping at once, 1000 and 3000 spins made steps of 4 x 256 12 %
+# and 20 % shorter on two idle cores, and 15 % and 31 % longer if another program used one of them.
 SPIN_COUNT = 2000
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next step, which would else get fresh pages each time.
+    """Makes glibc keep freed memory for the next step, since fresh pages are slow.
 
-    Does nothing where there is no glibc.
+    Does nothing without glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -25,9 +25,9 @@ def keep_freed_memory() -> None:
 
 
 def spin_briefly() -> None:
-    """Has threads that wait for the others give up their core soon.
+    """Makes OpenMP's waiting threads release their cores soon; call it before the import of torch.
 
-    To be called before torch is imported. OMP_WAIT_POLICY or GOMP_SPINCOUNT in the environment win.
+    OMP_WAIT_POLICY and GOMP_SPINCOUNT in the environment take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

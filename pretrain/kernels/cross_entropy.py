@@ -1,23 +1,23 @@
-"""Cross entropy over the vocabulary, the widest thing that a model computes."""
+"""Cross entropy over the vocabulary."""
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-# Logits that are worked on at a time: in bf16 8 MiB, which stay in the last cache.
+# Logits per piece: in bf16 8 MiB, the size of a last-level cache.
 PIECE = 1 << 22
-SMALLEST = torch.finfo(torch.float32).tiny  # probability whose logarithm is finite
+SMALLEST = torch.finfo(torch.float32).tiny  # probability with a finite logarithm
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """In fp32; 0 for a micro batch that has, rarely, no prediction."""
+    """Returns the mean in fp32, [], 0 without predictions."""
     total = functional.cross_entropy(logits.float(), labels, reduction="sum")
     return total / max(1, len(labels))
 
 
 def half_mean_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
-    """mean_cross_entropy of hidden weight^T + bias, on the CPU, the products in bf16.
+    """Returns mean_cross_entropy of hidden weight^T + bias, with bf16 products, on the CPU.
 
     hidden: fp32 [predictions, hidden_size]. weight: fp32 [vocabulary, hidden_size]. bias: fp32
     [vocabulary]. labels: int64 [predictions].
@@ -28,7 +28,7 @@ def half_mean_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels
 
 
 class _HalfCrossEntropy(torch.autograd.Function):
-    """The sum. The gradient of the logits, softmax less 1 at the label, is made along with it."""
+    """Computes the sum, and with it the gradient of the logits: softmax, minus 1 at the label."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class _HalfCrossEntropy(torch.autograd.Function):
         for start in range(0, len(half), step):
             piece = slice(start, start + step)
             logits = functional.linear(half[piece], half_weight, half_bias)
-            torch.softmax(logits, 1, out=of_logits[piece])  # which computes in fp32
+            torch.softmax(logits, 1, out=of_logits[piece])  # in fp32 internally
         row = torch.arange(len(labels))
         of_label = of_logits[row, labels]
         total = -of_label.float().clamp(min=SMALLEST).log_().sum()
@@ -52,5 +52,5 @@ class _HalfCrossEntropy(torch.autograd.Function):
         hidden, weight, of_logits = ctx.saved_tensors
         of_hidden = (of_logits @ weight).float().mul_(grad)
         of_weight = (of_logits.t() @ hidden).float().mul_(grad)
-        of_bias = of_logits.sum(0).float().mul_(grad)  # which is added up in fp32
+        of_bias = of_logits.sum(0).float().mul_(grad)  # summed in fp32 internally
         return of_hidden, of_weight, of_bias, None

@@ -1,12 +1,11 @@
-"""Dropout of hidden states and of attention weights, made fast on the CPU.
+"""Fast dropout of hidden states and attention weights on the CPU.
 
-There, torch draws a number for each element, one after the other unless the processor is Intel's,
-and attention with dropout falls back to a dozen passes over the weights of all heads. Here, a
-number of 64 bits decides about four elements, what is kept is 0 or 1 in 16 bits, and attention goes
-through its heads in pieces that stay in the cache. On other devices, and where torch.compile is at
-work, torch's own code does it all.
+On the CPU, torch draws a number per element, sequentially except on Intel's processors, and makes
+a dozen passes over the attention weights of all heads. Here, a number of 64 bits decides four
+elements, the mask is 0 or 1 in 16 bits, and attention works on a few heads at a time, in the cache.
+On other devices and under torch.compile, torch's own code runs.
 
-What is dropped is a function of the state of torch's global generator, as with torch's own.
+The mask is a function of the state of torch's global generator, as with torch's own dropout.
 """
 
 import math
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-LEVELS = 1 << 16  # p is rounded to 1 / LEVELS, and what is kept is scaled for the rounded p
-# Attention weights that a core works on at a time: in fp32 2 MiB, which pass through three buffers
-# of that size. Fewer no longer pay for waking the other cores, more no longer stay in the caches.
+LEVELS = 1 << 16  # p is rounded to a multiple of 1 / LEVELS
+# Attention weights per core and piece: 2 MiB in fp32, in three buffers of that size. Fewer are not
+# worth waking the other cores, more do not fit into the caches.
 PIECE = 1 << 19
 
 
@@ -37,18 +36,15 @@ class Dropout(nn.Module):
             return functional.dropout(hidden, self.p)
         return _HiddenDropout.apply(hidden, self.p)
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float
 ) -> Tensor:
-    """Scaled dot-product attention, its weights under dropout: the shape of the queries.
+    """Returns scaled dot-product attention with dropout, in the shape of the queries.
 
     query: [batch, heads, queries, head_dim]; key, value: [batch, heads, keys, head_dim]. attn_mask:
-    broadcastable to [batch, heads, queries, keys], True where a query attends to a key, or what is
-    added to the scores (attention_bias), or None for everywhere. dropout_p: 0.0 outside training.
+    broadcastable to [batch, heads, queries, keys], True for pairs that attend, or a bias of the
+    scores (attention_bias), or None for all pairs. dropout_p: 0.0 outside training.
     """
     if dropout_p == 0 or _is_left_to_torch(query, dropout_p):
         return functional.scaled_dot_product_attention(
@@ -58,13 +54,13 @@ def attention(
 
 
 def attention_bias(attends: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where True; where False, a number so low that its softmax is 0, of a finite sum or not."""
+    """Returns 0 for True; for False the lowest number of the dtype, with a softmax of 0."""
     bias = torch.zeros(attends.shape, dtype=dtype, device=attends.device)
     return bias.masked_fill_(~attends, torch.finfo(dtype).min)
 
 
 def _is_left_to_torch(tensor: Tensor, p: float) -> bool:
-    """Also a p so close to 0 or 1 that rounding would make it 0 or 1."""
+    """True except on the CPU without torch.compile; also if p would be rounded to 0 or 1."""
     rounds = not 1 <= _num_dropped_levels(p) < LEVELS
     return tensor.device.type != "cpu" or torch.compiler.is_compiling() or rounds
 
@@ -74,16 +70,16 @@ def _num_dropped_levels(p: float) -> int:
 
 
 def _scale(p: float) -> float:
-    """Of what is kept: one over the probability to keep it."""
+    """Returns the scale of kept elements: 1 over their rounded probability."""
     return LEVELS / (LEVELS - _num_dropped_levels(p))
 
 
 def draw_kept(shape: torch.Size, p: float) -> Tensor:
-    """int16: 1 where an element is kept, 0 with probability p; drawn from torch's generator."""
+    """Returns an int16 mask, 0 with probability p, else 1; draws from torch's generator."""
     size = math.prod(shape)
     numbers = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
-    # As int16, numbers begin at -LEVELS / 2. A comparison in place stays int16, which torch
-    # multiplies with many times faster than with bool.
+    # The lowest int16 is -LEVELS / 2. A comparison in place stays int16: torch multiplies by it
+    # many times faster than by bool.
     levels = numbers.view(torch.int16)[:size]
     return levels.ge_(_num_dropped_levels(p) - LEVELS // 2).view(shape)
 
@@ -104,9 +100,9 @@ class _HiddenDropout(torch.autograd.Function):
 
 
 class _DroppedAttention(torch.autograd.Function):
-    """softmax(query key^T / sqrt(head_dim)), dropped and scaled, times value.
+    """Computes softmax(query key^T / sqrt(head_dim)), dropped and scaled, times value.
 
-    Half precision is computed in fp32. Autocast must keep out: it would halve that again.
+    Half precision is computed in fp32, with autocast disabled.
     """
 
     @staticmethod
@@ -131,8 +127,8 @@ class _DroppedAttention(torch.autograd.Function):
         return output.view(query.shape).to(query.dtype)
 
     @staticmethod
-    @once_differentiable
     @torch.autocast("cpu", enabled=False)
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, weights, kept = ctx.saved_tensors
         upstream = _stack(grad, queries.dtype)
@@ -152,18 +148,19 @@ class _DroppedAttention(torch.autograd.Function):
 
 
 def _stack(heads: Tensor, dtype: torch.dtype) -> Tensor:
-    """[batch, heads, length, head_dim] as [batch * heads, length, head_dim], contiguous."""
+    """Reshapes [batch, heads, length, head_dim] to [batch * heads, ...], contiguous."""
     return heads.flatten(0, 1).contiguous().to(dtype)
 
 
 def _stacked(bias: Tensor, piece: slice) -> Tensor:
-    """Those rows of [batch, heads, ...] as [batch * heads, ...]: as a whole, it may be large."""
+    """Returns those rows of [batch, heads, ...] reshaped to [batch * heads, ...], without a copy
+    of the whole."""
     rows = torch.arange(piece.start, piece.stop)
     return bias[rows // bias.shape[1], rows % bias.shape[1]]
 
 
 def _pieces(shape: torch.Size) -> Iterator[slice]:
-    """Some heads of [heads, queries, keys] at a time: each core works on about PIECE weights."""
+    """Yields slices of the heads of [heads, queries, keys], with about PIECE weights per core."""
     size, num_weights = shape[0], shape[1] * shape[2]
     step = max(1, PIECE * torch.get_num_threads() // num_weights)
     for start in range(0, size, step):
@@ -171,6 +168,6 @@ def _pieces(shape: torch.Size) -> Iterator[slice]:
 
 
 def _product(left: Tensor, right: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-    """scale * left right, of stacks of matrices."""
+    """Returns scale * left right, for stacks of matrices."""
     nothing = left.new_empty(1, 1, 1)
     return torch.baddbmm(nothing, left, right, beta=0, alpha=scale, out=out)

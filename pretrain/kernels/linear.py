@@ -1,18 +1,19 @@
-"""Linear layers, whose matrix products are made fast on the CPU.
+"""Linear layers with fast matrix products on the CPU.
 
-In fp32, torch multiplies matrices with Intel's MKL, which leaves the AVX-512 units of other makers'
-processors unused. There, the same products by oneDNN, which torch brings along, take less than half
-of the time. Elsewhere, and where torch.compile or autocast is at work, torch's own code does all.
+In fp32, torch multiplies matrices with Intel's MKL, without the AVX-512 units of processors of
+other makers. On those, the products of oneDNN, a part of torch, take less than half of the time.
+On other processors, and under torch.compile or autocast, torch's own code runs.
 
-A model may also multiply in bf16 while it trains (`multiply_in_bf16`), as GPUs do under autocast.
-Its weights and what layers add up stay fp32. Processors that are built for it take half of the time
-again.
+A model can also multiply in bf16 during training (`multiply_in_bf16`), as GPUs do under autocast,
+with weights and residual sums in fp32. Processors with bf16 products take half of the time again.
 
-Which way a product is computed depends on the machine and the run's settings alone, so that a run
-that is resumed there ends with the same bits.
+The machine and the settings alone decide between these kernels: a run resumed on the same machine
+ends with the same bits.
 """
 
 import functools
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,10 @@ from torch.nn import functional
 
 
 class Linear(nn.Linear):
-    """torch's, through `linear` or, if in_bf16 and in training, `bf16_linear`.
+    """nn.Linear with the kernel `linear` or, in training with in_bf16, `bf16_linear`.
 
-    gives_bf16: what it gives then goes into another such layer, at most through an activation, and
-    stays bf16.
+    gives_bf16: True if the output of `bf16_linear` stays bf16, for another such layer, possibly
+    after an activation.
     """
 
     in_bf16 = gives_bf16 = False
@@ -38,27 +39,32 @@ class Linear(nn.Linear):
 
 
 def multiply_in_bf16(model: nn.Module) -> None:
-    """Has all modules that know how multiply in bf16 while they train on the CPU."""
-    for module in model.modules():
+    """Sets in_bf16 in all modules with that attribute, for training on the CPU."""
+    modules: Iterable[Any] = model.modules()
+    for module in modules:
         if hasattr(module, "in_bf16"):
             module.in_bf16 = True
 
 
 @functools.cache
 def prefers_bf16() -> bool:
-    """Whether this processor multiplies bf16 faster than fp32, and torch knows how."""
+    """True if this processor has fast bf16 products, and torch oneDNN."""
+    return has_bf16_products() and torch.backends.mkldnn.is_available()
+
+
+def has_bf16_products() -> bool:
+    """True if this processor has instructions for bf16 products."""
     processor = torch.cpu.get_capabilities()
-    is_built_for_it = processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)
-    return is_built_for_it and torch.backends.mkldnn.is_available()
+    return processor.get("avx512_bf16", False) or processor.get("amx_bf16", False)
 
 
 def bf16_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear` of fp32 or bf16 hidden states and fp32 parameters, in bf16. The result is bf16."""
+    """Computes `linear` in bf16, with a bf16 result, from hidden states in fp32 or bf16."""
     return _FastLinear.apply(hidden, weight, bias, torch.bfloat16)
 
 
 def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """hidden [..., inputs] times weight [outputs, inputs] transposed, plus bias [outputs]."""
+    """Returns hidden [..., inputs] weight^T + bias, for a weight [outputs, inputs]."""
     if _is_left_to_torch(hidden, weight):
         return functional.linear(hidden, weight, bias)
     return _FastLinear.apply(hidden, weight, bias, torch.float32)
@@ -77,7 +83,7 @@ def _is_left_to_torch(hidden: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether this processor has AVX-512 that MKL does not use, and torch has oneDNN."""
+    """True if this processor has AVX-512 units unused by MKL, and torch oneDNN."""
     processor = torch.cpu.get_capabilities()
     is_intels = "Intel" in processor.get("cpu_name", "Intel")
     has_avx512 = processor.get("avx512_f", False)
@@ -85,16 +91,16 @@ def prefers_onednn() -> bool:
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left [n, k] times right [m, k] transposed, plus bias [m]; all fp32, or all bf16."""
+    """Returns left [n, k] times right [m, k] transposed, plus bias [m]; all fp32 or all bf16."""
     if left.dtype == torch.bfloat16:
         return functional.linear(left, right, bias)
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 class _FastLinear(torch.autograd.Function):
-    """Multiplies in `dtype`, and gives that.
+    """Multiplies in `dtype`, with a result of that dtype.
 
-    hidden: fp32 or bf16, and so is its gradient; those of the parameters are fp32.
+    hidden and its gradient: fp32 or bf16; gradients of the parameters: fp32.
     """
 
     @staticmethod
@@ -115,5 +121,5 @@ class _FastLinear(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_weight = _product(upstream.t(), hidden.reshape(-1, hidden.shape[-1]).t()).float()
         if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = upstream.sum(0).float()  # which is added up in fp32
+            of_bias = upstream.sum(0).float()  # summed in fp32 internally
         return of_hidden, of_weight, of_bias, None

@@ -1,10 +1,10 @@
-"""The model, its architectures and its export."""
+"""The model, its forms in transformers, and its export."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Imports BasePretrainModel, and torch with it, when someone asks for it."""
+    """Imports BasePretrainModel on demand, since it imports torch."""
     if name == "BasePretrainModel":
         from pretrain.model.model import BasePretrainModel
 

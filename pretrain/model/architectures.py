@@ -1,6 +1,6 @@
-"""Which class of transformers our model is, and its weights and config under that class's names.
+"""Our model as a class of transformers: its name, weights and config.
 
-Where transformers has no such class, it is one of our own, whose code goes with the export.
+If transformers lacks the architecture, the class is our own, exported with its code.
 """
 
 import re
@@ -14,18 +14,25 @@ from torch import Tensor
 from pretrain.model.encoder import NUM_SEGMENTS
 from pretrain.settings import ModelSettings
 
+BERT_NAMES = (  # of settings
+    *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
+)
+OWN_NAMES = (
+    *("glu", "encoder_ln_mode", "position_embedding_type", "rope_theta", "use_bias", "norm_type"),
+    *("embedding_norm", "attention_window", "global_attention_every"),
+)
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 WORDS = "encoder.embeddings.word.weight"  # padded to a multiple, along the vocabulary
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model of transformers that computes what ours does.
+    """A model of transformers equivalent to ours.
 
     names: our modules outside the layers -> theirs. layer_names: our modules in a layer -> theirs,
-    below `layer_prefix.<number>`; a tuple where theirs has several for one of ours. settings: what
-    only its config.json holds. shifted_positions: whether
-    position p is row p + pad_token_id + 1 of its table. own_code: whether it needs files of ours.
+    under `layer_prefix.<number>`; a tuple if one of ours is several of theirs. settings: entries of
+    config.json of this architecture alone. shifted_positions: True if position p is row
+    p + pad_token_id + 1 of the table. own_code: True if the export needs our code.
     """
 
     model_type: str
@@ -39,11 +46,9 @@ class Architecture:
 
 
 def architecture_of(settings: ModelSettings) -> Architecture:
-    """The one whose masked language model is BasePretrainModel with these flags."""
-    pre_ln, rotary = (
-        settings.encoder_ln_mode == "pre-ln",
-        settings.position_embedding_type == "rotary",
-    )
+    """Returns the architecture equivalent to BasePretrainModel with these settings."""
+    pre_ln = settings.encoder_ln_mode == "pre-ln"
+    rotary = settings.position_embedding_type == "rotary"
     if settings.norm_type == "layernorm" and settings.embedding_norm:
         if rotary and pre_ln and settings.glu:
             return MODERN_BERT
@@ -56,9 +61,9 @@ def architecture_of(settings: ModelSettings) -> Architecture:
 
 
 def hugging_face_weights(weights: dict[str, Tensor], settings: ModelSettings) -> dict[str, Tensor]:
-    """Our state dict under transformers' names, in fp32, without the padding of the vocabulary."""
+    """Returns our state dict under transformers' names, in fp32, without vocabulary padding."""
     architecture = architecture_of(settings)
-    result = {}
+    result: dict[str, Tensor] = {}
     for name, weight in weights.items():
         tensor = weight.detach().float().cpu()
         if name == WORDS:
@@ -71,7 +76,7 @@ def hugging_face_weights(weights: dict[str, Tensor], settings: ModelSettings) ->
 
 
 def _renamed(name: str, tensor: Tensor, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of what stands for one of our tensors."""
+    """Yields (name, tensor) of the equivalents of one of our tensors."""
     module, _, kind = name.rpartition(".")
     layer = LAYER.fullmatch(module)
     if not layer:
@@ -89,18 +94,15 @@ def _renamed(name: str, tensor: Tensor, architecture: Architecture) -> Iterator[
 
 
 def hugging_face_config(settings: ModelSettings) -> dict[str, Any]:
-    """config.json of the export."""
+    """Returns config.json of the export."""
     architecture = architecture_of(settings)
-    unused_positions = _unused_positions(settings, architecture)
+    num_unused = _unused_positions(settings, architecture)
     return {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
-        "vocab_size": settings.vocab_size,
-        "hidden_size": settings.hidden_size,
-        "num_hidden_layers": settings.num_hidden_layers,
-        "num_attention_heads": settings.num_attention_heads,
-        "intermediate_size": settings.intermediate_size,
-        "max_position_embeddings": settings.max_seq_length + unused_positions,
+        **_picked(settings, "vocab_size", "hidden_size", "num_hidden_layers"),
+        **_picked(settings, "num_attention_heads", "intermediate_size"),
+        "max_position_embeddings": settings.max_seq_length + num_unused,
         "initializer_range": settings.initializer_range,
         "tie_word_embeddings": True,
         "dtype": "float32",
@@ -110,7 +112,7 @@ def hugging_face_config(settings: ModelSettings) -> dict[str, Any]:
 
 
 def _unused_positions(settings: ModelSettings, architecture: Architecture) -> int:
-    """Rows at the start of the table of positions that no token uses."""
+    """Returns the number of unused rows at the start of the table of positions."""
     return settings.special_ids["pad_token_id"] + 1 if architecture.shifted_positions else 0
 
 
@@ -119,12 +121,11 @@ def _picked(settings: ModelSettings, *names: str) -> dict[str, Any]:
 
 
 def _bert_settings(settings: ModelSettings) -> dict[str, Any]:
-    names = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps")
-    return {"type_vocab_size": NUM_SEGMENTS, **_picked(settings, *names)}
+    return {"type_vocab_size": NUM_SEGMENTS, **_picked(settings, *BERT_NAMES)}
 
 
 def _modern_bert_settings(settings: ModelSettings) -> dict[str, Any]:
-    """Dropout stands inside the feed-forward, not behind it."""
+    """Returns its settings; its dropout is inside the feed-forward part, not after it."""
     window, theta = settings.attention_window, settings.rope_theta
     every = settings.global_attention_every if window else 1
     layers = range(settings.num_hidden_layers)
@@ -133,12 +134,12 @@ def _modern_bert_settings(settings: ModelSettings) -> dict[str, Any]:
     return {
         "hidden_activation": settings.hidden_act,
         "classifier_activation": "gelu",
-        # Masked tokens alone are trained, so that [CLS], which is none, stands for nothing.
+        # [CLS] is never masked: its hidden state is not trained.
         "classifier_pooling": "mean",
         "norm_eps": settings.layer_norm_eps,
         "layer_types": ["sliding_attention" if n % every else "full_attention" for n in layers],
         "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
-        # The same in the words of versions 4 of transformers, which pass over the lines above.
+        # The same for version 4 of transformers.
         "global_attn_every_n_layers": every,
         "global_rope_theta": theta,
         **({"local_attention": window, "local_rope_theta": theta} if window else {}),
@@ -163,12 +164,7 @@ def _own_settings(settings: ModelSettings) -> dict[str, Any]:
             "AutoModelForSequenceClassification": f"{model}ForSequenceClassification",
         },
         "classifier_dropout": settings.hidden_dropout_prob,
-        **_picked(settings, "hidden_act", "glu", "encoder_ln_mode", "position_embedding_type"),
-        **_picked(settings, "rope_theta", "use_bias", "norm_type", "embedding_norm"),
-        **_picked(settings, "attention_window", "global_attention_every"),
-        **_picked(
-            settings, "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"
-        ),
+        **_picked(settings, *OWN_NAMES, *BERT_NAMES),
     }
 
 
@@ -229,6 +225,7 @@ PRE_LN_BERT = Architecture(
     shifted_positions=True,
 )
 
+HEAD = {"head.dense": "head.dense", "head.norm": "head.norm", "output_bias": "decoder.bias"}
 MODERN_BERT = Architecture(
     model_type="modernbert",
     class_name="ModernBertForMaskedLM",
@@ -236,9 +233,7 @@ MODERN_BERT = Architecture(
         "encoder.embeddings.word": "model.embeddings.tok_embeddings",
         "encoder.embeddings.norm": "model.embeddings.norm",
         "encoder.final_norm": "model.final_norm",
-        "head.dense": "head.dense",
-        "head.norm": "head.norm",
-        "output_bias": "decoder.bias",
+        **HEAD,
     },
     layer_prefix="model.layers",
     layer_names={
@@ -252,15 +247,12 @@ MODERN_BERT = Architecture(
     settings=_modern_bert_settings,
 )
 
-_OWN_NAMES = ("embeddings.word", "embeddings.position", "embeddings.segment", "embeddings.norm")
 EXTREME_BERT = Architecture(
     model_type="extreme-bert",
     class_name="ExtremeBertForMaskedLM",
     names={
-        **{f"encoder.{name}": f"model.encoder.{name}" for name in (*_OWN_NAMES, "final_norm")},
-        "head.dense": "head.dense",
-        "head.norm": "head.norm",
-        "output_bias": "decoder.bias",
+        **{name: f"model.{name}" for name in (*_bert_embeddings(""), "encoder.final_norm")},
+        **HEAD,
     },
     layer_prefix="model.encoder.layers",
     layer_names={name: name for name in MODERN_BERT.layer_names},

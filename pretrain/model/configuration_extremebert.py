@@ -2,67 +2,47 @@
 
 from transformers import PretrainedConfig
 
+# See encoder.py. classifier_dropout: before the last layer in heads of other tasks.
+DEFAULTS = {
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "glu": False,
+    "encoder_ln_mode": "pre-ln",
+    "position_embedding_type": "absolute",
+    "rope_theta": 10000.0,
+    "attention_window": 0,
+    "global_attention_every": 3,
+    "use_bias": True,
+    "norm_type": "layernorm",
+    "embedding_norm": True,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": 0.1,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+}
+
 
 class ExtremeBertConfig(PretrainedConfig):
-    """What encoder.py reads, under its names; there they are described.
+    """Config of encoder.py, with the attributes of DEFAULTS.
 
-    max_seq_length is called max_position_embeddings, as in the configs of other models. For heads
-    of other tasks: classifier_dropout, the probability in front of the last layer.
+    max_seq_length is an alias of max_position_embeddings, the name in the configs of other models.
     """
 
     model_type = "extreme-bert"
     attribute_map = {"max_seq_length": "max_position_embeddings"}  # noqa: RUF012, as its base class
 
-    def __init__(
-        self,
-        vocab_size=30522,
-        max_position_embeddings=512,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        hidden_act="gelu",
-        glu=False,
-        encoder_ln_mode="pre-ln",
-        position_embedding_type="absolute",
-        rope_theta=10000.0,
-        attention_window=0,
-        global_attention_every=3,
-        use_bias=True,
-        norm_type="layernorm",
-        embedding_norm=True,
-        hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1,
-        classifier_dropout=0.1,
-        initializer_range=0.02,
-        layer_norm_eps=1e-12,
-        tie_word_embeddings=True,
-        **kwargs,
-    ):
-        self.vocab_size = vocab_size
-        self.max_position_embeddings = max_position_embeddings
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.hidden_act = hidden_act
-        self.glu = glu
-        self.encoder_ln_mode = encoder_ln_mode
-        self.position_embedding_type = position_embedding_type
-        self.rope_theta = rope_theta
-        self.attention_window = attention_window
-        self.global_attention_every = global_attention_every
-        self.use_bias = use_bias
-        self.norm_type = norm_type
-        self.embedding_norm = embedding_norm
-        self.hidden_dropout_prob = hidden_dropout_prob
-        self.attention_probs_dropout_prob = attention_probs_dropout_prob
-        self.classifier_dropout = classifier_dropout
-        self.initializer_range = initializer_range
-        self.layer_norm_eps = layer_norm_eps
+    def __init__(self, tie_word_embeddings=True, **kwargs):
+        for name, default in DEFAULTS.items():
+            setattr(self, name, kwargs.pop(name, default))
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
     @property
     def type_vocab_size(self) -> int:
-        """Kinds of segments that the model tells apart; 0 with rotary positions."""
+        """Number of segment embeddings, 0 with rotary positions."""
         return 2 if self.position_embedding_type == "absolute" else 0

@@ -1,13 +1,13 @@
-"""The encoder and the prediction head, of torch alone.
+"""The encoder and the prediction head, in torch alone.
 
-What trains is what is shipped: an export that transformers has no architecture for holds a copy of
-this file. It therefore imports nothing of the project but its neighbours, by relative names.
+Exports of architectures unknown to transformers hold a copy of this file. Of this project, it
+therefore imports only files of the same export.
 
 Post-ln is the encoder of Devlin et al. (2018). Pre-ln moves the norms in front of the sublayers and
 adds one after the last layer (Xiong et al., 2020). Positions are learned, or rotations of queries
-and keys (Su et al., 2021); with the latter there are no segment embeddings. The feed-forward part
-may be gated (Shazeer, 2020), the norms without mean and bias (Zhang and Sennrich, 2019). Most
-layers may attend to a window of tokens alone (Beltagy et al., 2020).
+and keys without segment embeddings (Su et al., 2021). Options: a gate in the feed-forward part
+(Shazeer, 2020), norms without mean and bias (Zhang and Sennrich, 2019), and most layers with
+attention within a window (Beltagy et al., 2020).
 
 Every class takes a config with the attributes encoder_ln_mode ("pre-ln" or "post-ln"), vocab_size
 (rows of the word embeddings), max_seq_length, hidden_size, num_hidden_layers, num_attention_heads,
@@ -43,14 +43,14 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def build_norm(config) -> nn.Module:
-    """A norm over the hidden size; RMSNorm has no bias whatever use_bias says."""
+    """Returns a norm over the hidden size; RMSNorm never has a bias."""
     if config.norm_type == "rmsnorm":
         return nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.use_bias)
 
 
 class Embeddings(nn.Module):
-    """Word embeddings, with those of position and segment unless positions are rotations."""
+    """Word embeddings, plus embeddings of position and segment unless positions are rotations."""
 
     def __init__(self, config):
         super().__init__()
@@ -70,10 +70,10 @@ class Embeddings(nn.Module):
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float) -> Rotation:
-    """Cosines and sines, fp32, of the angles position * theta^(-2i / head_dim).
+    """Returns cosines and sines, fp32, of the angles position * theta^(-2i / head_dim).
 
-    positions: int64 [length] or [batch, length]. Computed anew in every pass: kept in the model,
-    they would lose their precision when it is cast to fp16.
+    positions: int64 [length] or [batch, length]. Computed in every pass: as buffers of the model
+    they would lose precision in a cast to fp16.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     frequencies = 1.0 / theta ** (exponents / head_dim)
@@ -82,20 +82,20 @@ def rotation(positions: Tensor, head_dim: int, theta: float) -> Rotation:
 
 
 def rotate(vectors: Tensor, by: Rotation) -> Tensor:
-    """Queries and keys [batch, length, 2, heads, head_dim], turned in fp32.
+    """Rotates queries and keys [batch, length, 2, heads, head_dim], in fp32.
 
-    Component i is turned together with component i + head_dim / 2.
+    Rotates components i and i + head_dim / 2 together.
     """
     if not torch.compiler.is_compiling():
         return _Rotation.apply(vectors, *by)
-    cos, sin = by  # which compilers make one kernel of
+    cos, sin = by  # torch.compile makes a single kernel of the rest
     first, second = vectors.float().chunk(2, dim=-1)
     turned = first * cos - second * sin, second * cos + first * sin
     return torch.cat(turned, dim=-1).to(vectors.dtype)
 
 
 class _Rotation(torch.autograd.Function):
-    """Its gradient is turned back; autograd would keep and add up the products instead."""
+    """Rotates the gradient back; autograd would keep and add products instead."""
 
     @staticmethod
     def forward(ctx, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -105,19 +105,20 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(grad, *ctx.saved_tensors, -1), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, sin, -1), None, None
 
 
 def _turned(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    if vectors.device.type == "cpu":  # which is faster in fp32
+    if vectors.device.type == "cpu":  # it is faster in fp32
         return turned_pairs(vectors.float(), cos, sin, direction).to(vectors.dtype)
     return turned_pairs(vectors, cos, sin, direction)
 
 
 def turned_pairs(vectors: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """Four kernels, which compute in fp32 and round to the vectors' dtype.
+    """Rotates with four kernels, in fp32, rounded to the vectors' dtype.
 
-    cos, sin: fp32, as rotation makes them. direction: 1 or -1.
+    cos, sin: as from `rotation`. direction: 1 or -1.
     """
     result = torch.empty(vectors.shape, dtype=vectors.dtype, device=vectors.device)
     (first, second), (left, right) = vectors.chunk(2, dim=-1), result.chunk(2, dim=-1)
@@ -158,7 +159,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices around the activation; gated, the first makes what is activated and its gate."""
+    """Two linear layers around the activation; the first may also produce a gate."""
 
     def __init__(self, config):
         super().__init__()
@@ -200,12 +201,12 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """From token ids to hidden states.
+    """Transformer encoder, from token ids to hidden states.
 
-    config.attention_window: with it, a token attends to those at most half of that many tokens
-    away, but for each global_attention_every-th layer, from the first on, in which it attends to
-    all; 0: it always does. gradient_checkpointing: whether training keeps just what goes into each
-    layer, and computes the rest again for the backward pass; the gradients are the same.
+    config.attention_window: a token attends to tokens at most half of it away, except in the first
+    and every global_attention_every-th layer after it; 0: to all tokens in every layer.
+    gradient_checkpointing: True if training stores only the inputs of each layer, and recomputes
+    the rest in the backward pass; the gradients are the same.
     """
 
     def __init__(self, config):
@@ -218,7 +219,7 @@ class Encoder(nn.Module):
         self.global_every = config.global_attention_every if self.reach else 1
         self.gradient_checkpointing = False
         self.embeddings = Embeddings(config)
-        # As in ModernBERT: right behind the embeddings' norm, another one would do nothing new.
+        # As in ModernBERT: right after the norm of the embeddings, another one has no effect.
         first_has_norm = not (pre_ln and rotary and config.embedding_norm)
         self.layers = nn.ModuleList(
             Layer(config, number > 0 or first_has_norm)
@@ -233,12 +234,12 @@ class Encoder(nn.Module):
         attention_mask: Tensor | Documents | None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [batch, length, hidden_size] after the last layer.
+        """Returns hidden states [batch, length, hidden_size] after the last layer.
 
         input_ids, segment_ids: int64 [batch, length]. attention_mask: bool [batch, length], True
-        at real tokens, or int [batch, length], the number of the document in which a token attends
-        to all, or None if nothing is padded; for long rows, their documents. position_ids: int64
-        [batch, length]; None counts through.
+        at real tokens, or int [batch, length], the number of each token's document, or None without
+        padding; for long rows, their documents. position_ids: int64 [batch, length]; None: 0, 1, 2,
+        ...
         """
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -252,7 +253,7 @@ class Encoder(nn.Module):
         return self.final_norm(hidden)
 
     def _patterns(self, mask: Tensor | Documents | None, hidden: Tensor) -> list[Pattern]:
-        """One for each layer, made once for all layers that share it."""
+        """Returns the pattern of each layer, with at most two different ones."""
         wide = near = global_pattern(mask, hidden, self.head_dim)
         if self.global_every > 1:
             near = local_pattern(mask, hidden, self.head_dim, self.reach)
@@ -260,12 +261,12 @@ class Encoder(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """What stands between the last hidden states and the product with the word embeddings."""
+    """Linear layer, activation and norm before the product with the word embeddings."""
 
     def __init__(self, config):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size, bias=config.use_bias)
-        # gelu whatever the layers have is what transformers' pre-ln models do; BERT's has theirs.
+        # As in transformers: its pre-ln models always have gelu, BERT the layers' activation.
         head_act = "gelu" if config.encoder_ln_mode == "pre-ln" else config.hidden_act
         self.activation = ACTIVATIONS[head_act]
         self.norm = build_norm(config)

@@ -1,8 +1,7 @@
-"""The trained model as a Hugging Face folder: config.json, weights, tokenizer, and code if needed.
+"""Exports a model as a Hugging Face folder: config.json, weights, tokenizer, and code if needed.
 
-Stock transformers loads it wherever it has the architecture (pretrain.model.architectures).
-Otherwise the folder holds our code too, the very files that trained, and loads with
-trust_remote_code=True.
+transformers loads it without our code if it has the architecture (pretrain.model.architectures).
+Otherwise the folder also holds the code of the training, and loads with trust_remote_code=True.
 """
 
 import os
@@ -25,10 +24,10 @@ TOKENIZER_SUFFIXES = (".json", ".txt", ".model")
 def export_model(
     weights: dict[str, Tensor], settings: ModelSettings, tokenizer_dir: Path, output: Path
 ) -> None:
-    """Writes the folder aside and replaces `output` whole, or leaves it as it was.
+    """Writes the folder aside, then replaces `output`; leaves it unchanged after an error.
 
-    weights: all parameters of build_model(settings), in fp32 on the CPU; tied ones under one name
-    or each of their names.
+    weights: all parameters of build_model(settings), in fp32 on the CPU; tied ones under one of
+    their names or all.
     """
     aside = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -39,7 +38,7 @@ def export_model(
         _write_tokenizer(tokenizer_dir, aside, settings.max_seq_length, takes_segments)
         for file in (*aside.iterdir(), aside):
             flush_to_disk(file)
-    except BaseException:  # on a full disk, half a model would only be in the way
+    except BaseException:  # half a model would fill the disk
         shutil.rmtree(aside, ignore_errors=True)
         raise
     delete_tree(output)
@@ -48,12 +47,12 @@ def export_model(
 
 
 def needs_remote_code(settings: ModelSettings) -> bool:
-    """Whether the export of this model loads only with trust_remote_code=True."""
+    """True if the export of this model loads only with trust_remote_code=True."""
     return settings.model_type == OWN_TYPE and architecture_of(settings).own_code
 
 
 def _write_our_model(weights: dict[str, Tensor], settings: ModelSettings, folder: Path) -> bool:
-    """Returns whether the model takes segments."""
+    """Returns True if the model takes segments."""
     from safetensors.torch import save_file
 
     tensors = hugging_face_weights(weights, settings)
@@ -67,7 +66,7 @@ def _write_our_model(weights: dict[str, Tensor], settings: ModelSettings, folder
 def _write_transformers_model(
     weights: dict[str, Tensor], settings: ModelSettings, folder: Path
 ) -> bool:
-    """Returns whether the model takes segments. Raises ValueError for weights of another model."""
+    """Returns True if the model takes segments. Raises ValueError for weights of another model."""
     from pretrain.model.transformers_model import TransformersModel
 
     model = TransformersModel(settings)
@@ -83,18 +82,17 @@ def _write_transformers_model(
 def _write_tokenizer(
     tokenizer_dir: Path, folder: Path, max_seq_length: int, takes_segments: bool
 ) -> None:
-    """Copies the tokenizer's files and tells them of the model.
+    """Copies the tokenizer's files, adapted to the model.
 
-    The corpus' tokenizer knows no limit of this model's, while truncation=True must fit its
-    positions; nor whether the model has a use for the segments of a pair. Its class is the one that
-    reads tokenizer.json as it is, as pretraining did.
+    truncation=True needs the number of the model's positions, and pairs the names of its inputs.
+    The class reads tokenizer.json unchanged, as pretraining did.
     """
     for file in tokenizer_dir.iterdir():
-        # Nothing else: who uses the model may run the code that lies in its folder.
+        # No code: users of the model may run code in its folder.
         if file.suffix in TOKENIZER_SUFFIXES and not (folder / file.name).exists():
             shutil.copyfile(file, folder / file.name)
     config = read_json(folder / "tokenizer_config.json") or {}
-    config.pop("auto_map", None)  # names code to load from elsewhere
+    config.pop("auto_map", None)  # refers to code elsewhere
     config["model_max_length"] = max_seq_length
     config["tokenizer_class"] = PLAIN_CLASS
     if not takes_segments:

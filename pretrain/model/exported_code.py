@@ -1,9 +1,9 @@
-"""Our code in the folder of a model, for architectures that transformers lacks."""
+"""Copies our code into the folder of a model, for architectures unknown to transformers."""
 
 import re
 from pathlib import Path
 
-# modeling_extremebert.py and everything that it imports from this project.
+# modeling_extremebert.py and all its imports from this project.
 FILES = (
     "model/modeling_extremebert.py",
     "model/configuration_extremebert.py",
@@ -17,7 +17,7 @@ ABSOLUTE_IMPORT = re.compile(r"^from pretrain\.(?:model|kernels)\.", re.MULTILIN
 
 
 def write_code(folder: Path) -> None:
-    """Copies the files into the flat folder, and makes their imports of each other relative."""
+    """Copies the files into the folder, with relative imports of each other."""
     for name in FILES:
         source = Path(__file__).parents[1] / name
         code = ABSOLUTE_IMPORT.sub("from .", source.read_text(encoding="utf-8"))

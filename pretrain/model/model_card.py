@@ -1,7 +1,7 @@
-"""The README.md of an exported model, in the form that the Hugging Face Hub takes.
+"""The README.md of an exported model, a model card for the Hugging Face Hub.
 
-It says what the model was made from and how, and how to load it. Of the dataset it holds counts
-alone: no text, and no name or path of a source.
+It describes the data, the recipe and the use of the model. Of the dataset it holds counts alone: no
+text, and no name or path of a source.
 """
 
 import json
@@ -14,12 +14,13 @@ from pipeline.store.atomic_files import write_text
 from pipeline.store.record_files import MANIFEST, read_json, read_record
 from pretrain.model.export import needs_remote_code
 from pretrain.model.model_types import OWN_TYPE
+from pretrain.model.vocabulary import special_token
 from pretrain.plan import CARD, CURVE
 from pretrain.settings import ModelSettings, Settings, TrainingSettings
 
 LENGTHS = "## Lengths of the samples"  # a section of dataset_card.md
 
-# What a manifest's results are called in the card. Others may tell too much: names of files, say.
+# Results of a manifest -> their names in the card. Others may be private, such as names of files.
 DATA_FACTS = {
     "num_tokens": "tokens",
     "num_train_samples": "training rows (of one mask copy)",
@@ -55,10 +56,7 @@ OF_CURVE = {
     "wsd": ("lr_end_ratio", "lr_decay_proportion"),
     "wsd_linear": ("lr_end_ratio", "lr_decay_proportion"),
 }
-OF_OPTIMIZER = {
-    "sgd-momentum": ("momentum",),
-    "muon": ("muon_learning_rate", "muon_momentum"),
-}
+OF_OPTIMIZER = {"sgd-momentum": ("momentum",), "muon": ("muon_learning_rate", "muon_momentum")}
 ADAMS = ("adam", "adamw", "lamb", "stable-adamw", "muon")
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -67,19 +65,20 @@ Metrics = Sequence[Mapping[str, Any]]
 def write_model_card(
     folder: Path, settings: Settings, dataset_path: Path, metrics: list[dict[str, Any]]
 ) -> None:
-    """Writes README.md and, if there are metrics, loss_curve.png into an exported folder.
+    """Writes README.md and, with metrics, loss_curve.png into an exported folder.
 
-    dataset_path: its manifest.json and dataset_card.md are read where they exist. metrics: the
-    lines of metrics.jsonl.
+    dataset_path: folder of manifest.json and dataset_card.md, both optional. metrics: lines of
+    metrics.jsonl.
     """
     config = read_json(folder / "config.json") or {}
+    flags = vars(settings.model) | vars(settings.training) | vars(settings.engine)
     parts = [
         _front_matter(settings.model, config),
         f"# {config['architectures'][0]} pretrained with ExtremeBERT",
         _use(folder, settings.model, config),
         _data(dataset_path),
         "## Architecture\n\n" + _architecture(settings.model, folder),
-        "## Recipe\n\n" + _table(_picked(settings.by_flag(), _recipe(settings.training))),
+        "## Recipe\n\n" + _table(_picked(flags, _recipe(settings.training))),
         _results(metrics),
     ]
     if _points(metrics, "train", "loss"):
@@ -99,14 +98,15 @@ def _front_matter(model: ModelSettings, config: Mapping[str, Any]) -> str:
 
 
 def _use(folder: Path, model: ModelSettings, config: Mapping[str, Any]) -> str:
-    trust = ", trust_remote_code=True" if needs_remote_code(model) else ""
-    why = (
-        "transformers has no such architecture: its code lies in this folder, hence "
-        "`trust_remote_code=True`. "
-        if trust
-        else ""
-    )
-    mask = _mask_token(folder)
+    trust = why = ""
+    if needs_remote_code(model):
+        trust = ", trust_remote_code=True"
+        why = (
+            "transformers has no such architecture: its code lies in this folder, hence "
+            "`trust_remote_code=True`. "
+        )
+    tokenizer_config = read_json(folder / "tokenizer_config.json") or {}
+    mask = special_token(tokenizer_config, "mask_token", "[MASK]")
     return f"""## Use
 
 {why}`FOLDER` stands for this folder, or for its name on the Hub.
@@ -124,11 +124,6 @@ It was trained to predict masked tokens and nothing else: finetune it before you
 anything but filling masks. It has whatever bias its text has."""
 
 
-def _mask_token(folder: Path) -> str:
-    token = (read_json(folder / "tokenizer_config.json") or {}).get("mask_token", "[MASK]")
-    return token["content"] if isinstance(token, dict) else token
-
-
 def _data(dataset_path: Path) -> str:
     results = (read_record(dataset_path / MANIFEST) or {}).get("results", {})
     facts = {DATA_FACTS[name]: results[name] for name in DATA_FACTS if name in results}
@@ -142,7 +137,7 @@ def _data(dataset_path: Path) -> str:
 
 
 def _section(text: str, heading: str) -> list[str]:
-    """A section of a Markdown text, under a lower heading; nothing if it is not there."""
+    """Returns a section of a Markdown text, if present, with its heading one level lower."""
     _, found, rest = text.partition(f"{heading}\n")
     return [f"#{heading}\n{rest.partition(chr(10) + '## ')[0].rstrip()}"] if found else []
 
@@ -158,7 +153,7 @@ def _architecture(model: ModelSettings, folder: Path) -> str:
 
 
 def _recipe(training: TrainingSettings) -> Iterable[str]:
-    """The flags that this run's curve, optimizer and length depend on."""
+    """Yields the flags of the recipe: of the length, the curve and the optimizer."""
     yield from ("lr_schedule", BUDGETS[training.lr_schedule])
     yield from RECIPE
     yield from OF_CURVE.get(training.curve, ("lr_end_ratio",))
@@ -168,13 +163,14 @@ def _recipe(training: TrainingSettings) -> Iterable[str]:
 
 
 def _results(metrics: Metrics) -> str:
-    train = _last(metrics, "train", "loss")
-    held_out = _last(metrics, "validation", "loss")
-    rows = {"steps": train.get("step"), "tokens seen": train.get("tokens")}
-    rows |= {"training loss, nats per predicted token": train.get("loss")}
-    rows |= {"validation loss": held_out.get("loss")}
-    rows |= {"validation accuracy": held_out.get("accuracy")}
-    rows |= {"validation perplexity": held_out.get("perplexity")}
+    train = [{}, *_lines(metrics, "train", "loss")][-1]
+    held_out = [{}, *_lines(metrics, "validation", "loss")][-1]
+    rows = {
+        "steps": train.get("step"),
+        "tokens seen": train.get("tokens"),
+        "training loss, nats per predicted token": train.get("loss"),
+        **{f"validation {name}": held_out.get(name) for name in ("loss", "accuracy", "perplexity")},
+    }
     rows = {name: value for name, value in rows.items() if value is not None}
     if not rows:
         return ""
@@ -186,7 +182,7 @@ def _results(metrics: Metrics) -> str:
 
 
 def num_stored_weights(path: Path) -> int:
-    """Elements of all tensors of a safetensors file; reads its header alone."""
+    """Returns the number of elements in a safetensors file; reads its header alone."""
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     header.pop("__metadata__", None)
@@ -210,22 +206,21 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _last(metrics: Metrics, kind: str, name: str) -> Mapping[str, Any]:
-    lines = [line for line in metrics if line.get("kind") == kind and name in line]
-    return lines[-1] if lines else {}
+def _lines(metrics: Metrics, kind: str, name: str) -> list[Mapping[str, Any]]:
+    return [line for line in metrics if line.get("kind") == kind and name in line]
 
 
 # --- the picture -----------------------------------------------------------------------------
 
 
 def _points(metrics: Metrics, kind: str, name: str) -> list[tuple[int, float]]:
-    """(step, value) of a number, where it is one."""
-    lines = [line for line in metrics if line.get("kind") == kind and name in line]
+    """Returns (step, value) of the finite values."""
+    lines = _lines(metrics, kind, name)
     return [(line["step"], line[name]) for line in lines if math.isfinite(line[name])]
 
 
 def draw_losses(metrics: Metrics, path: Path) -> None:
-    """Training and validation loss over the steps, and the learning rate below, as a PNG."""
+    """Draws training and validation loss, and the learning rate, over the steps, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")

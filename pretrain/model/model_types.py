@@ -1,9 +1,9 @@
-"""Which architectures of transformers can be trained here; no import of torch or transformers."""
+"""Supported architectures of transformers; imports neither torch nor transformers."""
 
 from difflib import get_close_matches
 
 OWN_TYPE = "bert-mlm"
-# Tried with the tested version of transformers (tests/pretrain/model/test_model_types.py).
+# Tested in tests/pretrain/model/test_model_types.py.
 SUPPORTED = (
     *("albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
     *("deberta-v2", "distilbert", "electra", "ernie", "esm", "esmc", "eurobert", "flaubert"),
@@ -12,23 +12,22 @@ SUPPORTED = (
     *("roc_bert", "roformer", "squeezebert", "tapas", "ultrabert", "xlm", "xlm-roberta"),
     *("xlm-roberta-xl", "yoso"),
 )
-SIZES = "its sizes are not VOCAB_SIZE, HIDDEN_SIZE, NUM_HIDDEN_LAYERS and NUM_ATTENTION_HEADS"
-WITH_IMAGES = "it reads images, too"
+WITH_IMAGES = "it also reads images"
 DECODER = "it writes text with a decoder"
 UNSUPPORTED = {
     **dict.fromkeys(("bart", "mbart", "mvp"), DECODER),
     **dict.fromkeys(("modernvbert", "ultravbert"), WITH_IMAGES),
     "fnet": "it has no attention, and would read the padding",
-    "funnel": "its layers come in blocks, not as NUM_HIDDEN_LAYERS",
-    "mobilebert": "its layers are wider than its HIDDEN_SIZE, by sizes of its own",
-    "mpnet": "it wants token 1 for padding",
+    "funnel": "its layers form blocks, unlike NUM_HIDDEN_LAYERS",
+    "mobilebert": "its layers are wider than HIDDEN_SIZE, with other settings",
+    "mpnet": "its padding token must be 1",
     "mra": "its attention needs a CUDA kernel that is not part of transformers",
     "neomme": "its HIDDEN_ACT can only be relu2",
-    "perceiver": "it reads bytes, with sizes of its own",
-    "reformer": "its layers and positions are told by settings of its own",
-    "xmod": "it wants the language of every row",
+    "perceiver": "it reads bytes, and has other sizes",
+    "reformer": "its layers and positions have other settings",
+    "xmod": "it needs the language of every row",
 }
-# Positions turn pairs of a head's numbers.
+# Their positions rotate pairs of a head's components.
 ROTARY = (
     *("esmc", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert"),
     *("roformer", "ultrabert"),
@@ -36,7 +35,7 @@ ROTARY = (
 
 
 def check_model_type(model_type: str) -> None:
-    """Raises ValueError, with what is supported, if it cannot be trained here."""
+    """Raises ValueError, with the supported types, for an unsupported one."""
     if model_type in (OWN_TYPE, *SUPPORTED):
         return
     expected = f"{OWN_TYPE}, or of transformers one of {', '.join(SUPPORTED)}"
@@ -49,8 +48,13 @@ def check_model_type(model_type: str) -> None:
 
 
 def check_heads(model_type: str, hidden_size: int, num_attention_heads: int) -> None:
-    """Raises ValueError for heads that the architecture builds, but cannot compute with."""
-    head_dim = hidden_size // num_attention_heads
+    """Raises ValueError naming the flag if the architecture cannot compute with these heads."""
+    head_dim, rest = divmod(hidden_size, num_attention_heads)
+    if rest:
+        raise ValueError(
+            f"hidden_size: expected a multiple of num_attention_heads ({num_attention_heads}), "
+            f"got {hidden_size}"
+        )
     if model_type in ROTARY and head_dim % 2:
         raise ValueError(
             f"num_attention_heads: {model_type} needs heads of even size, got {head_dim}"

@@ -1,8 +1,8 @@
-"""Our own architecture as transformers' classes, for the settings that it has none of its own for.
+"""Our own architecture as classes of transformers.
 
-Exports hold a copy of this file, of the encoder and of what that needs, so that
-`AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` works wherever transformers
-does. In this project `register` makes that flag unnecessary.
+Exports hold copies of this file, the encoder and its imports, for
+`AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)` on machines with transformers
+alone. In this project `register` makes that flag unnecessary.
 """
 
 import torch
@@ -16,8 +16,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
-# Versions 4 of transformers find just the files that this one names itself: attention.py,
-# dropout.py, bf16_attention.py and linear.py must be among them.
+# Version 4 of transformers finds only the direct imports of this file: attention.py, dropout.py,
+# bf16_attention.py and linear.py must be among them.
 from pretrain.kernels.attention import Documents  # noqa: F401
 from pretrain.kernels.bf16_attention import half_attention  # noqa: F401
 from pretrain.kernels.dropout import Dropout
@@ -27,7 +27,7 @@ from pretrain.model.encoder import Encoder, PredictionHead
 
 
 class ExtremeBertPreTrainedModel(PreTrainedModel):
-    """Linear layers, embeddings and norms that a checkpoint lacks are initialised by the base."""
+    """Base class; transformers initialises modules missing from a checkpoint."""
 
     config_class = ExtremeBertConfig
     base_model_prefix = "model"
@@ -57,9 +57,9 @@ class ExtremeBertModel(ExtremeBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> BaseModelOutput:
-        """last_hidden_state [batch, length, hidden_size]; arguments as in Encoder.forward.
+        """Returns last_hidden_state [batch, length, hidden_size]; arguments as in Encoder.forward.
 
-        attention_mask: of any type, 0 where a token is not to be seen. token_type_ids: default 0.
+        attention_mask: of any type, 0 at padding. token_type_ids: default 0.
         """
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
@@ -69,7 +69,7 @@ class ExtremeBertModel(ExtremeBertPreTrainedModel):
 
 
 class ExtremeBertForMaskedLM(ExtremeBertPreTrainedModel):
-    """What was pretrained; the decoder's matrix is that of the word embeddings."""
+    """The pretrained model; the decoder's matrix is that of the word embeddings."""
 
     _tied_weights_keys = {  # noqa: RUF012, as its base class
         "decoder.weight": "model.encoder.embeddings.word.weight"
@@ -85,7 +85,7 @@ class ExtremeBertForMaskedLM(ExtremeBertPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: Linear) -> None:
         self.decoder = new_embeddings
 
     def forward(
@@ -96,7 +96,10 @@ class ExtremeBertForMaskedLM(ExtremeBertPreTrainedModel):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> MaskedLMOutput:
-        """logits [batch, length, vocab_size]. labels: int64 [batch, length], -100 if not asked."""
+        """Returns logits [batch, length, vocab_size], and with labels the loss.
+
+        labels: int64 [batch, length], -100 at tokens without a prediction.
+        """
         hidden = self.model(input_ids, attention_mask, token_type_ids, position_ids)[0]
         logits = self.decoder(self.head(hidden))
         loss = None
@@ -110,6 +113,7 @@ class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
 
     def __init__(self, config: ExtremeBertConfig):
         super().__init__(config)
+        assert config.num_labels is not None
         self.num_labels = config.num_labels
         self.model = ExtremeBertModel(config)
         self.head = PredictionHead(config)
@@ -125,10 +129,11 @@ class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """logits [batch, num_labels]. labels: classes int64 [batch], or floats.
+        """Returns logits [batch, num_labels], and with labels the loss.
 
-        The loss is that of config.problem_type: regression, single_label_classification or
-        multi_label_classification; without it, of what num_labels and the labels' type suggest.
+        labels: classes int64 [batch], or floats.
+        config.problem_type selects the loss: regression, single_label_classification or
+        multi_label_classification; by default, num_labels and the dtype of the labels do.
         """
         hidden = self.model(input_ids, attention_mask, token_type_ids, position_ids)[0]
         logits = self.classifier(self.dropout(self.head(hidden[:, 0])))

@@ -1,4 +1,4 @@
-"""Architectures of transformers, trained from random weights as our own model is."""
+"""Architectures of transformers, trained from random weights."""
 
 from argparse import Namespace
 from inspect import signature
@@ -9,41 +9,38 @@ from torch import Tensor, nn
 
 from pretrain.kernels.attention import Documents
 from pretrain.kernels.cross_entropy import mean_cross_entropy
-from pretrain.model.model import check_model_settings, select_predictions
+from pretrain.model.model_types import check_heads, check_model_type
 from pretrain.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Our flags -> the names that configs have for them; all that a config has are set.
+# Our flags -> their names in the configs of transformers; all present ones are set.
 NAMES = {
-    "vocab_size": ("vocab_size",),
-    "hidden_size": ("hidden_size",),
-    "num_hidden_layers": ("num_hidden_layers",),
-    "num_attention_heads": ("num_attention_heads",),
+    **{name: (name,) for name in ("vocab_size", "hidden_size", "initializer_range")},
+    **{name: (name,) for name in ("num_hidden_layers", "num_attention_heads")},
     "intermediate_size": ("intermediate_size", "hidden_dim"),
     "hidden_act": ("hidden_act", "hidden_activation", "activation"),
     "hidden_dropout_prob": ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"),
     "attention_probs_dropout_prob": ("attention_probs_dropout_prob", "attention_dropout"),
-    "initializer_range": ("initializer_range",),
     "layer_norm_eps": ("layer_norm_eps", "norm_eps"),
 }
-# Special ids that some configs name once more.
+# Second names of special ids in some configs.
 OTHER_ROLES = {"cls_token_id": "bos_token_id", "sep_token_id": "eos_token_id"}
-# Their positions start behind that of the padding token, and it takes no row of its own for them.
+# Their positions start at pad_token_id + 1.
 SHIFTED_POSITIONS = (
     *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert"),
     *("data2vec-text", "ibert", "longformer", "luke", "esm"),
 )
-# They take a mask for all queries, and then read no number of it, for which the host would wait.
-# Those with layers that attend to a window of tokens would lose it.
+# They accept a mask [batch, 1, 1, length] and then avoid a wait for the device. Architectures with
+# windows of tokens would lose these.
 READY_MASK = (
     *("bert", "roberta", "roberta-prelayernorm", "camembert", "electra", "albert", "distilbert"),
 )
-# Where a class's defaults are not what its published models are.
+# Settings of published models, different from the defaults of the class.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "luke": {"entity_vocab_size": 4},  # no text names one of its half a million entities
-    # DeBERTa is its relative positions, which the config leaves off.
+    "luke": {"entity_vocab_size": 4},  # text has none of its half a million entities
+    # The default config lacks DeBERTa's relative positions.
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "deberta-v2": {
         "relative_attention": True,
@@ -59,43 +56,34 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class TransformersModel(nn.Module):
     """An architecture of transformers with its masked-language-model head, randomly initialised.
 
-    Of the settings, it reads model_type (a key of transformers' AutoModelForMaskedLM),
-    max_seq_length, the keys of NAMES, gradient_checkpointing and special_ids. Raises ValueError for
-    settings that make no model.
-
-    Its forward is that of BasePretrainModel. Attention is torch's scaled_dot_product_attention
-    where the architecture supports it.
+    Reads the settings model_type, max_seq_length, the keys of NAMES, gradient_checkpointing and
+    special_ids. Raises ValueError for invalid ones. Has the forward of BasePretrainModel.
     """
 
     def __init__(self, settings: ModelSettings):
         super().__init__()
         from transformers import AutoModelForMaskedLM
 
-        check_model_settings(settings)
+        model_type = settings.model_type
+        check_model_type(model_type)
+        check_heads(model_type, settings.hidden_size, settings.num_attention_heads)
         try:
             self.model: PreTrainedModel = AutoModelForMaskedLM.from_config(build_config(settings))
-        except Exception as error:  # some types demand more than sizes; each says so in its own way
-            raise ValueError(
-                f"model_type: {settings.model_type} cannot be built: {error}"
-            ) from error
+        except Exception as error:  # the errors of transformers' types have no common class
+            raise ValueError(f"model_type: {model_type} cannot be built: {error}") from error
         self.takes_segments = takes_segments(self.model)
         self.prediction_index: Tensor | None = None
         self.model.base_model.register_forward_hook(self._keep_predictions)
         if settings.gradient_checkpointing:
-            self._checkpoint_gradients(settings.model_type)
-
-    def _checkpoint_gradients(self, model_type: str) -> None:
-        if not self.model.supports_gradient_checkpointing:
-            raise ValueError(f"gradient_checkpointing: {model_type} does not support it")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            if not self.model.supports_gradient_checkpointing:
+                raise ValueError(f"gradient_checkpointing: {model_type} does not support it")
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _keep_predictions(self, encoder: nn.Module, inputs: tuple, output: Any) -> Any:
-        """The encoder's output as its head shall see it: a row of the predicted tokens alone."""
-        if self.prediction_index is None:
-            return output
-        output.last_hidden_state = select_predictions(
-            output.last_hidden_state, self.prediction_index
-        )[None]
+        """Reduces the encoder's output to one row of the predicted tokens, for the head."""
+        if self.prediction_index is not None:
+            hidden = output.last_hidden_state.flatten(0, 1)
+            output.last_hidden_state = hidden.index_select(0, self.prediction_index)[None]
         return output
 
     def forward(
@@ -107,14 +95,14 @@ class TransformersModel(nn.Module):
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Mean cross entropy (fp32 scalar), or without labels logits [predictions, vocabulary].
+        """Returns the mean cross entropy (fp32 scalar), or without labels the logits.
 
-        Arguments as in BasePretrainModel.forward; position_ids must be None: raises ValueError for
-        packed rows, whose samples these architectures cannot keep apart.
+        Arguments and shapes as in BasePretrainModel.forward. Raises ValueError for packed rows
+        (position_ids), since these architectures cannot separate their samples.
         """
         if position_ids is not None:
             raise ValueError(
-                "model_type: packed rows need bert-mlm, which keeps their samples apart, "
+                "model_type: only bert-mlm can separate the samples of packed rows, "
                 f"got {self.model.config.model_type}"
             )
         if isinstance(attention_mask, Documents):
@@ -132,7 +120,7 @@ class TransformersModel(nn.Module):
         return logits if labels is None else mean_cross_entropy(logits, labels)
 
     def _mask(self, is_real: Tensor) -> Tensor:
-        """What the model takes to attend to real tokens alone; is_real: bool [batch, length]."""
+        """Converts a mask for the architecture. is_real: bool [batch, length]."""
         config = self.model.config
         if config.model_type in READY_MASK and config._attn_implementation == "sdpa":
             return is_real[:, None, None]  # for all heads and queries
@@ -140,13 +128,13 @@ class TransformersModel(nn.Module):
 
 
 def takes_segments(model: "PreTrainedModel") -> bool:
-    """Whether the architecture tells the first of two texts from the second."""
+    """True if the architecture distinguishes the first of two texts from the second."""
     takes_them = "token_type_ids" in signature(model.forward).parameters
     return takes_them and getattr(model.config, "type_vocab_size", 0) > 1
 
 
 def build_config(settings: ModelSettings) -> "PreTrainedConfig":
-    """The config of the model type with our sizes under its own names."""
+    """Returns the config of the model type, with our sizes under its own names."""
     from transformers import AutoConfig
 
     default = AutoConfig.for_model(settings.model_type)
@@ -156,28 +144,20 @@ def build_config(settings: ModelSettings) -> "PreTrainedConfig":
         for name in names
         if hasattr(default, name)
     }
-    special_ids = settings.special_ids
-    values |= {**SETTINGS.get(settings.model_type, {}), **special_ids}
-    values |= {
-        name: special_ids[role] for name, role in OTHER_ROLES.items() if hasattr(default, name)
-    }
-    values["max_position_embeddings"] = settings.max_seq_length + _unused_positions(settings)
-    # Electra's default is that of a generator; ALBERT's is small on purpose.
-    if settings.model_type == "electra" or _embeddings_are_as_wide_as_layers(default):
+    ids = settings.special_ids
+    values |= SETTINGS.get(settings.model_type, {}) | ids
+    values |= {name: ids[role] for name, role in OTHER_ROLES.items() if hasattr(default, name)}
+    num_unused = ids["pad_token_id"] + 1 if settings.model_type in SHIFTED_POSITIONS else 0
+    values["max_position_embeddings"] = settings.max_seq_length + num_unused
+    # As wide as the layers, except where the default is smaller on purpose, as in ALBERT; Electra's
+    # is that of a generator.
+    is_wide = getattr(default, "embedding_size", None) == default.hidden_size
+    if settings.model_type == "electra" or is_wide:
         values["embedding_size"] = settings.hidden_size
     return AutoConfig.for_model(settings.model_type, **values)
 
 
-def _embeddings_are_as_wide_as_layers(config: "PreTrainedConfig") -> bool:
-    return getattr(config, "embedding_size", None) == config.hidden_size
-
-
-def _unused_positions(settings: ModelSettings) -> int:
-    is_shifted = settings.model_type in SHIFTED_POSITIONS
-    return settings.special_ids["pad_token_id"] + 1 if is_shifted else 0
-
-
 def check_config(args: Namespace) -> None:
-    """Raises ValueError, naming the flag, if no model can be built from it; takes no memory."""
+    """Raises ValueError naming the flag if the model cannot be built; takes no memory."""
     with torch.device("meta"):
         TransformersModel(ModelSettings.from_args(args))

@@ -1,4 +1,4 @@
-"""What pretraining needs to know of the tokenizer: its size and its special tokens."""
+"""Size and special tokens of the tokenizer."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """size: number of rows of the embedding table; special_ids: as in a model's config.json."""
+    """size: number of word embeddings, without padding. special_ids: as in config.json."""
 
     directory: Path
     size: int
@@ -15,7 +15,7 @@ class Vocabulary:
 
 
 def find_tokenizer(dataset_path: Path, tokenizer_name: str, output_dir: Path) -> Path:
-    """Folder of the dataset's tokenizer, or else of the one of that name (saved in output_dir).
+    """Returns the folder of the dataset's tokenizer, or of the named one, saved in output_dir.
 
     Raises FileNotFoundError if there is neither.
     """
@@ -35,23 +35,23 @@ def find_tokenizer(dataset_path: Path, tokenizer_name: str, output_dir: Path) ->
 def read_vocabulary(directory: Path) -> Vocabulary:
     """Reads tokenizer.json and tokenizer_config.json.
 
-    Raises OSError, which names the file, if one cannot be read; KeyError if there is no [PAD].
+    Raises OSError naming an unreadable file, and KeyError without a special token.
     """
     from tokenizers import Tokenizer
 
-    # Not from_file, whose error does not say which file is missing.
+    # The error of from_file would not name a missing file.
     text = (directory / "tokenizer.json").read_text(encoding="utf-8")
     tokens = Tokenizer.from_str(text).get_vocab()
     config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     special_ids = {
-        "pad_token_id": tokens[_token(config, "pad_token", "[PAD]")],
-        "bos_token_id": tokens[_token(config, "cls_token", "[CLS]")],
-        "eos_token_id": tokens[_token(config, "sep_token", "[SEP]")],
+        "pad_token_id": tokens[special_token(config, "pad_token", "[PAD]")],
+        "bos_token_id": tokens[special_token(config, "cls_token", "[CLS]")],
+        "eos_token_id": tokens[special_token(config, "sep_token", "[SEP]")],
     }
     return Vocabulary(directory, max(tokens.values()) + 1, special_ids)
 
 
-def _token(config: dict, role: str, default: str) -> str:
-    """A special token's text; older files hold an object in place of the string."""
+def special_token(config: dict, role: str, default: str) -> str:
+    """Returns the text of a special token, an object in older files."""
     value = config.get(role) or default
     return value["content"] if isinstance(value, dict) else value

@@ -34,13 +34,14 @@ class BatchSizes:
         return self.unit * (ramp + extra) + self.full * (step - ramp)
 
     def first_step_at(self, sample: int) -> int:
-        """The first step that begins at this sample or a later one."""
+        """Returns the first step to begin at this sample or a later one."""
         low, high = 0, sample // self.unit + 1
         while low < high:
             middle = (low + high) // 2
-            low, high = (
-                (low, middle) if self.samples_before(middle) >= sample else (middle + 1, high)
-            )
+            if self.samples_before(middle) < sample:
+                low = middle + 1
+            else:
+                high = middle
         return low
 
     @property

@@ -33,11 +33,11 @@ class Budget:
         self._start = time.monotonic() - elapsed
 
     def clock(self) -> float:
-        """Seconds of training until now, by this process's clock."""
+        """Returns the seconds of training until now, by this process's clock."""
         return time.monotonic() - self._start
 
     def leave_out(self, seconds: float) -> None:
-        """Does not count the last seconds as training."""
+        """Excludes the last seconds from the training time."""
         self._start += seconds
 
     def count_step(self, num_tokens: int, elapsed: float) -> None:

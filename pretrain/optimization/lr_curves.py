@@ -5,7 +5,7 @@ tokens. To add a curve, write a function of (progress, shape) that returns the m
 warmup, and a row in CURVES.
 
 Elastic step decay and the wsd curves count progress from the start of the run, as their papers
-do; all others from the end of the warmup. configs.defaults checks the values of a shape.
+do; all others from the end of the warmup. configs.defaults limits the parameters.
 """
 
 import math
@@ -112,17 +112,17 @@ def wsd_linear(progress: float, shape: CurveShape) -> float:
 
 
 def _above_end(share: float, shape: CurveShape) -> float:
-    """The multiplier at this share of the distance from the end ratio to 1."""
+    """Returns the multiplier at this share of the distance from the end ratio to 1."""
     return shape.end_ratio + (1.0 - shape.end_ratio) * share
 
 
 def _decayed(progress: float, shape: CurveShape) -> float:
-    """Elapsed share of the time after the warmup."""
+    """Returns the elapsed share of the time after the warmup."""
     return (progress - shape.warmup) / (1.0 - shape.warmup)
 
 
 def _cooled(progress: float, shape: CurveShape) -> float:
-    """Elapsed share of the final decay; 0 before it, and without a decay."""
+    """Returns the elapsed share of the final decay, 0 before it and without a decay."""
     left = 1.0 - progress
     if left >= shape.decay_proportion:
         return 0.0
@@ -161,7 +161,7 @@ class LearningRateSchedule:
         self.optimizer, self.peak, self.curve, self.shape = optimizer, peak, curve, shape
 
     def set_progress(self, progress: float) -> float:
-        """Sets the learning rates of the step that begins at this progress.
+        """Sets the learning rates of a step. progress: at its begin.
 
         A group's peak_lr replaces the common peak. Returns the rate of groups without one.
         """

@@ -44,17 +44,13 @@ def draw_lr(curve: str, shape: CurveShape, peak: float, unit_label: str, total: 
     axes.set_title(summary, loc="right", color=GREY, fontsize="medium")
     axes.set_xlabel(unit_label)
     axes.set_ylabel("learning rate")
-    _scale_axes(axes, peak, total)
-    return figure
-
-
-def _scale_axes(axes, peak: float, total: float) -> None:
     axes.set_xlim(0, total)
     axes.set_ylim(0, 1.15 * peak)  # room for the legend above a constant curve
     axes.xaxis.set_major_formatter(lambda value, _: _amount(value, total))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(color=GREY, alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _amount(value: float, total: float) -> str:

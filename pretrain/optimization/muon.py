@@ -1,21 +1,22 @@
 """Muon for the matrices of the layers, AdamW for all other parameters.
 
-Matrices of one shape are updated together, by a few kernels that do not wait for the host. Several
-ranks, which all hold the same weights, each orthogonalise a share of the stack and exchange them.
+Updates matrices of one shape together, with few kernels and no wait for the device. Each of several
+ranks, all with the same weights, orthogonalises a share of the stack for all of them.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pretrain.engine import distributed
+from pretrain.kernels.linear import has_bf16_products
 
-# Elements updated at a time: 57 matrices of 768 x 768 keep a GPU busy, and take 0.7 GB with
-# intermediate results.
+# Elements updated at a time: 57 matrices of 768 x 768 keep a GPU busy, with 0.7 GB of intermediate
+# results.
 CHUNK = 1 << 25
 
 
@@ -47,10 +48,7 @@ def newton_schulz_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bf16 = device.type == "cpu" and (
-            capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        )
+        has_bf16 = device.type == "cpu" and has_bf16_products()
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
@@ -85,11 +83,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._step_supports_amp_scaling = bool(adamw_settings.get("fused"))
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure=None):  # without closures
         grad_scale, found_inf = (getattr(self, n, None) for n in ("grad_scale", "found_inf"))
         # load_state_dict replaces our groups and our state, which AdamW shares.
         self._adamw.state = self.state
@@ -99,7 +93,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for settings, matrices in self._matrices().items():
             for chunk in _chunks(matrices):
                 _step(chunk, *settings, grad_scale, found_inf)
-        return loss
 
     def _matrices(self) -> dict[tuple[float, float, float], list[_Matrix]]:
         """All matrices with a gradient, by (lr, momentum, weight_decay)."""

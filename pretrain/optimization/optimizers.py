@@ -6,7 +6,6 @@ To add an optimizer, write a function of (groups, settings) that builds it, and 
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +88,7 @@ def _betas(settings: TrainingSettings) -> tuple[float, float]:
 
 
 def _of_adam(groups: list[dict], settings: TrainingSettings) -> dict:
-    """Arguments of torch's Adam and AdamW."""
+    """Returns arguments of torch's Adam and AdamW."""
     betas, eps = _betas(settings), settings.adam_eps
     return {"lr": settings.lr, "betas": betas, "eps": eps, "fused": _fused(groups)}
 
@@ -103,11 +102,7 @@ def _adam(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimiz
 
 
 def _sgd(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=settings.lr, fused=_fused(groups))
-
-
-def _sgd_momentum(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimizer:
-    momentum = settings.momentum
+    momentum = settings.momentum if settings.optimizer_type == "sgd-momentum" else 0.0
     return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, fused=_fused(groups))
 
 
@@ -162,28 +157,17 @@ def _muon(groups: list[dict], settings: TrainingSettings) -> torch.optim.Optimiz
     return MuonWithAdamW(groups, **_of_adam(groups, settings))
 
 
-@dataclass(frozen=True)
-class OptimizerRow:
-    """build: from parameter groups. groups: from a model and its weight decay.
-
-    elementwise: True if the update of a weight depends on no other weight. ZeRO may then put all
-    weights into one vector and divide it anywhere.
-    """
-
-    build: Callable[[list[dict], TrainingSettings], torch.optim.Optimizer]
-    elementwise: bool
-    groups: Callable[[nn.Module, float], list[dict]] = decay_groups
-
-
-OPTIMIZERS = {
-    "adamw": OptimizerRow(_adamw, elementwise=True),
-    "adam": OptimizerRow(_adam, elementwise=True),
-    "sgd": OptimizerRow(_sgd, elementwise=True),
-    "sgd-momentum": OptimizerRow(_sgd_momentum, elementwise=True),
-    "lamb": OptimizerRow(_lamb, elementwise=False),
-    "adafactor": OptimizerRow(_adafactor, elementwise=False),
-    "stable-adamw": OptimizerRow(_stable_adamw, elementwise=False),
-    "muon": OptimizerRow(_muon, elementwise=False, groups=muon_groups),
+# Those in configs.pretrain_rules.ELEMENTWISE_OPTIMIZERS work with ZeRO, which divides one vector of
+# all weights anywhere: their update of a weight depends on no other weight.
+OPTIMIZERS: dict[str, Callable[[list[dict], TrainingSettings], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adam": _adam,
+    "sgd": _sgd,
+    "sgd-momentum": _sgd,
+    "lamb": _lamb,
+    "adafactor": _adafactor,
+    "stable-adamw": _stable_adamw,
+    "muon": _muon,
 }
 
 
@@ -192,5 +176,6 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
 
     Raises KeyError for an optimizer_type that is not in OPTIMIZERS.
     """
-    row = OPTIMIZERS[settings.optimizer_type]
-    return row.build(row.groups(model, settings.weight_decay), settings)
+    groups_of = muon_groups if settings.optimizer_type == "muon" else decay_groups
+    groups = groups_of(model, settings.weight_decay)
+    return OPTIMIZERS[settings.optimizer_type](groups, settings)

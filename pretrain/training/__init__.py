@@ -1,1 +1,1 @@
-"""The loop's parts: data, losses, validation, measurements and micro batches."""
+"""Parts of the training loop: data, losses, validation, measurements and micro batches."""

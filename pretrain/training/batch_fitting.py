@@ -13,23 +13,16 @@ from typing import NamedTuple
 
 import torch
 
+from pretrain.engine import memory_limits
 from pretrain.engine.deepspeed_config import zero_stage
 from pretrain.engine.distributed import from_first_rank, rank, sum_numbers, world_size
 from pretrain.engine.engine import compute_dtype, largest_micro_batch
-from pretrain.engine.memory_limits import (
-    FILE,
-    OutOfMemory,
-    circumstances,
-    known_limit,
-    remember,
-    within_memory,
-)
 from pretrain.model.model import build_model
 from pretrain.settings import Settings
 from pretrain.training.data_loader import SampleOrder, Shard, ShardReader, collate
 from pretrain.training.metrics_file import Log
 
-ON_CPU = 32  # more samples at once are no faster
+ON_CPU = 32  # larger micro batches are no faster
 MOST_TRIED = 512
 MEMORY_SHARE = 0.85  # of the free memory: the rest is for fragments, NCCL and compiled code
 WORTHWHILE = 1.05  # minimum speedup of twice as many samples
@@ -44,55 +37,50 @@ def fit_micro_batches(
     asked: settings as the flags give them. precision: fp16, bf16 or fp32. That of training divides
     each rank's share of the batch. Raises ValueError if the ranks cannot share the batch evenly.
     """
-    engine, output_dir = asked.engine, Path(asked.training.output_dir)
+    engine, output_dir, ranks = asked.engine, Path(asked.training.output_dir), world_size()
     size = engine.train_micro_batch_size_per_gpu or (ON_CPU if device.type == "cpu" else 0)
     smallest = asked.training.batch_size_ramp_start
     name = "batch_size_ramp_start" if smallest else "train_batch_size"
     batch = smallest or asked.training.train_batch_size
-    now = circumstances(engine, in_words(device), world_size())
+    now = memory_limits.circumstances(engine, in_words(device), ranks)
     now["train_micro_batch_size_per_gpu"] = size
     if not size:
         now["batch"] = batch  # a trial goes no further
-    limit = from_first_rank(known_limit(output_dir, now) if rank() == 0 else None)
+    limit = from_first_rank(memory_limits.known_limit(output_dir, now) if rank() == 0 else None)
     if size:
         limit = limit or max(size, engine.validation_micro_batch)
-        fitted = largest_micro_batch(batch, min(size, limit), world_size(), name)
-        message = _what_changed(size, limit, fitted, batch, output_dir)
+        fitted, message = largest_micro_batch(batch, min(size, limit), ranks, name), ""
+        if size > limit:
+            message = (
+                f"micro batch {size} -> {fitted}: memory ran out with more; "
+                f"without {output_dir / memory_limits.FILE}, {size} is tried again"
+            )
+        elif fitted != size:
+            message = (
+                f"micro batch {size} -> {fitted}, so that {ranks} rank(s) make up the batch of "
+                f"{batch}"
+            )
     else:
-        share = largest_micro_batch(batch, batch, world_size(), name)
-        source = f"as {output_dir / FILE} says"
+        share = largest_micro_batch(batch, batch, ranks, name)
+        source = f"as {output_dir / memory_limits.FILE} says"
         if not limit:
             limit, why = _on_all_ranks(*find_by_trial(asked, precision, device, shards, share))
             source = f"found by trial: {why}"
-        fitted = largest_micro_batch(batch, limit, world_size(), name)
+        fitted = largest_micro_batch(batch, limit, ranks, name)
         message = f"micro batch {fitted}, {source}"
     if message:
         log.say(message)
     if rank() == 0:
-        remember(output_dir, now, fitted, limit)
+        memory_limits.remember(output_dir, now, fitted, limit)
     return fitted, min(engine.validation_micro_batch, limit)
 
 
-def _what_changed(asked: int, limit: int, fitted: int, batch: int, output_dir: Path) -> str:
-    if asked > limit:
-        return (
-            f"micro batch {asked} -> {fitted}: memory ran out with more; "
-            f"without {output_dir / FILE}, {asked} is tried again"
-        )
-    if fitted != asked:
-        return (
-            f"micro batch {asked} -> {fitted}, so that {world_size()} rank(s) "
-            f"make up the batch of {batch}"
-        )
-    return ""
-
-
 def _on_all_ranks(size: int, why: str) -> tuple[int, str]:
-    """The smallest of the ranks' sizes, all powers of two."""
+    """Returns the smallest of the ranks' sizes, all powers of two, and the reason for it."""
     powers = [1 << n for n in range(MOST_TRIED.bit_length())]
     counts = sum_numbers(*(float(size == power) for power in powers))
     smallest = next(power for power, count in zip(powers, counts, strict=True) if count)
-    return smallest, why if smallest == size else "more are too many for another rank"
+    return smallest, why if smallest == size else "larger ones do not fit on another rank"
 
 
 def in_words(device: torch.device) -> str:
@@ -126,11 +114,11 @@ def largest_useful(
     for size in sizes:
         found = measure(size)
         if found is None or found.num_bytes > room:
-            return best, f"{size} at once need too much memory"
+            return best, f"{size} samples need too much memory"
         if size / found.seconds < WORTHWHILE * rate:
-            return best, f"{size} at once are no faster"
+            return best, f"{size} samples are no faster"
         best, rate = size, size / found.seconds
-    return best, "more are not tried"
+    return best, "larger ones are not tried"
 
 
 def state_bytes(num_parameters: int, stage: int, num_ranks: int) -> float:
@@ -206,8 +194,8 @@ class _Trial:
         batch = collate({name: array[:size] for name, array in self.rows.items()})
         inputs = batch.inputs(self.device)
         try:
-            return within_memory(lambda: self._measured(inputs), "the trial", size)
-        except OutOfMemory:
+            return memory_limits.within_memory(lambda: self._measured(inputs), "the trial", size)
+        except memory_limits.OutOfMemory:
             self.model.zero_grad(set_to_none=True)
             return None
 

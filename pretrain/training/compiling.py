@@ -31,7 +31,9 @@ def compile_if_possible(
     layers = repeated_layers(model)
     reason = ""
     try:
-        _keep_code_private()
+        # Not in the shared /tmp, since torch runs the cached code.
+        private = Path.home() / ".cache" / "torchinductor"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private))
         for layer in layers:
             layer.compile(backend=backend)
         autocast = engine.torch_autocast_enabled()
@@ -56,8 +58,3 @@ def repeated_layers(model: nn.Module) -> list[nn.Module]:
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     alike = [list(modules) for modules in lists if len(set(map(type, modules))) == 1]
     return max(alike, key=len, default=[model])
-
-
-def _keep_code_private() -> None:
-    """Moves torch's cache of compiled code out of the shared /tmp: torch runs it again."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))

@@ -9,12 +9,13 @@ Samples stored without masks are masked by their number, differently in each epo
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -60,28 +61,19 @@ def list_shards(dataset_path: Path, split: str) -> list[Shard]:
     samples. Raises FileNotFoundError if there are no shards, and StageError naming the file if one
     is missing, damaged or different from the manifest.
     """
-    manifest = read_record(dataset_path / MANIFEST)
-    if manifest is None and (dataset_path / MANIFEST).exists():
-        raise StageError(f"{dataset_path / MANIFEST}: damaged; the dataset stage makes it again")
+    path = dataset_path / MANIFEST
+    manifest = read_record(path)
+    if manifest is None and path.exists():
+        raise StageError(f"{path}: damaged; the dataset stage recreates it")
     listed = (manifest or {}).get("results", {}).get(f"{split}_shards")
     if listed:
-        _check_names(listed, dataset_path)
-        return [_listed_shard(dataset_path / name, listed[name]) for name in sorted(listed)]
+        if not isinstance(listed, dict):
+            raise StageError(f"{path}: damaged, it lists no shards")
+        return [_listed_shard(dataset_path, name, listed[name]) for name in sorted(listed)]
     paths = sorted(dataset_path.glob(f"{split}_*.hdf5"))
     if not paths:
         raise FileNotFoundError(f"{dataset_path}: holds no {split}_*.hdf5")
     return [Shard(path, count_samples(path)) for path in paths]
-
-
-def _check_names(listed: Any, dataset_path: Path) -> None:
-    """Raises StageError unless all shards of a manifest are files of its folder."""
-    if not isinstance(listed, dict):
-        raise StageError(f"{dataset_path / MANIFEST}: damaged, it lists no shards")
-    for name in listed:
-        if Path(name).name != name:
-            raise StageError(
-                f"{dataset_path / MANIFEST} lists {name}, expected a file of that folder"
-            )
 
 
 def one_copy(shards: list[Shard]) -> list[Shard]:
@@ -93,10 +85,13 @@ def one_copy(shards: list[Shard]) -> list[Shard]:
     return list(by_text.values())
 
 
-def _listed_shard(path: Path, num_samples: int) -> Shard:
+def _listed_shard(dataset_path: Path, name: str, num_samples: int) -> Shard:
+    path = dataset_path / name
+    if Path(name).name != name:
+        raise StageError(f"{dataset_path / MANIFEST} lists {name}, expected a file of that folder")
     if not path.exists():
         raise StageError(
-            f"{path}: is missing, but {MANIFEST} lists it; the dataset stage makes it again"
+            f"{path}: missing, but listed in {MANIFEST}; the dataset stage recreates it"
         )
     found = count_samples(path)
     if found != num_samples:
@@ -130,7 +125,7 @@ def count_predictions(shards: list[Shard], vocab_size: int) -> torch.Tensor:
     In samples stored without masks, every token counts that may be masked.
     """
     counts, never = np.zeros(vocab_size, dtype=np.int64), []
-    for rows in (rows for shard in shards for rows in iter_sample_blocks(shard.path)):
+    for rows in chain.from_iterable(iter_sample_blocks(shard.path) for shard in shards):
         if "masked_lm_ids" in rows:
             found = rows["masked_lm_ids"][rows["masked_lm_positions"] > 0]
         else:
@@ -218,26 +213,21 @@ class ShardReader:
         return self.held[1]
 
 
-class _ReadAhead:
-    """Runs an endless iterator in a thread, STEPS_AHEAD items ahead; `get` raises its errors."""
-
-    def __init__(self, items: Iterator[list[MicroBatch]]):
-        self._items, self._thread = items, ThreadPoolExecutor(1, thread_name_prefix="read ahead")
-        self._waiting: deque[Future[list[MicroBatch]]] = deque()
-        for _ in range(STEPS_AHEAD):
-            self._waiting.append(self._thread.submit(next, self._items))
-
-    def get(self) -> list[MicroBatch]:
-        item = self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(next, self._items))
-        return item
-
-    def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+def _read_ahead(items: Iterator[list[MicroBatch]]) -> Generator[list[MicroBatch], None, None]:
+    """Yields from an endless iterator, run in a thread STEPS_AHEAD items ahead."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="read ahead")
+    try:
+        waiting = deque(thread.submit(next, items) for _ in range(STEPS_AHEAD))
+        while True:
+            item = waiting.popleft().result()
+            waiting.append(thread.submit(next, items))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
-class PretrainDatasetProvider:
-    """Training batches of one rank, read ahead by a thread; to be used in a `with` block.
+class PretrainDatasetProvider(AbstractContextManager):
+    """Training batches of one rank, read ahead by a thread; use it in a `with` block.
 
     batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass, a divisor
     of each rank's share of every batch.
@@ -260,7 +250,7 @@ class PretrainDatasetProvider:
         self.rank, self.world_size = rank, world_size
         self.seconds_waited = 0.0  # for batches
         self.num_pairs = 0  # of tokens that attend to each other, in all batches so far
-        self._ahead: _ReadAhead | None = None
+        self._ahead: Generator[list[MicroBatch], None, None] | None = None
         self._next_step = -1
 
     def num_visits(self, step: int) -> int:
@@ -275,10 +265,10 @@ class PretrainDatasetProvider:
         """Returns this rank's micro batches of a step. Consecutive steps are read ahead."""
         if self._ahead is None or step != self._next_step:
             self.close()
-            self._ahead = _ReadAhead(self._batches(step))
+            self._ahead = _read_ahead(self._batches(step))
         self._next_step = step + 1
         begin = time.perf_counter()
-        batch = self._ahead.get()
+        batch = next(self._ahead)
         self.seconds_waited += time.perf_counter() - begin
         self.num_pairs += sum(micro_batch.num_pairs for micro_batch in batch)
         return batch
@@ -301,9 +291,6 @@ class PretrainDatasetProvider:
             self._ahead.close()
             self._ahead = None
 
-    def __enter__(self) -> "PretrainDatasetProvider":
-        return self
-
     def __exit__(self, *exception) -> None:
         self.close()
 
@@ -318,7 +305,7 @@ def validation_batches(
     """
     if not sum(shard.num_samples for shard in shards):
         raise ValueError(f"{shards[0].path.parent}: the test shards hold no samples to validate on")
-    rows = _first_rows(shards, num_samples or sum(shard.num_samples for shard in shards))
+    rows = _read_first_rows(shards, num_samples or sum(shard.num_samples for shard in shards))
     num_rows, stride = len(rows["input_ids"]), world_size * micro_batch
     batches = []
     for start in range(rank * micro_batch, rank * micro_batch + num_rows, stride):
@@ -330,11 +317,10 @@ def validation_batches(
     return batches
 
 
-def _first_rows(shards: list[Shard], wanted: int) -> dict[str, np.ndarray]:
+def _read_first_rows(shards: list[Shard], wanted: int) -> dict[str, np.ndarray]:
     parts = []
     for shard in shards:
-        if wanted <= 0:
-            break
-        parts.append({name: array[:wanted] for name, array in read_samples(shard.path).items()})
-        wanted -= shard.num_samples
+        if wanted > 0:
+            parts.append({name: array[:wanted] for name, array in read_samples(shard.path).items()})
+            wanted -= shard.num_samples
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

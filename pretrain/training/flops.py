@@ -7,10 +7,12 @@ measures the speed of training.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from pretrain.kernels.linear import linear
+from pretrain.model.model import padded_vocab_size
 from pretrain.settings import ModelSettings
 
 # Each product of the forward pass has two in the backward pass: the gradients of its two factors.
@@ -35,21 +37,18 @@ def training_flops(
     num_tokens = num_sequences * num_tokens_per_sequence
     if num_pairs is None:
         num_pairs = num_tokens * num_tokens_per_sequence
-    weights = model.num_hidden_layers * num_tokens * 2 * _layer_weights(model)
-    head = num_predictions * 2 * _head_weights(model)
-    return float(PASSES * (weights + _attention_flops(model, num_tokens, num_pairs) + head))
-
-
-def _layer_weights(model: ModelSettings) -> int:
-    """Elements of a layer's matrices: queries, keys, values, output, and the feed-forward part."""
-    num_matrices = 3 if model.glu else 2
-    return model.hidden_size * (4 * model.hidden_size + num_matrices * model.intermediate_size)
+    width, num_matrices = model.hidden_size, 3 if model.glu else 2  # of the feed-forward part
+    layer_weights = width * (4 * width + num_matrices * model.intermediate_size)
+    layers = model.num_hidden_layers * num_tokens * 2 * layer_weights
+    num_logits = padded_vocab_size(model.vocab_size, model.pad_vocab_to_multiple_of)
+    head = num_predictions * 2 * width * (width + num_logits)
+    return float(PASSES * (layers + _attention_flops(model, num_tokens, num_pairs) + head))
 
 
 def _attention_flops(model: ModelSettings, num_tokens: float, num_pairs: float) -> float:
-    """FLOPs of query times key and of weight times value, for each pair in all layers.
+    """Returns the FLOPs of query times key and of weight times value, for all pairs and layers.
 
-    An upper bound with a window, which may be longer than a document.
+    An upper bound with a window, since documents may be shorter.
     """
     window, layers = model.attention_window, model.num_hidden_layers
     num_global = -(-layers // model.global_attention_every) if window else layers
@@ -58,44 +57,31 @@ def _attention_flops(model: ModelSettings, num_tokens: float, num_pairs: float) 
     return 2 * 2 * pairs * model.hidden_size
 
 
-def _head_weights(model: ModelSettings) -> int:
-    multiple = model.pad_vocab_to_multiple_of
-    num_logits = -(-model.vocab_size // multiple) * multiple
-    return model.hidden_size * (model.hidden_size + num_logits)
-
-
-def model_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Computes left right^T with the model's own kernel."""
-    return linear(left, right, None)
-
-
 def matmul_peak(
     device: torch.device,
     dtype: torch.dtype,
     seconds: float = 0.3,
-    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = model_product,
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> float:
-    """Returns the FLOP/s of the fastest product of two square matrices within these seconds."""
+    """Returns the FLOP/s of the fastest product of two square matrices within these seconds.
+
+    product: left right^T, by default with the model's own kernel.
+    """
     size = CPU_SIZE if device.type == "cpu" else ACCELERATOR_SIZE
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / _fastest(lambda: product(left, right), device, seconds)
+    multiply = product or partial(linear, bias=None)
+    return 2 * size**3 / _fastest(lambda: multiply(left, right), device, seconds)
 
 
 def _fastest(compute: Callable[[], torch.Tensor], device: torch.device, seconds: float) -> float:
-    """Returns the seconds of the fastest call after the first one, which may load libraries."""
-    compute()
+    """Returns the seconds of the fastest call; the first one may load libraries."""
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < MIN_REPEATS or time.perf_counter() < end:
-        _synchronize(device)
+    while len(times) <= MIN_REPEATS or time.perf_counter() < end:
         begin = time.perf_counter()
         compute()
-        _synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - begin)
     return min(times)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

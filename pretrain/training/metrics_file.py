@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,10 +44,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def _is_no_number(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 class ProgressLines:
@@ -110,7 +105,9 @@ class MetricsLog:
 
         On a full disk, keeps the line until there is room.
         """
-        line = {key: None if _is_no_number(value) else value for key, value in line.items()}
+        for key, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                line = line | {key: None}
         self._waiting.append(json.dumps(line) + "\n")
         self._append_waiting()
         step = line["step"]
@@ -174,18 +171,13 @@ Log = MetricsLog | SilentLog
 def start_wandb(mode: str, project: str, name: str, directory: Path, settings: dict[str, Any]):
     """Starts a W&B run with the key in WANDB_API_KEY, or returns None if mode is "disabled".
 
-    mode: disabled | offline | online. Raises ModuleNotFoundError if wandb is not installed, and
-    ValueError if mode is online without a key.
+    mode: disabled | offline | online. Raises ModuleNotFoundError if wandb is not installed
+    (requirements-wandb.txt), and ValueError if mode is online without a key.
     """
     if mode == "disabled":
         return None
-    try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "WANDB.MODE is on, but wandb is missing: "
-            f"{sys.executable} -m pip install -r requirements-wandb.txt"
-        ) from error
+    import wandb
+
     if mode == "online" and not os.environ.get("WANDB_API_KEY"):
         raise ValueError("WANDB.MODE is online, but WANDB_API_KEY is not set")
     directory.mkdir(parents=True, exist_ok=True)
@@ -201,14 +193,12 @@ def start_wandb(mode: str, project: str, name: str, directory: Path, settings: d
 
 
 def start_tensorboard(wanted: bool, directory: Path):
-    """Returns a TensorBoard writer or None. Raises ModuleNotFoundError without tensorboard."""
+    """Returns a TensorBoard writer or None.
+
+    Raises ModuleNotFoundError without tensorboard (requirements-tensorboard.txt).
+    """
     if not wanted:
         return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "PRETRAIN.TENSORBOARD is on, but tensorboard is missing: "
-            f"{sys.executable} -m pip install -r requirements-tensorboard.txt"
-        ) from error
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(directory / "tensorboard"))

@@ -46,15 +46,13 @@ class MicroBatch:
 
     def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
         """Returns the arguments in order, with each tensor changed."""
-        names = [*("input_ids", "segment_ids", "attention_mask")]
-        names += ["prediction_index", "labels", "position_ids"]
-        return {name: _changed(getattr(self, name), change) for name in names}
-
-
-def _changed(part: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    if isinstance(part, Documents):
-        return part.changed(change)
-    return None if part is None else change(part)
+        changed: dict[str, Any] = {}
+        for name, part in vars(self).items():
+            if isinstance(part, Documents):
+                changed[name] = part.changed(change)
+            elif name != "num_tokens":
+                changed[name] = None if part is None else change(part)
+        return changed
 
 
 def collate(rows: dict[str, np.ndarray]) -> MicroBatch:

@@ -58,11 +58,11 @@ class Prepared:
 def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     """Reads the dataset and builds the engine around a newly initialised model.
 
-    args: the flags. Raises ValueError, OSError, KeyError or StageError if they, or the files that
-    they name, do not make a run.
+    args: the flags. Raises ValueError, OSError, KeyError or StageError for invalid flags or files.
     """
     shards = list_shards(Path(args.dataset_path), "train")
-    vocabulary = _read_vocabulary(args)
+    paths = Path(args.dataset_path), args.tokenizer_name, Path(args.output_dir)
+    vocabulary = read_vocabulary(from_first_rank(find_tokenizer(*paths) if rank() == 0 else None))
     check_ids(shards[0], vocabulary.size)
     set_tf32(args.allow_tf32)
     settings = _complete_settings(args, vocabulary, shards, device, log)
@@ -75,11 +75,6 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
         engine.optimizer, training.lr, training.curve, curve_shape(training)
     )
     return Prepared(settings, vocabulary.directory, provider, held_out, engine, schedule)
-
-
-def _read_vocabulary(args: Namespace) -> Vocabulary:
-    paths = Path(args.dataset_path), args.tokenizer_name, Path(args.output_dir)
-    return read_vocabulary(from_first_rank(find_tokenizer(*paths) if rank() == 0 else None))
 
 
 def _complete_settings(
@@ -108,7 +103,7 @@ def _complete_settings(
 def _batches(
     dataset_path: Path, shards: list[Shard], settings: Settings
 ) -> tuple[PretrainDatasetProvider, list[MicroBatch]]:
-    """The training batches and the held-out batches of this rank."""
+    """Returns the training batches and the held-out batches of this rank."""
     training, engine = settings.training, settings.engine
     ramp = training.batch_size_ramp_start, training.batch_size_ramp_steps
     sizes = BatchSizes(training.train_batch_size, *ramp)
@@ -127,8 +122,8 @@ def _build_engine(
     training = settings.training
     torch.manual_seed(training.seed)
     model = build_model(settings.model)
-    # DeepSpeed sends rank 0's weights to the others. A run that resumes needs them too: all of its
-    # checkpoints may be damaged.
+    # DeepSpeed broadcasts the weights of rank 0. A resumed run may need them too, after damage to
+    # all checkpoints.
     if rank() == 0 and isinstance(model, BasePretrainModel):
         _initialize_from_data(model, settings.model, training.seed, provider.shards, log)
     model.to(device)

@@ -6,24 +6,16 @@ from typing import NamedTuple
 import torch
 
 from pretrain.engine import distributed
-from pretrain.engine.engine import (
-    Update,
-    gradient_norm,
-    norm_of_last_step,
-    update_weights,
-    weights_cast_once,
-)
+from pretrain.engine.engine import Update, update_weights, weights_cast_once
 from pretrain.engine.memory_limits import within_memory
 from pretrain.training.micro_batch import MicroBatch
 
 
 class StepResult(NamedTuple):
-    """loss: this rank's part of the sum over the ranks, []. grad_norm: None unless asked for.
-    num_predictions and num_tokens: over all ranks."""
+    """loss: this rank's part of the sum over the ranks, []. Both numbers are over all ranks."""
 
     loss: torch.Tensor
     update: Update
-    grad_norm: float | None
     num_predictions: int
     num_tokens: int
 
@@ -62,11 +54,8 @@ def take_step(
 
     with weights_cast_once(engine):
         loss = within_memory(accumulate, "training", micro_batch)
-    norm = gradient_norm(engine) if with_norm else None
-    update = update_weights(engine)
-    if with_norm and norm is None:
-        norm = norm_of_last_step(engine)
-    return StepResult(loss, update, norm, round(num_predictions), round(num_tokens))
+    update = update_weights(engine, with_norm)
+    return StepResult(loss, update, round(num_predictions), round(num_tokens))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

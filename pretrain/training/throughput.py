@@ -13,11 +13,8 @@ from pretrain.training.flops import matmul_peak, training_flops
 
 
 class Work(NamedTuple):
-    """Work done so far, over all ranks.
-
-    num_tokens: without padding. seconds_waited, of this rank: for data. num_pairs, of this rank:
-    pairs of tokens that attend to each other.
-    """
+    """Work done so far over all ranks, except seconds_waited (for data) and num_pairs (of tokens
+    attending to each other) of this rank. num_tokens: without padding."""
 
     num_samples: int
     num_tokens: int
@@ -60,17 +57,14 @@ class Throughput:
         """
         seconds = max(1e-9, time.perf_counter() - self.begin)
         done = Work._make(now - then for now, then in zip(work, self.before, strict=True))
+        length, ranks = self.model.max_seq_length, distributed.world_size()
+        shares = done.num_samples / ranks, length, done.num_predictions / ranks
+        flops = training_flops(self.model, *shares, done.num_pairs)  # of this rank
         rates = {
             "samples_per_second": round(done.num_samples / seconds, 2),
             "tokens_per_second": round(done.num_tokens / seconds, 1),
-            "peak_share": round(self._flops(done) / seconds / self.peak, 4),
+            "peak_share": round(flops / seconds / self.peak, 4),
             "waiting_share": round(done.seconds_waited / seconds, 4),
         }
         self.restart(work)
         return rates
-
-    def _flops(self, done: Work) -> float:
-        """FLOPs of this rank's matrix products."""
-        length, ranks = self.model.max_seq_length, distributed.world_size()
-        shares = done.num_samples / ranks, length, done.num_predictions / ranks
-        return training_flops(self.model, *shares, done.num_pairs)

@@ -174,7 +174,7 @@ class TrainingRun:
             self._show_life,
         )
         self.window.add(result.loss, result.update)
-        self.grad_norm = result.grad_norm
+        self.grad_norm = result.update.grad_norm
         self.num_predictions += result.num_predictions
         self.budget.count_step(result.num_tokens, self._clock())
 

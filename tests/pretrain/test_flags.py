@@ -4,7 +4,6 @@ import pytest
 
 from configs.defaults import ACTIVATIONS, CURVES, OPTIMIZERS, get_default_config
 from configs.keys import flatten
-from configs.pretrain_rules import ELEMENTWISE_OPTIMIZERS
 from pretrain.flags import build_parser, flag_keys, parse_flags
 from pretrain.model.encoder import ACTIVATIONS as MODEL_ACTIVATIONS
 from pretrain.optimization import lr_curves, optimizers
@@ -49,8 +48,6 @@ def test_the_names_that_are_spelled_out_are_those_of_the_tables():
     assert set(CURVES) == set(lr_curves.CURVES)
     assert set(OPTIMIZERS) == set(optimizers.OPTIMIZERS)
     assert set(ACTIVATIONS) == set(MODEL_ACTIVATIONS)
-    elementwise = {name for name, row in optimizers.OPTIMIZERS.items() if row.elementwise}
-    assert set(ELEMENTWISE_OPTIMIZERS) == elementwise
 
 
 @pytest.mark.parametrize(

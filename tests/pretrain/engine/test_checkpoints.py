@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, state, monkeyp
 
 def test_a_slow_disk_is_waited_for_and_spoken_of(tmp_path, state, monkeypatch):
     """So that whoever has asked training to end knows that it is at work."""
-    monkeypatch.setattr(checkpoints, "BETWEEN_WORDS_ON_SAVING", 0.01)
+    monkeypatch.setattr(checkpoints, "BETWEEN_SAVING_MESSAGES", 0.01)
     may_write, said = threading.Event(), []
     write = CheckpointWriter._write
 
@@ -177,7 +178,7 @@ def test_the_last_good_one_is_kept_however_old(tmp_path):
 
 
 def test_with_little_memory_training_waits(tmp_path, state, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_is_memory_short", lambda tensors: True)
+    monkeypatch.setattr(checkpoints.psutil, "virtual_memory", lambda: Namespace(available=0))
     writer = CheckpointWriter(tmp_path, 2, pytest.fail)
     writer.save(_Engine(), 3, {})
     assert not damage(checkpoint_dir(tmp_path, 3))
@@ -281,7 +282,7 @@ writer = CheckpointWriter(folder / "checkpoints", 9, lambda text: print("WARNED"
 log = MetricsLog(folder / "metrics.jsonl")
 for step in range(1, 6):
     record = {"step": step, "numbers": {}, "state": {}}
-    writer._write_or_say_where({"weight/a": torch.full((250_000,), float(step))}, record)
+    writer._write_or_warn({"weight/a": torch.full((250_000,), float(step))}, record)
     log.write({"kind": "train", "step": step, "note": "x" * 3000})
 print("SAVED", *(path.name[-1] for path in list_checkpoints(folder / "checkpoints")))
 with open(folder / "filler", "wb", 0) as filler:

@@ -82,7 +82,7 @@ def test_a_users_json_is_merged(tmp_path):
 def test_settings_that_would_be_of_no_use_are_named(tmp_path):
     path = tmp_path / "ds.json"
     path.write_text('{"fp16": {"initial_scale_power": 4}}')
-    with pytest.raises(ValueError, match="fp16 settings are of no use at ZeRO stage 0"):
+    with pytest.raises(ValueError, match="fp16 settings have no effect at ZeRO stage 0"):
         _config(f"--deepspeed_config={path}", "--fp16", "--zero_stage=0")
     assert dict(conflicts({"bfloat16": {"enabled": True}})) == {"bfloat16": "precision"}
 

@@ -23,7 +23,7 @@ RANK = """
 import os, sys, time
 from pathlib import Path
 from pretrain.engine import peers
-peers.BEHIND_THE_FIRST_TO_END = float(sys.argv[4])
+peers.BEFORE_SURVIVORS_END = float(sys.argv[4])
 rank, world_size, told = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 
 def from_first_rank(value):
@@ -42,7 +42,7 @@ for line in sys.stdin:
         us.leave()
         sys.exit(0)
     if line == "fail\\n":
-        us.let_the_first_to_end_be_seen()
+        us.wait_for_earlier_death()
         os._exit(7)
     time.sleep(1000)
 """

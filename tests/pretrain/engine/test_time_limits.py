@@ -30,14 +30,14 @@ def test_ranks_wait_for_one_that_saves_longer_than_a_slow_disk_takes():
 
 
 def test_the_stage_hears_of_a_save_before_it_loses_patience():
-    assert 3 * limits.BETWEEN_WORDS_ON_SAVING < limits.SILENT_WHILE_ENDING
+    assert 3 * limits.BETWEEN_SAVING_MESSAGES < limits.SILENT_WHILE_ENDING
     # A launcher that was asked, too, gives every rank less.
     assert limits.LAUNCHER_KILLS < limits.SILENT_WHILE_ENDING
 
 
 def test_the_launcher_sees_the_rank_that_died_first_and_need_not_kill_the_others():
-    assert 2 * limits.LAUNCHER_LOOKS < limits.BEHIND_THE_FIRST_TO_END < limits.LAUNCHER_KILLS
-    assert limits.TO_NOTICE_A_DEATH < limits.BEHIND_THE_FIRST_TO_END
+    assert 2 * limits.LAUNCHER_LOOKS < limits.BEFORE_SURVIVORS_END < limits.LAUNCHER_KILLS
+    assert limits.TO_NOTICE_A_DEATH < limits.BEFORE_SURVIVORS_END
 
 
 def test_the_launcher_is_the_one_we_know():
@@ -90,9 +90,9 @@ def _minutes(seconds):
         ("stacks, at most", _minutes(limits.SILENT_AT_MOST)),
         ("agreement on a signal", f"{limits.BETWEEN_AGREEMENTS:g} s"),
         ("a word from ranks that end", f"{limits.SILENT_WHILE_ENDING:g} s"),
-        ("a word while saving", f"{limits.BETWEEN_WORDS_ON_SAVING:g} s"),
+        ("a word while saving", f"{limits.BETWEEN_SAVING_MESSAGES:g} s"),
         ("the launcher, for each rank", f"{limits.LAUNCHER_KILLS:g} s"),
-        ("ranks that lost another", f"{limits.BEHIND_THE_FIRST_TO_END:g} s"),
+        ("ranks that lost another", f"{limits.BEFORE_SURVIVORS_END:g} s"),
         ("a server that does not answer", _minutes(limits.LOST_SERVER)),
         ("a checkpoint", f"{get_default_config().PRETRAIN.CHECKPOINT_MINUTES:g} min"),
     ],

@@ -99,10 +99,10 @@ def test_the_stage_tells_of_silence_once_and_of_its_end(tmp_path, monkeypatch):
     ]
     wait(600)
     report.sign_of_life()
-    assert said[1:] == ["training goes on, after 21 min"]
+    assert said[1:] == ["training has resumed after 21 min"]
     wait(10000)
     report.look()
-    assert said[2].endswith("no rank says where it stands, as if its process had been stopped")
+    assert said[2].endswith("no rank has written its stacks; the processes may be suspended")
 
 
 STALLED_RANK = """
@@ -141,4 +141,4 @@ def test_a_stall_is_heard_of_while_the_ranks_say_nothing(tmp_path, monkeypatch):
     code = run_logged(command, log, on_line=lambda line: report.sign_of_life(), on_idle=look)
     assert code == 0
     silence, over = said
-    assert "the stacks of the ranks are in" in silence and over.startswith("training goes on")
+    assert "the stacks of the ranks are in" in silence and over.startswith("training has resumed")

@@ -159,7 +159,7 @@ def test_logits_and_hidden_states_equal_those_of_the_training_model(models, load
     torch.testing.assert_close(found["logits"].flatten(0, 1)[real], logits[:, :61], **close)
     torch.testing.assert_close(found["again"], found["logits"], atol=0, rtol=0)
     if hasattr(model, "encode"):
-        hidden = model.encode(input_ids, segment_ids, mask).detach().flatten(0, 1)[real]
+        hidden = model.encoder(input_ids, segment_ids, mask).detach().flatten(0, 1)[real]
         torch.testing.assert_close(found["hidden"].flatten(0, 1)[real], hidden, **close)
 
 

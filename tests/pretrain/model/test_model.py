@@ -15,7 +15,6 @@ from pretrain.model.encoder import ACTIVATIONS, rotate, rotation, turned_pairs
 from pretrain.model.model import (
     BasePretrainModel,
     build_model,
-    check_model_settings,
     padded_vocab_size,
 )
 
@@ -265,7 +264,7 @@ def test_compiled_it_computes_the_same(changes):
 )
 def test_impossible_models_are_refused_by_the_flags_name(flag, value):
     with pytest.raises(ValueError, match=flag):
-        check_model_settings(model_args(**{flag: value}))
+        build_model(model_args(**{flag: value}))
 
 
 def test_rotary_positions_need_an_even_head_and_a_base():

@@ -55,7 +55,7 @@ def plan(**model):
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
-        ({"TYPE": "funnel"}, "MODEL.TYPE: funnel cannot be trained here, its layers come in block"),
+        ({"TYPE": "funnel"}, "MODEL.TYPE: funnel cannot be trained here, its layers form block"),
         ({"TYPE": "mobilebert"}, "MODEL.TYPE: mobilebert cannot be trained here, its layers are"),
         ({"TYPE": "robert"}, "MODEL.TYPE: expected .*, got robert; did you mean .*roberta"),
         ({"TYPE": "ibert", "HIDDEN_ACT": "silu"}, "MODEL.TYPE: ibert cannot be built: .*'gelu'"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pretrain.kernels.attention import LONG_ROW, Documents
-from pretrain.model.model import build_model, check_model_settings
+from pretrain.model.model import build_model
 from pretrain.model.transformers_model import READY_MASK
 from pretrain.training.compiling import repeated_layers
 from tests.pretrain.model.test_model import LABELS, example_batch, gradients, model_args
@@ -90,7 +90,7 @@ def test_compiled_its_layers_compute_the_same():
 
 
 def test_packed_rows_are_refused():
-    with pytest.raises(ValueError, match="packed rows need bert-mlm"):
+    with pytest.raises(ValueError, match="only bert-mlm can separate the samples"):
         seeded_model("bert")(*example_batch(), LABELS, torch.zeros(3, 16, dtype=torch.int64))
 
 
@@ -107,7 +107,7 @@ def test_gradient_checkpointing_that_there_is_not_is_refused():
 
 def test_sizes_are_checked_before_anything_is_built():
     with pytest.raises(ValueError, match="hidden_size"):
-        check_model_settings(model_args(model_type="bert", hidden_size=30))
+        build_model(model_args(model_type="bert", hidden_size=30))
 
 
 def test_long_rows_are_masked_as_short_ones_are():

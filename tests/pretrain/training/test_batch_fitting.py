@@ -38,11 +38,11 @@ GB = 10**9
     ("gigabytes", "rates", "expected"),
     [
         # Of a GPU that is full with 64: as fast again with each doubling.
-        ([1, 2, 4, 8, 16], [10, 20, 40, 80, 160], (8, "16 at once need too much memory")),
-        ([1, 2, 4, None, 16], [10, 20, 40, 80, 160], (4, "8 at once need too much memory")),
-        ([1, 2, 3, 4, 5], [10, 20, 30, 31, 99], (4, "8 at once are no faster")),
-        ([1, 2, 3, 4, 5], [10, 20, 30, 32, 34], (16, "more are not tried")),
-        ([9, 2, 3, 4, 5], [10, 20, 30, 32, 34], (1, "1 at once need too much memory")),
+        ([1, 2, 4, 8, 16], [10, 20, 40, 80, 160], (8, "16 samples need too much memory")),
+        ([1, 2, 4, None, 16], [10, 20, 40, 80, 160], (4, "8 samples need too much memory")),
+        ([1, 2, 3, 4, 5], [10, 20, 30, 31, 99], (4, "8 samples are no faster")),
+        ([1, 2, 3, 4, 5], [10, 20, 30, 32, 34], (16, "larger ones are not tried")),
+        ([9, 2, 3, 4, 5], [10, 20, 30, 32, 34], (1, "1 samples need too much memory")),
     ],
 )
 def test_the_largest_that_fits_and_is_worth_it(gigabytes, rates, expected):
@@ -114,15 +114,15 @@ def trial(tmp_path, monkeypatch):
 def test_a_trial_on_the_datasets_samples(trial):
     find, sizes = trial
     before = torch.get_rng_state()
-    assert find(room=32_500) == (32, "64 at once need too much memory")
+    assert find(room=32_500) == (32, "64 samples need too much memory")
     assert sorted(set(sizes)) == [1, 2, 4, 8, 16, 32, 64]  # there are 24 samples
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_allocation_that_fails_ends_the_trial(trial):
     find, _ = trial
-    assert find(room=10**9, fits=8) == (8, "16 at once need too much memory")
-    assert find(room=10**9, share=12) == (8, "more are not tried")
+    assert find(room=10**9, fits=8) == (8, "16 samples need too much memory")
+    assert find(room=10**9, share=12) == (8, "larger ones are not tried")
 
 
 # --- what a run takes ------------------------------------------------------------------------
@@ -163,11 +163,11 @@ def test_a_gpu_is_tried_once_and_then_remembered(tmp_path, monkeypatch):
 
     def tried(asked, precision, device, shards, share):
         shares.append((precision, share))
-        return 128, "256 at once are no faster"
+        return 128, "256 samples are no faster"
 
     monkeypatch.setattr(batch_fitting, "in_words", lambda device: "a GPU")
     monkeypatch.setattr(batch_fitting, "find_by_trial", tried)
-    said = ["micro batch 128, found by trial: 256 at once are no faster"]
+    said = ["micro batch 128, found by trial: 256 samples are no faster"]
     assert fit(tmp_path, GPU) == (128, 16, said)
     says = f"as {tmp_path / FILE} says"
     assert fit(tmp_path, GPU) == (128, 16, [f"micro batch 128, {says}"])
@@ -187,5 +187,5 @@ def test_all_ranks_take_what_the_smallest_gpu_can(monkeypatch, theirs, expected)
         return [mine + (1 << n == theirs) for n, mine in enumerate(ours)]
 
     monkeypatch.setattr(batch_fitting, "sum_numbers", sum_numbers)
-    size, why = batch_fitting._on_all_ranks(128, "256 at once are no faster")
+    size, why = batch_fitting._on_all_ranks(128, "256 samples are no faster")
     assert size == expected and ("another rank" in why) == (theirs == 64)

@@ -166,7 +166,7 @@ def test_the_manifest_tells_which_shards_there_are(tmp_path):
     with pytest.raises(StageError, match=r"train_00000_00\.hdf5: holds 5 samples, expected 7"):
         list_shards(folder, "train")
     shards[0].path.unlink()
-    with pytest.raises(StageError, match=r"train_00000_00\.hdf5: is missing"):
+    with pytest.raises(StageError, match=r"train_00000_00\.hdf5: missing"):
         list_shards(folder, "train")
     flip_byte(folder / "manifest.json", 0)
     with pytest.raises(StageError, match=r"manifest\.json: damaged; the dataset stage"):
