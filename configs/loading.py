@@ -36,9 +36,8 @@ def load_config(
     try:
         pairs = [*read_files(path), *read_overrides(overrides, flatten(config))]
     except RecursionError as error:  # a value can contain itself, by an alias
-        raise ConfigError(
-            [f"{path}: nested too deeply, or a value that contains itself"]
-        ) from error
+        problem = f"{path}: nested too deeply, or a value that contains itself"
+        raise ConfigError([problem]) from error
     for key, value in pairs:
         _set(config, key, value, problems)
     for key, row, value in rows_of(config):

@@ -123,6 +123,8 @@ def _parse(text: str, name: str) -> Any:
         line = text.count("\n", 0, error.position) + 1
         found = f"character #x{error.character:04x}"
         raise ConfigError([f"{name}: line {line}: {found} is not allowed in YAML"]) from error
+    except (ValueError, OverflowError) as error:  # an escape like \UFFFFFFFF
+        raise ConfigError([f"{name}: {NEEDS_SINGLE_QUOTES}"]) from error
 
 
 def _explained(error: yaml.MarkedYAMLError) -> str:

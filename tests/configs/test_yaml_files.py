@@ -113,6 +113,19 @@ def test_the_file_is_named(problems, content, said):
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('A: "\\UFFFFFFFF"', "a backslash between double quotes"),
+        ("A: &a\n  B: *a", "a value that contains itself"),
+        (f"A: {'[' * 3000}", "nested too deeply"),
+    ],
+)
+def test_odd_yaml_is_no_crash(problems, content, said):
+    [problem] = problems(content)
+    assert said in problem
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b'{"PRETRAIN": {"NUM_STEPS": 5, "COMPILE": false}}',
