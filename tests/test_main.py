@@ -12,6 +12,8 @@ import pytest
 
 from tests.small_pipeline import ENVIRONMENT, PROJECT, WatchedRun, command, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(pipeline_folder) -> Path:
@@ -50,6 +52,7 @@ def test_one_command_ends_with_scores_and_a_zip(folder, finished):
     assert str(archive) in finished.stdout
 
 
+@pytest.mark.slow
 def test_the_second_run_does_nothing(folder, finished):
     before = state_of_files(folder / "root")
     again = run(folder, "root")

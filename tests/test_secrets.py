@@ -8,6 +8,8 @@ import pytest
 
 from tests.small_pipeline import PLANTED, WatchedRun, run
 
+pytestmark = pytest.mark.slow
+
 
 def files_with_secrets(root: Path) -> list[str]:
     """Files below a folder that hold a planted secret, or are named after one."""
@@ -18,6 +20,7 @@ def files_with_secrets(root: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_a_file_an_output_or_a_command_line(pipeline_folder, finished_pipeline):
     assert PLANTED in (pipeline_folder / "config.yaml").read_text()  # the search would find it
     assert files_with_secrets(pipeline_folder / "root") == []

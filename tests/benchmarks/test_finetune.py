@@ -33,6 +33,7 @@ def test_the_table_compares_both_ways(capsys):
     assert ours.split() == ["ours", "2", "4.0", "900.0", "0.800"]
 
 
+@pytest.mark.slow
 def test_command_line(tiny_model, tmp_path):  # noqa: F811
     task = "WNLI"
     write_demo_glue(tmp_path / "glue")

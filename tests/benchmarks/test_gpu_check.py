@@ -36,6 +36,7 @@ def test_without_gpu_it_says_so(monkeypatch, capsys):
     assert "no GPU to check: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError("too\nbad"), SystemExit("too\nbad")])
 def test_what_a_check_raises_is_its_failure_and_the_others_go_on(error, bench):
     def broken():
@@ -69,6 +70,7 @@ def forked(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: get_context("fork"))
 
 
+@pytest.mark.slow
 def test_a_section_that_hangs_is_killed_with_all_that_it_started(forked, tmp_path):
     child = tmp_path / "child"
 
@@ -93,6 +95,7 @@ def test_a_section_that_dies_is_a_failure(forked, tmp_path):
     assert (name, outcome.status) == ("dies", FAILED) and "exit code 3" in outcome.seen
 
 
+@pytest.mark.slow
 def test_the_report_is_there_after_each_check(forked, tmp_path, capsys):
     report, seen = tmp_path / "report.json", tmp_path / "seen.json"
 
@@ -120,6 +123,7 @@ def test_a_section_that_has_no_time_is_left_out(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outcome", "code"), [(judged("fine"), 0), (judged("bad", "mend"), 1)])
 def test_exit_code_and_file(outcome, code, forked, monkeypatch, tmp_path):
     section = Section("", 0, lambda bench: iter([("one", lambda: outcome)]))
@@ -234,6 +238,7 @@ time.sleep(float(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "counted"), [(0.0, 0.0), (5e8, 5e8)])
 def test_memory_counts_from_the_first_step_on(bench, tmp_path, monkeypatch, after, counted):
     """Before it, main.py uses the GPU just for a test."""

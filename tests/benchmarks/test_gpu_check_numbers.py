@@ -84,6 +84,7 @@ def test_batches_that_are_not_pinned_are_told(bench):
     assert outcome.status == PASSED and "0 of 32 batches pinned" in outcome.seen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:called a synchronizing")  # of the warm-up steps
 def test_waits_in_the_real_loop(bench, device, monkeypatch):
     outcome = check_waits(bench, "fine", FP32)
@@ -108,6 +109,7 @@ def test_the_cpu_computes_what_the_cpu_computes(bench):
     assert all(errors["worst"] < 1e-6 for errors in outcome.numbers.values())
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_off_fails(bench, monkeypatch):
     monkeypatch.setattr(Bench, "precisions", ["fp16"])
     assert check_correctness(bench).status == PASSED
@@ -136,12 +138,14 @@ def test_losses_of_steps_that_were_not_taken_are_seen():
         assert numbers.compare_losses(wrong, expected, 1e-3).status == FAILED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", numbers.OPTIMIZERS)
 def test_an_overflow_in_fp16_is_survived(bench, device, optimizer):
     outcome = numbers.check_overflow(bench, optimizer)
     assert outcome.status == PASSED, outcome
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed(bench, device, monkeypatch):
     monkeypatch.setattr(numbers, "RESUME_STEPS", 4)
     outcome = numbers.check_resume(bench)
@@ -168,6 +172,7 @@ def test_backends_that_work_and_those_that_do_not(bench, monkeypatch):
         assert attention.timed(bench, attend)["ms"] > 0
 
 
+@pytest.mark.slow
 def test_layers_with_each_sort_of_rows(bench):
     outcome = attention.check_layers(bench, 32)
     assert outcome.status == PASSED, outcome
@@ -185,12 +190,14 @@ def test_the_idle_share_is_what_no_kernel_covers():
     assert idle_share([(0, 10), (2, 3)]) == 0
 
 
+@pytest.mark.slow
 def test_the_engine_without_the_loop(bench, device):
     engine = speed.new_engine(bench, speed.engine_args(bench, bench.scale.watched))
     speed.take_steps(engine, read_batches(bench.dataset, 4, 2))
     assert engine.global_steps == 2
 
 
+@pytest.mark.slow
 def test_a_speed_beside_its_numbers(bench, device):
     kept = {}
     outcome = speed.measure(bench, "1x64", 4, False, kept)
@@ -202,6 +209,7 @@ def test_a_speed_beside_its_numbers(bench, device):
     assert again.numbers["micro_batch"] == 2
 
 
+@pytest.mark.slow
 def test_a_micro_batch_that_does_not_fit_is_left_out(bench, device, monkeypatch):
     kept = {}
     monkeypatch.setattr(speed, "take_steps", lambda *_: torch.empty(1 << 46, dtype=torch.uint8))

@@ -130,6 +130,7 @@ def rank_in(log):
     return int(log.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("startup", [0, 2], ids=["runs", "starts"])
 def test_a_command_ends_with_a_killed_benchmark(startup, tmp_path):
     log = tmp_path / "log"

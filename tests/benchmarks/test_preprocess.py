@@ -53,6 +53,7 @@ def test_the_table_compares_by_masking():
     assert dynamic.split()[-1] == "2.0"
 
 
+@pytest.mark.slow
 def test_the_stage_is_measured_with_its_children(text, vocabulary, tmp_path):
     before = set(tmp_path.iterdir())
     run = run_stage(text, vocabulary, tmp_path, 2.0, 1, MASKING="dynamic")

@@ -46,6 +46,7 @@ def test_sizes_are_read():
         parse_size("2x100")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [Size(2, 256), Size(1, 768)])
 def test_contestants_are_of_equal_size(size):
     counts = {
@@ -94,6 +95,7 @@ def test_ours_multiplies_as_a_real_run():
     assert found == {"auto": auto == "bf16", "fp32": False, "bf16": True}
 
 
+@pytest.mark.slow
 def test_the_rival_multiplies_in_either_precision(batches):
     exact, rounded = (MODELS["bert"](SIZE, 0.0, precision) for precision in ("fp32", "bf16"))
     rounded.load_state_dict(exact.state_dict())
@@ -102,6 +104,7 @@ def test_the_rival_multiplies_in_either_precision(batches):
     torch.testing.assert_close(losses, near.float(), rtol=0.01, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision"),
     [(name, precision) for name in MODELS for precision in ("fp32", "bf16")],
@@ -190,6 +193,7 @@ def test_comparison_and_its_table(dataset, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_command_line(dataset, tmp_path):
     command = [sys.executable, "-m", "benchmarks.pretrain", "--dataset", str(dataset)]
     command += ["--sizes", "1x64", "--batch", "2", "--rounds", "1", "--dropout", "0.1"]

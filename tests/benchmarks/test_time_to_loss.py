@@ -187,12 +187,14 @@ def test_what_is_kept():
 # --- real contests ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_that_dies_is_named(tmp_path, capfd):
     (bad,) = hold_contest([Training("bad", 1, ("--no_such_flag",), tmp_path, 1, 1.0)])
     assert (bad.ending, bad.standings) == ("failed", [])
     assert "exit code 2" in bad.failure and "no_such_flag" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_contest(tmp_path):
     lines = [f"The {number} birds of hill {number % 7} sang a song." for number in range(200)]
     (tmp_path / "text").mkdir()

@@ -2,6 +2,8 @@
 
 from itertools import islice
 
+import pytest
+
 from tests.chaos.campaign import campaign, figures, schedule
 from tests.chaos.faults import KINDS
 from tests.chaos.pipeline_folder import STAGES
@@ -9,6 +11,7 @@ from tests.chaos.pipeline_folder import STAGES
 NUM_FAULTS = 16
 
 
+@pytest.mark.slow
 def test_a_short_campaign_recovers_from_every_fault(tmp_path):
     results = campaign(tmp_path, 0, [*islice(schedule(0), NUM_FAULTS)])
     assert all(result.outcome != "failed" for result in results), "\n".join(map(str, results))

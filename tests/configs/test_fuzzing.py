@@ -11,6 +11,7 @@ from tests.configs.fuzz_configs import Broken, check, fuzz, sandbox
 NUM_CASES = 20 * len(KINDS)  # longer: python -m tests.configs.fuzz_configs
 
 
+@pytest.mark.slow
 def test_no_config_breaks_a_promise(tmp_path):
     counts = fuzz(range(NUM_CASES), seed=0, top=tmp_path / "top")
     assert counts.total() == NUM_CASES

@@ -2,6 +2,8 @@
 
 import ast
 
+import pytest
+
 from configs.defaults import get_default_config
 from configs.keys import flatten
 from configs.manual import MANUAL, comments, render
@@ -49,6 +51,7 @@ def test_every_key_has_a_comment_and_the_manual_is_current():
     assert MANUAL.read_text() == render(), "run python -m configs.manual"
 
 
+@pytest.mark.slow
 def test_every_key_is_read_somewhere():
     """An attribute or a text outside of configs is the key, its name in any case, or its flag."""
     packages = (package for package in PRODUCT if package != "configs")

@@ -112,6 +112,7 @@ def test_the_file_is_named(problems, content, said):
     assert problems(content) == [f"{os.path.realpath('config.yaml')}: {said}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "said"),
     [

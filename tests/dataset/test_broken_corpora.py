@@ -695,6 +695,7 @@ def corpus_cases() -> Iterator[Case]:
 CASES = [*corpus_cases(), *dataset_cases(), *tokenizer_cases(), *sample_cases()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_broken_file_is_refused_or_reported(case, tmp_path):
     assert case.outcome(tmp_path) in case.allowed
@@ -714,6 +715,7 @@ def endless_line(path: Path, begin: bytes, end: bytes, fill: bytes) -> None:
         file.write(end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fill", [b"x", b"\0"], ids=["letters", "zeros"])
 @pytest.mark.parametrize(
     ("name", "begin", "end", "count"),
@@ -744,6 +746,7 @@ def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, fill, name, beg
     assert count or fill == b"x" or tally.counts["nul_characters"] == LINE_BYTES
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_a_line_of_a_text_shard(tmp_path):
     endless_line(tmp_path / "train_00000.txt", b"", b"\n\nthe last one\n\n", b"x y")
     tracemalloc.start()

@@ -21,6 +21,7 @@ SAMPLE_FLAGS = shlex.split(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "prefix", "suffix"),
     [(ROOT, "-m dataset.", ""), (ROOT, "dataset/", ".py"), (ROOT / "dataset", "", ".py")],
@@ -34,6 +35,7 @@ def test_each_command_starts_from_anywhere(tmp_path, folder, prefix, suffix, nam
     assert done.returncode == 0 and f"usage: {name}.py" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_both_commands(corpus, vocabulary, tmp_path):
     def command(name, *arguments):
         done = subprocess.run(
@@ -63,6 +65,7 @@ def test_both_commands(corpus, vocabulary, tmp_path):
     assert "up to date" in command("generate_samples", *sampling)
 
 
+@pytest.mark.slow
 def test_several_sources(command, corpus, tmp_path):
     (tmp_path / "json").mkdir()
     (tmp_path / "json/a.jsonl").write_text('{"text": "A row."}\n{"text": "Another row."}\n')
@@ -96,6 +99,7 @@ def test_combinations_and_too_little_memory_are_refused_by_the_names_of_the_flag
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_is_free_after_an_attempt_that_failed(command, corpus, tmp_path):
     text = shutil.copytree(corpus, tmp_path / "text")
     damaged = text / "c.txt.gz"
@@ -118,6 +122,7 @@ def test_a_folder_of_the_users_is_left_alone(command, corpus, tmp_path):
     assert sorted(path.name for path in mine.iterdir()) == ["a.txt", "b.txt"]
 
 
+@pytest.mark.slow
 def test_errors_have_exit_codes_and_one_line(command, corpus, vocabulary, tmp_path):
     missing = ["--dataset", "custom", tmp_path / "gone"]
     done = command("shard_data", "--output_dir", tmp_path / "out", *missing)

@@ -25,6 +25,8 @@ from tests.damage import flip_byte
 from tests.dataset.dataset_helpers import files_of
 from tests.plans import dataset_artifact, dataset_estimate
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -101,6 +101,7 @@ FORMATS = [
 WORDS = sorted(" ".join(text.split()) for text in TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", FORMATS)
 def test_every_format_gives_the_same_articles(tmp_path, write, monkeypatch):
     folder = tmp_path / "corpus"
@@ -115,6 +116,7 @@ def test_every_format_gives_the_same_articles(tmp_path, write, monkeypatch):
     assert len(articles_of(tmp_path / "parts", "test")) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_parquet, write_jsonl, write_csv])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_local_folders_in_place_of_hub_datasets(tmp_path, write, streaming):
@@ -129,6 +131,7 @@ def test_local_folders_in_place_of_hub_datasets(tmp_path, write, streaming):
     assert [" ".join(article.split()) for article in articles] == expected
 
 
+@pytest.mark.slow
 def test_other_column_and_split(tmp_path):
     for split in ("train", "validation"):
         table = pyarrow.table({"content": [f"{split} {i}." for i in range(3)]})
@@ -235,6 +238,7 @@ def test_large_row_groups_are_read_in_batches(tmp_path):
     assert sum(batches) == 2000 and len(batches) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.zst", "a.jsonl.gz", "a.parquet"])
 @pytest.mark.parametrize("damage", ["cut off", "overwritten", "something else"])
 def test_damaged_files_are_named(tmp_path, name, damage):
@@ -257,6 +261,7 @@ def test_damaged_files_are_named(tmp_path, name, damage):
         read_source(customized_source(str(tmp_path), "key"), tmp_path / "work")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_giant_rows_come_in_pieces(tmp_path, as_dataset):
     folder = tmp_path / "corpus"
@@ -282,6 +287,7 @@ def test_parquet_is_read_from_an_address_too(tmp_path):
     assert [text for piece in slices for _, text, _ in piece.pieces(1 << 20, tally)] == rows
 
 
+@pytest.mark.slow
 def test_a_broken_row_of_a_dataset_is_named(tmp_path):
     rows = ['{"text": "One."}', '{"text": "Two."}', '{"text": "broken', '{"text": "Four."}']
     folder = tmp_path / "corpus"
@@ -293,6 +299,7 @@ def test_a_broken_row_of_a_dataset_is_named(tmp_path):
             read_source(source, tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(tmp_path):
     """Text and records are as with other names."""
     folder = tmp_path / "corpus"

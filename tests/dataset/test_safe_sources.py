@@ -36,6 +36,7 @@ def test_pickles_and_code_among_the_text_are_passed_over(folder, marker, tmp_pat
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 3])
 def test_a_loading_script_is_refused(folder, marker, tmp_path, rows):
     if rows:
@@ -45,6 +46,7 @@ def test_a_loading_script_is_refused(folder, marker, tmp_path, rows):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["../outside.jsonl", "{folder}/../outside.jsonl"])
 def test_a_readme_leads_nowhere_else(tmp_path, place):
     folder = tmp_path / "mine"

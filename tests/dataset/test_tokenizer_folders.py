@@ -60,6 +60,7 @@ def random_texts():
     return [*spelled, *spoken]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONOURED)
 def test_samples_export_and_finetuning_have_the_same_ids(name, tmp_path):
     from transformers import AutoTokenizer
@@ -140,6 +141,7 @@ def test_what_the_files_say_is_done(name, text, tokens, tmp_path):
     assert tokens_of(tmp_path / "tokenizer", text) == tokens
 
 
+@pytest.mark.slow
 def test_a_conversion_in_a_subprocess(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset.workers.local_pool", local_pool)
     make, lower = HONOURED["spm.model"]

@@ -451,6 +451,7 @@ def own_cases() -> Iterator[Case]:
 CASES = [*glue_cases(), *superglue_cases(), *own_cases()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_broken_table_is_refused_or_reported(case, tmp_path):
     assert case.outcome(tmp_path) in case.allowed

@@ -19,6 +19,8 @@ from pipeline.store.record_files import read_json
 from tests.damage import flip_byte
 from tests.plans import finetune_artifact, finetune_estimate, load_search
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 

@@ -16,6 +16,7 @@ def heeds_hangups():
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeds_hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_search_leaves_no_worker(tmp_path, tiny_model, number):
@@ -31,6 +32,7 @@ def test_an_interrupted_search_leaves_no_worker(tmp_path, tiny_model, number):
     assert search.log.read_text().splitlines()[-1].startswith("interrupted; the same command")
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_with_the_same(tmp_path, tiny_model):
     said = []
     kill_search.compare(tmp_path, tiny_model, 1, 0, said.append, tasks=("MNLI", "RTE"))

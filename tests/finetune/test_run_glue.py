@@ -25,6 +25,7 @@ def manual_command(model: str, glue: Path, output: Path) -> list[str]:
         --glue_dir {glue}""".split()
 
 
+@pytest.mark.slow
 def test_the_manuals_command(tiny_model, tmp_path, capsys):
     write_demo_glue(tmp_path / "glue")
     command = manual_command(tiny_model, tmp_path / "glue", tmp_path / "out")
@@ -170,6 +171,7 @@ def test_a_model_that_was_cut_off_is_written_over(tiny_model, tmp_path, monkeypa
     assert run_glue.main(command) == 0
 
 
+@pytest.mark.slow
 def test_a_task_of_superglue(tiny_model, tmp_path, shared_data, capsys):
     command = f"""--model_name_or_path {tiny_model} --task_name CB --do_train --do_eval --do_predict
         --superglue_dir {shared_data}/superglue --output_dir {tmp_path}/out --max_seq_length 32

@@ -44,6 +44,7 @@ def write_rows(path, number: int, seed: int) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_easy_task_is_learnt_whatever_class_is_named(name, tmp_path):
     from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM, set_seed

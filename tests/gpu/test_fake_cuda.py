@@ -18,6 +18,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [128, 512, 2048])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("run", RUNS)

@@ -14,6 +14,8 @@ from tests.forked import start_ranks
 from tests.gpu import host_waits
 from tests.gpu.host_waits import RUNS
 
+pytestmark = pytest.mark.slow
+
 # --- budgets: {"kind place": times in a step}; what is not listed must not be there --------------
 
 NONE: dict[str, int] = {}
@@ -87,6 +89,7 @@ def test_at_most_one_wait_in_a_step_between_two_lines_of_metrics(counts, run):
         assert _excess(waits, WAITS[run]) == {} and sum(waits.values()) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_a_line_of_metrics_waits_for_its_numbers_alone(counts, run):
     for ranks in (1, 2):

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("benchmarks", "configs", "dataset", "finetune", "pipeline", "pretrain")
 ASKING = ("torch.cuda.", "torch.accelerator.", "torch.backends.", "get_accelerator")
@@ -29,6 +31,7 @@ def _calls_on_import(source: str) -> set[str]:
     return {name for call in calls if (name := ast.unparse(call.func)).startswith(ASKING)}
 
 
+@pytest.mark.slow
 def test_no_module_asks_for_a_gpu_when_it_is_imported():
     paths = [PROJECT / "main.py", *(p for name in PACKAGES for p in (PROJECT / name).rglob("*.py"))]
     found = {str(path.relative_to(PROJECT)): _calls_on_import(path.read_text()) for path in paths}

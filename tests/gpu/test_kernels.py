@@ -42,6 +42,7 @@ def test_kernels_and_bytes_of_a_layer(case):
     assert all(n <= limit for n, limit in zip(found, budget, strict=True)), (found, budget)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_whole_model_is_as_its_layers(name):
     case = next(case for case in CASES if case[0] == name)

@@ -15,6 +15,8 @@ from tests.hub_server import Fault
 from tests.small_pipeline import PLANTED, SECRETS
 from tests.test_secrets import files_with_secrets
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/24h-bert-simple.yaml"
 DATASET_ONLY = ("--stages", "dataset")
 
@@ -61,6 +63,7 @@ def test_all_stages_run_from_the_hub(whole_run, hub_of_all):
     assert tokens == {SECRETS["HF_TOKEN"]}
 
 
+@pytest.mark.slow
 def test_the_commits_are_recorded(whole_run, hub_of_all):
     root, _ = whole_run
     folder = hub_of_all.folder

@@ -34,6 +34,7 @@ def num_downloads(hub):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     "given, home, files",
@@ -57,6 +58,7 @@ def test_subsets_and_classic_names(hub, online, tmp_path, given, home, files, st
         assert said[0] == f"[{', '.join(given)}] is read from its present home [{', '.join(home)}]"
 
 
+@pytest.mark.slow
 def test_only_the_subset_is_fetched_and_once(hub, online, tmp_path, new_repository):
     name, _ = new_repository("datasets", WIKIPEDIA)
     for _ in range(2):
@@ -65,6 +67,7 @@ def test_only_the_subset_is_fetched_and_once(hub, online, tmp_path, new_reposito
     assert not any("20231101.en/" in request.path for request in hub.requests)
 
 
+@pytest.mark.slow
 def test_splits(online, tmp_path, new_repository):
     name, folder = new_repository("datasets")
     for split in ("train", "validation"):
@@ -80,6 +83,7 @@ def test_splits(online, tmp_path, new_repository):
     assert articles == ["train 0", "train 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "json.gz"])
 def test_other_formats(online, tmp_path, new_repository, ending, streaming):
@@ -137,6 +141,7 @@ def test_a_readme_names_files_of_its_repository_alone(online, tmp_path, new_repo
     assert answer.result is None
 
 
+@pytest.mark.slow
 def test_offline_with_what_was_fetched(hub, online, offline, tmp_path, new_repository):
     name, _ = new_repository("datasets", WIKIPEDIA)
     fetched = online.ask(read, tmp_path, name, "20231101.en")
@@ -153,6 +158,7 @@ def test_offline_with_what_was_fetched(hub, online, offline, tmp_path, new_repos
     assert hub.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "patterns", [(), ("--include", "README.md", "--include", "20231101.frr/*")]
 )
@@ -174,6 +180,7 @@ def test_offline_with_what_the_command_fetched(
     assert ("not as a whole" in other.problem) == bool(patterns)
 
 
+@pytest.mark.slow
 def test_offline_with_a_part_of_the_files(hub_home, online, offline, tmp_path, new_repository):
     """What is missing in the cache is not passed over."""
     name, _ = new_repository("datasets", WIKIPEDIA)
@@ -194,6 +201,7 @@ def test_a_hub_that_is_not_reached_is_replaced_by_the_cache(hub, online, tmp_pat
     assert "503 Service Unavailable" in again.printed
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_stays_with_its_commit(online, tmp_path, new_repository):
     name, folder = new_repository("datasets", WIKIPEDIA)
     before = texts_of(folder, "20231101.en/*.parquet")
@@ -207,6 +215,7 @@ def test_an_interrupted_run_stays_with_its_commit(online, tmp_path, new_reposito
     assert articles[0] == "new" and len(articles) == 31
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_a_folder(hub, online, tmp_path):
     folder = str(hub.folder / "datasets" / WIKIPEDIA)
     asked = ((folder, False), (WIKIPEDIA, False), (WIKIPEDIA, True))

@@ -8,6 +8,8 @@ from tests.hub.asked import KEY, TIMEOUT, commit_of, model, read, tokenizer
 from tests.hub.repositories import write_parquet
 from tests.hub_server import Fault
 
+pytestmark = pytest.mark.slow
+
 WIKIPEDIA = "wikimedia/wikipedia"
 SUBSET = "20231101.frr"
 TOKEN, OTHER_TOKEN = "hf_planted0123456789", "hf_planted9876543210"
@@ -178,6 +180,7 @@ def test_downloads_that_always_break_off(hub, online, tmp_path, new_repository):
     assert "the connection broke off" in answer.problem and "\n" not in answer.problem
 
 
+@pytest.mark.slow
 def test_a_stream_that_ends_in_a_refusal(hub, online, tmp_path, new_repository):
     name, _ = new_repository("datasets", WIKIPEDIA)
     hub.faults = [Fault(r"GET .*\.parquet bytes", status=403)]

@@ -14,6 +14,7 @@ from tests.small_pipeline import PLANTED
 MODEL_KEY = "FINETUNE.MODEL_NAME_OR_PATH"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_owner", [False, True])
 def test_a_tokenizer_by_name(hub, online, offline, tmp_path, new_repository, has_owner):
     name = "bert-large-uncased"
@@ -48,6 +49,7 @@ def test_a_checkpoint_by_name(hub, online, offline, tiny_model):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", sorted(set(GLUE) - {"ax", "wnli"}))
 def test_glue_is_read_as_it_is(hub, online, task):
     split = "validation_mismatched" if task == "mnli" else "train"
@@ -59,6 +61,7 @@ def test_glue_is_read_as_it_is(hub, online, task):
     assert labels == [words[row["label"]] if words else row["label"] for row in rows]
 
 
+@pytest.mark.slow
 def test_glue_offline_and_from_another_hub(hub, online, offline):
     read = online.ask(glue, "qqp", "train").result
     hub.requests.clear()
@@ -70,6 +73,7 @@ def test_glue_offline_and_from_another_hub(hub, online, offline):
     assert lacking.startswith(f"{begin}or not")
 
 
+@pytest.mark.slow
 def test_labels_are_mapped_by_name(hub, tmp_path):
     """The ids of this copy run the other way round, which must not matter."""
     child = Child(hub.address, tmp_path)
@@ -85,6 +89,7 @@ def test_labels_are_mapped_by_name(hub, tmp_path):
     assert labels[:3] == ["not_entailment", "entailment", "not_entailment"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_hub_is_finetuned(hub, hub_home, tiny_model, tmp_path):
     done = run_main(
         *(hub, hub_home, tmp_path, "configs/evaluate.yaml", "--stages", "finetune"),

@@ -75,6 +75,7 @@ def run(command, cwd: Path, **options) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_goes_on_in_the_environment_under_its_name(clone, module):
     words = ["a b", "--flag=$X", ""]
@@ -118,7 +119,7 @@ def test_the_baseline_of_frequencies_says_what_it_expects(tmp_path):
 
 def test_imported_as_a_library_nothing_happens(clone):
     command = [
-        *BARE,
+        sys.executable,
         "-c",
         "import dataset.process_data, finetune.search.job_folder; print('here')",
     ]

@@ -294,6 +294,7 @@ def test_a_driver_that_is_too_old_for_all_still_trains_on_the_cpu(clone):
     assert (torch["words"][-1], torch["index"]) == ("torch==2.13.0", None)
 
 
+@pytest.mark.slow
 def test_a_torch_that_is_asked_for_is_the_one(clone):
     """And the password of its index is passed on in the environment alone."""
     add_smi(clone.parent / "bin", "535.129.03", [A100])

@@ -297,6 +297,7 @@ def test_a_value_arrives(key, value, others, arrives, tmp_path_factory):
     assert arrives(Built({**others, key: value}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "others", "arrives"), ARRIVALS, ids=[row[0] for row in ARRIVALS]
 )

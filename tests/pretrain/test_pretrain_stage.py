@@ -259,6 +259,7 @@ def test_a_missing_dataset_is_named(config):
         pretrain(config)
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_in_one_line(config):
     prepare_dataset(config)
     config.PRETRAIN.LEARNING_RATE = 1e30
@@ -292,6 +293,7 @@ def _wait(condition, seconds=30):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_it_ends_the_same_and_leaves_nothing_behind(config, tmp_path):
     prepare_dataset(config)
     directory = pretrain_artifact(config).directory
@@ -324,6 +326,7 @@ def test_killed_and_called_again_it_ends_the_same_and_leaves_nothing_behind(conf
     assert (directory / weights).read_bytes() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model/vocab.txt", "manifest.json"])
 def test_days_of_training_are_not_done_again_for_a_damaged_file(config, name):
     prepare_dataset(config)
@@ -346,6 +349,7 @@ def test_days_of_training_are_not_done_again_for_a_damaged_file(config, name):
     assert (artifact.directory / "model" / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_on_a_dataset_that_is_damaged(config):
     prepare_dataset(config)
     flip_byte(next(_dataset_path(config).glob("train_*.hdf5")))
@@ -360,6 +364,7 @@ def _dataset_path(config):
     return dataset_artifact(config).directory
 
 
+@pytest.mark.slow
 def test_a_hostfile_starts_a_rank_for_each_slot(config, tmp_path):
     """This machine alone, twice: with several servers the launcher needs ssh or pdsh."""
     prepare_dataset(config)

@@ -22,6 +22,8 @@ from tests.forked import start, start_ranks
 from tests.pretrain.interrupted_ranks import run_and_interrupt
 from tests.pretrain.shards import write_dataset
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 # Nothing is compiled, but DeepSpeed would load the compiler.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
@@ -131,6 +133,9 @@ def launcher(dataset, tmp_path_factory):
     pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     launcher = subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
     yield launcher
+    with suppress(psutil.Error):  # ranks that nobody has stopped keep its pipes open
+        for process in psutil.Process(launcher.pid).children(recursive=True):
+            process.kill()
     launcher.kill()
     launcher.communicate()
 

@@ -30,6 +30,8 @@ from pretrain.training.preparation import check_device
 from tests.pretrain.engine.test_checkpoints import NO_ROOM, flip_byte
 from tests.pretrain.shards import write_dataset
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = str(PROJECT / "pretrain" / "run_pretraining.py")
 STEPS = 120

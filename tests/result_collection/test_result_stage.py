@@ -36,6 +36,7 @@ def vouch_again(config) -> None:
     searched.finish(searched.manifest["results"])
 
 
+@pytest.mark.slow
 def test_a_search_of_some_tasks_is_collected_without_a_zip(config, capsys):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)
@@ -61,6 +62,7 @@ def full_search(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_full_search_is_zipped_and_one_that_the_server_refuses_is_an_error(full_search, capsys):
     config, search, task = full_search, load_search(full_search), find_task("CoLA")
     collect_test_result(config)
@@ -84,6 +86,7 @@ def test_a_full_search_is_zipped_and_one_that_the_server_refuses_is_an_error(ful
     assert "no zip was made" in (result_artifact(config).directory / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_a_submission_will_lack(config, make_search):
     [note] = result_estimate(config).notes
     assert note.startswith("GLUE: no zip, as SST-2, MRPC") and "CoLA" not in note
@@ -131,6 +134,7 @@ def test_the_plan_says_which_test_files_have_other_rows_than_the_server_expects(
     assert list(run_notes(config, plan(config))) == []
 
 
+@pytest.mark.slow
 def test_a_partial_zip_says_so(config, capsys):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     directory = result_artifact(config).directory
@@ -151,6 +155,7 @@ def test_a_partial_zip_says_so(config, capsys):
     assert result_artifact(config).status().reason.startswith("report.html is missing")
 
 
+@pytest.mark.slow
 def test_a_miscounted_file_is_named(config, capsys):
     search, task = load_search(config), find_task("CoLA")
     best = read_json(finetune_artifact(config).directory / "summary.json")["best"]["CoLA"]
@@ -168,6 +173,7 @@ def test_an_unfinished_search_says_what_to_run(config):
         collect_test_result(config)
 
 
+@pytest.mark.slow
 def test_each_benchmark_has_its_own_zip_and_own_tasks_have_none(make_search, capsys):
     own = make_search([OWN_TASK], external=True, seeds=(1,), epochs=(3,))
     collect_test_result(own)  # nothing to submit, so nothing is missing
@@ -185,6 +191,7 @@ def test_each_benchmark_has_its_own_zip_and_own_tasks_have_none(make_search, cap
     assert zips(superglue) == [f"{name}-superglue-partial-not-for-submission.zip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("majority", "submitted"), [(0.4, "0"), (0.6, "1")])
 def test_wnli_is_the_majority_label_unless_the_search_beat_it(
     make_search, majority, submitted, capsys
@@ -207,6 +214,7 @@ def test_wnli_is_the_majority_label_unless_the_search_beat_it(
     assert (says_so in (folder / "report.html").read_text()) == (submitted == "1")
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_drawn_does_not_cost_the_zip(config, capsys):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)
@@ -245,6 +253,7 @@ def contents(folder) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_searches_with_names_live_side_by_side(config):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)
@@ -268,6 +277,7 @@ def test_searches_with_names_live_side_by_side(config):
     assert first.status().done and searched.status().done and second.status().done
 
 
+@pytest.mark.slow
 def test_a_search_that_takes_the_place_of_another_says_so(config):
     collect_test_result(config)
     config.FINETUNE.TASKS = ["RTE"]
@@ -291,6 +301,7 @@ def test_a_named_search_keeps_its_settings(config):
         finetune_artifact(config).check_owner()
 
 
+@pytest.mark.slow
 def test_a_zip_is_never_that_of_another_search(config):
     """The GLUE zip of `a-superglue` and the SuperGLUE zip of `a` have the same name."""
     config.FINETUNE.ID = "a"
@@ -319,6 +330,7 @@ def test_what_finetuning_has_not_made_like_that_is_not_submitted(config, name):
     assert zips(config) == [] and not result_artifact(config).directory.exists()
 
 
+@pytest.mark.slow
 def test_damaged_results_are_named_and_made_again(config):
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)

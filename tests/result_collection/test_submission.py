@@ -103,6 +103,7 @@ def test_words_that_a_task_lacks_name_file_and_line(tmp_path):
         submission_text(find_task("COPA"), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["GLUE", "SuperGLUE"])
 def test_a_correct_submission_passes_as_zip_and_as_folder(tmp_path, complete, benchmark, capsys):
     files = complete[benchmark]
@@ -162,6 +163,7 @@ GLUE_DEFECTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, old, new, problem", GLUE_DEFECTS)
 def test_each_defect_of_a_table_is_named(complete, name, old, new, problem):
     name = f"{name}.tsv"
@@ -232,6 +234,7 @@ def test_lower_case_words_of_wsc_are_taken(complete):
 # --- defects of the whole --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_that_is_wrong_with_a_zip_is_said_at_once(tmp_path, complete, capsys):
     files = {name: text.encode() for name, text in complete["GLUE"].items()}
     files["cola.tsv"] = files.pop("CoLA.tsv").replace(b"\n9\t1\n", b"\n9\t2\n")

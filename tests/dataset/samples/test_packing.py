@@ -53,6 +53,7 @@ def samples_of(rows):
     return samples
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     ARTICLES, st.sampled_from([0.0, 0.5, 1.0]), st.booleans(), st.sampled_from([4, 8, 33, 100, 300])
@@ -118,6 +119,7 @@ def test_packed_rows():
     assert rows["input_mask"].tolist() == [[1] * 3 + [2] * 7, [1] * 3 + [2] * 3 + [0] * 4]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(st.lists(st.text("ab\u2028\xa0é", min_size=1), min_size=1), max_size=8),

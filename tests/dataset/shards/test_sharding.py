@@ -57,6 +57,7 @@ def test_every_article_lands_exactly_once(corpus, articles, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_nothing_but_the_text(corpus, tmp_path, monkeypatch):
     shard(source_of(corpus), tmp_path / "here")
     expected = files_of(tmp_path / "here", "*_*.txt")
@@ -121,6 +122,7 @@ def long_article(name: str, num_bytes: int) -> str:
     return "\n".join(paragraphs)
 
 
+@pytest.mark.slow
 def test_a_giant_article_is_spread_over_shards_of_one_split(tmp_path):
     (tmp_path / "in").mkdir()
     giant = long_article("Giant", 3_000_000)
@@ -340,6 +342,7 @@ PARAGRAPHS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(PARAGRAPHS, st.integers(1, 300), st.integers(1, 200), st.integers(0, 3))
 def test_no_text_is_lost(paragraphs, part_bytes, buffer_bytes, seed):

@@ -144,6 +144,7 @@ def test_lines_that_look_like_rows_are_rows(tmp_path):
     assert counts == {"unclosed_quotes": 1}
 
 
+@pytest.mark.slow
 def test_many_rows_of_several_lines_with_stray_quotes_take_linear_time(tmp_path):
     rows = "".join(f'{n},"one\ntwo" tail,z\n' for n in range(20_000))
     articles, counts, _ = read_csv(tmp_path, f"id,text,z\n{rows}".encode())

@@ -193,6 +193,7 @@ def test_sources_of_the_command_line(tmp_path):
         shard_data.parse_arguments(["--output_dir", "out", "--dataset", "custom", "a", "b"])
 
 
+@pytest.mark.slow
 def test_unknown_hub_names_are_one_line(tmp_path):
     for streaming in (False, True):
         source = hub_source("no-such-owner/no-such-name", "", "K", streaming=streaming)

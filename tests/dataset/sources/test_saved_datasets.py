@@ -54,6 +54,7 @@ def test_a_dataset_is_read(tmp_path, make):
     assert not tally.counts and said == []
 
 
+@pytest.mark.slow
 def test_slices_hold_every_row_once(tmp_path, monkeypatch):
     source = customized_source(str(saved(tmp_path / "saved")), "key")
     shard(source, tmp_path / "whole")
@@ -72,6 +73,7 @@ def test_files_of_an_earlier_dataset_are_passed_over(tmp_path):
     assert said[0].startswith(f"{tmp_path}/saved: 3 other files are passed over (data-00000-of-000")
 
 
+@pytest.mark.slow
 def test_a_split_is_read_train_by_default(by_split, tmp_path):
     for split, expected in (("", TEXTS), ("train", TEXTS), ("validation", ["A.", "B."])):
         source = hub_source(str(by_split), "", "key", split)
@@ -82,6 +84,7 @@ def test_a_split_is_read_train_by_default(by_split, tmp_path):
     assert said == []
 
 
+@pytest.mark.slow
 def test_a_split_is_told_once(by_split, config, command, tmp_path):
     told = f"{by_split}: split train is read, not validation"
     config.DATASET.CUSTOMIZED_DATASETS = [str(by_split)]

@@ -47,6 +47,7 @@ def tokenizer(request, vocabulary, tmp_path_factory):
     return load_tokenizer(folder)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(TEXT)
 def test_ids_are_those_of_the_library(tokenizer, parts):
@@ -156,6 +157,7 @@ def test_an_added_token_with_a_space_is_not_a_word(tokenizer, tmp_path):
     assert not words_are_independent(loaded(other, tmp_path / "tokenizer"))
 
 
+@pytest.mark.slow
 def test_large_vocabularies_have_large_ids(tmp_path):
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(70_000))]
     (tmp_path / "vocab.txt").write_text("\n".join(entries) + "\n")
@@ -164,6 +166,7 @@ def test_large_vocabularies_have_large_ids(tmp_path):
     assert ids.dtype == np.int32 and ids.tolist() == [5, 70_004]
 
 
+@pytest.mark.slow
 def test_the_shared_corpus(shared_data, tmp_path):
     build_tokenizer(str(shared_data / "vocab/bert-uncased-vocab.txt"), True, tmp_path / "tokenizer")
     tokenizer = load_tokenizer(tmp_path / "tokenizer")

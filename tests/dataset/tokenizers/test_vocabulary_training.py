@@ -189,6 +189,7 @@ def test_impossible_settings_are_named():
         assert "TOKENIZER.SPECIAL_TOKENS" in problem_with_training("bpe", 999, [token])
 
 
+@pytest.mark.slow
 def test_same_entries_as_the_tokenizers_library(shared_data, tmp_path):
     """On real text, but for ties, which the library breaks in another order in each process."""
     from tokenizers import trainers

@@ -128,6 +128,7 @@ REAL_ROWS = {  # those of shared/data/glue_data/SOURCE.md
 }
 
 
+@pytest.mark.slow
 def test_real_files_are_read_completely(shared_data):
     counts, malformed = {}, []
     for name, split_name in REAL_ROWS:

@@ -46,6 +46,7 @@ def searched(root: Path, model: str, scheduler: str) -> tuple[dict, dict]:
     return summary, files
 
 
+@pytest.mark.slow
 def test_the_search_gives_the_same_as_here(address, tmp_path, tiny_model, monkeypatch, capsys):
     here = searched(tmp_path / "here", tiny_model, "")
     monkeypatch.chdir(tmp_path)  # relative paths hold for this process alone
@@ -53,6 +54,7 @@ def test_the_search_gives_the_same_as_here(address, tmp_path, tiny_model, monkey
     assert f"on 2 workers of {address}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_fails_is_tried_twice_and_what_kills_workers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
     deadly, notes = "__import__('signal').raise_signal(9)", []
@@ -70,6 +72,7 @@ def test_what_fails_is_tried_twice_and_what_kills_workers_is_given_up(tmp_path, 
     assert str(outcomes[deadly]) == "it ended 1 worker(s), most likely out of memory"
 
 
+@pytest.mark.slow
 def test_no_scheduler_is_a_stage_error(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr("pipeline.runtime.cluster.CONNECT_SECONDS", 0.5)
     with pytest.raises(StageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):

@@ -55,6 +55,7 @@ def outcomes_of(*jobs, slot=CPU, notes=None):
         return dict(run_jobs(workers, work, hand_out(*jobs), note))
 
 
+@pytest.mark.slow
 def test_a_worker_lives_on_and_one_that_dies_takes_only_its_job():
     notes = []
     outcomes = outcomes_of("a", "refuse", "b", "die", "c", notes=notes)
@@ -67,6 +68,7 @@ def test_a_worker_lives_on_and_one_that_dies_takes_only_its_job():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_what_fails_once_is_tried_again_in_a_new_worker(tmp_path):
     outcomes = outcomes_of(f"fail {tmp_path}/a", f"die {tmp_path}/b", "fail", "crash", "exit")
     assert list(outcomes.values())[:2] == ["second time"] * 2
@@ -75,6 +77,7 @@ def test_what_fails_once_is_tried_again_in_a_new_worker(tmp_path):
     assert str(outcomes["exit"]) == "its worker ended with exit code 7"
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_while_it_was_idle_is_replaced():
     with LocalWorkers([CPU]) as workers:
         jobs = run_jobs(workers, work, hand_out("a", "b"), [].append)
@@ -92,6 +95,7 @@ def test_when_the_caller_gives_up_no_worker_is_left():
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_a_worker_sees_only_its_gpu(monkeypatch):
     assert outcomes_of("a")["a"][1] == ""
     assert outcomes_of("a", slot=Slot(2, 1))["a"][1] == "2"
@@ -99,6 +103,7 @@ def test_a_worker_sees_only_its_gpu(monkeypatch):
     assert outcomes_of("a", slot=Slot(1, 1))["a"][1] == "GPU-5b"
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
     """The stage was told of a GPU that is not there. Its job is not tried again elsewhere."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
@@ -108,6 +113,7 @@ def test_a_worker_that_was_given_a_gpu_never_computes_on_the_cpu(monkeypatch):
     assert " cannot use " in str(outcome) and "SYSTEM.NUM_GPUS: 0" in str(outcome)
 
 
+@pytest.mark.slow
 def test_a_worker_on_the_cpu_takes_its_threads_from_the_slot():
     assert outcomes_of("threads", "device", slot=CPU) == {"threads": 1, "device": "cpu"}
 

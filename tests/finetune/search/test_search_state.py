@@ -157,6 +157,7 @@ GRIDS = {
 JOBS = plan_jobs(GRIDS, [1, 2], ["RTE"])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["grid", "halving"]),

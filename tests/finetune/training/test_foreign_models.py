@@ -118,7 +118,13 @@ def test_a_model_exported_here_loads_by_our_own_classes(model, marker):
 
     register()
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = ExtremeBertConfig(100, 64, intermediate_size=64, norm_type="rmsnorm", **size)
+    config = ExtremeBertConfig(
+        vocab_size=100,
+        max_position_embeddings=64,
+        intermediate_size=64,
+        norm_type="rmsnorm",
+        **size,
+    )
     ExtremeBertForMaskedLM(config).save_pretrained(model)
     code = model / "modeling_extremebert.py"
     assert code.exists() and "auto_map" in json.loads((model / "config.json").read_text())

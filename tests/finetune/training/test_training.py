@@ -263,6 +263,7 @@ def weights(outcome) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in outcome.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_does_not_depend_on_those_before_it(tiny_model, glue):
     changes = {"task": "SST-2", "epochs": 4, "learning_rate": 3e-3}
     first = run(tiny_model, glue, **changes)
@@ -465,6 +466,7 @@ def test_a_training_that_diverges_says_so(tiny_model, glue, rate):
         run(tiny_model, glue, learning_rate=rate, weight_decay=10.0, max_grad_norm=0.0, warmup=0)
 
 
+@pytest.mark.slow
 def test_a_head_of_another_task_is_drawn_anew(tiny_model, glue, tmp_path):
     run(tiny_model, glue, "MNLI", epochs=1).model.save_pretrained(tmp_path / "model")
     for task in ("RTE", "STS-B"):

@@ -150,6 +150,7 @@ def test_what_the_server_refuses_is_one_line(hub, name, words):
     assert problem.endswith("; expected a folder") and "\n" not in problem
 
 
+@pytest.mark.slow
 def test_the_token_opens_a_gated_repository_and_goes_nowhere_else(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert hub_problems([need("gated/model"), need("elsewhere/model")]) == []
@@ -162,6 +163,7 @@ def test_the_token_opens_a_gated_repository_and_goes_nowhere_else(hub, monkeypat
     assert "hf_wrong" not in problem
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_waited_for_as_long_as_the_library_waits(hub, monkeypatch):
     assert hub_problems([need("slow/model")]) == []
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
@@ -232,6 +234,7 @@ def config(tmp_path):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_that_will_need_the_hub_is_refused_before_it_begins(no_hub, config, tmp_path):
     plan_steps(config, DRY)  # needs nothing
     config.TOKENIZER.TRAIN, config.FINETUNE.GLUE_DIR = False, ""

@@ -50,6 +50,7 @@ def address(folder):
         yield address
 
 
+@pytest.mark.slow
 def test_jobs_run_with_the_code_from_here(address, tmp_path):
     jobs = [7.0**i for i in range(10)]
     with cluster(address, tmp_path) as executor:
@@ -61,6 +62,7 @@ def test_jobs_run_with_the_code_from_here(address, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_changed_code_is_taken_over(address, tmp_path):
     """Workers live for weeks; the project's files change in between."""
     package = tmp_path / "project" / "some_new_package"
@@ -145,6 +147,7 @@ def test_builds_of_a_release_agree(monkeypatch):
     assert {"torch": "2.13.0", "numpy": "2.4.6"}.items() <= found.items()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(tmp_path, monkeypatch):
     with (
         dask_cluster.scheduler(tmp_path) as (address, _),
@@ -164,6 +167,7 @@ def test_a_killed_worker_is_replaced(tmp_path, monkeypatch):
             list(run_unordered(executor, abs, [1]))
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_run(tmp_path, capfd):
     import dask
 
@@ -179,6 +183,7 @@ def test_a_lost_scheduler_ends_the_run(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_dataset_is_the_same_as_here(address, tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "two", "three", "."]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
@@ -204,6 +209,7 @@ def made_dataset(root: Path, inputs: Path, scheduler: str) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_no_scheduler(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 0.5)
     with pytest.raises(StageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
@@ -211,6 +217,7 @@ def test_no_scheduler(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_no_workers_and_workers_with_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_module, "FIRST_WORKER_SECONDS", 0.2)
     with dask_cluster.scheduler(tmp_path) as (address, _):
@@ -244,11 +251,13 @@ def run_elsewhere(folder: Path, address: str, seconds: str) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_run_prints_nothing_of_its_own(address, tmp_path):
     process = run_elsewhere(tmp_path, address, "0.01")
     assert process.communicate(timeout=20) == ("4\n", "")
 
 
+@pytest.mark.slow
 def test_interrupt_ends_it_cleanly(address, tmp_path):
     process = run_elsewhere(tmp_path, address, "1")
     time.sleep(0.3)

@@ -215,6 +215,7 @@ def test_fewer_gpus_than_the_system_lists_are_not_taken_for_all(machine):
     assert len(usable_gpus(2)) == 2
 
 
+@pytest.mark.slow
 def test_a_torch_that_hangs_or_breaks_is_given_up(machine, monkeypatch):
     machine.has(gpu(0), hangs=True)
     monkeypatch.setattr(devices, "PROBE_SECONDS", 0.5)

@@ -113,6 +113,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_parent_lets_its_grandchild_save(tmp_path):
     (tmp_path / "saver.py").write_text(SAVER)
     parent, grandchild = start(tmp_path, "launcher.py", "saver.py")
@@ -147,6 +148,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_the_child", [True, False])
 def test_workers_save_as_long_as_they_say_so(tmp_path, of_the_child):
     """Longer than the patience, where they are asked and the launcher that kills them is not."""

@@ -241,6 +241,7 @@ def private_index(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("password", [PASSWORD, f"wrong-{PASSWORD}"])
 def test_pip_shows_no_password_of_an_index(private_index, tmp_path, monkeypatch, capfd, password):
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):

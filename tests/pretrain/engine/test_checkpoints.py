@@ -300,6 +300,7 @@ print("FREE", len((folder / "metrics.jsonl").read_text().splitlines()))
 """
 
 
+@pytest.mark.slow
 def test_on_a_disk_that_is_really_full(tmp_path):
     """3 MB of memory as a disk, which only the child and its shell can see."""
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]

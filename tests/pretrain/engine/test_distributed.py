@@ -4,6 +4,7 @@ import os
 import sys
 from types import ModuleType, SimpleNamespace
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -41,6 +42,7 @@ def exchange():
     return found
 
 
+@pytest.mark.slow
 def test_numbers_of_the_host_need_no_gpu(tmp_path):
     for rank in start_ranks(exchange, 2, free_port(), folder=tmp_path):
         assert rank.result(60) == [[3.0, 0.5], "from 0", 1.0]

@@ -40,6 +40,7 @@ def accumulate(model):
     return {name: p.grad for name, p in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_casting_once_leaves_every_bit_of_the_gradients(checkpointing):
     settings = {"gradient_checkpointing": checkpointing, "hidden_dropout_prob": 0.1}
@@ -68,6 +69,7 @@ def test_the_next_step_computes_with_the_new_weights():
         assert model(*example_batch(), LABELS) == losses[1]
 
 
+@pytest.mark.slow
 def test_without_autocast_nothing_is_kept():
     engine = Namespace(device=torch.device("cpu"), torch_autocast_enabled=lambda: False)
     with weights_cast_once(engine), Casts() as casts:

@@ -164,6 +164,7 @@ def trained(script, *words):
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
 
 
+@pytest.mark.slow
 def test_a_rank_saves_and_goes_on_with_half(dataset, tmp_path):
     """Memory runs out in the middle of step 6: two passes for each, and one for validation."""
     output = tmp_path / "short"
@@ -190,6 +191,7 @@ def test_a_rank_saves_and_goes_on_with_half(dataset, tmp_path):
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
 
 
+@pytest.mark.slow
 def test_where_not_even_one_sample_fits_there_is_no_next_time(dataset, tmp_path):
     words = flags(dataset, tmp_path / "out", "--train_micro_batch_size_per_gpu=1")
     done = trained(short_of_memory(tmp_path, most=0), *words)
@@ -218,6 +220,7 @@ def config(tmp_path, monkeypatch):
     return config
 
 
+@pytest.mark.slow
 def test_one_rank_of_two_runs_out_and_the_stage_starts_again(config, tmp_path, monkeypatch, capsys):
     prepare_dataset(config)
     (tmp_path / "hosts").write_text("localhost slots=2\n")
@@ -297,6 +300,7 @@ def test_an_error_of_its_own_is_not_taken_for_a_kill(tmp_path):
     assert Failure(["ValueError: x"], 1, kills).cause == "ValueError: x"
 
 
+@pytest.mark.slow
 def test_a_real_kill_is_told_from_other_ends(tmp_path, monkeypatch):
     """What the launcher makes of a rank's SIGKILL, which nobody else can say."""
     monkeypatch.setattr(launch, "SCRIPT", tmp_path / "killed.py")

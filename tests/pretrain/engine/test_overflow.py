@@ -70,6 +70,7 @@ def check_skipped(output, scale):
     assert second["grad_norm"] > 0.0
 
 
+@pytest.mark.slow
 def test_a_loss_that_overflows_in_a_skipped_step_does_not_end_the_run(
     device, dataset, tmp_path, monkeypatch
 ):
@@ -78,6 +79,7 @@ def test_a_loss_that_overflows_in_a_skipped_step_does_not_end_the_run(
     check_skipped(tmp_path, scale=2.0**15)  # DeepSpeed forgives a first overflow
 
 
+@pytest.mark.slow
 def test_nor_does_it_with_torchs_scaler(dataset, tmp_path):
     """In a process of its own: DeepSpeed keeps in mind that an engine used autocast."""
     script = (
@@ -97,6 +99,7 @@ def test_nor_does_it_with_torchs_scaler(dataset, tmp_path):
     check_skipped(tmp_path, scale=2.0**14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "spoilt"), [("bf16", overflows), ("fp32", overflows), ("fp16", is_infinite)]
 )
@@ -112,6 +115,7 @@ def test_a_loss_that_is_not_finite_in_any_other_step_ends_it(
         run_here(device, *words)
 
 
+@pytest.mark.slow
 def test_a_run_whose_steps_are_all_skipped_ends(device, dataset, tmp_path, monkeypatch, capsys):
     """After an overflow that DeepSpeed forgives and 16 halvings, the scale is 1.
 
@@ -180,6 +184,7 @@ def test_the_norm_is_deepspeeds(device):
     assert engine.get_global_grad_norm() == pytest.approx(theirs / 2**16, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("clipping", [0.0, 0.01, 100.0])
 def test_a_step_is_as_long_as_the_clipped_gradient(device, precision, clipping):
@@ -208,6 +213,7 @@ def test_the_step_in_which_the_scale_grows_is_no_shorter(device):
     assert lengths[0] == lengths[1] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_a_gradient_that_is_not_finite_is_no_step(device, precision):
     engine = sgd_engine(precision, clipping=1.0)

@@ -103,6 +103,7 @@ def test_when_one_is_killed_the_others_end_though_they_are_blocked(start, dead):
     assert ranks[dead].returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_the_first_to_end_is_seen_first(start):
     """By the launcher, which looks once a second, and passes on the code of whom it sees first."""
     ranks = start(3, wait_behind=1000.0)
@@ -120,6 +121,7 @@ def test_a_rank_that_lost_another_may_have_lost_it_to_the_kernel():
     assert EXIT_CODE in CODES_OF_KILL
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_by_itself_ends_with_its_own_code(start):
     ranks = start(2)
     order(ranks[1:], "fail")
@@ -179,6 +181,7 @@ def test_a_server_that_lost_power_is_noticed(monkeypatch):
             rank.leave()
 
 
+@pytest.mark.slow
 def test_ranks_that_cannot_connect_say_where_to(monkeypatch):
     monkeypatch.setattr(peers, "TO_CONNECT", 0.5)
     closed = free_port()

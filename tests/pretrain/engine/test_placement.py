@@ -104,6 +104,7 @@ os.write(1, (" ".join(seen) + os.linesep).encode())
 """
 
 
+@pytest.mark.slow
 def test_the_launcher_leaves_the_ranks_their_cards(tmp_path, monkeypatch, config):
     """Through DeepSpeed's own launcher, which sets CUDA_VISIBLE_DEVICES to 0,1."""
     script = tmp_path / "rank.py"
@@ -241,6 +242,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_ends_main_with_one_sentence_and_no_model(folder):
     """What the plan was told was wrong; no rank trains on the CPU instead."""
     import torch
@@ -257,6 +259,7 @@ def test_a_gpu_that_is_not_there_ends_main_with_one_sentence_and_no_model(folder
     assert not list((folder / "root" / "saved_models").rglob("model"))
 
 
+@pytest.mark.slow
 def test_a_card_that_torch_cannot_use_ends_the_plan_too(folder):
     problem = "The NVIDIA driver on your system is too old (found version 12020)"
     for more in ([], ["--dry-run"]):

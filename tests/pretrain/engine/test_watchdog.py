@@ -35,21 +35,25 @@ def stacks_of(rank, first, *waits, least=0.2):
     return subprocess.run(words, capture_output=True, text=True, check=True).stderr
 
 
+@pytest.mark.slow
 def test_a_rank_at_work_writes_nothing():
     assert stacks_of(0, 5.0, *[0.1] * 15, least=1.0) == ""
 
 
+@pytest.mark.slow
 def test_a_rank_that_stands_still_says_where_once():
     text = stacks_of(0, 5.0, 0.0, 0.0, 0.9)
     assert text.count("Timeout (") == 1
     assert "in stand_still" in text
 
 
+@pytest.mark.slow
 def test_the_first_line_has_the_rank():
     """Whole seconds of patience, and the rank on top: ranks write one after the other."""
     assert stacks_of(1, 0.0, 1.5).startswith("Timeout (0:00:01)!")
 
 
+@pytest.mark.slow
 def test_the_start_has_a_patience_of_its_own():
     assert "Timeout (" in stacks_of(0, 0.2, 0.6)
     assert Patience().seconds > Patience(first=0).least == watchdog.SILENT_LATER

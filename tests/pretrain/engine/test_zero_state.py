@@ -7,6 +7,7 @@ from tests.forked import start_ranks
 from tests.pretrain.engine_state_ranks import measure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_ranks", "precision", "stages"),
     [(2, "fp32", "0123"), (1, "fp16", "123"), (2, "bf16", "1")],

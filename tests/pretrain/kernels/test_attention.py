@@ -75,6 +75,7 @@ def documents_alone(batch):
             yield ids, segments, None, batch.prediction_index[inside] - begin, batch.labels[inside]
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("window", [{}, WINDOW], ids=["global", "windows"])
 def test_documents_of_long_rows_are_what_they_are_alone(changes, window):

@@ -22,6 +22,8 @@ from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.pretrain.model.test_model import LABELS, VARIANTS, example_batch, model_args
 from tests.pretrain.shards import SPECIAL
 
+pytestmark = pytest.mark.slow
+
 STOCK = {
     "pre-ln": "RobertaPreLayerNormForMaskedLM",
     "post-ln": "BertForMaskedLM",
@@ -163,6 +165,7 @@ def test_logits_and_hidden_states_equal_those_of_the_training_model(models, load
         torch.testing.assert_close(found["hidden"].flatten(0, 1)[real], hidden, **close)
 
 
+@pytest.mark.slow
 @every_model
 def test_loss_and_gradients_equal_those_of_the_training_model(models, loaded, name):
     model, found = models[name], loaded[name]

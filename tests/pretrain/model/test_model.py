@@ -176,12 +176,14 @@ def test_without_biases_only_that_of_the_output_is_left():
     assert [name for name in names if "bias" in name] == ["output_bias"]
 
 
+@pytest.mark.slow
 def test_every_parameter_is_trained():
     for changes in VARIANTS.values():
         for name, gradient in gradients(seeded_model(**changes)).items():
             assert gradient is not None and gradient.any(), (changes, name)
 
 
+@pytest.mark.slow
 @every_variant
 def test_gradient_checkpointing_changes_no_gradient(changes):
     expected = gradients(seeded_model(**changes))
@@ -202,6 +204,7 @@ def test_attention_dropout_reaches_attention():
     assert not torch.equal(model(*example_batch()), model(*example_batch()))
 
 
+@pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("mode", ["half", "bfloat16", "autocast"])
 def test_low_precision_stays_close_and_the_loss_is_fp32(changes, mode):
@@ -238,6 +241,7 @@ def test_the_rotation_of_a_gpu_is_that_of_the_cpu(dtype):
     assert (back.double() - vectors.double()).abs().max() <= 8 * torch.finfo(dtype).eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"attention_window": 6, "global_attention_every": 2}])
 def test_compiled_it_computes_the_same(changes):
     model = seeded_model(**MODERN, **changes, num_hidden_layers=2).eval()

@@ -80,6 +80,7 @@ def front_matter(card):
     return yaml.safe_load(yaml_text)
 
 
+@pytest.mark.slow
 def test_what_it_says(dataset, tmp_path):
     settings = exported(dataset, tmp_path / "model")
     write_model_card(tmp_path / "model", settings, dataset, METRICS)

@@ -26,6 +26,7 @@ def test_all_of_transformers_masked_language_models_are_known():
     assert sorted(NAMES) == sorted((*SUPPORTED, *UNSUPPORTED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_a_supported_one_trains(model_type):
     torch.manual_seed(0)

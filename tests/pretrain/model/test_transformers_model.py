@@ -77,6 +77,7 @@ def test_gradient_checkpointing_changes_no_gradient(model_type):
         torch.testing.assert_close(found[name], gradient, msg=name)
 
 
+@pytest.mark.slow
 def test_compiled_its_layers_compute_the_same():
     model = seeded_model("modernbert").eval()
     torch._dynamo.reset()

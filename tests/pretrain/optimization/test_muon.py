@@ -212,6 +212,7 @@ def save_weights(folder, rank, ranks):
     torch.save(found, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_ranks_step_as_one_does_to_the_bit(tmp_path, monkeypatch):
     children = [
         start(save_weights, tmp_path, rank, 2, output=tmp_path / f"{rank}.txt") for rank in range(2)

@@ -351,6 +351,7 @@ def losses_with_deepspeed():
     return losses
 
 
+@pytest.mark.slow
 def test_every_optimizer_steps_in_deepspeed_as_without(tmp_path):
     found = start(losses_with_deepspeed, output=tmp_path / "output.txt").result(100)
     assert len(found) == len(OPTIMIZERS) + len(ELEMENTWISE_OPTIMIZERS)

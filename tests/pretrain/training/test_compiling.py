@@ -11,6 +11,8 @@ from tests.forked import start
 from tests.pretrain import loop_counts
 from tests.pretrain.model.test_model import LABELS, MODERN, example_batch, model_args
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def children(tmp_path_factory):
@@ -62,6 +64,7 @@ def test_the_layers_are_the_longest_list_of_modules_of_one_class():
 # --- in real runs -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "autocast"])
 def test_all_layers_are_one_graph_whatever_the_number_of_predictions(counts, precision):
     plain, compiled = counts[precision], counts[f"compiled {precision}"]

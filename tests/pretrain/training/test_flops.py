@@ -66,6 +66,7 @@ def test_layers_with_a_window_attend_to_that_many_tokens():
     assert training_flops(wide, 3, 16, 7) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(600,), (200, 300, 100)])
 def test_documents_attend_to_themselves_alone(lengths):
     args = _args(max_seq_length=600, attention_probs_dropout_prob=0.1)
