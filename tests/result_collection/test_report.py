@@ -27,12 +27,13 @@ from tests.result_collection.finished_search import (
     make_finished_search,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def page(folder) -> str:
     return (folder / "report.html").read_text()
 
 
-@pytest.mark.slow
 def test_each_chart_is_in_the_page_and_in_a_png_file(reported):
     _, folder = reported
     tasks = ("CoLA", "STS-B", "MNLI", "CB", OWN_TASK)
@@ -44,7 +45,6 @@ def test_each_chart_is_in_the_page_and_in_a_png_file(reported):
     assert page(folder).count("<svg") == len(names)
 
 
-@pytest.mark.slow
 def test_grids_show_settings_that_were_not_run(reported):
     _, folder = reported
     [grid] = re.findall(r'<figure id="chart-grid-CoLA">.*?</figure>', page(folder), re.DOTALL)
@@ -141,7 +141,6 @@ def external(tmp_path_factory):
     return result_artifact(config).directory
 
 
-@pytest.mark.slow
 def test_draws_reports_of_old_versions(external, tmp_path):
     assert "Truncated and unknown text" in page(external)
     report = read_json(external / "report.json")
@@ -161,7 +160,6 @@ def test_an_external_model_has_no_pretraining_to_show(external):
     assert "chart-pretraining-loss" not in text
 
 
-@pytest.mark.slow
 def test_drawing_again_gives_the_same_page(external, tmp_path, capsys):
     again = tmp_path / "again"
     again.mkdir()
@@ -185,7 +183,6 @@ def test_finds_the_results_folder_from_a_file_in_it_or_from_its_zip(tmp_path, na
         assert results_folder(path) == tmp_path / "run"
 
 
-@pytest.mark.slow
 def test_compares_two_runs(reported, tmp_path, capsys):
     _, first = reported
     second = tmp_path / "second"
@@ -277,7 +274,6 @@ def test_texts_of_numbers():
     ]
 
 
-@pytest.mark.slow
 def test_a_foreign_report_writes_only_in_its_folder(external, tmp_path, capsys):
     mine, pictures = tmp_path / "mine", tmp_path / "pictures"
     for folder in (mine, pictures):
