@@ -59,6 +59,7 @@ def run_pipeline(
     touched, StageError when a stage fails or, without `wait`, another run has its artifact.
     """
     steps = {step.stage.name: step for step in plan_steps(config, stages, force, dry_run, wait)}
+    done: dict[str, StagePlan] = {}
     for stage in STAGES:
         if stage.name not in stages:
             continue
@@ -72,10 +73,12 @@ def run_pipeline(
             for line in step.plan.headline:
                 print_line(f"  {line}")
         else:
+            if done:
+                step = _plan_again(config, step, done)
             _run(config, step, wait)
             if stage.restarts:  # this process holds the old packages
                 _continue(stages, force, stage.name)
-            _plan_again(config, stage, steps)
+            done[stage.name] = step.plan
     if dry_run:
         for line in space_in_words(_disk_needs(steps.values())):
             print_line(line)
@@ -123,13 +126,16 @@ def plan_steps(
     return steps
 
 
-def _plan_again(config: CfgNode, done: Stage, steps: dict[str, Step]) -> None:
-    """Plans the later stages again: their files may have changed while this one ran."""
-    plans = {done.name: steps[done.name].plan}
-    for name in STAGE_NAMES[STAGE_NAMES.index(done.name) + 1 :]:
-        if name in steps:
-            plan = plan_stage(config, steps[name].stage, plans)
-            steps[name] = replace(steps[name], plan=plan, status=plan.status())
+def _plan_again(config: CfgNode, step: Step, done: dict[str, StagePlan]) -> Step:
+    """Plans a stage again when its turn comes: its files may have changed in days of training.
+
+    done: plans of the stages that ran. Raises ConfigError, or StageError for unreadable files.
+    """
+    try:
+        plan = plan_stage(config, step.stage, dict(done))
+        return replace(step, plan=plan, status=plan.status())
+    except OSError as error:
+        raise StageError(str(error), stage=step.stage.name) from error
 
 
 def _disk_needs(steps: Iterable[Step]) -> list[DiskNeed]:

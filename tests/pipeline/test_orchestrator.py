@@ -1,9 +1,15 @@
 """What is planned, and why."""
 
 import json
+from types import SimpleNamespace
+
+import pytest
 
 from configs.defaults import custom_task_node, get_default_config
-from pipeline.orchestrator import plan_steps
+from pipeline.errors import StageError
+from pipeline.orchestrator import Step, _plan_again, plan_steps
+from pipeline.stages import Stage
+from pipeline.store.artifacts import Status
 
 
 def test_a_search_that_starts_from_another_model_is_not_redone_with_pretraining(tmp_path):
@@ -36,3 +42,23 @@ def test_a_search_that_starts_from_another_model_is_not_redone_with_pretraining(
     assert dataset.estimate.notes[-1] == unused
     forgotten = "not searched: mine of FINETUNE.CUSTOM_TASKS, not in FINETUNE.TASKS"
     assert forgotten in finetune.estimate.notes
+
+
+def test_a_stage_is_planned_again_when_its_turn_comes():
+    """Its files are read as they are then; one that has become unreadable is one sentence."""
+    config = get_default_config()
+    states = iter(["new", "changed"])
+
+    def plan(config, upstream):
+        state = next(states, None)
+        if state is None:
+            raise PermissionError(13, "Permission denied", "rows.csv")
+        return SimpleNamespace(state=state, upstream=upstream, status=lambda: Status(state, ""))
+
+    stage = Stage("dataset", plan, None, None, None)
+    step = Step(stage, plan(config, None), Status("new", ""))
+    again = _plan_again(config, step, {})
+    assert (again.plan.state, again.status.state) == ("changed", "changed")
+    with pytest.raises(StageError, match=r"rows\.csv") as failure:
+        _plan_again(config, step, {})
+    assert failure.value.stage == "dataset"
