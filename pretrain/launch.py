@@ -1,6 +1,7 @@
 """The command that starts the ranks: DeepSpeed's launcher, its options and its environment."""
 
-import os
+import base64
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 SCRIPT = Path(__file__).resolve().with_name("run_pretraining.py")
-LAUNCHER = "deepspeed.launcher.launch"  # the runner starts one on each server
+LAUNCHER = "deepspeed.launcher.launch"  # starts the ranks of a server
+RUNNER = "deepspeed.launcher.runner"  # starts a launcher on each server
 
 
 def training_flags(config: "CfgNode", dataset_path: Path, output_dir: Path) -> dict[str, Any]:
@@ -36,12 +38,10 @@ def training_flags(config: "CfgNode", dataset_path: Path, output_dir: Path) -> d
     return flags
 
 
-def launch_command(flags: dict[str, Any], devices: Sequence[str], port: int) -> list[str]:
-    """Returns the command line of the DeepSpeed launcher; devices: from `launcher_devices`."""
+def launch_command(flags: dict[str, Any], launcher: Sequence[str], port: int) -> list[str]:
+    """Returns the command line that starts the ranks; launcher: from `launcher_words`."""
     return python_command(
-        *("-m", "deepspeed.launcher.runner", "--log_level", "warning"),
-        *devices,
-        *("--master_port", str(port)),
+        *("-m", *launcher, "--log_level", "warning", "--master_port", str(port)),
         str(SCRIPT),
         *flag_words(flags),
     )
@@ -60,16 +60,18 @@ def flag_words(flags: dict[str, Any]) -> list[str]:
     return words
 
 
-def launcher_devices(hostfile: str, num_ranks: int) -> tuple[str, ...]:
-    """Returns the launcher's options for the servers of a hostfile, or for ranks on this machine.
+def launcher_words(hostfile: str, num_ranks: int) -> tuple[str, ...]:
+    """Returns DeepSpeed's module, with options, for the servers of a hostfile or for this machine.
 
     The launcher counts GPUs but knows neither UUIDs nor MIG names, and sorts the indices: the ranks
-    get their GPUs by the flag `device`. Without --hostfile it would read /job/hostfile.
+    get their GPUs by the flag `device`. Without the runner, ranks of this machine start sooner.
     """
     if hostfile and not is_this_machine(read_hostfile(Path(hostfile))):
         # A single server that is not this machine would else be taken for it.
-        return "--hostfile", str(Path(hostfile).resolve()), "--force_multi"
-    return "--hostfile", os.devnull, "--num_gpus", str(max(1, num_ranks))
+        return RUNNER, "--hostfile", str(Path(hostfile).resolve()), "--force_multi"
+    slots = json.dumps({"localhost": list(range(max(1, num_ranks)))})
+    world_info = base64.urlsafe_b64encode(slots.encode()).decode()
+    return LAUNCHER, f"--world_info={world_info}", "--master_addr=127.0.0.1"
 
 
 def launch_environment(config: "CfgNode", place: Placement) -> dict[str, str]:
@@ -89,13 +91,14 @@ def launch_environment(config: "CfgNode", place: Placement) -> dict[str, str]:
     return environment
 
 
-def local_ranks(runner: int) -> list[int]:
+def local_ranks(pid: int) -> list[int]:
     """Returns the process IDs of the ranks on this machine; none if there are several servers.
 
-    A signal to the ranks themselves leaves them time to save; the launcher kills each after 30 s.
+    pid: of the process of `launch_command`. A signal to the ranks themselves leaves them time to
+    save; the launcher kills each after 30 s.
     """
     with suppress(psutil.Error):
-        children = psutil.Process(runner).children()
-        launchers = [child for child in children if LAUNCHER in child.cmdline()]
+        process = psutil.Process(pid)
+        launchers = [one for one in (process, *process.children()) if LAUNCHER in one.cmdline()]
         return [rank.pid for launcher in launchers for rank in launcher.children()]
     return []

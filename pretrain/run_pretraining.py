@@ -39,8 +39,9 @@ def main(argv: Sequence[str]) -> int:
     take_device(args.device)
     exit_with_parent()
     if "LOCAL_RANK" in os.environ:
-        # Our parent is a child of the launcher. Of the two, only the launcher passes signals on.
-        end_with(parent_of(os.getppid()), signal.SIGTERM)
+        # The launcher, and the runner or the pipeline above it: either could be killed alone.
+        for process in (os.getppid(), parent_of(os.getppid())):
+            end_with(process, signal.SIGTERM)
     if not lists_gpus():
         spin_briefly()
     number = int(os.environ.get("RANK", "0"))

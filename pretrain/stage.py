@@ -19,7 +19,7 @@ from pretrain.failures import Failure
 from pretrain.launch import (
     launch_command,
     launch_environment,
-    launcher_devices,
+    launcher_words,
     local_ranks,
     training_flags,
 )
@@ -98,8 +98,8 @@ def _train(config: "CfgNode", console: Console, plan: PretrainPlan, place: Place
     """
     output_dir, errors_log = plan.artifact.directory, console.log.with_suffix(".err")
     flags = training_flags(config, plan.upstream.artifact.directory.resolve(), output_dir.resolve())
-    devices = launcher_devices(config.SYSTEM.HOSTFILE, place.num_ranks)
-    command = launch_command({**flags, "device": place.device}, devices, free_port())
+    launcher = launcher_words(config.SYSTEM.HOSTFILE, place.num_ranks)
+    command = launch_command({**flags, "device": place.device}, launcher, free_port())
     size_before = errors_log.stat().st_size if errors_log.exists() else 0
     kills = OomKills()
     settings = config.PRETRAIN
@@ -121,9 +121,9 @@ def _train(config: "CfgNode", console: Console, plan: PretrainPlan, place: Place
             if warning := parse_warning(line):
                 print_line(f"pretrain: {WARNING_PREFIX}{warning}")  # the log has the line
 
-        def interrupted(runner: int) -> list[int]:
+        def interrupted(launcher: int) -> list[int]:
             console.say("interrupted: training saves a checkpoint; a second Ctrl-C ends it at once")
-            return local_ranks(runner)
+            return local_ranks(launcher)
 
         code = run_logged(
             *(command, console.log, launch_environment(config, place)),

@@ -1,6 +1,9 @@
 """Puts the project's root on the path and offers the shared data where it is present."""
 
+import fcntl
 import os
+import pickle
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -41,11 +44,31 @@ def pipeline_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_pipeline(pipeline_folder) -> WatchedRun:
-    """An undisturbed run of the whole pipeline into `root` of its folder."""
-    done = WatchedRun(pipeline_folder, "root")
-    assert done.returncode == 0, done.stdout + done.stderr
+def finished_pipeline(pipeline_folder, tmp_path_factory) -> WatchedRun:
+    """An undisturbed run of the whole pipeline into `root` of its folder.
+
+    Parallel workers copy one run.
+    """
+    temp = tmp_path_factory.getbasetemp()
+    shared = temp.parent if "PYTEST_XDIST_WORKER" in os.environ else temp
+    with open(shared / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = shared / "finished.pickle"
+        if not record.exists():
+            done = WatchedRun(pipeline_folder, "root")
+            assert done.returncode == 0, done.stdout + done.stderr
+            shutil.copytree(pipeline_folder / "root", shared / "finished")
+            record.write_bytes(pickle.dumps((done, pipeline_folder)))
+            return done
+    done, origin = pickle.loads(record.read_bytes())
+    shutil.copytree(shared / "finished", pipeline_folder / "root")
+    done.stdout = done.stdout.replace(str(origin), str(pipeline_folder))
     return done
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the slow tests, so that parallel workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="module")

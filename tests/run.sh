@@ -29,4 +29,5 @@ $python -m ruff check .
 $python -m ruff format --check .
 $python -m mypy
 $python -m tests.house
-exec $python -m pytest -n "${PYTEST_WORKERS:-auto}" "${lane[@]}" "$@"
+# Most slow tests wait for children: more workers than cores.
+exec $python -m pytest -n "${PYTEST_WORKERS:-$((2 * $(nproc)))}" --dist worksteal "${lane[@]}" "$@"

@@ -58,10 +58,10 @@ def launched(bench: Bench, settings: dict[str, Any]) -> AbstractContextManager[s
     """Runs two ranks with the launcher; its output goes to a file beside the run."""
     from pretrain.engine.placement import device_flag
     from pretrain.engine.ports import free_port
-    from pretrain.launch import launch_command, launcher_devices
+    from pretrain.launch import launch_command, launcher_words
 
     settings = {**settings, "device": device_flag(2) if bench.on_gpu else "cpu"}
-    command = launch_command(settings, launcher_devices("", 2), free_port())
+    command = launch_command(settings, launcher_words("", 2), free_port())
     return started(command, _log_of(settings))
 
 

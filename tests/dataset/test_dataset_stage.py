@@ -37,6 +37,31 @@ def prepare(config):
     return artifact
 
 
+@pytest.fixture(scope="module")
+def finished_roots(tmp_path_factory):
+    """A folder, and the output root of each dataset made there, by fingerprint."""
+    return tmp_path_factory.mktemp("finished"), {}
+
+
+@pytest.fixture
+def made(finished_roots):
+    """Returns a function like `prepare` that copies a dataset made for another test."""
+    folder, roots = finished_roots
+
+    def make(config):
+        artifact = dataset_artifact(config)
+        if artifact.fingerprint not in roots:
+            elsewhere = config.clone()
+            elsewhere.SYSTEM.OUTPUT_ROOT = str(folder / artifact.fingerprint)
+            prepare(elsewhere)
+            roots[artifact.fingerprint] = elsewhere.SYSTEM.OUTPUT_ROOT
+        shutil.copytree(roots[artifact.fingerprint], config.SYSTEM.OUTPUT_ROOT)
+        assert artifact.status().done
+        return artifact
+
+    return make
+
+
 def token_stream(path):
     """Original tokens of a file of samples, in order, without special tokens and padding."""
     samples = read_samples(path)
@@ -84,8 +109,8 @@ def test_samples_hold_every_token_of_the_corpus_in_order(config, articles, chang
     assert results["num_tokens"] == num_tokens
 
 
-def test_copies_differ_in_their_masks_alone(config):
-    directory = prepare(config).directory
+def test_copies_differ_in_their_masks_alone(config, made):
+    directory = made(config).directory
     first, second = (read_samples(directory / f"train_00000_0{copy}.hdf5") for copy in (0, 1))
     assert (first["input_mask"] == second["input_mask"]).all()
     assert (first["masked_lm_positions"] != second["masked_lm_positions"]).any()
@@ -99,9 +124,9 @@ def test_next_sentence_samples(config):
     assert (samples["segment_ids"] <= samples["input_mask"]).all() and samples["segment_ids"].any()
 
 
-def test_dynamic_masking_takes_less_room_and_is_masked_by_the_loader(config):
+def test_dynamic_masking_takes_less_room_and_is_masked_by_the_loader(config, made):
     config.DATASET.MASKING = "dynamic"
-    artifact = prepare(config)
+    artifact = made(config)
     results = artifact.manifest["results"]
     assert sum(results["train_shards"].values()) == results["num_train_samples"]
     assert read_masking(artifact.directory).mask_id == 4
@@ -110,8 +135,8 @@ def test_dynamic_masking_takes_less_room_and_is_masked_by_the_loader(config):
     assert dataset_artifact(config).status().done
 
 
-def test_card(config):
-    artifact = prepare(config)
+def test_card(config, made):
+    artifact = made(config)
     card = (artifact.directory / "dataset_card.md").read_text()
     for part in ("[MASK]{", "300 articles", "of 1000 unknown", "DATASET.MAX_SEQ_LENGTH", "31-32"):
         assert part in card, part
@@ -125,8 +150,8 @@ def test_too_little_memory_is_refused_with_the_least_that_would_do(config):
     assert not (Path(config.SYSTEM.OUTPUT_ROOT) / "data").exists()
 
 
-def test_manifest_and_format(config):
-    artifact = prepare(config)
+def test_manifest_and_format(config, made):
+    artifact = made(config)
     results = artifact.manifest["results"]
     assert results["num_train_shards"] == 3 and results["num_test_shards"] == 2
     assert len(results["train_shards"]) == 6 and len(results["test_shards"]) == 2
@@ -140,8 +165,8 @@ def test_manifest_and_format(config):
 
 
 @pytest.mark.parametrize(("workers", "memory"), [(2, 1.0), (4, 16.0)])
-def test_same_bytes_for_other_workers_and_memory(config, tmp_path, workers, memory):
-    first = prepare(config)
+def test_same_bytes_for_other_workers_and_memory(config, tmp_path, workers, memory, made):
+    first = made(config)
     config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "other")
     config.SYSTEM.NUM_WORKERS = workers
     config.SYSTEM.MAX_MEMORY_IN_GB = memory
@@ -151,8 +176,8 @@ def test_same_bytes_for_other_workers_and_memory(config, tmp_path, workers, memo
     assert files_of(first.parts[0]) == files_of(second.parts[0])
 
 
-def test_second_run_changes_nothing(config):
-    artifact = prepare(config)
+def test_second_run_changes_nothing(config, made):
+    artifact = made(config)
     before = {path: path.stat().st_mtime_ns for path in artifact.directory.rglob("*")}
     digests = Path(config.SYSTEM.OUTPUT_ROOT) / "tmp/dataset/digests.json"
     before[digests] = digests.stat().st_mtime_ns
@@ -160,10 +185,10 @@ def test_second_run_changes_nothing(config):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch):
+def test_planning_writes_nothing_and_uses_known_digests(config, monkeypatch, made):
     dataset_artifact(config)
     assert not Path(config.SYSTEM.OUTPUT_ROOT).exists()
-    prepare(config)
+    made(config)
     monkeypatch.setattr(
         "dataset.sources.digests.file_digest", lambda path: pytest.fail("read again")
     )
@@ -191,8 +216,8 @@ def num_files(folder):
     return sum(len(files) for *_, files in os.walk(folder))
 
 
-def test_killed_at_any_moment(config, tmp_path):
-    undisturbed = prepare(config)
+def test_killed_at_any_moment(config, tmp_path, made):
+    undisturbed = made(config)
     config.SYSTEM.OUTPUT_ROOT = str(tmp_path / "killed")
     config.TOKENIZER.TRAIN = False
     yaml = tmp_path / "config.yaml"
@@ -228,8 +253,8 @@ def test_killed_at_any_moment(config, tmp_path):
     assert files_of(resumed.parts[0]) == files_of(undisturbed.parts[0])
 
 
-def test_missing_sample_files_are_made_again(config, tmp_path):
-    artifact = prepare(config)
+def test_missing_sample_files_are_made_again(config, tmp_path, made):
+    artifact = made(config)
     expected = files_of(artifact.directory)
     kept = (artifact.directory / "train_00001_00.hdf5").stat().st_mtime_ns
     for name in ("manifest.json", "train_00000_00.hdf5", "train_00000_01.hdf5", "test_00000.hdf5"):
@@ -240,8 +265,8 @@ def test_missing_sample_files_are_made_again(config, tmp_path):
     assert (artifact.directory / "train_00001_00.hdf5").stat().st_mtime_ns == kept
 
 
-def test_a_deleted_file_is_made_again_and_nothing_else(config):
-    artifact = prepare(config)
+def test_a_deleted_file_is_made_again_and_nothing_else(config, made):
+    artifact = made(config)
     expected = files_of(artifact.directory)
     kept = {path: path.stat().st_mtime_ns for path in artifact.directory.glob("*.hdf5")}
     lost = artifact.directory / "train_00001_01.hdf5"
@@ -254,8 +279,8 @@ def test_a_deleted_file_is_made_again_and_nothing_else(config):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_what_a_kill_at_the_last_moment_left_is_removed(config):
-    artifact = prepare(config)
+def test_what_a_kill_at_the_last_moment_left_is_removed(config, made):
+    artifact = made(config)
     (artifact.directory / "manifest.json").unlink()
     for name in ("runs", "sources"):
         (artifact.parts[0] / name).mkdir()
@@ -267,8 +292,8 @@ def test_what_a_kill_at_the_last_moment_left_is_removed(config):
 # --- damage ----------------------------------------------------------------------------------
 
 
-def test_a_flipped_byte_is_named_and_the_file_made_again(config):
-    artifact = prepare(config)
+def test_a_flipped_byte_is_named_and_the_file_made_again(config, made):
+    artifact = made(config)
     expected = files_of(artifact.directory)
     for name, place in (
         *(("train_00001_00.hdf5", 0.1), ("train_00001_00.hdf5", 0.9), ("test_00000.hdf5", 0.5)),
@@ -288,9 +313,9 @@ def test_a_flipped_byte_is_named_and_the_file_made_again(config):
         "tmp/dataset/*/t*.txt",
     ],
 )
-def test_an_unfinished_dataset_goes_on_from_what_is_intact(config, harmed):
+def test_an_unfinished_dataset_goes_on_from_what_is_intact(config, harmed, made):
     config.DATASET.MASKING = "dynamic" if "masking" in harmed else "static"
-    artifact = prepare(config)
+    artifact = made(config)
     expected = [files_of(folder) for folder in artifact.folders]
     for path in artifact.directory.glob("train_00000*"):
         path.unlink()
@@ -477,8 +502,8 @@ def test_planning_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_manifest_is_json_of_plain_numbers(config):
-    text = (prepare(config).directory / "manifest.json").read_text()
+def test_manifest_is_json_of_plain_numbers(config, made):
+    text = (made(config).directory / "manifest.json").read_text()
     assert json.loads(text)["results"]["headline"]
 
 

@@ -121,7 +121,7 @@ def stuck_ranks(folder, dataset, monkeypatch, well=""):
     script.write_text(STUCK.format(project=str(PROJECT), well=well))
     monkeypatch.setattr(launch, "SCRIPT", script)
     out = {"output_dir": folder / "out"}
-    return [*launch.launch_command(out, ("--num_gpus", "2"), free_port()), *flags(dataset)]
+    return [*launch.launch_command(out, launch.launcher_words("", 2), free_port()), *flags(dataset)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -170,8 +170,8 @@ def test_a_rank_that_answers_no_signal_does_not_keep_the_others_from_ending(
         if line.startswith("stuck: 1 "):
             raise Interruption
 
-    def workers(runner):
-        asked.extend(launch.local_ranks(runner))
+    def workers(launcher):
+        asked.extend(launch.local_ranks(launcher))
         return asked
 
     command = stuck_ranks(tmp_path, dataset, monkeypatch, well="0")

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +24,11 @@ from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.engine.ports import free_port
 from pretrain.flags import parse_flags
 from pretrain.optimization.lr_curves import CurveShape, lr_multiplier
-from pretrain.run_pretraining import run
+from pretrain.run_pretraining import main, run
 from pretrain.training import training_run
 from pretrain.training.metrics_file import MetricsLog, parse_warning, start_tensorboard
 from pretrain.training.preparation import check_device
+from tests.forked import start, start_ranks
 from tests.pretrain.engine.test_checkpoints import NO_ROOM, flip_byte
 from tests.pretrain.shards import write_dataset
 
@@ -57,13 +59,18 @@ def _flags(dataset, output, *more):
 
 
 def _one_rank(*flags, **environment):
-    """Runs one rank without the launcher, which only costs time."""
-    command = [sys.executable, SCRIPT, *flags]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**ENVIRONMENT, **environment}, timeout=100
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    """Runs one rank in a process of its own; returns its output."""
+    output = _output_of(flags)
+    child = start(main, flags, output=output, **environment)
+    assert child.result(100) == 0, output.read_text()[-2000:]
+    return output.read_text()
+
+
+def _output_of(flags):
+    """Names a new file for the output of a run, beside its folder."""
+    folder = Path(parse_flags(flags).output_dir)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkstemp(".out", folder.name, folder.parent)[1])
 
 
 def _here(device, *flags):
@@ -80,8 +87,16 @@ def _launcher(num_ranks, *script_and_flags):
     ]
 
 
-def _ranks(number, *script_and_flags):
-    """Runs the launcher and its ranks to their end."""
+def _ranks(number, *flags):
+    """Runs ranks to their end, as the launcher does."""
+    folder = _output_of(flags).with_suffix("")
+    folder.mkdir()
+    ranks = start_ranks(main, number, free_port(), flags, folder=folder)
+    assert [rank.result(100) for rank in ranks] == [0] * number
+
+
+def _launched_ranks(number, *script_and_flags):
+    """Runs DeepSpeed's launcher and its ranks to their end."""
     command = _launcher(number, *script_and_flags)
     done = subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, timeout=100, env=ENVIRONMENT
@@ -283,7 +298,7 @@ def test_two_ranks_train_as_one(dataset, tmp_path):
     few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=12", "--print_steps=1")
     few = (*few, "--gradient_clipping=1.0")
     _one_rank(*_flags(dataset, one, *few))
-    _ranks(2, "--module", "pretrain.run_pretraining", *_flags(dataset, two, *few))
+    _launched_ranks(2, "--module", "pretrain.run_pretraining", *_flags(dataset, two, *few))
     for ours, theirs in zip(_metrics(one), _metrics(two), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
     first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
@@ -297,7 +312,8 @@ def test_half_precision_needs_no_compiler(dataset, tmp_path, precision):
         folder.mkdir()
     output = tmp_path / "out"
     flags = _flags(dataset, output, f"--{precision}", "--max_steps=21")
-    _one_rank(*flags, PATH=str(nowhere), TORCH_EXTENSIONS_DIR=str(built))
+    environment = {**ENVIRONMENT, "PATH": str(nowhere), "TORCH_EXTENSIONS_DIR": str(built)}
+    subprocess.run([sys.executable, SCRIPT, *flags], env=environment, check=True)
     assert list(built.iterdir()) == []
     trained = [line for line in _metrics(output) if line["kind"] == "train"]
     assert [line["step"] for line in trained] == [7, 14, 21]
@@ -310,7 +326,7 @@ def test_another_number_of_ranks_goes_on(dataset, tmp_path, before, after, preci
     steady = ("--curve=constant", "--warmup_proportion=0", f"--precision={precision}")
     few = (*NO_DROPOUT, *steady, "--print_steps=1", "--checkpoint_steps=6", "--max_steps=6")
     for ranks, steps in ((before, 6), (after, 12)):
-        _ranks(ranks, SCRIPT, *_flags(dataset, tmp_path / "both", *few, f"--max_steps={steps}"))
+        _ranks(ranks, *_flags(dataset, tmp_path / "both", *few, f"--max_steps={steps}"))
     _one_rank(*_flags(dataset, tmp_path / "alone", *few, "--max_steps=12"))
     both, alone = (
         [line["loss"] for line in _metrics(tmp_path / name) if line["kind"] == "train"]
@@ -393,7 +409,7 @@ def test_two_ranks_begin_where_one_does(dataset, tmp_path):
     few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=4", "--print_steps=1")
     few += ("--word_embedding_init=cooccurrence", "--output_bias_init=frequencies")
     _one_rank(*_flags(dataset, tmp_path / "one", *few))
-    _ranks(2, SCRIPT, *_flags(dataset, tmp_path / "two", *few))
+    _ranks(2, *_flags(dataset, tmp_path / "two", *few))
     for ours, theirs in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
 
@@ -471,7 +487,7 @@ def test_a_loss_that_diverges_stops_the_run(dataset, tmp_path, device):
 def test_zero_stages_train_as_one_rank_does(dataset, tmp_path, stage):
     few = (*NO_DROPOUT, "--precision=fp32", "--max_steps=8", "--print_steps=1")
     _one_rank(*_flags(dataset, tmp_path / "one", *few))
-    _ranks(2, SCRIPT, *_flags(dataset, tmp_path / "two", *few, f"--zero_stage={stage}"))
+    _ranks(2, *_flags(dataset, tmp_path / "two", *few, f"--zero_stage={stage}"))
     for ours, theirs in zip(_metrics(tmp_path / "one"), _metrics(tmp_path / "two"), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
 

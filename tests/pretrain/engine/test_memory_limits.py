@@ -305,6 +305,6 @@ def test_a_real_kill_is_told_from_other_ends(tmp_path, monkeypatch):
     """What the launcher makes of a rank's SIGKILL, which nobody else can say."""
     monkeypatch.setattr(launch, "SCRIPT", tmp_path / "killed.py")
     launch.SCRIPT.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    command = launch.launch_command({}, ("--num_gpus", "1"), free_port())
+    command = launch.launch_command({}, launch.launcher_words("", 1), free_port())
     done = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
     assert Failure([], done.returncode, OomKills()).code == -signal.SIGKILL

@@ -1,8 +1,10 @@
 """Where ranks go, on faked machines: which GPUs, by which words, and what is refused."""
 
+import json
 import os
 import subprocess
 import sys
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from pretrain import launch
 from pretrain.checks import check_machine
 from pretrain.engine.placement import expects_gpus, place_ranks
 from pretrain.engine.ports import free_port
-from pretrain.launch import launch_command, launch_environment, launcher_devices
+from pretrain.launch import launch_command, launch_environment, launcher_words
 from tests.pipeline.machines import OLD_DRIVER, Machine, gpu
 from tests.plans import pretrain_estimate
 from tests.small_pipeline import write_pipeline
@@ -42,7 +44,11 @@ def hostfile(config, tmp_path, text):
     config.SYSTEM.HOSTFILE = str(tmp_path / "hosts")
 
 
-HERE = ("--hostfile", os.devnull)  # DeepSpeed's default is /job/hostfile
+def here(number):
+    """Slots of this machine alone."""
+    slots = json.dumps({"localhost": list(range(number))})
+    world_info = f"--world_info={urlsafe_b64encode(slots.encode()).decode()}"
+    return "deepspeed.launcher.launch", world_info, "--master_addr=127.0.0.1"
 
 
 def words(config):
@@ -50,26 +56,26 @@ def words(config):
     place = place_ranks(config)
     environment = launch_environment(config, place)
     variables = environment["DS_ACCELERATOR"], environment.get("CUDA_VISIBLE_DEVICES")
-    return launcher_devices(config.SYSTEM.HOSTFILE, place.num_ranks), place.device, variables
+    return launcher_words(config.SYSTEM.HOSTFILE, place.num_ranks), place.device, variables
 
 
 BLIND = ("cpu", "")  # the launcher itself
 
 
 def test_without_a_card_there_is_one_rank_on_the_cpu(machine, config):
-    assert words(config) == ((*HERE, "--num_gpus", "1"), "cpu", BLIND)
+    assert words(config) == (here(1), "cpu", BLIND)
     assert str(place_ranks(config)) == "the CPU" and not expects_gpus(config)
 
 
 def test_all_gpus_or_the_first_ones(machine, config):
     machine.has(gpu(0), gpu(1), gpu(2))
     assert expects_gpus(config)
-    assert words(config) == ((*HERE, "--num_gpus", "3"), "cuda", BLIND)
+    assert words(config) == (here(3), "cuda", BLIND)
     assert str(place_ranks(config)) == "3 GPU(s), NVIDIA A100-SXM4-80GB"
     config.SYSTEM.NUM_GPUS = 2
-    assert words(config) == ((*HERE, "--num_gpus", "2"), "cuda", BLIND)
+    assert words(config) == (here(2), "cuda", BLIND)
     config.SYSTEM.NUM_GPUS = 0
-    assert words(config) == ((*HERE, "--num_gpus", "1"), "cpu", BLIND) and not expects_gpus(config)
+    assert words(config) == (here(1), "cpu", BLIND) and not expects_gpus(config)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +95,7 @@ def test_ranks_get_the_cards_that_are_named(machine, config, monkeypatch, visibl
         machine.torch_finds(dict(gpu(0), uuid="MIG-ab"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     config.SYSTEM.NUM_GPUS = asked
-    count = str(device.count(",") + 1)
-    assert words(config) == ((*HERE, "--num_gpus", count), device, BLIND)
+    assert words(config) == (here(device.count(",") + 1), device, BLIND)
 
 
 RANK = """
@@ -111,7 +116,7 @@ def test_the_launcher_leaves_the_ranks_their_cards(tmp_path, monkeypatch, config
     script.write_text(RANK.format(project=str(PROJECT)))
     monkeypatch.setattr(launch, "SCRIPT", script)
     config.SYSTEM.NUM_GPUS = 0
-    devices = launcher_devices("", 2)
+    devices = launcher_words("", 2)
     command = launch_command({"device": "cuda:GPU-2,GPU-0"}, devices, free_port())
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "5,6"}
     environment |= launch_environment(config, place_ranks(config))
@@ -128,14 +133,14 @@ def test_the_launcher_leaves_the_ranks_their_cards(tmp_path, monkeypatch, config
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "node7", "node7.cluster"])
 def test_a_hostfile_of_this_machine(machine, config, tmp_path, monkeypatch, name):
     hostfile(config, tmp_path, f"{name} slots=2\n")
-    assert words(config) == ((*HERE, "--num_gpus", "2"), "cpu", BLIND)  # there is no card
+    assert words(config) == (here(2), "cpu", BLIND)  # there is no card
     assert str(place_ranks(config)) == "the CPU, in 2 processes"
     machine.has(gpu(0), gpu(1), gpu(2))
-    assert words(config) == ((*HERE, "--num_gpus", "2"), "cuda", BLIND)
+    assert words(config) == (here(2), "cuda", BLIND)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2,GPU-1,GPU-0")
-    assert words(config) == ((*HERE, "--num_gpus", "2"), "cuda:GPU-2,GPU-1", BLIND)
+    assert words(config) == (here(2), "cuda:GPU-2,GPU-1", BLIND)
     config.SYSTEM.NUM_GPUS = 0
-    assert words(config) == ((*HERE, "--num_gpus", "2"), "cpu", BLIND)
+    assert words(config) == (here(2), "cpu", BLIND)
 
 
 def test_more_slots_than_gpus_are_an_error(machine, config, tmp_path, monkeypatch):
@@ -153,21 +158,13 @@ def test_more_slots_than_gpus_are_an_error(machine, config, tmp_path, monkeypatc
 def test_a_slot_of_other_servers_is_a_gpu(machine, config, tmp_path, text):
     """Whatever this machine has, and however many NUM_GPUS takes of one."""
     hostfile(config, tmp_path, text)
-    servers = "--hostfile", str(tmp_path / "hosts"), "--force_multi"
+    servers = "deepspeed.launcher.runner", "--hostfile", str(tmp_path / "hosts"), "--force_multi"
     for asked in (-1, 8):
         config.SYSTEM.NUM_GPUS = asked
         assert place_ranks(config).num_ranks == 8 and expects_gpus(config)
         assert words(config) == (servers, "cuda", ("cuda", None))
     config.SYSTEM.NUM_GPUS = 0
     assert words(config) == (servers, "cpu", BLIND) and not expects_gpus(config)
-
-
-def test_another_programs_hostfile_is_not_read():
-    """DeepSpeed's default would start the ranks on the servers that it names."""
-    from deepspeed.launcher.runner import fetch_hostfile, parse_args
-
-    options = parse_args([*launcher_devices("", 2), "script"])
-    assert fetch_hostfile(options.hostfile) is None and options.num_gpus == 2
 
 
 # --- refused -------------------------------------------------------------------------------------
