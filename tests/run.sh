@@ -15,8 +15,10 @@ if [[ ${1:-} == --chaos ]]; then
     exec $python -m tests.chaos "${@:2}"
 fi
 lane=()
+workers=$((2 * $(nproc)))  # slow tests wait for their children
 if [[ ${1:-} == --fast ]]; then
     lane=(-m "not slow")
+    workers=$(nproc)
     shift
 fi
 # Tests of the report use a browser, and are skipped without one. Only a machine made for tests
@@ -29,5 +31,4 @@ $python -m ruff check .
 $python -m ruff format --check .
 $python -m mypy
 $python -m tests.house
-# Most slow tests wait for children: more workers than cores.
-exec $python -m pytest -n "${PYTEST_WORKERS:-$((2 * $(nproc)))}" --dist worksteal "${lane[@]}" "$@"
+exec $python -m pytest -n "${PYTEST_WORKERS:-$workers}" --dist worksteal "${lane[@]}" "$@"

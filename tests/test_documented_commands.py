@@ -286,6 +286,7 @@ def pages_besides(*names: str):
 
 
 @pages_besides("FORMATS.md")
+@pytest.mark.slow
 def test_the_commands_of_a_page(page, clone, monkeypatch):
     code = shell_code(page)
     commands = recorded(clone, code)
@@ -368,6 +369,7 @@ def test_the_list_of_options(clone, monkeypatch):
     assert set(re.findall(r"--[\w-]+", usage)) - named == {"--help", "--config", "--config_file"}
 
 
+@pytest.mark.slow
 def test_the_programs_that_the_readme_names_explain_themselves(clone):
     text = PAGES[0].read_text(encoding="utf-8").split("see their `--help`")[0]
     named = re.findall(r"`((?:dataset|pretrain|finetune)/\w+\.py)`", text)

@@ -8,7 +8,7 @@ from tests.chaos.campaign import campaign, figures, schedule
 from tests.chaos.faults import KINDS
 from tests.chaos.pipeline_folder import STAGES
 
-NUM_FAULTS = 16
+NUM_FAULTS = 12
 
 
 @pytest.mark.slow
