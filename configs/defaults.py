@@ -161,6 +161,12 @@ DATASET.MAX_SEQ_LENGTH = Key(128, between(8, 65536), identity=True)
 DATASET.MASKING = Key("static", one_of("static", "dynamic"), identity=True)
 # Share of a sample's tokens chosen for prediction.
 DATASET.MASKED_LM_PROB = Key(0.15, inside(0, 1), identity=True)
+# The same share at the end of pretraining: it changes linearly from MASKED_LM_PROB. 0: it does not
+# change. Needs MASKING dynamic, and MAX_PREDICTIONS_PER_SEQ for the larger share. With LR_SCHEDULE
+# step or tokens, the share depends on the number of the sample alone (of tokens, the number of
+# samples is estimated); with time it follows the clock, like the learning rate. The dataset does
+# not depend on this key: held-out samples are masked once, with MASKED_LM_PROB.
+DATASET.MASKED_LM_PROB_END = Key(0.0, between(0, 1), identity=by_plan, flag="masked_lm_prob_end")
 # Largest number of predictions per sample.
 DATASET.MAX_PREDICTIONS_PER_SEQ = Key(20, at_least(1), identity=True)
 # Share of samples truncated to a random shorter length, as in BERT.

@@ -35,6 +35,7 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
         )
     problems += problems_of_pretraining(config)
     problems += problems_of_samples(config.DATASET)
+    problems += _problems_with_masking_rates(config.DATASET)
     problems += problems_with_task_names(config.FINETUNE)
     problems += _contradictions(config, running)
     if "dataset" in running:
@@ -68,6 +69,29 @@ def problems_of_samples(dataset: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"DATASET.RANDOM_TOKEN_SHARE: more than all tokens, got {random} with "
             f"DATASET.MASK_TOKEN_SHARE {mask}, expected a sum of at most 1"
+        )
+
+
+def predictions_needed(rate: float, length: int) -> int:
+    """Returns the most predictions in a sample of `length` tokens, [CLS] and [SEP] included."""
+    return max(1, round(rate * (length - 2)))
+
+
+def _problems_with_masking_rates(dataset: CfgNode) -> Iterator[str]:
+    start, end = dataset.MASKED_LM_PROB, dataset.MASKED_LM_PROB_END
+    if not 0 < end < 1:
+        return
+    if dataset.MASKING != "dynamic":
+        yield (
+            f"DATASET.MASKED_LM_PROB_END: needs masks drawn during training, got {end} with "
+            f"DATASET.MASKING {dataset.MASKING}, expected DATASET.MASKING dynamic, or 0"
+        )
+    name, rate = ("MASKED_LM_PROB", start) if start > end else ("MASKED_LM_PROB_END", end)
+    most, needed = dataset.MAX_PREDICTIONS_PER_SEQ, predictions_needed(rate, dataset.MAX_SEQ_LENGTH)
+    if most < needed:
+        yield (
+            f"DATASET.MAX_PREDICTIONS_PER_SEQ: cuts off {1 - most / needed:.0%} of the predictions "
+            f"of DATASET.{name} {rate}, got {most}, expected at least {needed}"
         )
 
 

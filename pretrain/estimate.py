@@ -83,6 +83,8 @@ def _notes(config: "CfgNode", dataset: Artifact) -> Iterator[str]:
         what = "all mask copies" if results["masking"] == "static" else "the text"
         effort += f", {epochs:.2f} passes over {what}"
     yield effort
+    if end := config.DATASET.MASKED_LM_PROB_END:
+        yield f"share of masked tokens: from {config.DATASET.MASKED_LM_PROB:g} to {end:g}, linearly"
     if config.SYSTEM.NUM_GPUS and not expects_gpus(config) and lacks_driver():
         yield ("on the CPU: the driver of this machine's NVIDIA GPU is not loaded")
     if config.MODEL.TYPE == OWN_TYPE:  # the others can only be counted by building them

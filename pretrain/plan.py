@@ -39,6 +39,8 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
     inputs = identity_inputs(config, "MODEL") | identity_inputs(config, "PRETRAIN")
     if config.PRETRAIN.DEEPSPEED_CONFIG:  # its content counts, not its name
         inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
+    if config.DATASET.MASKED_LM_PROB_END:  # of training alone, and younger than older results
+        inputs["DATASET.MASKED_LM_PROB_END"] = config.DATASET.MASKED_LM_PROB_END
     inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}
     pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs)
     directory = pretrain_dir(Path(config.SYSTEM.OUTPUT_ROOT), dataset.directory.name, pretrain_id)

@@ -78,6 +78,7 @@ class TrainingSettings(_FromArgs):
     train_batch_size: int
     batch_size_ramp_start: int
     batch_size_ramp_steps: int
+    masked_lm_prob_end: float
     # Learning rate
     lr: float
     curve: str

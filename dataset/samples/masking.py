@@ -51,9 +51,9 @@ class MaskedTokens(NamedTuple):
 class Masker:
     """Masks blocks of samples.
 
-    A row with n allowed tokens gets min(P, max(1, round(n * masked_lm_prob))) predictions, or fewer
-    with whole words: up to SKIPPED_WORDS words that do not fit are skipped. If no word fits, the
-    first ones are masked in part.
+    A row with n allowed tokens gets min(P, max(1, round(n * rate))) predictions, or fewer with
+    whole words: up to SKIPPED_WORDS words that do not fit are skipped. If no word fits, the first
+    ones are masked in part.
     """
 
     def __init__(self, masking: Masking):
@@ -67,18 +67,25 @@ class Masker:
         self.continues[list(masking.continuing_ids)] = True
 
     def mask(
-        self, input_ids: "np.ndarray", key: "np.ndarray", first_sample: int = 0
+        self,
+        input_ids: "np.ndarray",
+        key: "np.ndarray",
+        first_sample: int = 0,
+        rates: "float | np.ndarray | None" = None,
     ) -> MaskedTokens:
         """Masks input_ids [N, L]; padding and special tokens are banned ids.
 
-        key: from `masking_key`. first_sample: the number of the first row.
+        key: from `masking_key`. first_sample: the number of the first row. rates: the share to
+        predict of each row's tokens, float64 [N] or one for all; default: masked_lm_prob. Except
+        with whole words, a row's predictions at a lower rate are a subset of those at a higher one.
         """
         import numpy as np
 
         num_samples, length = input_ids.shape
         width = self.masking.max_predictions_per_seq
         draws = random_draws(key, first_sample, num_samples, length + width)
-        positions, chosen = self._choose(input_ids, draws[:, :length])
+        rates = self.masking.masked_lm_prob if rates is None else rates
+        positions, chosen = self._choose(input_ids, draws[:, :length], rates)
         original = np.where(chosen, np.take_along_axis(input_ids, positions, axis=1), 0)
         rows = np.nonzero(chosen)[0]
         masked = input_ids.copy()
@@ -102,7 +109,7 @@ class Masker:
         return result
 
     def _choose(
-        self, input_ids: "np.ndarray", draws: "np.ndarray"
+        self, input_ids: "np.ndarray", draws: "np.ndarray", rates: "float | np.ndarray"
     ) -> tuple["np.ndarray", "np.ndarray"]:
         """Returns ascending positions [N, P] (int64), and a mask [N, P] of the predictions."""
         import numpy as np
@@ -111,7 +118,7 @@ class Masker:
         most = self.masking.max_predictions_per_seq
         candidates = self.allowed[input_ids]
         available = candidates.sum(axis=1)
-        wanted = np.rint(available * self.masking.masked_lm_prob).astype(np.int64)
+        wanted = np.rint(available * rates).astype(np.int64)
         wanted = np.minimum(np.maximum(wanted, 1), np.minimum(available, most))
         width = min(most, length)
         positions = np.full((num_samples, most), length)

@@ -156,6 +156,8 @@ def _recipe(training: TrainingSettings) -> Iterable[str]:
     """Yields the flags of the recipe: of the length, the curve and the optimizer."""
     yield from ("lr_schedule", BUDGETS[training.lr_schedule])
     yield from RECIPE
+    if training.masked_lm_prob_end:
+        yield "masked_lm_prob_end"
     yield from OF_CURVE.get(training.curve, ("lr_end_ratio",))
     yield from OF_OPTIMIZER.get(training.optimizer_type, ())
     if training.optimizer_type in ADAMS:

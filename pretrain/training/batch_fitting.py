@@ -18,6 +18,7 @@ from pretrain.engine.deepspeed_config import zero_stage
 from pretrain.engine.distributed import from_first_rank, rank, sum_numbers, world_size
 from pretrain.engine.engine import compute_dtype, largest_micro_batch
 from pretrain.model.model import build_model
+from pretrain.optimization.masking_rate import MaskingRate
 from pretrain.settings import Settings
 from pretrain.training.data_loader import SampleOrder, Shard, ShardReader, collate
 from pretrain.training.metrics_file import Log
@@ -30,12 +31,18 @@ REPEATS = 3
 
 
 def fit_micro_batches(
-    asked: Settings, precision: str, device: torch.device, shards: Sequence[Shard], log: Log
+    asked: Settings,
+    precision: str,
+    device: torch.device,
+    shards: Sequence[Shard],
+    log: Log,
+    masking_rate: MaskingRate | None = None,
 ) -> tuple[int, int]:
     """Returns the micro batches of training and validation. Every rank must call it.
 
     asked: settings as the flags give them. precision: fp16, bf16 or fp32. That of training divides
-    each rank's share of the batch. Raises ValueError if the ranks cannot share the batch evenly.
+    each rank's share of the batch. masking_rate: if it changes over the run. Raises ValueError if
+    the ranks cannot share the batch evenly.
     """
     engine, output_dir, ranks = asked.engine, Path(asked.training.output_dir), world_size()
     size = engine.train_micro_batch_size_per_gpu or (ON_CPU if device.type == "cpu" else 0)
@@ -64,7 +71,9 @@ def fit_micro_batches(
         share = largest_micro_batch(batch, batch, ranks, name)
         source = f"as {output_dir / memory_limits.FILE} says"
         if not limit:
-            limit, why = _on_all_ranks(*find_by_trial(asked, precision, device, shards, share))
+            rate = masking_rate.largest if masking_rate else 0.0
+            found = find_by_trial(asked, precision, device, shards, share, rate)
+            limit, why = _on_all_ranks(*found)
             source = f"found by trial: {why}"
         fitted = largest_micro_batch(batch, limit, ranks, name)
         message = f"micro batch {fitted}, {source}"
@@ -156,11 +165,16 @@ class GpuMemory:
 
 
 def find_by_trial(
-    settings: Settings, precision: str, device: torch.device, shards: Sequence[Shard], share: int
+    settings: Settings,
+    precision: str,
+    device: torch.device,
+    shards: Sequence[Shard],
+    share: int,
+    rate: float = 0.0,
 ) -> tuple[int, str]:
     """Returns `largest_useful` of the powers of two up to `share` on this rank's GPU.
 
-    Restores torch's random state.
+    rate: of masking, the largest of the run; 0: the dataset's. Restores torch's random state.
     """
     memory = GpuMemory(device)
     sizes = [1 << n for n in range(min(share, MOST_TRIED).bit_length())]
@@ -168,7 +182,8 @@ def find_by_trial(
         free = memory.free()
         seed = settings.training.seed
         order = SampleOrder([shard.num_samples for shard in shards], seed)
-        rows = ShardReader(shards, seed).rows(order.slices(0, sizes[-1]))
+        rates = (lambda numbers: rate) if rate else None
+        rows = ShardReader(shards, seed, rates).rows(order.slices(0, sizes[-1]))
         trial = _Trial(settings, precision, rows, memory)
         state = state_bytes(trial.num_parameters, trial.stage, world_size())
         found = largest_useful(sizes, trial.measure, MEMORY_SHARE * free - state)

@@ -9,7 +9,7 @@ Samples stored without masks are masked by their number, differently in each epo
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,11 +32,14 @@ from pipeline.errors import StageError
 from pipeline.store.artifacts import MANIFEST
 from pipeline.store.record_files import read_record
 from pretrain.optimization.batch_sizes import BatchSizes
+from pretrain.optimization.masking_rate import MaskingRate
 from pretrain.training.micro_batch import MicroBatch, collate
 
 STEPS_AHEAD = 3
 TOKEN_ARRAYS = {"input_ids", "masked_lm_ids"}
 MOST_COUNTED = 2_000_000  # predictions, for token frequencies
+
+Rates = Callable[[np.ndarray], float | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,12 @@ class SampleOrder:
 class ShardReader:
     """Reads rows of shards, and masks those stored without masks. seed: of the masks.
 
-    Keeps the most recent shard in memory.
+    rates: returns the masking rates of sample numbers [N]; default: the dataset's. Keeps the most
+    recent shard in memory.
     """
 
-    def __init__(self, shards: Sequence[Shard], seed: int):
-        self.shards = shards
+    def __init__(self, shards: Sequence[Shard], seed: int, rates: Rates | None = None):
+        self.shards, self.rates = shards, rates
         self.held: tuple[int, dict[str, np.ndarray]] | None = None
         self.masker: Masker | None = None
         self.key = masking_key(seed)
@@ -204,7 +208,9 @@ class ShardReader:
             return rows
         if self.masker is None:
             self.masker = Masker(read_masking(self.shards[piece.shard].path.parent))
-        return rows | self.masker.mask(rows["input_ids"], self.key, piece.start)._asdict()
+        numbers = piece.start + np.arange(len(piece.rows))
+        rates = self.rates(numbers) if self.rates else None
+        return rows | self.masker.mask(rows["input_ids"], self.key, piece.start, rates)._asdict()
 
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         if self.held is None or self.held[0] != number:
@@ -230,7 +236,7 @@ class PretrainDatasetProvider(AbstractContextManager):
     """Training batches of one rank, read ahead by a thread; use it in a `with` block.
 
     batch_sizes: samples per step over all ranks. micro_batch: samples per forward pass, a divisor
-    of each rank's share of every batch.
+    of each rank's share of every batch. masking_rate: if it changes over the run.
     """
 
     def __init__(
@@ -241,6 +247,7 @@ class PretrainDatasetProvider(AbstractContextManager):
         micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
+        masking_rate: MaskingRate | None = None,
     ):
         self.order = SampleOrder([shard.num_samples for shard in shards], seed)
         if self.order.num_samples == 0:
@@ -248,6 +255,7 @@ class PretrainDatasetProvider(AbstractContextManager):
         self.shards = shards
         self.batch_sizes, self.micro_batch = batch_sizes, micro_batch
         self.rank, self.world_size = rank, world_size
+        self.masking_rate, self._progress = masking_rate, 0.0
         self.seconds_waited = 0.0  # for batches
         self.num_pairs = 0  # of tokens that attend to each other, in all batches so far
         self._ahead: Generator[list[MicroBatch], None, None] | None = None
@@ -261,8 +269,12 @@ class PretrainDatasetProvider(AbstractContextManager):
         """Returns the first step of a shard visit."""
         return self.batch_sizes.first_step_at(self.order.first_sample(visit))
 
-    def batch(self, step: int) -> list[MicroBatch]:
-        """Returns this rank's micro batches of a step. Consecutive steps are read ahead."""
+    def batch(self, step: int, progress: float = 0.0) -> list[MicroBatch]:
+        """Returns this rank's micro batches of a step. Consecutive steps are read ahead.
+
+        progress: of the run, for a masking rate that follows it, in batches read from now on.
+        """
+        self._progress = progress
         if self._ahead is None or step != self._next_step:
             self.close()
             self._ahead = _read_ahead(self._batches(step))
@@ -274,7 +286,9 @@ class PretrainDatasetProvider(AbstractContextManager):
         return batch
 
     def _batches(self, step: int) -> Iterator[list[MicroBatch]]:
-        reader = ShardReader(self.shards, self.order.seed)
+        rate = self.masking_rate
+        rates = (lambda numbers: rate.at(numbers, self._progress)) if rate else None
+        reader = ShardReader(self.shards, self.order.seed, rates)
         while True:
             share = self.batch_sizes.size(step) // self.world_size
             start = self.batch_sizes.samples_before(step) + self.rank * share
@@ -285,6 +299,10 @@ class PretrainDatasetProvider(AbstractContextManager):
             ]
             yield [batch.pinned() for batch in batches] if torch.cuda.is_available() else batches
             step += 1
+
+    def rate_numbers(self, sample: int, progress: float) -> dict[str, float]:
+        """Returns a changing masking rate for a line of metrics, else nothing."""
+        return self.masking_rate.numbers(sample, progress) if self.masking_rate else {}
 
     def close(self) -> None:
         if self._ahead:

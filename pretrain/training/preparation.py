@@ -23,6 +23,7 @@ from pretrain.model.model_card import write_model_card
 from pretrain.model.vocabulary import Vocabulary, find_tokenizer, read_vocabulary
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.lr_curves import LearningRateSchedule, curve_shape
+from pretrain.optimization.masking_rate import MaskingRate, rate_of_run
 from pretrain.optimization.optimizers import build_optimizer
 from pretrain.settings import ModelSettings, Settings
 from pretrain.training.batch_fitting import fit_micro_batches
@@ -65,10 +66,10 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     vocabulary = read_vocabulary(from_first_rank(find_tokenizer(*paths) if rank() == 0 else None))
     check_ids(shards[0], vocabulary.size)
     set_tf32(args.allow_tf32)
-    settings = _complete_settings(args, vocabulary, shards, device, log)
+    settings, rate = _complete_settings(args, vocabulary, shards, device, log)
     if args.tokenizer_name and Path(args.dataset_path) in vocabulary.directory.parents:
         log.say(f"the dataset's own tokenizer is used: {vocabulary.directory}")
-    provider, held_out = _batches(Path(args.dataset_path), shards, settings)
+    provider, held_out = _batches(Path(args.dataset_path), shards, settings, rate)
     engine = _build_engine(settings, provider, device, log)
     training = settings.training
     schedule = LearningRateSchedule(
@@ -79,17 +80,20 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
 
 def _complete_settings(
     args: Namespace, vocabulary: Vocabulary, shards: list[Shard], device: torch.device, log: Log
-) -> Settings:
-    """Completes the settings from the dataset and the machine."""
+) -> tuple[Settings, MaskingRate | None]:
+    """Completes the settings from the dataset and the machine; returns the masking rate too."""
     asked = Settings.from_args(
         args,
         vocab_size=vocabulary.size,
         special_ids=vocabulary.special_ids,
         max_seq_length=sequence_length(shards[0].path),
     )
+    rate = rate_of_run(asked.training, [shard.path for shard in shards])
     model_type, stage = asked.model.model_type, asked.engine.zero_stage
     precision = resolve_precision(asked.engine.precision, device, model_type, stage)
-    micro_batch, validation_micro_batch = fit_micro_batches(asked, precision, device, shards, log)
+    micro_batch, validation_micro_batch = fit_micro_batches(
+        asked, precision, device, shards, log, rate
+    )
     engine = replace(
         asked.engine,
         precision=precision,
@@ -97,18 +101,20 @@ def _complete_settings(
         train_micro_batch_size_per_gpu=micro_batch,
         validation_micro_batch=validation_micro_batch,
     )
-    return replace(asked, engine=engine)
+    return replace(asked, engine=engine), rate
 
 
 def _batches(
-    dataset_path: Path, shards: list[Shard], settings: Settings
+    dataset_path: Path, shards: list[Shard], settings: Settings, rate: MaskingRate | None
 ) -> tuple[PretrainDatasetProvider, list[MicroBatch]]:
     """Returns the training batches and the held-out batches of this rank."""
     training, engine = settings.training, settings.engine
     ramp = training.batch_size_ramp_start, training.batch_size_ramp_steps
     sizes = BatchSizes(training.train_batch_size, *ramp)
     micro_batch, ranks = engine.train_micro_batch_size_per_gpu, (rank(), world_size())
-    provider = PretrainDatasetProvider(shards, training.seed, sizes, micro_batch, *ranks)
+    provider = PretrainDatasetProvider(
+        shards, training.seed, sizes, micro_batch, *ranks, masking_rate=rate
+    )
     if not training.do_validation:
         return provider, []
     held_out = list_shards(dataset_path, "test")

@@ -167,7 +167,7 @@ class TrainingRun:
         torch.manual_seed(step_seed(self.training.seed, self.budget.step, distributed.rank()))
         result = take_step(
             self.engine,
-            self.provider.batch(self.budget.step),
+            self.provider.batch(self.budget.step, self.budget.progress),
             self.settings.engine.train_micro_batch_size_per_gpu,
             is_line_due(self.training, self.budget.step + 1),
             interrupts.check,
@@ -293,8 +293,7 @@ class TrainingRun:
             if skipped:
                 self.log.say(f"step {budget.step}: the last {skipped} steps were skipped in fp16")
             return
-        loss = self.window.mean()
-        speed = self.throughput.line(self._work_done())
+        loss, speed = self.window.mean(), self.throughput.line(self._work_done())
         self.log.write(
             {
                 "kind": "train",
@@ -307,6 +306,7 @@ class TrainingRun:
                 "loss_scale": loss_scale(self.engine),
                 "grad_norm": self.grad_norm,
                 "elapsed_seconds": round(budget.elapsed, 2),
+                **self.provider.rate_numbers(self.num_samples, budget.progress),
                 **speed,
             }
         )

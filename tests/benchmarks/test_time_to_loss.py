@@ -14,9 +14,16 @@ from benchmarks.contest import Standing, Training, hold_contest
 from benchmarks.contest_results import Recipe, mean_curve, record, result_table, time_of
 from benchmarks.harness import PROJECT
 from benchmarks.sizes import Size
-from benchmarks.time_to_loss import held_out_texts, load_recipe, parse_arguments, parse_contestant
+from benchmarks.time_to_loss import (
+    HELD_OUT_KEYS,
+    held_out_texts,
+    load_recipe,
+    parse_arguments,
+    parse_contestant,
+)
 
 PAPER = "configs/recipes/paper.yaml"
+FAST = "configs/recipes/fast.yaml"
 REPORT = Standing(10, 400, 2e15, 60.0, 7.0, 0.1, False)
 
 
@@ -88,6 +95,17 @@ def test_size_sets_the_feed_forward_width_and_the_own_change_wins():
         for word in (PAPER, f"{PAPER}:{gate}", f"{PAPER}:{gate},MODEL.INTERMEDIATE_SIZE=640")
     ]
     assert widths == [1024, 688, 640]
+
+
+def test_all_are_measured_with_the_same_masks():
+    falling = "DATASET.MASKED_LM_PROB_END=0.15"
+    args = parse_arguments(
+        [FAST, f"{FAST}:{falling}", "--text", "builtin:python-docs", "--work_dir", "w"]
+    )
+    constant, changed = (load_recipe(recipe, args) for recipe in args.contestants)
+    assert (constant.DATASET.MASKED_LM_PROB_END, changed.DATASET.MASKED_LM_PROB_END) == (0, 0.15)
+    held_out = [load_recipe(recipe, args, HELD_OUT_KEYS).DATASET for recipe in args.contestants]
+    assert held_out[0] == held_out[1] and held_out[0].MASKED_LM_PROB == 0.15
 
 
 def test_the_own_change_wins_over_what_is_set_for_all():

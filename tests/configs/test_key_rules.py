@@ -129,6 +129,27 @@ def test_each_mistake_is_named(problems, text, expected):
     assert expected in "\n".join(problems(text, stages=None))
 
 
+DYNAMIC = "DATASET: {MASKING: dynamic, MASKED_LM_PROB: 0.3, MASKED_LM_PROB_END: 0.15}"
+ROOM = "DATASET.MAX_PREDICTIONS_PER_SEQ"
+
+
+def test_a_masking_rate_that_changes_needs_dynamic_masks_and_room(load, problems):
+    [static] = problems("", "DATASET.MASKED_LM_PROB_END", "0.1")
+    assert static.startswith("DATASET.MASKED_LM_PROB_END: needs masks drawn during training, got")
+    assert static.endswith("with DATASET.MASKING static, expected DATASET.MASKING dynamic, or 0")
+    [start] = problems(DYNAMIC, ROOM, "37")
+    assert start == (
+        f"{ROOM}: cuts off 3% of the predictions of DATASET.MASKED_LM_PROB 0.3, got 37, expected "
+        "at least 38"
+    )
+    [end] = problems(DYNAMIC, ROOM, "38", "DATASET.MASKED_LM_PROB_END", "0.4")
+    assert "25% of" not in end and "24% of the predictions of DATASET.MASKED_LM_PROB_END 0.4" in end
+    load(DYNAMIC, ROOM, "38")  # round(0.3 * 126)
+    load("", ROOM, "10")  # a constant rate is cut, and the plan says so
+    [value] = problems(DYNAMIC, "DATASET.MASKED_LM_PROB_END", "1", ROOM, "38")
+    assert "MASKED_LM_PROB_END: value out of range, got 1.0" in value
+
+
 def test_another_model_than_the_pretrained_one_is_refused(load, problems):
     text = OFF + "FINETUNE: {MODEL_NAME_OR_PATH: bert-base-uncased}\n"
     [problem] = problems(text, stages=None)

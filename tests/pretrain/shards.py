@@ -6,6 +6,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from dataset.samples.hdf5_files import write_masking
+from dataset.samples.masking import Masking
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LENGTH, PREDICTIONS = 16, 3
 
@@ -30,6 +33,20 @@ def write_dataset(
         folder / "test_00000.hdf5", _samples(generator, num_test, vocab_size, length, padding)
     )
     _write_tokenizer(folder / "tokenizer", vocab_size)
+    return folder
+
+
+def write_unmasked(folder: Path) -> Path:
+    """The same for dynamic masking: rows of 16 tokens, and 0.4 of them to be masked."""
+    write_dataset(folder, copies=1, padding=False)
+    for path in folder.glob("train_*.hdf5"):
+        with h5py.File(path, "a") as file:
+            rows = np.arange(len(file["input_ids"]))[:, None]
+            ids, positions = file["input_ids"][:], file["masked_lm_positions"][:]
+            ids[rows, positions] = np.where(positions, file["masked_lm_ids"][:], ids[:, :1])
+            file["input_ids"][:] = ids
+            del file["masked_lm_positions"], file["masked_lm_ids"]
+    write_masking(folder, Masking(4, 61, [0, 1, 2, 3, 4], [], 0.4, 6, 0.8, 0.1))
     return folder
 
 

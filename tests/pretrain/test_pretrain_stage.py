@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, StageError
 from pretrain.checks import check_machine
 from pretrain.engine.checkpoints import list_checkpoints
 from pretrain.engine.placement import place_ranks
-from pretrain.estimate import precision_in_words
+from pretrain.estimate import estimate, precision_in_words
 from pretrain.flags import parse_flags
 from pretrain.launch import (
     launch_command,
@@ -24,6 +24,7 @@ from pretrain.launch import (
     launcher_words,
     training_flags,
 )
+from pretrain.plan import plan
 from pretrain.stage import pretrain
 from tests.damage import flip_byte
 from tests.plans import pretrain_artifact
@@ -152,6 +153,19 @@ def test_a_run_of_before_there_were_windows_is_the_same_run(config):
     with_windows = pretrain_artifact(config).fingerprint
     config.MODEL.GLOBAL_ATTENTION_EVERY += 1
     assert len({artifact.fingerprint, with_windows, pretrain_artifact(config).fingerprint}) == 3
+
+
+def test_a_masking_rate_at_the_end_belongs_to_the_run_and_not_to_the_dataset(config):
+    config.DATASET.MASKING = "dynamic"
+    before = plan(config)
+    assert "DATASET.MASKED_LM_PROB_END" not in before.artifact.inputs
+    config.DATASET.MASKED_LM_PROB_END = 0.1
+    after = plan(config)
+    assert after.upstream.artifact.fingerprint == before.upstream.artifact.fingerprint
+    assert after.upstream.artifact.directory == before.upstream.artifact.directory
+    assert after.artifact.fingerprint != before.artifact.fingerprint
+    assert after.artifact.inputs["DATASET.MASKED_LM_PROB_END"] == 0.1
+    assert "share of masked tokens: from 0.15 to 0.1, linearly" in estimate(config, after).notes
 
 
 def test_where_a_validation_may_stop_the_run_it_counts(config):

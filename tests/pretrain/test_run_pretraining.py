@@ -30,7 +30,7 @@ from pretrain.training.metrics_file import MetricsLog, parse_warning, start_tens
 from pretrain.training.preparation import check_device
 from tests.forked import start, start_ranks
 from tests.pretrain.engine.test_checkpoints import NO_ROOM, flip_byte
-from tests.pretrain.shards import write_dataset
+from tests.pretrain.shards import write_dataset, write_unmasked
 
 pytestmark = pytest.mark.slow
 
@@ -343,6 +343,29 @@ def test_a_checkpoint_of_another_model_is_refused_with_a_sentence(dataset, tmp_p
             _here(device, *_flags(dataset, tmp_path, "--max_steps=2", other))
     with pytest.raises(ValueError, match="--optimizer_type was adamw, and is sgd now"):
         _here(device, *_flags(dataset, tmp_path, "--max_steps=2", "--optimizer_type=sgd"))
+
+
+@pytest.mark.parametrize(
+    "length", [("--max_steps=40",), ("--lr_schedule=tokens", "--max_tokens=3000")]
+)
+def test_a_falling_masking_rate_survives_a_kill(tmp_path, device, length):
+    dataset = write_unmasked(tmp_path / "dataset")
+    flags = (*length, "--masked_lm_prob_end=0.1", "--train_micro_batch_size_per_gpu=4")
+    _here(device, *_flags(dataset, tmp_path / "whole", *flags))
+    killed = _flags(dataset, tmp_path / "killed", *flags)
+    child = _start(*killed)
+    _wait_for_step(child, 14)
+    child.kill()
+    child.wait()
+    assert list_checkpoints(tmp_path / "killed" / "checkpoints")
+    _here(device, *killed)
+    _assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    total = 40 if "--max_steps=40" in length else 3000 / 16 / 8  # steps of 8 rows of 16 tokens
+    trained = [line for line in _metrics(tmp_path / "whole") if line["kind"] == "train"]
+    assert len(trained) > 2
+    for line in trained:
+        rate = 0.4 - 0.3 * min(1, line["step"] / total)
+        assert line["masked_lm_prob"] == pytest.approx(rate, abs=1e-6)
 
 
 def test_no_steps_export_the_initial_model(dataset, tmp_path, device):

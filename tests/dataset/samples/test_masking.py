@@ -130,6 +130,26 @@ def test_a_sample_is_masked_by_its_number_alone(masking, first, begin, end):
     assert all((a[begin:end] == b).all() for a, b in zip(whole, part, strict=True))
 
 
+@pytest.mark.parametrize("masking", [MASKING, WHOLE_WORDS], ids=["tokens", "words"])
+def test_a_rate_for_each_row_is_that_rows_constant_rate(masking):
+    ids, wide = rows(40), replace(masking, max_predictions_per_seq=60)
+    rates = np.linspace(0.4, 0.05, len(ids))
+    mixed = Masker(wide).mask(ids, KEY, 7, rates)
+    for row, rate in enumerate(rates.tolist()):
+        constant = Masker(replace(wide, masked_lm_prob=rate)).mask(ids[row : row + 1], KEY, 7 + row)
+        assert all((a[row] == b[0]).all() for a, b in zip(mixed, constant, strict=True))
+    own = Masker(wide).mask(ids, KEY, 7, np.full(len(ids), wide.masked_lm_prob))
+    unset = Masker(wide).mask(ids, KEY, 7)
+    assert all((a == b).all() for a, b in zip(own, unset, strict=True))
+
+
+def test_lower_rates_predict_a_subset():
+    ids, masker = rows(50), Masker(replace(MASKING, max_predictions_per_seq=60))
+    low, high = (masker.mask(ids, KEY, rates=rate).masked_lm_positions for rate in (0.1, 0.4))
+    for few, many in zip(low, high, strict=True):
+        assert set(few[few > 0].tolist()) <= set(many[many > 0].tolist())
+
+
 def test_keys_and_numbers_give_other_masks():
     ids = rows(50)
     masker = Masker(MASKING)

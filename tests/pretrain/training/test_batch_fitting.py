@@ -4,6 +4,7 @@ import itertools
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from pretrain.training.batch_fitting import (
 )
 from pretrain.training.data_loader import list_shards
 from tests.pipeline.runtime.test_oom import fail_to_allocate
-from tests.pretrain.shards import write_dataset
+from tests.pretrain.shards import write_dataset, write_unmasked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,10 +159,27 @@ def test_a_number_is_taken_without_a_trial(tmp_path, monkeypatch):
     )
 
 
+def test_a_trial_takes_the_larger_masking_rate(trial, tmp_path, monkeypatch):
+    find, _ = trial
+    asked = settings(tmp_path / "out", "--zero_stage=0")
+    shards = list_shards(write_unmasked(tmp_path / "unmasked"), "train")
+    collated = []
+    collate = batch_fitting.collate
+    monkeypatch.setattr(
+        batch_fitting, "collate", lambda rows: collated.append(rows) or collate(rows)
+    )
+    find(room=8_500)
+    for rate, predictions in ((0.2, 3), (0.4, 6)):  # of 14 tokens
+        collated.clear()
+        find_by_trial(asked, "fp32", CPU, shards, 4, rate)
+        assert {*np.count_nonzero(collated[-1]["masked_lm_positions"], axis=1)} == {predictions}
+
+
 def test_a_gpu_is_tried_once_and_then_remembered(tmp_path, monkeypatch):
     shares = []
 
-    def tried(asked, precision, device, shards, share):
+    def tried(asked, precision, device, shards, share, rate):
+        assert rate == 0.0  # the dataset's, which is constant
         shares.append((precision, share))
         return 128, "256 samples are no faster"
 

@@ -13,7 +13,9 @@ from dataset.samples.masking import Masking
 from pipeline.errors import StageError
 from pipeline.store.atomic_files import write_json
 from pretrain.optimization.batch_sizes import BatchSizes
+from pretrain.optimization.masking_rate import MaskingRate
 from pretrain.training.data_loader import (
+    STEPS_AHEAD,
     PretrainDatasetProvider,
     SampleOrder,
     Shard,
@@ -265,6 +267,76 @@ def test_any_number_of_ranks_masks_in_the_same_way(unmasked):
             assert torch.equal(together, expected[step])
         for provider in ranks:
             provider.close()
+
+
+# From 15 to 4 of a row's 30 tokens over 48 samples, four times all rows.
+FALLING = MaskingRate(0.5, 0.125, 48)
+RAMP = BatchSizes(8, start=4, ramp_steps=4)  # 4, 4, 4, 4, 8, 8, 8, 8
+
+
+@pytest.fixture(scope="module")
+def roomy(unmasked, tmp_path_factory):
+    """The same rows, with room for more predictions."""
+    folder = shutil.copytree(unmasked, tmp_path_factory.mktemp("roomy") / "data")
+    write_masking(folder, Masking(4, 61, [0, 1, 2, 3, 4], [], 0.5, 15, 0.8, 0.1))
+    return folder
+
+
+def _steps(folder, steps, rank=0, world_size=1, micro_batch=1, rate=FALLING):
+    """(masked tokens, predictions) of each sample in these steps."""
+    shards = list_shards(folder, "train")
+    with PretrainDatasetProvider(
+        shards, 42, RAMP, micro_batch, rank, world_size, masking_rate=rate
+    ) as provider:
+        batches = [provider.batch(step) for step in steps]
+    samples = []
+    for batch in (batch for step in batches for batch in step):
+        rows = batch.prediction_index // 32
+        for row, ids in enumerate(batch.input_ids.tolist()):
+            samples.append((ids, batch.labels[rows == row].tolist()))
+    return samples
+
+
+def test_a_falling_rate_follows_the_number_of_the_sample(roomy):
+    counts = [len(labels) for _, labels in _steps(roomy, range(8))]
+    assert counts == [round(30 * (0.5 - 0.375 * n / 48)) for n in range(48)]
+    beyond = [len(labels) for _, labels in _steps(roomy, [9])]
+    assert beyond == [round(30 * 0.125)] * 8
+
+
+def test_a_falling_rate_is_the_same_for_any_ranks_and_after_a_restart(roomy):
+    expected = _steps(roomy, range(8))
+    assert _steps(roomy, range(8), micro_batch=4) == expected
+    for world_size, micro_batch in ((2, 1), (4, 1), (2, 2)):
+        ranks = [
+            [_steps(roomy, [step], rank, world_size, micro_batch) for rank in range(world_size)]
+            for step in range(8)
+        ]
+        assert [sample for step in ranks for rank in step for sample in rank] == expected
+    for step in (0, 3, 4, 7):  # the first 4 steps have 4 samples, the others 8
+        assert _steps(roomy, range(step, 8)) == expected[RAMP.samples_before(step) :]
+
+
+def test_a_rate_that_ends_where_it_began_is_a_constant_one(roomy):
+    constant = _steps(roomy, range(6), rate=None)
+    assert _steps(roomy, range(6), rate=MaskingRate(0.5, 0.5, 48)) == constant
+
+
+def test_in_hours_the_rate_is_that_of_the_progress_when_a_batch_is_read(roomy):
+    rate = MaskingRate(0.5, 0.1)
+    shards = list_shards(roomy, "train")
+    with PretrainDatasetProvider(shards, 42, BatchSizes(4), 4, masking_rate=rate) as provider:
+        counts = []
+        for progress in (0.25, 0.5):  # the second is not the next step, and is read again
+            (batch,) = provider.batch(int(40 * progress), progress)
+            counts.append(len(batch.labels) / 4)
+        for step in range(21, 21 + STEPS_AHEAD):
+            provider.batch(step, 1.0)
+        (last,) = provider.batch(21 + STEPS_AHEAD, 1.0)
+        assert provider.rate_numbers(10**9, 0.25) == {"masked_lm_prob": 0.4}
+    assert counts == [12, 9] and len(last.labels) / 4 == 3
+    with PretrainDatasetProvider(shards, 42, BatchSizes(4), 4) as plain:
+        assert plain.rate_numbers(3, 0.25) == {}
 
 
 def test_predictions_are_counted(dataset):
