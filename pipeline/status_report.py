@@ -18,7 +18,12 @@ from pipeline.store.ownership import is_owned, owner
 
 # A run writes its heartbeat every ten seconds, except in long steps.
 SILENT_SECONDS = 300.0
-WORDS = {"new": "not begun", "unfinished": "interrupted", "changed": "changed"}
+WORDS = {
+    "new": "not begun",
+    "unfinished": "interrupted",
+    "changed": "changed",
+    "lengthened": "not lengthened yet",
+}
 
 
 def report_status(config: CfgNode, stages: Collection[str] = STAGE_NAMES) -> None:
