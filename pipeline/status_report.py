@@ -22,7 +22,7 @@ WORDS = {
     "new": "not begun",
     "unfinished": "interrupted",
     "changed": "changed",
-    "lengthened": "not lengthened yet",
+    "lengthened": "to be lengthened",
 }
 
 
@@ -67,7 +67,8 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         yield from artifact.headline
         return
     else:
-        yield f"{WORDS[status.state]}, {status.reason.removeprefix('was interrupted, ')}"
+        reason = status.reason.removeprefix("was interrupted, ").removeprefix("lengthened, ")
+        yield f"{WORDS[status.state]}, {reason}"
         if status.state != "unfinished":
             return
         yield from _end(beat)

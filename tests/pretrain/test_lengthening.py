@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.errors import ConfigError, StageError
+from pipeline.status_report import report_status
 from pretrain.checkpoint_folders import STABLE, TENSORS
 from pretrain.lengthening import begin_lengthening, schedule_of
 from tests.damage import flip_byte
@@ -66,6 +67,14 @@ def test_a_finished_run_is_lengthened_and_its_model_kept(config):
     assert (directory / "models_at" / "20steps" / "config.json").exists()
     begin(config)  # again, after a kill
     assert (directory / "models_at" / "20steps" / "config.json").exists()
+
+
+def test_the_status_of_a_run_to_lengthen(config, capsys):
+    make_run(config, 20, finish=False)
+    change(config, NUM_STEPS=40)
+    report_status(config, ["pretrain"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("pretrain: to be lengthened, goes on from step 20 (PRETRAIN.NUM_STEPS")
 
 
 def test_a_kill_before_the_old_manifest_is_gone_changes_nothing(config):
