@@ -25,7 +25,7 @@ class RunSchedule:
     """Everything in a run that depends on the share of it that has passed.
 
     unit: step | time | tokens. length: in steps, hours or tokens, the unit of all positions. peak:
-    learning rate.
+    learning rate. masked_lm_prob_end: final masking rate, 0 if it does not change.
     """
 
     unit: str
@@ -33,11 +33,18 @@ class RunSchedule:
     curve: str
     shape: CurveShape
     peak: float
+    masked_lm_prob_end: float = 0.0
 
     @classmethod
     def of(cls, settings: TrainingSettings) -> "RunSchedule":
-        shape, length = curve_shape(settings), length_of(settings)
-        return cls(settings.lr_schedule, length, settings.curve, shape, settings.lr)
+        return cls(
+            settings.lr_schedule,
+            length_of(settings),
+            settings.curve,
+            curve_shape(settings),
+            settings.lr,
+            settings.masked_lm_prob_end,
+        )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "RunSchedule":
@@ -63,7 +70,8 @@ class RunSchedule:
     def values(self, position: float) -> dict[str, float]:
         """Returns the values of a step that begins at a position, by their names in messages.
 
-        Every value that changes over the run belongs here, a masking rate too.
+        Every value that changes over the run belongs here. A masking rate does, too, but also
+        depends on the dataset: `disagreement` looks at its parameters.
         """
         multiplier = lr_multiplier(self.curve, self.progress(position), self.shape)
         return {"learning rate": self.peak * multiplier}
@@ -86,6 +94,13 @@ def disagreement(done: RunSchedule, wanted: RunSchedule, last_begin: float) -> s
         return f"its length was {done.length_in_words}, and is {wanted.length_in_words} now"
     if last_begin >= wanted.length:
         return f"it has trained for longer than {wanted.length_in_words}"
+    if (done.masked_lm_prob_end or wanted.masked_lm_prob_end) and (
+        (done.masked_lm_prob_end, done.length) != (wanted.masked_lm_prob_end, wanted.length)
+    ):
+        return (
+            "the share of masked tokens changes over the run, and would have been another one in a "
+            f"run of {wanted.length_in_words}"
+        )
     found = (
         (abs(ours - theirs), position, name, ours, theirs)
         for position in _compared(done.unit, last_begin)

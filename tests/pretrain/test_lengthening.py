@@ -134,6 +134,13 @@ def test_other_curves_are_refused_with_what_would_differ(config, curve):
     assert (directory / "model" / "config.json").exists()
 
 
+def test_a_masking_rate_that_falls_is_refused(config):
+    config.DATASET.update({"MASKING": "dynamic", "MASKED_LM_PROB_END": 0.1})
+    make_run(config, 20)
+    change(config, NUM_STEPS=40)
+    assert "the share of masked tokens changes over the run" in refusal(config)
+
+
 def test_the_share_that_keeps_the_warmup_is_told(config):
     change(config, WARMUP_PROPORTION=0.5)
     make_run(config, 20)

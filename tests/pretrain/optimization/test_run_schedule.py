@@ -88,6 +88,16 @@ def test_other_units_and_shorter_runs():
     assert disagreement(schedule(20), schedule(15), 15) == "it has trained for longer than 15 steps"
 
 
+def test_a_masking_rate_that_changes_over_the_run_depends_on_its_length():
+    done, wanted = (replace(schedule(n), masked_lm_prob_end=0.15) for n in (20, 40))
+    for other in (wanted, schedule(40), schedule(20)):
+        assert "share of masked tokens" in disagreement(done, other, 3)
+        assert "share of masked tokens" in disagreement(other, done, 3)
+    # Another curve of the same length leaves it alone.
+    decaying = replace(done, curve="wsd")
+    assert not disagreement(done, decaying, 15) and "rate" in disagreement(done, decaying, 19)
+
+
 def test_nothing_done_yet_suits_any_run():
     assert not disagreement(schedule(0), schedule(40, "linear", warmup=0.1), NEVER_BEGUN)
 
