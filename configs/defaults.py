@@ -267,7 +267,8 @@ MODEL.LAYER_NORM_EPS = Key(1e-12, above(0), identity=True)
 PRETRAIN = SimpleNamespace()
 # Run this stage. If False, its existing results are used.
 PRETRAIN.ENABLED = Key(True, identity=False, flag="")
-# Name of the pretraining run and of its folder. Empty: derived from the settings.
+# Name of the pretraining run and of its folder. Empty: derived from the settings. A run with a name
+# can be lengthened, see docs/RECIPES.md.
 PRETRAIN.ID = Key("", FILE_NAME, identity=False, flag="")
 # Unit of the length of the run and of the learning rate schedule: step (NUM_STEPS) | time
 # (TOTAL_TRAINING_TIME) | tokens (NUM_TOKENS).
@@ -376,7 +377,8 @@ PRETRAIN.CHECKPOINT_MINUTES = Key(30.0, at_least(0), identity=False)
 # Visits of a shard between two checkpoints. 0: other keys decide.
 PRETRAIN.NUM_EPOCHS_BETWEEN_CHECKPOINTS = Key(0, at_least(0), identity=False)
 # Number of checkpoints to keep; older ones are deleted. If the disk is full, the oldest are deleted
-# earlier, down to one that is intact.
+# earlier, down to one that is intact. wsd and wsd_linear keep one more, from before their decay:
+# longer runs go on from it.
 PRETRAIN.KEEP_CHECKPOINTS = Key(2, at_least(1), identity=False)
 # Hours of training after which the current model is exported too, to models_at/.
 PRETRAIN.FINETUNE_TIME_MARKERS = Key([], each(above(0)), identity=False, element=24.0)

@@ -18,7 +18,12 @@ from pipeline.store.ownership import is_owned, owner
 
 # A run writes its heartbeat every ten seconds, except in long steps.
 SILENT_SECONDS = 300.0
-WORDS = {"new": "not begun", "unfinished": "interrupted", "changed": "changed"}
+WORDS = {
+    "new": "not begun",
+    "unfinished": "interrupted",
+    "changed": "changed",
+    "lengthened": "to be lengthened",
+}
 
 
 def report_status(config: CfgNode, stages: Collection[str] = STAGE_NAMES) -> None:
@@ -62,7 +67,8 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         yield from artifact.headline
         return
     else:
-        yield f"{WORDS[status.state]}, {status.reason.removeprefix('was interrupted, ')}"
+        reason = status.reason.removeprefix("was interrupted, ").removeprefix("lengthened, ")
+        yield f"{WORDS[status.state]}, {reason}"
         if status.state != "unfinished":
             return
         yield from _end(beat)

@@ -8,8 +8,10 @@ from pipeline.stage_plan import Estimate
 from pipeline.store.artifacts import Artifact
 from pipeline.store.disk import DiskNeed
 from pretrain.engine.placement import expects_gpus
+from pretrain.lengthening import lengthening_hints, schedule_of
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.optimization.batch_sizes import BatchSizes
+from pretrain.optimization.lr_curves import CURVES_WITH_STABLE_PHASE
 from pretrain.plan import PretrainPlan, length_of_run
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ def estimate(config: "CfgNode", plan: PretrainPlan) -> Estimate:
     """Returns the length of the run, the size of the model and the disk space."""
     dataset = plan.upstream.artifact
     return Estimate(
-        notes=tuple(_notes(config, dataset)), disk=(_disk_need(config, dataset, plan.artifact),)
+        notes=tuple(_notes(config, dataset, plan.artifact)),
+        disk=(_disk_need(config, dataset, plan.artifact),),
     )
 
 
@@ -61,14 +64,18 @@ def _disk_need(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> Disk
     if settings.LR_SCHEDULE == "step" and settings.CHECKPOINT_STEPS:
         made = settings.NUM_STEPS // settings.CHECKPOINT_STEPS + 1
         num_checkpoints = min(num_checkpoints, made)
+    num_checkpoints += settings.LR_CURVE in CURVES_WITH_STABLE_PHASE
     num_bytes = num_checkpoints * model * (1 + STATE_SIZES.get(settings.OPTIMIZER, 2))
     num_bytes += model * (1 + len(settings.FINETUNE_TIME_MARKERS))
     what = "checkpoints and models of pretraining"
     return DiskNeed(artifact.directory, num_bytes, what, "PRETRAIN.KEEP_CHECKPOINTS")
 
 
-def _notes(config: "CfgNode", dataset: Artifact) -> Iterator[str]:
-    """Yields the number of steps, of epochs (of a finished dataset), and the model's size."""
+def _notes(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> Iterator[str]:
+    """Yields the number of steps, of epochs (of a finished dataset), and the model's size.
+
+    artifact: of the run.
+    """
     # Without torch: the run may belong to another machine.
     on_gpus = expects_gpus(config)
     precision = precision_in_words(config, on_gpus)
@@ -85,6 +92,7 @@ def _notes(config: "CfgNode", dataset: Artifact) -> Iterator[str]:
     yield effort
     if end := config.DATASET.MASKED_LM_PROB_END:
         yield f"share of masked tokens: from {config.DATASET.MASKED_LM_PROB:g} to {end:g}, linearly"
+    yield from lengthening_hints(artifact, schedule_of(config))
     if config.SYSTEM.NUM_GPUS and not expects_gpus(config) and lacks_driver():
         yield ("on the CPU: the driver of this machine's NVIDIA GPU is not loaded")
     if config.MODEL.TYPE == OWN_TYPE:  # the others can only be counted by building them

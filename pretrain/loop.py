@@ -44,7 +44,8 @@ def train(
 
     Returns (eval_loss, stuck_steps): the last validation loss, nan without one, and the number of
     consecutive stuck steps at the end (see LossWindow). Raises FloatingPointError if the loss is
-    not finite or diverges, or if too many steps are stuck; Interrupted, with a checkpoint saved,
+    not finite or diverges, or if too many steps are stuck; OtherSchedule, before the first step, if
+    all checkpoints are of runs with other rates; Interrupted, with a checkpoint saved,
     after SIGTERM or SIGINT; OutOfMemory if a micro batch does not fit, with a checkpoint saved if
     there is a single rank.
     """

@@ -15,14 +15,14 @@ from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
 from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
+from pretrain.lengthening import LENGTH_KEYS, lengthening_in, schedule_of
+from pretrain.optimization.budget import amount_in_words
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 2
 CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
-# The key for the length of a run, by LR_SCHEDULE; the others have no effect.
-BUDGETS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
         user_named="PRETRAIN.ID" if config.PRETRAIN.ID else "",
         made_from="dataset",
         files_in=lambda results: _files_of_model(directory),
+        lengthening=lengthening_in(directory, schedule_of(config), inputs),
     )
     return PretrainPlan(artifact, upstream)
 
@@ -75,9 +76,7 @@ def _generated_id(config: "CfgNode", inputs: dict[str, Any]) -> str:
 
 def length_of_run(pretrain: "CfgNode") -> str:
     """Returns `23000 steps`, `24 h` or `1000000 tokens`."""
-    amount = pretrain[BUDGETS[pretrain.LR_SCHEDULE]]
-    unit = {"step": "steps", "time": "h", "tokens": "tokens"}[pretrain.LR_SCHEDULE]
-    return f"{amount:g} {unit}" if unit == "h" else f"{amount} {unit}"
+    return amount_in_words(pretrain.LR_SCHEDULE, pretrain[LENGTH_KEYS[pretrain.LR_SCHEDULE]])
 
 
 def last_checkpoint(artifact: Artifact) -> Iterator[str]:

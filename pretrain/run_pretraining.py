@@ -136,9 +136,10 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
 
     interrupts, watch and alive are those of `train`. A signal that comes before there is anything
     to save ends this process at once, even in a collective. Raises InputError if the flags do not
-    make a run, and the exceptions of `train`.
+    make a run, or not the one that output_dir holds, and the exceptions of `train`.
     """
     from pipeline.errors import StageError
+    from pretrain.checkpoint_folders import OtherSchedule
     from pretrain.engine.interrupts import caught
     from pretrain.loop import train
     from pretrain.training.preparation import check_device, prepare, write_model
@@ -154,20 +155,23 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
         write_model(prepared, dataset_path, log, folder)
 
     with prepared.provider, nullcontext(interrupts) if interrupts else caught() as noted:
-        train(
-            prepared.settings,
-            0,
-            engine,
-            engine.optimizer,
-            prepared.schedule,
-            prepared.provider,
-            prepared.held_out,
-            log,
-            export,
-            noted,
-            watch,
-            alive,
-        )
+        try:
+            train(
+                prepared.settings,
+                0,
+                engine,
+                engine.optimizer,
+                prepared.schedule,
+                prepared.provider,
+                prepared.held_out,
+                log,
+                export,
+                noted,
+                watch,
+                alive,
+            )
+        except OtherSchedule as error:
+            raise InputError(str(error)) from error
         write_model(prepared, dataset_path, log, Path(args.output_dir) / "model", is_last=True)
 
 

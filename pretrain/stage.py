@@ -10,6 +10,7 @@ from pipeline.runtime.processes import run_logged
 from pipeline.store.artifacts import Artifact
 from pipeline.store.paths import CHECKPOINTS, METRICS, MODEL, log_path
 from pipeline.store.record_files import delete_tree
+from pretrain.checkpoint_folders import newest_intact_checkpoint
 from pretrain.engine.placement import Placement, place_ranks
 from pretrain.engine.ports import free_port
 from pretrain.engine.time_limits import SILENT_WHILE_ENDING
@@ -23,6 +24,7 @@ from pretrain.launch import (
     local_ranks,
     training_flags,
 )
+from pretrain.lengthening import begin_lengthening, schedule_of
 from pretrain.optimization.budget import progress_unit
 from pretrain.plan import PretrainPlan, plan
 from pretrain.training.metrics_file import parse_progress, parse_warning, read_metrics
@@ -52,6 +54,7 @@ def run(config: "CfgNode", plan: PretrainPlan) -> None:
     with stage_console("pretrain", log) as console:
         _check_dataset(dataset)
         _check_checkpoints(artifact, console)
+        begin_lengthening(artifact, schedule_of(config), console.say)
         artifact.begin()
         delete_tree(artifact.directory / MODEL)  # an old one would be taken for the new one
         console.show_life(artifact.directory)
@@ -81,8 +84,6 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
     damage = artifact.damage() if artifact.status().state == "unfinished" else ""
     if not damage:
         return
-    from pretrain.engine.checkpoints import newest_intact_checkpoint  # imports torch
-
     if not newest_intact_checkpoint(artifact.directory / CHECKPOINTS, console.say):
         raise StageError(
             f"{artifact.directory}: {damage}, and no checkpoint is left to make it again from; "

@@ -8,7 +8,6 @@ A stage takes a folder only if it is new, empty or has a record of the same stag
 folders with such a record: the users' own files are safe.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from pipeline.console import print_line
 from pipeline.errors import ConfigError, StageError
 from pipeline.store import ownership
 from pipeline.store.atomic_files import write_sealed
+from pipeline.store.changes import describe_changes
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
 from pipeline.store.paths import NAMED
 from pipeline.store.record_files import (
@@ -37,48 +37,29 @@ from pipeline.store.record_files import (
     read_sealed,
 )
 
-MAX_CHANGES_SHOWN = 5
 GENERATED_NAME = re.compile(r"(.+)-[0-9a-f]{8,}")
-
-
-# --- identity --------------------------------------------------------------------------------
-
-
-def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Returns a line like `MODEL.NUM_HIDDEN_LAYERS 24 -> 12, dataset changed`.
-
-    Shows no digests, and of many changes the first few, beginning with keys that both have.
-    """
-    changes = []
-    for key in sorted(old.keys() | new.keys(), key=lambda key: (key not in old.keys() & new, key)):
-        before, after = old.get(key, "unset"), new.get(key, "unset")
-        if before == after:
-            continue
-        if key.isupper() or "." in key:
-            changes.append(f"{key} {_brief(before)} -> {_brief(after)}")
-        else:
-            changes.append(f"{key.replace('_', ' ')} changed")
-    if len(changes) > MAX_CHANGES_SHOWN:
-        hidden = len(changes) - MAX_CHANGES_SHOWN
-        changes = [*changes[:MAX_CHANGES_SHOWN], f"and {hidden} more changes"]
-    return ", ".join(changes)
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)
 class Status:
-    """state: done | new | unfinished | changed. reason: for the reader of the console."""
+    """state: done | new | unfinished | changed | lengthened. reason: for the reader of the console.
+    remedy: of a changed one, the way to keep what is there."""
 
     state: str
     reason: str
+    remedy: str = ""
 
     @property
     def done(self) -> bool:
         return self.state == "done"
+
+
+@dataclass(frozen=True)
+class Lengthening:
+    """How a longer run goes on from the results of a shorter one, or else why it cannot."""
+
+    note: str = ""
+    refusal: str = ""
 
 
 def no_files(results: Mapping[str, Any]) -> Iterable[str]:
@@ -97,7 +78,8 @@ class Artifact:
     share it, or the generated name. scratch: names in the folders that are useless once the inputs
     change. files_in: returns, for the results, the paths from `directory` of the files and whole
     folders under checksum. replaces: key of an input -> a warning of what is overwritten if it
-    changes.
+    changes. lengthening: returns, for other inputs of what is there, how this run goes on from it;
+    None if it is no shorter run of the same inputs.
     """
 
     stage: str
@@ -109,6 +91,9 @@ class Artifact:
     scratch: tuple[str, ...] = field(default=(), compare=False)
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
     replaces: Mapping[str, str] = field(default_factory=dict, compare=False)
+    lengthening: Callable[[Mapping[str, Any]], Lengthening | None] = field(
+        default=lambda before: None, compare=False
+    )
 
     @property
     def fingerprint(self) -> str:
@@ -142,14 +127,21 @@ class Artifact:
         if started is None:
             return Status("new", self._reason_for_new())
         if started.get("fingerprint") != self.fingerprint:
-            before = started.get("inputs", {})
-            changes = describe_changes(before, self.inputs)
-            return Status("changed", "; ".join([changes, *self._lost(before if finished else {})]))
+            return self._status_of_changes(started.get("inputs", {}), finished is not None)
         if damage := self.damage():
             return Status("unfinished", f"{damage} and is made again")
         if not finished:
             return Status("unfinished", "was interrupted, goes on where it was")
         return Status("done", "up to date")
+
+    def _status_of_changes(self, before: Mapping[str, Any], is_finished: bool) -> Status:
+        """Compares with what is there, made from the inputs `before`."""
+        changes = describe_changes(before, self.inputs)
+        found = self.lengthening(before) or Lengthening()
+        if found.note:
+            return Status("lengthened", f"lengthened, {found.note} ({changes})")
+        lost = self._lost(before if is_finished else {})
+        return Status("changed", "; ".join([changes, *lost]), found.refusal)
 
     def _lost(self, before: Mapping[str, Any]) -> Iterable[str]:
         """Returns warnings of overwritten results, given the inputs of the finished stage."""
@@ -222,10 +214,10 @@ class Artifact:
             return
         problems = [problem for folder in self.folders if (problem := self._problem_with(folder))]
         if self.user_named and status.state == "changed" and not self.is_only_begun:
+            remedy = status.remedy or f"choose another {self.user_named}"
             problems = problems or [
                 f"{self.user_named}: {self.directory} was made with other settings "
-                f"({status.reason}); choose another {self.user_named}, or redo it there "
-                f"with --force {self.stage}"
+                f"({status.reason}); {remedy}, or redo it there with --force {self.stage}"
             ]
         if problems:
             raise ConfigError(problems)
@@ -289,7 +281,8 @@ class Artifact:
     # --- begin and end ---
 
     def begin(self) -> None:
-        """Claims the folders, keeping the files of an unfinished run with the same inputs.
+        """Claims the folders, keeping the files of an unfinished run with the same inputs, or of
+        one to lengthen.
 
         Raises ConfigError, as `check_owner` does.
         """
@@ -300,7 +293,7 @@ class Artifact:
                 delete_unfinished(folder)
             else:  # a kill during the very first write leaves no record
                 delete_unfinished_file(folder / STARTED)
-        if self.status().state == "changed":
+        if self.status().state in ("changed", "lengthened"):
             if self.is_only_begun:  # an attempt with other inputs that made no file
                 for folder in self.folders:
                     for name in self.scratch:

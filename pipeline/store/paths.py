@@ -4,6 +4,7 @@ from pathlib import Path
 
 MODEL = "model"  # folder of an exported or finetuned model
 CHECKPOINTS = "checkpoints"
+MODELS_AT = "models_at"  # models exported before the end, and of runs since lengthened
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 REPORT_JSON = "report.json"

@@ -3,6 +3,7 @@
 `checkpoints/step_0000500/` holds `state.safetensors`, the whole tensors of
 pretrain.engine.zero_state, and `checkpoint.json`, the sealed record of its size and digest, the
 numbers of the engine and the state of the run. Any number of ranks can resume from it.
+pretrain.checkpoint_folders finds and checks them.
 """
 
 import os
@@ -20,20 +21,23 @@ from pipeline.store.atomic_files import flush_to_disk, write_sealed
 from pipeline.store.checksums import file_digest
 from pipeline.store.disk import is_full
 from pipeline.store.record_files import delete_tree, read_sealed
+from pretrain.checkpoint_folders import (
+    RECORD,
+    STABLE,
+    TENSORS,
+    OtherSchedule,
+    checkpoint_dir,
+    checkpoint_to_resume,
+    damage,
+    list_checkpoints,
+    newest_first,
+    newest_intact_checkpoint,
+    step_of,
+)
 from pretrain.engine.distributed import barrier, from_first_rank, rank
 from pretrain.engine.time_limits import BETWEEN_SAVING_MESSAGES
 from pretrain.engine.zero_state import gather_state, restore_state
-
-TENSORS, RECORD = "state.safetensors", "checkpoint.json"
-
-
-def checkpoint_dir(directory: Path, step: int) -> Path:
-    return directory / f"step_{step:07d}"
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Returns the checkpoints, oldest first; ignores copies such as `step_0000500_good`."""
-    return sorted(path for path in directory.glob("step_*") if path.name[5:].isdecimal())
+from pretrain.optimization.run_schedule import RunSchedule
 
 
 class CheckpointWriter:
@@ -41,7 +45,8 @@ class CheckpointWriter:
 
     Rank 0 copies the state, and a thread writes it during training; if memory is short, training
     waits. `saved_step`: step of the newest complete checkpoint, as far as rank 0 knows.
-    `good_step`: step of a checkpoint proved good by later losses, and kept at any age.
+    `good_step`: step of a checkpoint proved good by later losses, and kept at any age. A stable
+    checkpoint is kept, too, until the next one.
 
     On a full disk, deletes the oldest checkpoints. If there is still no room, calls `warn`, and
     training continues without the checkpoint: the disk may have room for the next one.
@@ -59,10 +64,11 @@ class CheckpointWriter:
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: futures.Future | None = None
 
-    def save(self, engine, step: int, state: dict[str, Any]) -> None:
+    def save(self, engine, step: int, state: dict[str, Any], is_stable: bool = False) -> None:
         """Saves the engine and `state` (JSON-able). Every rank must call it.
 
-        Raises the error of the previous checkpoint, if any, except for a full disk.
+        is_stable: keeps it as the stable one. Raises the error of the previous checkpoint, if any,
+        except for a full disk.
         """
         self.wait()
         tensors, numbers = gather_state(engine)
@@ -70,7 +76,7 @@ class CheckpointWriter:
             self.saved_step = step
             return
         record = {"step": step, "numbers": numbers, "state": state}
-        self._pending = self._thread.submit(self._write_or_warn, tensors, record)
+        self._pending = self._thread.submit(self._write_or_warn, tensors, record, is_stable)
         num_bytes = sum(tensor.nbytes for tensor in tensors.values())
         if psutil.virtual_memory().available < num_bytes:  # less than the copy has taken
             self.wait()
@@ -99,11 +105,13 @@ class CheckpointWriter:
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 
-    def _write_or_warn(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+    def _write_or_warn(
+        self, tensors: dict[str, Any], record: dict[str, Any], is_stable: bool
+    ) -> None:
         path = checkpoint_dir(self.directory, record["step"])
         try:
             write_with_room(
-                lambda: self._write(tensors, record),
+                lambda: self._write(tensors, record, is_stable),
                 *(path.name, self.directory, self.good_step, self.warn),
             )
             self.saved_step = record["step"]
@@ -117,7 +125,9 @@ class CheckpointWriter:
                 f"the newest checkpoint is {kept}"
             )
 
-    def _write(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+    def _write(
+        self, tensors: dict[str, Any], record: dict[str, Any], is_stable: bool = False
+    ) -> None:
         path = checkpoint_dir(self.directory, record["step"])
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
@@ -140,7 +150,36 @@ class CheckpointWriter:
             shutil.rmtree(path, ignore_errors=True)  # a damaged one, skipped at the start
             os.replace(aside, path)
             flush_to_disk(self.directory)
+        if is_stable:
+            self._keep_stable(path)
         self._prune(path)
+
+    def _keep_stable(self, path: Path) -> None:
+        """Copies a complete checkpoint, by links where the file system has them."""
+        aside = self.directory / ".aside"
+        aside.mkdir()
+        for name in (TENSORS, RECORD):
+            try:
+                os.link(path / name, aside / name)
+            except OSError as error:
+                if is_full(error):
+                    raise
+                shutil.copyfile(path / name, aside / name)
+                flush_to_disk(aside / name)
+        flush_to_disk(aside)
+        # After a kill between the two lines, the run resumes from `path` and copies it again.
+        shutil.rmtree(self.directory / STABLE, ignore_errors=True)
+        os.replace(aside, self.directory / STABLE)
+        flush_to_disk(self.directory)
+
+    def last_good(self) -> str:
+        """Returns a line on the last checkpoint proved good by later losses, if any."""
+        if self.good_step < 0:
+            return "there is no good checkpoint"
+        path = checkpoint_dir(self.directory, self.good_step)
+        newer = [p.name for p in newest_first(self.directory) if step_of(p) > self.good_step]
+        advice = f"; to resume from it, delete {', '.join(newer)}" if newer else ""
+        return f"the last good checkpoint is {path}{advice}"
 
     def _prune(self, newest: Path) -> None:
         """Deletes old checkpoints, and newer ones: those were damaged and skipped."""
@@ -179,39 +218,23 @@ def write_with_room(
         delete_tree(oldest)
 
 
-def damage(path: Path) -> str:
-    """Returns a description of a checkpoint's damage, or an empty string."""
-    record, file = read_sealed(path / RECORD), path / TENSORS
-    needed = {"step", "numbers", "state", "bytes", "digest"}
-    if not record or not needed <= record.keys():
-        return f"no readable {RECORD}"
-    if not file.is_file():
-        return f"{TENSORS} is missing"
-    if file.stat().st_size != record["bytes"]:
-        return f"{TENSORS} has {file.stat().st_size} bytes, expected {record['bytes']}"
-    return "" if file_digest(file) == record["digest"] else f"{TENSORS}: wrong digest"
-
-
-def newest_intact_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
-    """Returns the newest checkpoint without damage, or None; reports each damaged one."""
-    for path in reversed(list_checkpoints(directory)):
-        problem = damage(path)
-        if not problem:
-            return path
-        say(f"{path.name} is damaged ({problem}) and is skipped")
-    return None
-
-
 def load_newest_checkpoint(
-    engine, directory: Path, optimizer_type: str, say: Callable[[str], None]
+    engine,
+    directory: Path,
+    optimizer_type: str,
+    schedule: RunSchedule,
+    say: Callable[[str], None],
 ) -> dict[str, Any] | None:
     """Restores the engine and returns the saved state of the run, None without a checkpoint.
 
-    Every rank must call it. Raises ValueError naming the checkpoint if it is of another model or
-    optimizer.
+    Takes the newest checkpoint of a run of this schedule; see `checkpoint_to_resume`. Every rank
+    must call it. Raises OtherSchedule, or ValueError naming the checkpoint if it is of another
+    model or optimizer.
     """
-    found = newest_intact_checkpoint(directory, say) if rank() == 0 else None
-    path = from_first_rank(found)
+    found = _choose(directory, schedule, say) if rank() == 0 else None
+    path, refusal = from_first_rank(found)
+    if refusal:
+        raise OtherSchedule(refusal)
     if path is None:
         return None
     record = read_sealed(path / RECORD)
@@ -225,3 +248,17 @@ def load_newest_checkpoint(
         raise ValueError(f"{path}: {error}") from error
     barrier()
     return record["state"]
+
+
+def _choose(
+    directory: Path, schedule: RunSchedule, say: Callable[[str], None]
+) -> tuple[Path | None, str]:
+    """Returns the checkpoint, if any, and the reason to refuse all of them, if any."""
+    try:
+        return checkpoint_to_resume(directory, schedule, say), ""
+    except OtherSchedule as error:
+        return None, (
+            f"no checkpoint in {directory} is one of this run: {error}. Give it another "
+            "--output_dir, where --start_from begins with these weights, or the former length and "
+            "curve"
+        )

@@ -4,6 +4,24 @@ import time
 
 from pretrain.settings import TrainingSettings
 
+UNITS = {"step": "steps", "time": "h", "tokens": "tokens"}
+
+
+def length_of(settings: TrainingSettings) -> float:
+    """Returns the length of a run in steps, hours or tokens."""
+    return {
+        "step": settings.max_steps,
+        "time": settings.total_training_time,
+        "tokens": settings.max_tokens,
+    }[settings.lr_schedule]
+
+
+def amount_in_words(lr_schedule: str, amount: float) -> str:
+    """Returns `23000 steps`, `24 h` or `1000000 tokens`."""
+    is_count = lr_schedule != "time" and amount == int(amount)
+    number = str(int(amount)) if is_count else f"{amount:g}"
+    return f"{number} {UNITS[lr_schedule]}"
+
 
 def progress_unit(
     lr_schedule: str, max_steps: int, hours: float, max_tokens: int
@@ -31,6 +49,11 @@ class Budget:
         self.step, self.num_tokens, self.elapsed = step, num_tokens, elapsed
         self.stopped_early = stopped_early
         self._start = time.monotonic() - elapsed
+
+    def state(self) -> dict[str, float]:
+        """Returns the counts for a checkpoint."""
+        counts = {"step": self.step, "num_tokens": self.num_tokens, "elapsed": self.elapsed}
+        return counts | {"stopped_early": self.stopped_early}
 
     def clock(self) -> float:
         """Returns the seconds of training until now, by this process's clock."""
@@ -63,9 +86,5 @@ class Budget:
     @property
     def position(self) -> tuple[float, float]:
         """(done, total) in the unit of the schedule: steps, hours or tokens."""
-        settings = self.settings
-        return {
-            "step": (self.step, settings.max_steps),
-            "time": (self.hours, settings.total_training_time),
-            "tokens": (self.num_tokens, settings.max_tokens),
-        }[settings.lr_schedule]
+        done = {"step": self.step, "time": self.hours, "tokens": self.num_tokens}
+        return done[self.settings.lr_schedule], length_of(self.settings)

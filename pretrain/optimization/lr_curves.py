@@ -142,6 +142,13 @@ CURVES: dict[str, Callable[[float, CurveShape], float]] = {
     "wsd_linear": wsd_linear,
 }
 
+CURVES_WITH_STABLE_PHASE = ("wsd", "wsd_linear")
+
+
+def is_decaying(curve: str, progress: float, shape: CurveShape) -> bool:
+    """True in the final decay of a curve with a stable phase, False for all other curves."""
+    return curve in CURVES_WITH_STABLE_PHASE and _cooled(min(progress, 1.0), shape) > 0.0
+
 
 def lr_multiplier(curve: str, progress: float, shape: CurveShape) -> float:
     """Returns the multiplier of a linear warmup from 0 to 1, followed by the curve.

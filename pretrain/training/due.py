@@ -1,5 +1,6 @@
 """When a run writes a line of metrics, validates, saves a checkpoint or stops early."""
 
+from pretrain.optimization.run_schedule import RunSchedule
 from pretrain.settings import TrainingSettings
 
 
@@ -20,6 +21,11 @@ def is_checkpoint_due(settings: TrainingSettings, step: int, seconds: float, vis
         or 0 < settings.checkpoint_minutes <= seconds / 60
         or (epochs > 0 and _passes_multiple(visits, epochs))
     )
+
+
+def is_stable_due(schedule: RunSchedule, last_begin: float, position: float) -> bool:
+    """True if the next step, which begins at this position, is the first of the decay."""
+    return schedule.is_decaying(position) and not schedule.is_decaying(last_begin)
 
 
 def is_validation_due(

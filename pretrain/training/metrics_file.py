@@ -46,6 +46,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return None
 
 
+def train_line_in_words(line: dict[str, Any]) -> str:
+    """Returns the main numbers of a line of kind train."""
+    return (
+        f"step {line['step']}: loss {line['loss']:.4f}, lr {line['lr']:.3g}, "
+        f"{line['samples_per_second']:.1f} samples/s, {line['tokens_per_second']:,.0f} "
+        f"tokens/s, {100 * line['peak_share']:.0f} % of the matmul peak"
+    )
+
+
 class ProgressLines:
     """Prints progress for the stage, in the format of `parse_progress`."""
 

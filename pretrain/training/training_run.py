@@ -10,24 +10,23 @@ from typing import Any
 import torch
 
 from pipeline.store.disk import is_full
-from pipeline.store.paths import CHECKPOINTS
+from pipeline.store.paths import CHECKPOINTS, MODELS_AT
 from pretrain.engine import checkpoints, distributed
 from pretrain.engine.engine import loss_scale, scales_loss
 from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.engine.memory_limits import OutOfMemory, within_memory
 from pretrain.optimization.budget import Budget
 from pretrain.optimization.lr_curves import LearningRateSchedule
+from pretrain.optimization.run_schedule import NEVER_BEGUN, RunSchedule, changes_in_words
 from pretrain.settings import Settings
+from pretrain.training import due
 from pretrain.training.data_loader import PretrainDatasetProvider
-from pretrain.training.due import is_checkpoint_due, is_hopeless, is_line_due, is_validation_due
 from pretrain.training.losses import LossWindow
-from pretrain.training.metrics_file import Log
+from pretrain.training.metrics_file import Log, train_line_in_words
 from pretrain.training.micro_batch import MicroBatch
 from pretrain.training.step import step_seed, take_step
 from pretrain.training.throughput import Throughput, Work
 from pretrain.training.validation import validate
-
-MODELS_AT = "models_at"
 
 
 class TrainingRun:
@@ -51,7 +50,8 @@ class TrainingRun:
             self.directory, training.keep_checkpoints, log.warn, log.say
         )
         distributed.finish_before_ending(self.writer.settle)
-        self.budget = Budget(training)
+        self.budget, self.run_schedule = Budget(training), RunSchedule.of(training)
+        self.last_begin = NEVER_BEGUN  # position at the begin of the last step, see RunSchedule
         self.window = LossWindow(
             training.divergence_limit, training.scale_cnt_limit, scales_loss(engine)
         )
@@ -74,7 +74,8 @@ class TrainingRun:
         """Resumes from the newest checkpoint, truncates the metrics to it, and starts the clock."""
         self.throughput.measure_peak()
         state = checkpoints.load_newest_checkpoint(
-            self.engine, self.directory, self.training.optimizer_type, self.log.say
+            *(self.engine, self.directory, self.training.optimizer_type, self.run_schedule),
+            self.log.say,
         )
         if state is None:
             self.budget.restore(self.provider.first_step_of(index), 0, 0.0, False)
@@ -85,15 +86,19 @@ class TrainingRun:
 
     def _restore_state(self, state: dict[str, Any]) -> None:
         self.eval_loss = state["eval_loss"]
-        still_hopeless = state["stopped_early"] and is_hopeless(
+        still_hopeless = state["stopped_early"] and due.is_hopeless(
             self.training, self.eval_loss, state["elapsed"]
         )
         self.budget.restore(state["step"], state["num_tokens"], state["elapsed"], still_hopeless)
         self.window.restore(state["window"], state["scale_counter"])
-        self.validation_due, self.closed = state["validation_due"], state["closed"]
+        self.validation_due = state["validation_due"]
+        self.closed = state["closed"] and self.budget.finished  # else lengthened since
+        self.last_begin = state.get("last_begin", self.budget.position[0])  # not in old ones
         self.exported_until = state["exported_until"]
         self.writer.saved_step, self.saved_at = state["step"], state["elapsed"]
         self.log.say(f"resuming from the checkpoint of step {state['step']}")
+        for line in changes_in_words(state.get("schedule"), self.run_schedule):
+            self.log.say(line)
         if still_hopeless:
             self.log.say("the run was stopped early there, and remains stopped")
         if state["samples"] != self.num_samples:
@@ -102,27 +107,25 @@ class TrainingRun:
                 f"with number {self.num_samples}"
             )
 
-    def _save(self) -> None:
+    def _save(self, is_stable: bool = False) -> None:
         self.writer.wait()  # the losses prove the previous checkpoint good
         self._collect_losses()
         self.log.flush()
-        budget = self.budget
         state = {
-            "step": budget.step,
+            **self.budget.state(),
             "samples": self.num_samples,
-            "num_tokens": budget.num_tokens,
-            "elapsed": budget.elapsed,
             "optimizer_type": self.training.optimizer_type,
             "validation_due": self.validation_due,
             "closed": self.closed,
             "exported_until": self.exported_until,
-            "stopped_early": budget.stopped_early,
             "window": self.window.state(),
             "eval_loss": self.eval_loss,
             "scale_counter": self.window.stuck_steps,
+            "schedule": self.run_schedule.record(),
+            "last_begin": self.last_begin,
         }
-        self.writer.save(self.engine, budget.step, state)
-        self.saved_at = budget.elapsed
+        self.writer.save(self.engine, self.budget.step, state, is_stable)
+        self.saved_at = self.budget.elapsed
 
     @property
     def num_samples(self) -> int:
@@ -130,11 +133,8 @@ class TrainingRun:
 
     def _work_done(self) -> Work:
         return Work(
-            self.num_samples,
-            self.budget.num_tokens,
-            self.num_predictions,
-            self.provider.seconds_waited,
-            self.provider.num_pairs,
+            *(self.num_samples, self.budget.num_tokens, self.num_predictions),
+            *(self.provider.seconds_waited, self.provider.num_pairs),
         )
 
     # --- the loop ----------------------------------------------------------------------------
@@ -145,6 +145,7 @@ class TrainingRun:
         if self.validation_due:  # an interrupt prevented it
             self._validate(interrupts)
         while not self.budget.finished:
+            self._keep_stable_if_due()
             self.lr = self.schedule.set_progress(self.budget.progress)
             try:
                 self._train_step(interrupts)
@@ -169,13 +170,14 @@ class TrainingRun:
             self.engine,
             self.provider.batch(self.budget.step, self.budget.progress),
             self.settings.engine.train_micro_batch_size_per_gpu,
-            is_line_due(self.training, self.budget.step + 1),
+            due.is_line_due(self.training, self.budget.step + 1),
             interrupts.check,
             self._show_life,
         )
         self.window.add(result.loss, result.update)
         self.grad_norm = result.update.grad_norm
         self.num_predictions += result.num_predictions
+        self.last_begin = self.budget.position[0]
         self.budget.count_step(result.num_tokens, self._clock())
 
     def _after_step(self, interrupts: Interrupts) -> None:
@@ -185,13 +187,13 @@ class TrainingRun:
         """
         budget, last = self.budget, self.budget.finished
         self.writer.check()
-        if last or is_line_due(self.training, budget.step):
+        if last or due.is_line_due(self.training, budget.step):
             self._write_metrics()
         visits = range(
             self.provider.num_visits(max(0, budget.step - 1)), self.provider.num_visits(budget.step)
         )
         if self.training.do_validation and self.validated_step != budget.step:
-            self.validation_due = last or is_validation_due(
+            self.validation_due = last or due.is_validation_due(
                 self.training, budget.step, budget.progress, visits
             )
         if not last:
@@ -202,14 +204,17 @@ class TrainingRun:
         self._export_at_markers()
         self.closed = last
         unsaved = budget.elapsed - self.saved_at  # by rank 0's clock, on all ranks
-        if last or is_checkpoint_due(self.training, budget.step, unsaved, visits):
+        if last or due.is_checkpoint_due(self.training, budget.step, unsaved, visits):
             slow = True
             self._save()
         if slow:
-            # Not training: left out of the rates, but not of the run's time.
-            self.throughput.skip(time.perf_counter() - begin)
-            budget.elapsed = self._clock()
+            self._end_pause(begin)
         self._show_life(last)
+
+    def _end_pause(self, begin: float) -> None:
+        """Leaves the time since `begin` out of the rates, but not out of the run's time."""
+        self.throughput.skip(time.perf_counter() - begin)
+        self.budget.elapsed = self._clock()
 
     def _show_life(self, last: bool = False) -> None:
         """Reports progress after each bit of work. last: no more follows."""
@@ -229,6 +234,16 @@ class TrainingRun:
         """Returns rank 0's clock on all ranks."""
         mine = self.budget.clock() if distributed.rank() == 0 else 0.0
         return distributed.sum_numbers(mine)[0]
+
+    def _keep_stable_if_due(self) -> None:
+        """Saves a checkpoint before the first step of a decay: a longer run resumes from it."""
+        position = self.budget.position[0]
+        if not due.is_stable_due(self.run_schedule, self.last_begin, position):
+            return
+        begin = time.perf_counter()
+        self.log.say(f"step {self.budget.step}: the decay begins; this checkpoint is kept")
+        self._save(is_stable=True)
+        self._end_pause(begin)
 
     def _save_and_leave(self, why: str) -> None:
         self.writer.wait()
@@ -272,19 +287,11 @@ class TrainingRun:
             self.window.collect(self.budget.step)
         except FloatingPointError as error:
             self.writer.close()
-            raise FloatingPointError(f"{error}; {self._last_good()}") from None
+            raise FloatingPointError(f"{error}; {self.writer.last_good()}") from None
         # A step's loss is that of the weights before it: a later one proves a checkpoint good.
         saved_step = self.writer.saved_step
         if saved_step < self.window.measured_step and self.window.is_sound:
             self.writer.good_step = saved_step
-
-    def _last_good(self) -> str:
-        if self.writer.good_step < 0:
-            return "there is no good checkpoint"
-        path = checkpoints.checkpoint_dir(self.directory, self.writer.good_step)
-        newer = [p.name for p in checkpoints.list_checkpoints(self.directory) if p.name > path.name]
-        advice = f"; to resume from it, delete {', '.join(newer)}" if newer else ""
-        return f"the last good checkpoint is {path}{advice}"
 
     def _write_metrics(self) -> None:
         self._collect_losses()
@@ -293,28 +300,22 @@ class TrainingRun:
             if skipped:
                 self.log.say(f"step {budget.step}: the last {skipped} steps were skipped in fp16")
             return
-        loss, speed = self.window.mean(), self.throughput.line(self._work_done())
-        self.log.write(
-            {
-                "kind": "train",
-                "step": budget.step,
-                "samples": self.num_samples,
-                "tokens": budget.num_tokens,
-                "loss": loss,
-                "skipped_steps": skipped,
-                "lr": self.lr,
-                "loss_scale": loss_scale(self.engine),
-                "grad_norm": self.grad_norm,
-                "elapsed_seconds": round(budget.elapsed, 2),
-                **self.provider.rate_numbers(self.num_samples, budget.progress),
-                **speed,
-            }
-        )
-        self.log.say(
-            f"step {budget.step}: loss {loss:.4f}, lr {self.lr:.3g}, "
-            f"{speed['samples_per_second']:.1f} samples/s, {speed['tokens_per_second']:,.0f} "
-            f"tokens/s, {100 * speed['peak_share']:.0f} % of the matmul peak"
-        )
+        line = {
+            "kind": "train",
+            "step": budget.step,
+            "samples": self.num_samples,
+            "tokens": budget.num_tokens,
+            "loss": self.window.mean(),
+            "skipped_steps": skipped,
+            "lr": self.lr,
+            "loss_scale": loss_scale(self.engine),
+            "grad_norm": self.grad_norm,
+            "elapsed_seconds": round(budget.elapsed, 2),
+            **self.provider.rate_numbers(self.num_samples, budget.progress),
+            **self.throughput.line(self._work_done()),
+        }
+        self.log.write(line)
+        self.log.say(train_line_in_words(line))
 
     def _validate(self, interrupts: Interrupts) -> None:
         step = self.budget.step
@@ -333,15 +334,12 @@ class TrainingRun:
                 "elapsed_seconds": round(self.budget.elapsed, 2),
             }
         )
-        self.log.say(
-            f"step {step}: validation loss {result.loss:.4f}, accuracy {result.accuracy:.4f}, "
-            f"perplexity {result.perplexity:.2f}"
-        )
+        self.log.say(f"step {step}: {result.in_words}")
         self._stop_early_if_hopeless()
 
     def _stop_early_if_hopeless(self) -> None:
         budget = self.budget
-        if not budget.finished and is_hopeless(self.training, self.eval_loss, budget.elapsed):
+        if not budget.finished and due.is_hopeless(self.training, self.eval_loss, budget.elapsed):
             budget.stopped_early = True
             self.log.write({"kind": "stopped_early", "step": budget.step, "loss": self.eval_loss})
             self.log.say(

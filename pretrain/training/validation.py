@@ -23,6 +23,13 @@ class Validation:
     def perplexity(self) -> float:
         return math.exp(min(self.loss, 700.0))
 
+    @property
+    def in_words(self) -> str:
+        return (
+            f"validation loss {self.loss:.4f}, accuracy {self.accuracy:.4f}, "
+            f"perplexity {self.perplexity:.2f}"
+        )
+
 
 @torch.no_grad()
 def validate(

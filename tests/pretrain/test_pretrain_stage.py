@@ -13,8 +13,8 @@ import pytest
 from configs.defaults import get_default_config
 from dataset.stage import prepare_dataset
 from pipeline.errors import ConfigError, StageError
+from pretrain.checkpoint_folders import list_checkpoints
 from pretrain.checks import check_machine
-from pretrain.engine.checkpoints import list_checkpoints
 from pretrain.engine.placement import place_ranks
 from pretrain.estimate import estimate, precision_in_words
 from pretrain.flags import parse_flags

@@ -15,7 +15,7 @@ import pytest
 from pipeline.runtime.oom import OomKills
 from pipeline.runtime.processes import run_logged
 from pretrain import launch, run_pretraining
-from pretrain.engine.checkpoints import TENSORS, list_checkpoints
+from pretrain.checkpoint_folders import TENSORS, list_checkpoints
 from pretrain.engine.ports import free_port
 from pretrain.failures import Failure
 from tests.forked import start, start_ranks

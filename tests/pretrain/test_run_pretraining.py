@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.store.ownership import owned, worked_on
+from pretrain.checkpoint_folders import TENSORS, list_checkpoints
 from pretrain.engine import checkpoints
-from pretrain.engine.checkpoints import TENSORS, list_checkpoints
 from pretrain.engine.interrupts import Interrupted, Interrupts
 from pretrain.engine.ports import free_port
 from pretrain.flags import parse_flags

@@ -13,15 +13,12 @@ from dataset.samples.hdf5_files import count_samples
 from pipeline.errors import StageError
 from pipeline.store.atomic_files import write_json
 from pipeline.store.checksums import file_digest
+from pretrain.checkpoint_folders import RECORD, TENSORS, damage, list_checkpoints
 from pretrain.checks import check_machine
-from pretrain.engine.checkpoints import (
-    RECORD,
-    TENSORS,
-    damage,
-    list_checkpoints,
-    load_newest_checkpoint,
-)
+from pretrain.engine.checkpoints import load_newest_checkpoint
 from pretrain.engine.hostfile import read_hostfile
+from pretrain.optimization.lr_curves import CurveShape
+from pretrain.optimization.run_schedule import RunSchedule
 from pretrain.training.data_loader import list_shards
 from tests.malicious import malicious_pickle
 from tests.pretrain.shards import write_dataset
@@ -37,8 +34,9 @@ def test_a_checkpoint_that_is_a_pickle_is_refused(tmp_path):
     state = {"step": 5, "numbers": {}, "state": {"optimizer_type": "adamw"}}
     write_json(path / RECORD, state | file)
     assert damage(path) == ""  # it is what its record says
+    schedule = RunSchedule("step", 10, "constant", CurveShape(), peak=1e-3)
     with pytest.raises(ValueError, match=r"step_0000005: .*header"):
-        load_newest_checkpoint(None, tmp_path, "adamw", print)
+        load_newest_checkpoint(None, tmp_path, "adamw", schedule, print)
     assert not marker.exists()
 
 

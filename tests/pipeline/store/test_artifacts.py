@@ -6,8 +6,9 @@ import os
 import pytest
 
 from pipeline.errors import ConfigError, StageError
-from pipeline.store.artifacts import MANIFEST, Artifact, describe_changes, fingerprint
+from pipeline.store.artifacts import MANIFEST, Artifact, Lengthening, fingerprint
 from pipeline.store.atomic_files import write_json, written_aside
+from pipeline.store.changes import describe_changes
 from pipeline.store.paths import log_path
 from pipeline.store.record_files import owner_of, read_json
 
@@ -95,6 +96,44 @@ def test_a_users_name_is_never_reused_for_something_else(tmp_path):
     with pytest.raises(ConfigError, match=r"PRETRAIN\.ID: .*PRETRAIN\.SEED 1 -> 2.*--force"):
         changed.begin()
     assert (tmp_path / "mine" / "started.json").read_bytes() == before
+
+
+def lengthen(directory, found):
+    """A finished run of 20 steps, and one of 40 under its name."""
+    named = {"user_named": "PRETRAIN.ID"}
+    shorter = make(directory, {"PRETRAIN.NUM_STEPS": 20}, **named)
+    shorter.begin()
+    (directory / "weights").write_text("")
+    shorter.finish({})
+    return make(directory, {"PRETRAIN.NUM_STEPS": 40}, lengthening=found, **named)
+
+
+def test_a_run_to_lengthen_is_taken_with_its_files(tmp_path):
+    seen = []
+
+    def found(before):
+        seen.append(before)
+        return Lengthening("goes on from step 20")
+
+    longer = lengthen(tmp_path / "mine", found)
+    status = longer.status()
+    assert seen == [{"PRETRAIN.NUM_STEPS": 20}]
+    assert (status.state, status.reason) == (
+        "lengthened",
+        "lengthened, goes on from step 20 (PRETRAIN.NUM_STEPS 20 -> 40)",
+    )
+    longer.begin()
+    assert longer.status().state == "unfinished" and longer.manifest is None
+    assert (tmp_path / "mine" / "weights").exists()
+
+
+def test_a_run_that_cannot_be_lengthened_is_refused_with_the_reason(tmp_path):
+    longer = lengthen(tmp_path / "mine", lambda before: Lengthening(refusal="it has decayed"))
+    assert longer.status().state == "changed"
+    refused = r"\(PRETRAIN\.NUM_STEPS 20 -> 40\); it has decayed, or redo it there with --force"
+    with pytest.raises(ConfigError, match=refused):
+        longer.begin()
+    assert (tmp_path / "mine" / MANIFEST).exists()
 
 
 def test_a_changed_run_takes_back_what_the_old_manifest_says(tmp_path):

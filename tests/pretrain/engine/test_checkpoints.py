@@ -13,16 +13,18 @@ import torch
 
 from pipeline.store.disk import size_of
 from pipeline.store.record_files import read_sealed
-from pretrain.engine import checkpoints
-from pretrain.engine.checkpoints import (
+from pretrain.checkpoint_folders import (
     RECORD,
+    STABLE,
     TENSORS,
-    CheckpointWriter,
     checkpoint_dir,
     damage,
     list_checkpoints,
     newest_intact_checkpoint,
+    step_of,
 )
+from pretrain.engine import checkpoints
+from pretrain.engine.checkpoints import CheckpointWriter
 from tests.damage import flip_byte
 
 
@@ -68,6 +70,29 @@ def test_the_last_ones_are_kept_and_damaged_newer_ones_are_not(tmp_path):
     _write(tmp_path, 2, 4, 6, 20)
     _write(tmp_path, 8, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_0000006", "step_0000008"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_stable_one_is_kept_until_the_next(tmp_path, monkeypatch, has_links):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(checkpoints.os, "link", refuse)
+    writer = CheckpointWriter(tmp_path, 1, pytest.fail)
+    for step in range(1, 9):
+        record = {"step": step, "numbers": {}, "state": {"step": step}}
+        tensors = {"weight/a": torch.full((1000,), float(step))}
+        writer._write(tensors, record, is_stable=step in (2, 6))
+        if step == 4:
+            assert step_of(tmp_path / STABLE) == 2 and not damage(tmp_path / STABLE)
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [STABLE, "step_0000008"]
+    assert step_of(tmp_path / STABLE) == 6 and not damage(tmp_path / STABLE)
+    writer.good_step = 5
+    assert writer.last_good().endswith(
+        "step_0000005; to resume from it, delete step_0000008, stable"
+    )
 
 
 class _Engine:
@@ -274,7 +299,8 @@ ON_A_SMALL_DISK = """
 import sys
 import torch
 from pathlib import Path
-from pretrain.engine.checkpoints import CheckpointWriter, list_checkpoints
+from pretrain.checkpoint_folders import list_checkpoints
+from pretrain.engine.checkpoints import CheckpointWriter
 from pretrain.training.metrics_file import MetricsLog
 
 folder = Path(sys.argv[1])

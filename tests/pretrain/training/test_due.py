@@ -1,8 +1,10 @@
 """When validations are due."""
 
 from pretrain.flags import parse_flags
+from pretrain.optimization.lr_curves import CURVES, CurveShape
+from pretrain.optimization.run_schedule import NEVER_BEGUN, RunSchedule
 from pretrain.settings import TrainingSettings
-from pretrain.training.due import is_validation_due
+from pretrain.training.due import is_stable_due, is_validation_due
 
 
 def _settings(*flags):
@@ -39,3 +41,16 @@ def test_a_step_may_pass_several_shards():
 def test_validation_by_steps_and_none_at_all():
     assert _due(_settings("--max_steps=10", "--validation_steps=4"), 10) == [4, 8]
     assert _due(_settings("--max_steps=10", "--no-do_validation", "--validation_steps=4"), 10) == []
+
+
+def test_a_stable_checkpoint_is_due_once_before_the_decay():
+    def steps_due(curve, decay, warmup=0.1):
+        shape = CurveShape(warmup=warmup, decay_proportion=decay, end_ratio=0.1)
+        schedule = RunSchedule("step", 20, curve, shape, peak=1e-3)
+        begins = [NEVER_BEGUN, *range(20)]
+        return [step for step in range(20) if is_stable_due(schedule, begins[step], step)]
+
+    for curve in CURVES:
+        assert steps_due(curve, 0.2) == ([16] if curve.startswith("wsd") else [])
+    assert steps_due("wsd", 0.9) == [3] and steps_due("wsd", 1.0, warmup=0.0) == [1]
+    assert steps_due("wsd", 0.0) == []
