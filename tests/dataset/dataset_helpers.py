@@ -10,6 +10,7 @@ from dataset.sources.article_stream import PIECE_BYTES, Tally
 from dataset.sources.registry import open_sources
 from dataset.tokenizers.formats import bert_pipeline, save_tokenizer
 from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
+from dataset.workers import Workers
 
 
 def save_bert_tokenizer(vocabulary: Sequence[str], do_lower_case: bool, folder: Path) -> None:
@@ -70,9 +71,8 @@ def shard(
         directory,
         layout,
         "fingerprint",
-        executor or Here(),
+        Workers(executor or Here(), buffer_bytes),
         lambda amount: None,
-        buffer_bytes,
         "en",
     )
 
