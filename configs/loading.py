@@ -88,7 +88,8 @@ def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
             try:
                 node[name] = read_value(value, row.example, key)
             except ValueError as error:
-                raise ValueError(f"{error}{row.hint}") from error
+                hint = row.hint if isinstance(value, list) else ""
+                raise ValueError(f"{error}{hint}") from error
         elif value not in (None, {}):  # an empty section changes nothing
             shown = in_words(value, key)
             raise ValueError(f"expected a section, lines of `KEY: value`, got {shown}")

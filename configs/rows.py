@@ -22,7 +22,7 @@ class Key:
     list that is empty by default. is_path: `~` is expanded, also in the elements of a list, or the
     first elements of its lists. flag: name on the command line of run_pretraining.py; None means
     the key's name in lower case for MODEL and PRETRAIN and no flag elsewhere, "" no flag. hint:
-    ends the message on a value of a wrong type.
+    ends the message on a list with elements of a wrong type.
     """
 
     default: Any

@@ -10,6 +10,7 @@ shuffles the samples within a shard.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -82,9 +83,10 @@ def _closest(source: SourceTokens, wanted: float) -> Taken:
     copies = int(wanted // source.total)
     rest = wanted - copies * source.total
     sums = list(accumulate(source.by_draw, initial=0))
-    below = min(range(NUM_DRAWS + 1), key=lambda draw: abs(sums[draw] - rest))
+    above = min(bisect_left(sums, rest), NUM_DRAWS)
+    below = min(max(above - 1, 0), above, key=lambda draw: abs(sums[draw] - rest))
     if not copies and not sums[below]:
-        below = next(draw for draw, tokens in enumerate(sums) if tokens)
+        below = bisect_right(sums, 0)  # the first article
     if sums[below] == source.total:
         return Taken(copies + 1, 0, (copies + 1) * source.total)
     return Taken(copies, below if sums[below] else 0, copies * source.total + sums[below])
