@@ -116,8 +116,8 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
     with open_workers(config.SYSTEM, files, console) as workers:
         mixture = None
         if weights:
-            names = [source.label for source in sources]
-            tokens = make_counts(passages, names, tokenizer_dir, identity, workers, console)
+            labels = [source.label for source in sources]
+            tokens = make_counts(passages, labels, tokenizer_dir, identity, workers, console)
             mixture = Mixture(passages, tokens, weights, choose(tokens, weights))
             found["mixture"] = mixture.contributions(text["shards"])
         results = make_samples(shards, directory, settings, identity, workers, console, mixture)

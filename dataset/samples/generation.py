@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -140,11 +140,14 @@ def generate_samples(
     tokenizer = load_tokenizer(tokenizer_dir)
     if settings.masking == "dynamic":
         write_masking(directory, settings.masking_of(tokenizer))
-    passages = mixture.by_shard() if mixture else {}
     jobs = (
-        SampleJob(path, directory, tokenizer_dir, settings, fingerprint, passages.get(path))
-        for path in text_shards
+        SampleJob(path, directory, tokenizer_dir, settings, fingerprint) for path in text_shards
     )
+    if mixture:
+        jobs = (
+            replace(job, passages=mixture.text_of(job.shard)) if job.split == "train" else job
+            for job in jobs
+        )
     shards: dict[str, dict[str, int]] = {"train": {}, "test": {}}
     totals: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
     for job, counts in run_unordered(executor, write_sample_files, jobs):

@@ -14,7 +14,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 
 from dataset.shards.passages import NUM_DRAWS, Passage
 from pipeline.errors import StageError
@@ -104,13 +103,11 @@ class Mixture:
     weights: Sequence[float]
     taken: Sequence[Taken]
 
-    def by_shard(self) -> dict[Path, tuple[Passage, ...]]:
-        """Returns the passages of each shard's samples, by the shard's path."""
-        paths = [passage.path for passage in self.passages[0]]
-        return {path: self._passages_of(number) for number, path in enumerate(paths)}
+    def text_of(self, shard: int) -> tuple[Passage, ...]:
+        """Returns the text of the samples of a training shard, by its number.
 
-    def _passages_of(self, shard: int) -> tuple[Passage, ...]:
-        """Returns the first copies from the shard itself, the second from the next one, etc."""
+        First copies are from the shard itself, second ones from the next shard, etc.
+        """
         found = []
         for copy in range(max(part.copies for part in self.taken) + 1):
             for passages, part in zip(self.passages, self.taken, strict=True):

@@ -173,9 +173,7 @@ def mix(corpora, tokenizer, directory, weights, executor=None):
 @pytest.mark.parametrize("weights", [[3.0, 1.0], [1.0, 30.0], [9.0, 1.0], [1.0, 1.0]])
 def test_every_article_is_taken_equally_often_or_once_more(corpora, tokenizer, tmp_path, weights):
     mixture, shards = mix(corpora, tokenizer, tmp_path, weights)
-    by_shard = mixture.by_shard()
-    assert list(by_shard) == [tmp_path / f"train_0000{i}.txt" for i in range(3)]
-    taken = articles_in(p for passages in by_shard.values() for p in passages)
+    taken = articles_in(p for shard in range(3) for p in mixture.text_of(shard))
     for passages, part in zip(mixture.passages, mixture.taken, strict=True):
         for passage in passages:
             for number, (text, _) in enumerate(iter_passage(passage)):
@@ -193,8 +191,8 @@ def test_every_article_is_taken_equally_often_or_once_more(corpora, tokenizer, t
 def test_copies_of_an_article_are_in_different_shards(corpora, tokenizer, tmp_path):
     mixture, _ = mix(corpora, tokenizer, tmp_path, [1.0, 1.0])
     assert 2 <= mixture.taken[0].copies < 3
-    for passages in mixture.by_shard().values():
-        assert max(articles_in(passages).values()) == 1
+    for shard in range(3):
+        assert max(articles_in(mixture.text_of(shard)).values()) == 1
 
 
 def test_a_killed_count_goes_on_and_a_damaged_one_is_repeated(
@@ -224,7 +222,7 @@ def test_a_shard_without_chosen_articles_gives_no_text(tmp_path):
     passages = [Passage(path, 0, 0, key="1"), Passage(other, 0, 10, key="1")]
     tokens = [source_tokens([(0, 5)])]
     mixture = Mixture([passages], tokens, [1.0], choose(tokens, [1.0]))
-    assert mixture.by_shard() == {path: (), other: (passages[1],)}
+    assert [mixture.text_of(shard) for shard in range(2)] == [(), (passages[1],)]
 
 
 def test_draws_are_even_and_independent():
