@@ -138,8 +138,20 @@ DATASET.HUGGINGFACE_DATASETS = Key(
 # prose of Python's own documentation, for trying things out. Relative paths start at the working
 # directory.
 DATASET.CUSTOMIZED_DATASETS = Key(
-    [], each(PATH), identity=by_plan, element="raw_data/wikipedia", is_path=True
+    [],
+    each(PATH),
+    identity=by_plan,
+    element="raw_data/wikipedia",
+    is_path=True,
+    hint=" (weights: DATASET.WEIGHTS)",
 )
+# Shares of the sources in the training tokens, relative to each other: a number for each source,
+# those of HUGGINGFACE_DATASETS first, in the order of the plan. [3, 1] takes three quarters of the
+# tokens from the first source and a quarter from the second, whatever their sizes. The total stays
+# that of all sources together: articles are repeated, or left out by a draw from SEED, until each
+# source has its share. Held-out articles are neither, and never trained on. TOKENIZER.TRAIN counts
+# the text in the same shares. Empty: each article once.
+DATASET.WEIGHTS = Key([], each(above(0)), identity=when("DATASET.WEIGHTS"), element=1.0)
 # Column (JSON key) of the text, for sources that do not name their own.
 DATASET.TEXT_COLUMN = Key("text", matching(".+", "the name of a column"), identity=by_plan)
 # Read Hub datasets as a stream instead of downloading them first.

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 from configs.finetune_rules import problems_of_finetuning, problems_with_task_names
 from configs.keys import KEYS, rows_of
-from configs.predicates import no_folder, shown
+from configs.predicates import cut, no_folder, shown
 from configs.pretrain_rules import problems_of_pretraining
 
 
@@ -38,6 +38,7 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
     problems += _problems_with_masking_rates(config.DATASET)
     problems += problems_with_task_names(config.FINETUNE)
     problems += _contradictions(config, running)
+    problems += _problems_with_weights(config.DATASET)
     if "dataset" in running:
         problems += _dataset_problems(config)
     if "finetune" in running:
@@ -92,6 +93,16 @@ def _problems_with_masking_rates(dataset: CfgNode) -> Iterator[str]:
         yield (
             f"DATASET.MAX_PREDICTIONS_PER_SEQ: cuts off {1 - most / needed:.0%} of the predictions "
             f"of DATASET.{name} {rate}, got {most}, expected at least {needed}"
+        )
+
+
+def _problems_with_weights(dataset: CfgNode) -> Iterator[str]:
+    sources = [" ".join(entry[:2]) for entry in dataset.HUGGINGFACE_DATASETS]
+    sources += dataset.CUSTOMIZED_DATASETS
+    if dataset.WEIGHTS and len(dataset.WEIGHTS) != len(sources):
+        yield (
+            f"DATASET.WEIGHTS: got {shown(dataset.WEIGHTS)}, expected {len(sources)}, one for each "
+            f"source: {cut(', '.join(sources))}"
         )
 
 

@@ -84,7 +84,12 @@ def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
         if not isinstance(node, CfgNode) or name not in node:
             raise ValueError(f"unknown key{_did_you_mean(key)}")
         if not isinstance(node[name], CfgNode):
-            node[name] = read_value(value, row_of(key).example, key)
+            row = row_of(key)
+            try:
+                node[name] = read_value(value, row.example, key)
+            except ValueError as error:
+                hint = row.hint if isinstance(value, list) else ""
+                raise ValueError(f"{error}{hint}") from error
         elif value not in (None, {}):  # an empty section changes nothing
             shown = in_words(value, key)
             raise ValueError(f"expected a section, lines of `KEY: value`, got {shown}")

@@ -93,7 +93,7 @@ MODEL_NAME_OR_PATH = Rule(
 HUB_DATASET = Rule(
     lambda entry: 2 <= len(entry) <= 4 and entry[0] != "" and can_be_a_path(entry[0]),
     "[name, subset], [name, subset, split] or [name, subset, split, text column], with the "
-    f"name of a data set on the Hub, or of {PATH.expected}",
+    f"name of a data set on the Hub, or of {PATH.expected} (weights: DATASET.WEIGHTS)",
 )
 
 

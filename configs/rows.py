@@ -21,7 +21,8 @@ class Key:
     False if they do not; a predicate if the rest of the config decides it. element: example for a
     list that is empty by default. is_path: `~` is expanded, also in the elements of a list, or the
     first elements of its lists. flag: name on the command line of run_pretraining.py; None means
-    the key's name in lower case for MODEL and PRETRAIN and no flag elsewhere, "" no flag.
+    the key's name in lower case for MODEL and PRETRAIN and no flag elsewhere, "" no flag. hint:
+    ends the message on a list with elements of a wrong type.
     """
 
     default: Any
@@ -31,6 +32,7 @@ class Key:
     element: Any = None
     is_path: bool = False
     flag: str | None = None
+    hint: str = ""
 
     def make_default(self) -> Any:
         """Returns a copy, as lists can be changed."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.samples.hdf5_files import iter_sample_blocks
+from dataset.samples.mixture import FAR_OFF
 from dataset.samples.packing import HISTOGRAM_BINS
 from dataset.sources.article_stream import counted
 from dataset.tokenizers.load import load_tokenizer
@@ -74,7 +75,7 @@ def write_card(
         f"# {directory.name}",
         f"{headline(results)}.\n{quality(results)}.",
         "## Text\n\n" + "\n".join(f"- {source}" for source in sources),
-        "\n".join(f"- {line}" for line in text_lines(text)),
+        "\n".join(f"- {line}" for line in [*text_lines(text), *mixture_lines(results)]),
         f"## Lengths of the samples\n\n```\n{histogram(results)}\n```",
         f"## A held-out sample\n\nPredicted tokens are in braces.\n\n```\n{sample}\n```",
         f"## Settings\n\n```\n{table(rows)}\n```",
@@ -106,6 +107,25 @@ def text_lines(text: Mapping[str, Any]) -> list[str]:
         *text["notes"],
         *(f"{WARNING_PREFIX}{line}" for line in held_out_warnings(text)),
     ]
+
+
+def mixture_lines(results: Mapping[str, Any]) -> list[str]:
+    """Returns a line on each source in the mixture by DATASET.WEIGHTS, with warnings."""
+    lines, warnings = [], []
+    for row in results.get("mixture", ()):
+        lines.append(
+            f"{row['name']}: {row['share']:.2%} of the training tokens (weight {row['weight']:g}), "
+            f"{counted(row['articles'], 'articles')} of {row['bytes'] / 1e6:,.1f} MB and "
+            f"{counted(row['tokens'], 'tokens')}, taken {row['times']:.4g} times, and "
+            f"{row['held_out_articles']:,} held out"
+        )
+        if abs(row["share"] / row["wanted_share"] - 1) > FAR_OFF:
+            warnings.append(
+                f"{WARNING_PREFIX}{row['name']}: DATASET.WEIGHTS asks for "
+                f"{row['wanted_share']:.2%} of the training tokens, its long articles allow "
+                f"{row['share']:.2%}; shorter articles, like chapters, would come closer"
+            )
+    return [*lines, *warnings]
 
 
 def held_out_warnings(text: Mapping[str, Any]) -> list[str]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataset.plan import DatasetPlan
+from dataset.samples.mixture import shares_of
 from dataset.shards import file_records
 from dataset.shards.sharding import read_summary
 from dataset.sources.article_stream import counted
+from dataset.sources.corpus_files import COMPRESSION_FACTOR, is_compressed
 from dataset.sources.digests import FileDigests
 from dataset.sources.hub_text import present_name
 from dataset.sources.registry import Source
@@ -28,6 +30,7 @@ LEAST_SHARE_OF_PREDICTIONS = 0.9  # of MASKED_LM_PROB; below it, a warning
 SHARDING_SHARE = 2  # of the text's size: the text shards and their intermediate files
 BYTES_PER_TOKEN = 4.3  # of English text in BERT's vocabulary
 LISTED_SOURCES = 30  # in the plan
+MANY_TIMES = 10  # a source is repeated: a warning, as weights are no factors
 FILLED_SHARE = 0.85  # of the positions of a sample, roughly
 
 
@@ -43,6 +46,7 @@ def estimate(config: "CfgNode", plan: DatasetPlan) -> Estimate:
         notes=(
             *size_notes(config, sources, len(files), num_bytes),
             *source_notes(sources, digests),
+            *weight_notes(sources, digests, config.DATASET.WEIGHTS),
             *unused_notes(config),
             *prediction_notes(config.DATASET),
             *notes_on_heads(sources, digests.files_of),
@@ -98,6 +102,33 @@ def source_notes(sources: Sequence[Source], digests: FileDigests) -> Iterator[st
         yield f"source: {', '.join(filter(None, parts))}"
     if len(sources) > LISTED_SOURCES:
         yield f"and {len(sources) - LISTED_SOURCES} more sources"
+
+
+def weight_notes(
+    sources: Sequence[Source], digests: FileDigests, weights: Sequence[float]
+) -> Iterator[str]:
+    """Yields a line on the share of each source, with a warning if it is repeated very often.
+
+    The times that it is taken are estimated from the sizes of the files, if all are known.
+    """
+    if not weights:
+        return
+    sizes = [sum(_text_size(path, digests) for path in digests.files_of(x)) for x in sources]
+    for source, size, weight, share in zip(
+        sources, sizes, weights, shares_of(weights), strict=True
+    ):
+        line = f"weight {weight:g} of {source.label}: {share:.2%} of the training tokens"
+        times = share * sum(sizes) / size if all(sizes) else 0
+        if times:
+            line += (
+                f", taken about {times:.2g} times" if times > 1 else f", about {times:.0%} of it"
+            )
+        is_often = times > MANY_TIMES
+        yield f"{WARNING_PREFIX}{line}, as it is small beside the others" if is_often else line
+
+
+def _text_size(path: Path, digests: FileDigests) -> int:
+    return digests.size_of(path) * (COMPRESSION_FACTOR if is_compressed(str(path)) else 1)
 
 
 def unused_notes(config: "CfgNode") -> Iterator[str]:

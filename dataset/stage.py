@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -10,19 +10,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dataset.card import decoded_sample, headline, quality, text_lines, write_card
+from dataset.card import (
+    decoded_sample,
+    headline,
+    mixture_lines,
+    quality,
+    text_lines,
+    write_card,
+)
 from dataset.checks import check_machine, most_sample_files
 from dataset.estimate import estimate
 from dataset.plan import DatasetPlan, plan
 from dataset.samples.generation import SampleSettings, generate_samples
+from dataset.samples.mixture import Mixture, SourceTokens, choose, shares_of
+from dataset.samples.token_counts import count_tokens
 from dataset.shards.file_records import read_record, write_record
+from dataset.shards.passages import Passage, passages_by_source, whole_shard
 from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.shards.split_plan import ShardSettings, plan_layout
 from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
 from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
-from dataset.tokenizers.vocabulary_training import train_tokenizer
+from dataset.tokenizers.vocabulary_training import Portion, train_tokenizer, weighted_portions
 from dataset.workers import SampleFiles, Workers, in_subprocess, open_executor
 from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
@@ -85,22 +95,33 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
     Returns the manifest's results, and what is to be said of them.
     """
     artifact, sources, dataset = plan.artifact, list(plan.sources), config.DATASET
-    identity = artifact.fingerprint
+    identity, weights = artifact.fingerprint, list(dataset.WEIGHTS)
     # Absolute: the workers of a cluster have other working directories.
     directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
     tokenizer_dir = directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
         sharding = settings_of(dataset, ShardSettings)
-        text = make_text_shards(sources, text_dir, sharding, identity, workers, console)
+        text = make_text_shards(
+            sources, text_dir, sharding, identity, workers, console, by_source=bool(weights)
+        )
     shards = [text_dir / name for name in text["shards"]]
-    make_tokenizer(config.TOKENIZER, shards, tokenizer_dir, identity, console)
+    passages = passages_by_source(text["shards"], text_dir, dataset.SEED) if weights else []
+    portions = portions_of(config.TOKENIZER, shards, passages, weights)
+    make_tokenizer(config.TOKENIZER, portions, tokenizer_dir, identity, console)
     found = look_at_tokenizer(shards, tokenizer_dir, dataset.LANGUAGE, console)
     settings = settings_of(dataset, SampleSettings)
     tokenizer_bytes = (tokenizer_dir / "tokenizer.json").stat().st_size
     files = replace(most_sample_files(dataset), tokenizer_bytes=tokenizer_bytes)
     with open_workers(config.SYSTEM, files, console) as workers:
-        results = make_samples(shards, directory, settings, identity, workers, console) | found
+        mixture = None
+        if weights:
+            labels = [source.label for source in sources]
+            tokens = make_counts(passages, labels, tokenizer_dir, identity, workers, console)
+            mixture = Mixture(passages, tokens, weights, choose(tokens, weights))
+            found["mixture"] = mixture.contributions(text["shards"])
+        results = make_samples(shards, directory, settings, identity, workers, console, mixture)
+        results |= found
     commits = recorded_commits(text_dir, identity) | tokenizer_commit(config.TOKENIZER)
     names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
     names += [f"commit of {name} on the Hub: {commit}" for name, commit in commits.items()]
@@ -131,8 +152,9 @@ def make_text_shards(
     identity: str,
     workers: Workers,
     console: Console,
+    by_source: bool = False,
 ) -> dict:
-    """Makes text shards, with progress; returns their summary."""
+    """Makes text shards, with progress; returns their summary. by_source: counts each source."""
     converted = text_dir / "sources"  # text in an intermediate format
     done = finished_text_shards(text_dir, identity, workers.executor, console)
     if done:
@@ -153,10 +175,10 @@ def make_text_shards(
             text_dir,
             layout,
             identity,
-            workers.executor,
+            workers,
             in_mb(progress),
-            workers.buffer_bytes,
             settings.language,
+            len(sources) if by_source else 0,
         )
     shutil.rmtree(converted, ignore_errors=True)
     for line in text_lines(text):
@@ -187,14 +209,28 @@ def in_mb(progress) -> Callable[[float], None]:
     return lambda num_bytes: progress.advance(num_bytes / 1e6)
 
 
+def portions_of(
+    tokenizer: "CfgNode",
+    text_shards: list[Path],
+    passages: Sequence[Sequence[Passage]],
+    weights: Sequence[float],
+) -> list[Portion]:
+    """Returns the text for training a tokenizer. passages: of each source; none without weights."""
+    max_bytes = int(tokenizer.MAX_TRAINING_MB * 1e6)
+    if weights:
+        return weighted_portions(passages, shares_of(weights), max_bytes)
+    train_shards = [path for path in text_shards if path.name.startswith("train")]
+    return [Portion([whole_shard(path) for path in train_shards], max_bytes)]
+
+
 def make_tokenizer(
-    tokenizer: "CfgNode", text_shards: list[Path], folder: Path, identity: str, console: Console
+    tokenizer: "CfgNode", portions: list[Portion], folder: Path, identity: str, console: Console
 ) -> None:
     """Makes the tokenizer of config node TOKENIZER, unless its folder is intact."""
     if read_record(folder, identity):
         return
     if tokenizer.TRAIN:
-        size = train_in_own_process(tokenizer, text_shards, folder, console)
+        size = train_in_own_process(tokenizer, portions, folder, console)
         console.say(f"tokenizer: {size:,} entries, trained on the corpus")
     else:
         name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
@@ -205,7 +241,7 @@ def make_tokenizer(
 
 def look_at_tokenizer(
     text_shards: list[Path], folder: Path, language: str, console: Console
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Checks the tokenizer on the text and prints its faults. Returns results of the stage."""
     findings = check_tokenizer(text_shards, folder)
     for line in findings.lines(language):
@@ -223,11 +259,10 @@ def tokenizer_commit(tokenizer: "CfgNode") -> dict[str, str]:
 
 
 def train_in_own_process(
-    tokenizer: "CfgNode", text_shards: list[Path], folder: Path, console: Console
+    tokenizer: "CfgNode", portions: list[Portion], folder: Path, console: Console
 ) -> int:
     """Trains a tokenizer in a child process, to free its memory; returns the vocabulary size."""
     console.say(f"training a {tokenizer.MODEL} tokenizer of {tokenizer.VOCAB_SIZE:,} entries")
-    shards = tuple(path for path in text_shards if path.name.startswith("train"))
     train = partial(
         train_tokenizer,
         model=tokenizer.MODEL,
@@ -235,9 +270,24 @@ def train_in_own_process(
         do_lower_case=tokenizer.DO_LOWER_CASE,
         accents=tokenizer.ACCENTS,
         special_tokens=list(tokenizer.SPECIAL_TOKENS),
-        max_training_bytes=int(tokenizer.MAX_TRAINING_MB * 1e6),
     )
-    return in_subprocess(train, shards, folder)
+    return in_subprocess(train, tuple(portions), folder)
+
+
+def make_counts(
+    passages: Sequence[Sequence[Passage]],
+    names: list[str],
+    tokenizer_dir: Path,
+    identity: str,
+    workers: Workers,
+    console: Console,
+) -> list[SourceTokens]:
+    """Counts the tokens of each source's training text, with progress."""
+    total = sum(passage.num_bytes for source in passages for passage in source) / 1e6
+    with console.progress("counting tokens", total, "MB") as progress:
+        return count_tokens(
+            passages, names, tokenizer_dir, identity, workers.executor, in_mb(progress)
+        )
 
 
 def make_samples(
@@ -247,6 +297,7 @@ def make_samples(
     identity: str,
     workers: Workers,
     console: Console,
+    mixture: Mixture | None = None,
 ) -> dict:
     """Makes samples from text shards, with progress."""
     total = sum(path.stat().st_size for path in text_shards) / 1e6
@@ -259,6 +310,7 @@ def make_samples(
             identity,
             workers.executor,
             in_mb(progress),
+            mixture,
         )
 
 
@@ -272,5 +324,6 @@ def describe(
     """Writes the card. Returns the manifest's results, and lines for the console."""
     sample = decoded_sample(directory / next(iter(results["test_shards"])), directory / "tokenizer")
     write_card(directory, sources, text, results, settings, sample)
-    lines = [headline(results), quality(results), f"a held-out sample:\n{sample}"]
+    lines = [*mixture_lines(results), headline(results), quality(results)]
+    lines.append(f"a held-out sample:\n{sample}")
     return {**results, "headline": [headline(results)], "text": text["counts"]}, lines

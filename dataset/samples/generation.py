@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataset.samples.hdf5_files import SampleWriter, sample_file_name, write_masking
 from dataset.samples.masking import Masker, Masking, masking_key
+from dataset.samples.mixture import Mixture
 from dataset.samples.next_sentence import iter_pair_blocks, iter_pairs
 from dataset.samples.packing import (
     HISTOGRAM_BINS,
@@ -25,6 +26,7 @@ from dataset.samples.packing import (
     iter_samples,
 )
 from dataset.shards.file_records import read_record, write_record
+from dataset.shards.passages import Passage, whole_shard
 from dataset.tokenizers.cached_encoder import WordEncoder
 from dataset.tokenizers.load import CorpusTokenizer, load_tokenizer
 from pipeline.errors import StageError
@@ -80,13 +82,17 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class SampleJob:
-    """A text shard, and the sample files of all its copies."""
+    """A text shard, and the sample files of all its copies.
+
+    passages: the text of the samples, which may come from other shards; None: the whole shard.
+    """
 
     text_shard: Path
     directory: Path
     tokenizer_dir: Path
     settings: SampleSettings
     fingerprint: str
+    passages: tuple[Passage, ...] | None = None
 
     @property
     def split(self) -> str:
@@ -123,12 +129,13 @@ def generate_samples(
     fingerprint: str,
     executor: Executor,
     advance: Callable[[float], None],
+    mixture: Mixture | None = None,
 ) -> dict[str, Any]:
     """Makes the samples of all shards; resumes an unfinished run with the same inputs.
 
-    advance: receives the size in bytes of each finished shard. Returns the manifest's results:
-    num_samples of each file and in total, and counts of tokens. Raises StageError if a split has
-    no samples.
+    advance: receives the size in bytes of each finished shard. mixture: of the training text; None
+    takes all of it once. Returns the manifest's results: num_samples of each file and in total, and
+    counts of tokens. Raises StageError if a split has no samples.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
     if settings.masking == "dynamic":
@@ -136,6 +143,11 @@ def generate_samples(
     jobs = (
         SampleJob(path, directory, tokenizer_dir, settings, fingerprint) for path in text_shards
     )
+    if mixture:
+        jobs = (
+            replace(job, passages=mixture.text_of(job.shard)) if job.split == "train" else job
+            for job in jobs
+        )
     shards: dict[str, dict[str, int]] = {"train": {}, "test": {}}
     totals: dict[str, Counter[str]] = {"train": Counter(), "test": Counter()}
     for job, counts in run_unordered(executor, write_sample_files, jobs):
@@ -231,12 +243,13 @@ def iter_row_blocks_of(
     import numpy as np
 
     row_format = job.settings.row_format(encoder.tokenizer)
+    passages = (whole_shard(job.text_shard),) if job.passages is None else job.passages
     rng = np.random.default_rng([*job.identity, LENGTHS])
     if job.settings.next_sentence_prediction:
-        pairs = iter_pairs(job.text_shard, encoder.encode, row_format, rng)
+        pairs = iter_pairs(passages, encoder.encode, row_format, rng)
         blocks = iter_pair_blocks(pairs, row_format, counts)
     else:
-        articles = iter_article_tokens(job.text_shard, encoder.encode)
+        articles = chain.from_iterable(iter_article_tokens(p, encoder.encode) for p in passages)
         blocks = iter_row_blocks(iter_samples(articles, row_format, rng), row_format, counts)
     unknown_id = encoder.tokenizer.special_ids["unk_token"]
     for block in blocks:

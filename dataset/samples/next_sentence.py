@@ -9,7 +9,6 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dataset.samples.packing import (
@@ -20,6 +19,7 @@ from dataset.samples.packing import (
     iter_batches,
     iter_lengths,
 )
+from dataset.shards.passages import Passage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,19 +41,19 @@ class Pair(NamedTuple):
 
 
 def iter_pairs(
-    path: Path,
+    passages: Iterable[Passage],
     encode: Encode,
     row_format: RowFormat,
     rng: "np.random.Generator",
 ) -> Iterator[Pair]:
-    """Yields the samples of a text shard, in the order of the text."""
+    """Yields the samples of passages, in the order of the text."""
     length = row_format.max_seq_length
     pool: deque[Ids] = deque(maxlen=max(1, POOL_TOKENS // length))
     recent: deque[Ids] = deque()  # samples of the current article, not in the pool yet
     lengths = (length - 1 for length in iter_lengths(row_format, rng))  # one more [SEP]
     sentences: deque[Ids] = deque()
     num_waiting = 0  # tokens
-    for encoded, article_ends in _iter_sentences(path, encode):
+    for encoded, article_ends in _iter_sentences(passages, encode):
         sentences.extend(encoded)
         num_waiting += sum(map(len, encoded))
         while num_waiting and (article_ends or num_waiting > length):
@@ -69,16 +69,20 @@ def iter_pairs(
             recent.clear()
 
 
-def _iter_sentences(path: Path, encode: Encode) -> Iterator[tuple[list[Ids], bool]]:
+def _iter_sentences(
+    passages: Iterable[Passage], encode: Encode
+) -> Iterator[tuple[list[Ids], bool]]:
     """Yields (ids of each sentence, True at the end of an article).
 
     A sentence keeps its leading white space, which is part of the first word to some tokenizers.
     """
-    for batch in iter_batches(path):
-        lines = [SENTENCE_START.split(text) for text, _ in batch]
-        encoded = iter(encode_checked(path, encode, list(chain.from_iterable(lines))))
-        for some, (_, article_ends) in zip(lines, batch, strict=True):
-            yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends
+    for passage in passages:
+        for batch in iter_batches(passage):
+            lines = [SENTENCE_START.split(text) for text, _ in batch]
+            found = encode_checked(passage.path, encode, list(chain.from_iterable(lines)))
+            encoded = iter(found)
+            for some, (_, article_ends) in zip(lines, batch, strict=True):
+                yield [ids for ids in islice(encoded, len(some)) if len(ids)], article_ends
 
 
 def _take_pair(

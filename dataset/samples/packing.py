@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset.sources.article_stream import find_cut
+from dataset.shards.passages import Passage, iter_passage
 from pipeline.errors import StageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-READ_BYTES = 1 << 20  # of text at once
-LONGEST_LINE = 4 << 20  # bytes; sharding cuts lines at 1/4 of it, other text may have no line end
 BATCH_BYTES = 2 << 20  # of text tokenized at once; takes about 30 MB
 BLOCK_TOKENS = 1 << 18  # positions in a block of rows
 HISTOGRAM_BINS = 16
@@ -42,32 +40,10 @@ class RowFormat:
         return max(1, BLOCK_TOKENS // self.max_seq_length)
 
 
-def iter_articles(path: Path, read_bytes: int = READ_BYTES) -> Iterator[tuple[bytes, bool]]:
-    """Yields (text, True at the end of an article) of a text shard, with a sentence per line.
-
-    To bound memory, a long article comes in pieces of about `read_bytes`. Joined, they are the
-    article: the white space at a cut begins the next piece.
-    """
-    rest = b""
-    with open(path, "rb") as file:
-        while block := file.read(read_bytes):
-            *articles, rest = (rest + block).split(b"\n\n")
-            yield from ((article, True) for article in articles)
-            cut = rest.rfind(b"\n", 1, -1) if len(rest) > read_bytes else -1
-            if cut < 0 and len(rest) > LONGEST_LINE:
-                cut = find_cut(rest, 0, len(rest) - 1)
-                cut -= cut > 1 and rest[cut - 1] in b" \t\n"
-            if cut > 0:
-                yield rest[:cut], False
-                rest = rest[cut:]
-    if rest.strip():
-        yield rest, True
-
-
-def iter_article_tokens(path: Path, encode: Encode) -> Iterator[tuple["np.ndarray", bool]]:
+def iter_article_tokens(passage: Passage, encode: Encode) -> Iterator[tuple["np.ndarray", bool]]:
     """Yields (ids [n], True at the end of an article), in the order of the text."""
-    for batch in iter_batches(path):
-        encoded = encode_checked(path, encode, [text for text, _ in batch])
+    for batch in iter_batches(passage):
+        encoded = encode_checked(passage.path, encode, [text for text, _ in batch])
         for ids, (_, article_ends) in zip(encoded, batch, strict=True):
             yield ids, article_ends
 
@@ -81,11 +57,11 @@ def encode_checked(path: Path, encode: Encode, texts: Sequence[bytes]) -> "list[
         raise StageError(f"{path}: cannot be tokenized ({reason})") from error
 
 
-def iter_batches(path: Path) -> Iterator[list[tuple[bytes, bool]]]:
-    """Yields lists of about BATCH_BYTES from `iter_articles`, to tokenize at once."""
+def iter_batches(passage: Passage) -> Iterator[list[tuple[bytes, bool]]]:
+    """Yields lists of about BATCH_BYTES from `iter_passage`, to tokenize at once."""
     batch: list[tuple[bytes, bool]] = []
     size = 0
-    for text, article_ends in iter_articles(path):
+    for text, article_ends in iter_passage(passage):
         batch.append((text, article_ends))
         size += len(text)
         if size >= BATCH_BYTES:

@@ -18,13 +18,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 
 from dataset.shards.file_records import is_as_recorded, read_record, write_record
 from dataset.shards.shuffle_runs import RunWriter, copy_shard
 from dataset.shards.split_plan import HASH_RANGE, Census, Layout, with_both_splits
 from dataset.sources.article_stream import MAX_NOTES, Tally
-from dataset.sources.registry import Slice, group_slices
+from dataset.sources.registry import Slice, group_slices, number_of_source
+from dataset.workers import Workers
 from pipeline.runtime.executor import run_unordered
 from pipeline.store.atomic_files import write_sealed, written_aside
 from pipeline.store.checksums import fingerprint
@@ -83,25 +85,37 @@ def write_run(job: RunJob) -> dict:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Groups of all runs to a shard."""
+    """Groups of all runs to a shard.
+
+    num_runs: of each source; a single number, of all runs, if the sources are not told apart.
+    """
 
     path: Path
     number: int
-    num_runs: int
+    num_runs: tuple[int, ...]
     fingerprint: str
+    by_source: bool = False
 
 
 def write_shard(job: ShardJob) -> dict:
-    """Concatenates a shard's groups. Returns its record: bytes, articles, sentences."""
+    """Concatenates a shard's groups. Returns its record: bytes, articles, sentences.
+
+    `by_source`, if asked for, is a list of these for each source.
+    """
     record = read_record(job.path, job.fingerprint)
     if record:
         return record
-    totals: Counter = Counter(dict.fromkeys(COLUMNS, 0))
+    runs, parts = count(), []
     with written_aside(job.path) as aside, open(aside, "wb") as file:
-        for run in range(job.num_runs):
-            sizes = copy_shard(run_path(job.path.parent, run), job.number, file)
-            totals.update(dict(zip(COLUMNS, sizes, strict=True)))
-    return write_record(job.path, job.fingerprint, **totals)
+        for num_runs in job.num_runs:
+            part: Counter = Counter(dict.fromkeys(COLUMNS, 0))
+            for run in islice(runs, num_runs):
+                sizes = copy_shard(run_path(job.path.parent, run), job.number, file)
+                part.update(dict(zip(COLUMNS, sizes, strict=True)))
+            parts.append(part)
+    totals = {column: sum(part[column] for part in parts) for column in COLUMNS}
+    more = {"by_source": parts} if job.by_source else {}
+    return write_record(job.path, job.fingerprint, **totals, **more)
 
 
 # --- both steps ------------------------------------------------------------------------------
@@ -112,21 +126,26 @@ def write_text_shards(
     directory: Path,
     layout: Layout,
     inputs_fingerprint: str,
-    executor: Executor,
+    workers: Workers,
     advance: Callable[[float], None],
-    buffer_bytes: int,
     language: str,
+    num_sources: int = 0,
 ) -> dict:
     """Makes all text shards in `directory`, resuming unfinished work with the same inputs.
 
-    advance: called with the bytes of text done. buffer_bytes: of text in a worker.
+    advance: called with the bytes of text done. num_sources: of the slices, to count each apart;
+    the text is the same without it.
     Returns and writes to shards.json `{"fingerprint", "shards": {file name: {"bytes", "articles",
     "sentences"}}, "counts", "notes", "frac_test", "largest_held_out", "is_one_article"}`: counts
     and notes of dropped text, the wanted held-out share, the sizes of the largest held-out
-    articles, and True for a corpus of one article, whose end is held out. Raises StageError for
-    fewer than two sentences.
+    articles, and True for a corpus of one article, whose end is held out. With `num_sources`, the
+    numbers of a shard include `by_source`, a list of the three for each source. Raises StageError
+    for fewer than two sentences.
     """
-    parts = group_slices(slices)
+    parts = group_slices(slices, by_source=num_sources > 0)
+    executor, buffer_bytes = workers.executor, workers.buffer_bytes
+    runs_of_source = Counter(number_of_source(part[0]) for part in parts)
+    num_runs = tuple(runs_of_source[n] for n in range(num_sources)) or (len(parts),)
 
     def run_jobs(layout: Layout) -> Iterator[RunJob]:
         identity = fingerprint({"inputs": inputs_fingerprint, "layout": asdict(layout)})
@@ -138,17 +157,16 @@ def write_text_shards(
     layout, tally, largest = _write_runs(run_jobs, layout, directory, executor, advance)
     identity = fingerprint({"inputs": inputs_fingerprint, "layout": asdict(layout)})
     shard_jobs = [
-        ShardJob(directory / name, number, len(parts), identity)
+        ShardJob(directory / name, number, num_runs, identity, by_source=num_sources > 0)
         for number, name in enumerate(layout.shard_names())
     ]
-    records = {
-        job.path.name: record for job, record in run_unordered(executor, write_shard, shard_jobs)
-    }
+    found = {job.path.name: x for job, x in run_unordered(executor, write_shard, shard_jobs)}
+    records = {name: found[name] for name in layout.shard_names()}
     summary = {
         "fingerprint": inputs_fingerprint,
         "shards": {
-            job.path.name: {key: records[job.path.name][key] for key in COLUMNS}
-            for job in shard_jobs
+            name: {key: record[key] for key in (*COLUMNS, "by_source") if key in record}
+            for name, record in records.items()
         },
         "counts": dict(tally.counts),
         "notes": tally.notes,

@@ -59,6 +59,12 @@ class Source:
     streaming: bool = False
     commit: str = ""
 
+    @property
+    def label(self) -> str:
+        """The name with the subset and the split, for messages."""
+        split = "" if self.split == DEFAULT_SPLIT else self.split
+        return " ".join(filter(None, (self.name, self.subset, split)))
+
 
 # --- from the config -------------------------------------------------------------------------
 
@@ -301,14 +307,23 @@ def part_bytes(num_bytes: int) -> int:
     return max(MIN_PART_BYTES, num_bytes // MAX_PARTS)
 
 
-def group_slices(slices: Sequence[Slice]) -> list[tuple[Slice, ...]]:
-    """Groups consecutive slices into parts of about `part_bytes`."""
+def number_of_source(text_slice: Slice) -> int:
+    """Returns the number of a slice's source, among those given to `open_sources`."""
+    return int(text_slice.name.partition("/")[0])
+
+
+def group_slices(slices: Sequence[Slice], by_source: bool = False) -> list[tuple[Slice, ...]]:
+    """Groups consecutive slices into parts of about `part_bytes`.
+
+    by_source: slices of different sources are in different parts.
+    """
     limit = part_bytes(sum(one.num_bytes for one in slices))
     parts: list[tuple[Slice, ...]] = []
     part: list[Slice] = []
     size = 0
     for one in slices:
-        if part and size + one.num_bytes > limit:
+        is_other = by_source and part and number_of_source(one) != number_of_source(part[-1])
+        if part and (is_other or size + one.num_bytes > limit):
             parts.append(tuple(part))
             part, size = [], 0
         part.append(one)

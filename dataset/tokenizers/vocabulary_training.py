@@ -7,9 +7,11 @@ depend on SYSTEM.MAX_MEMORY_IN_GB either, so every machine gets the same vocabul
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset.shards.passages import Passage
 from dataset.tokenizers.formats import PREFIX, bert_pipeline, byte_level_pipeline, save_tokenizer
 from dataset.tokenizers.merges import learn_merges
 from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
@@ -41,8 +43,33 @@ def problem_with_training(model: str, vocab_size: int, special_tokens: Sequence[
     return ""
 
 
+@dataclass(frozen=True)
+class Portion:
+    """Text to train on: about `max_bytes` of the passages at most, counted `times` times."""
+
+    passages: Sequence[Passage]
+    max_bytes: int
+    times: int = 1
+
+
+def weighted_portions(
+    sources: Sequence[Sequence[Passage]], shares: Sequence[float], max_bytes: int
+) -> list[Portion]:
+    """Returns portions with about this share of the text, in bytes, from each source.
+
+    Together they have `max_bytes`, or the size of all sources if that is less.
+    """
+    sizes = [sum(passage.num_bytes for passage in passages) for passages in sources]
+    total = min(max_bytes, sum(sizes))
+    portions = []
+    for passages, size, share in zip(sources, sizes, shares, strict=True):
+        times, rest = divmod(round(total * share), max(1, size))
+        portions += [Portion(passages, size, times), Portion(passages, rest)]
+    return [portion for portion in portions if portion.max_bytes and portion.times]
+
+
 def train_tokenizer(
-    text_shards: Iterable[Path],
+    portions: Iterable[Portion],
     folder: Path,
     *,
     model: str,
@@ -50,9 +77,8 @@ def train_tokenizer(
     do_lower_case: bool,
     accents: str,
     special_tokens: Sequence[str],
-    max_training_bytes: int,
 ) -> int:
-    """Trains on text spread evenly over the shards, and saves the tokenizer in `folder`.
+    """Trains on text spread evenly over the passages, and saves the tokenizer in `folder`.
 
     model: wordpiece | bpe. accents: auto | strip | keep. Returns the size of the vocabulary, less
     than `vocab_size` for a small corpus. [PAD] has id 0, `special_tokens` begin at 5.
@@ -64,8 +90,10 @@ def train_tokenizer(
     else:
         pipeline = bert_pipeline({}, do_lower_case, accents)
     words = BoundedCounts(MAX_WORDS)
-    for block in iter_blocks(text_shards, max_training_bytes):
-        words.add(count_words(block))
+    for portion in portions:
+        for block in iter_blocks(portion.passages, portion.max_bytes):
+            counts = count_words(block)
+            words.add({word: number * portion.times for word, number in counts.items()})
     pieces = _count_pieces(words, pipeline, names)
     if is_bpe:
         entries, merges = _learn_byte_level(pieces, names, vocab_size)

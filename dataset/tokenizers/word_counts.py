@@ -6,9 +6,11 @@ multiplied by 2, 4, 8, ... A hash of the word decides about the sample.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
+
+from dataset.shards.passages import Passage
 
 BLOCK_BYTES = 512 << 10
 # Longer runs without white space (Chinese, Thai, URLs) are cut, as they hardly ever occur twice.
@@ -72,23 +74,23 @@ def count_words(text: str) -> Counter[str]:
     return counts
 
 
-def iter_blocks(paths: Iterable[Path], max_bytes: int) -> Iterator[str]:
-    """Yields about `max_bytes` of text at most, in blocks spread evenly over all files.
+def iter_blocks(passages: Sequence[Passage], max_bytes: int) -> Iterator[str]:
+    """Yields about `max_bytes` of text at most, in blocks spread evenly over all passages.
 
     A line belongs to the block with its first byte, so no line comes twice.
     """
-    sizes = {path: path.stat().st_size for path in paths}
-    share = min(1.0, max_bytes / max(1, sum(sizes.values())))
+    size = sum(passage.num_bytes for passage in passages)
+    share = min(1.0, max_bytes / max(1, size))
     least = 1 if share == 1.0 else min(BLOCK_BYTES, max_bytes) // 16
     due, taken = 0.0, 0  # bytes to read until now, and bytes read
-    for path, size in sizes.items():
-        for start in range(0, size, BLOCK_BYTES):
-            length = min(BLOCK_BYTES, size - start)
+    for passage in passages:
+        for start in range(passage.begin, passage.end, BLOCK_BYTES):
+            length = min(BLOCK_BYTES, passage.end - start)
             due += share * length
             length = min(length, round(due) - taken)
             if length >= max(1, least):
                 taken += length
-                yield _read_lines(path, start, length)
+                yield _read_lines(passage.path, start, length)
 
 
 def _read_lines(path: Path, start: int, length: int) -> str:

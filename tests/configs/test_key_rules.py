@@ -181,3 +181,21 @@ def test_needs_of_other_stages_are_not_checked(load, problems):
     load(text, stages=["pretrain"])
     [problem] = problems(text, stages=["finetune"])
     assert problem.startswith("FINETUNE.GLUE_DIR: no such folder")
+
+
+def test_a_weight_for_each_source(load, problems):
+    sources = "CUSTOMIZED_DATASETS: [a, b], HUGGINGFACE_DATASETS: [[wiki, en]]"
+    assert load(f"DATASET: {{{sources}, WEIGHTS: [3, 1, 0.5]}}").DATASET.WEIGHTS == [3.0, 1.0, 0.5]
+    [problem] = problems(f"DATASET: {{{sources}, WEIGHTS: [3, 1]}}")
+    assert problem == (
+        "DATASET.WEIGHTS: got [3.0, 1.0], expected 3, one for each source: wiki en, a, b"
+    )
+    for wrong in ("0", "-1"):
+        [problem] = problems(f"DATASET: {{{sources}, WEIGHTS: [3, 1, {wrong}]}}")
+        assert problem.startswith("DATASET.WEIGHTS: value out of range")
+
+
+def test_a_weight_beside_a_source_is_sent_to_its_key(problems):
+    for text in ("CUSTOMIZED_DATASETS: [[a, 3], b]", "HUGGINGFACE_DATASETS: [[w, en, s, text, 3]]"):
+        [problem] = problems(f"DATASET: {{{text}}}")
+        assert problem.endswith(" (weights: DATASET.WEIGHTS)")

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import numpy as np
+
+from dataset.samples.hdf5_files import read_samples
 from dataset.shards.sharding import write_text_shards
 from dataset.shards.split_plan import ShardSettings, plan_layout
 from dataset.sources.article_stream import PIECE_BYTES, Tally
 from dataset.sources.registry import open_sources
 from dataset.tokenizers.formats import bert_pipeline, save_tokenizer
 from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
+from dataset.workers import Workers
 
 
 def save_bert_tokenizer(vocabulary: Sequence[str], do_lower_case: bool, folder: Path) -> None:
@@ -70,9 +74,8 @@ def shard(
         directory,
         layout,
         "fingerprint",
-        executor or Here(),
+        Workers(executor or Here(), buffer_bytes),
         lambda amount: None,
-        buffer_bytes,
         "en",
     )
 
@@ -84,3 +87,15 @@ def articles_of(directory, split="*"):
     return sorted(
         article.replace("\n", " ") for text in texts for article in text.split("\n\n")[:-1]
     )
+
+
+def token_stream(path):
+    """Original tokens of a file of samples, in order, without special tokens and padding."""
+    samples = read_samples(path)
+    ids = samples["input_ids"].astype(int)
+    if "masked_lm_ids" in samples:
+        rows, columns = np.nonzero(samples["masked_lm_positions"])
+        at = rows, samples["masked_lm_positions"][rows, columns]
+        ids[at] = samples["masked_lm_ids"][rows, columns]
+    is_text = (samples["input_mask"] > 0) & (ids != 2) & (ids != 3)  # [CLS] and [SEP]
+    return ids[is_text].tolist()

@@ -16,6 +16,7 @@ import pytest
 from dataset.command_line import list_text_shards
 from dataset.samples.hdf5_files import SampleWriter, count_samples, read_samples
 from dataset.samples.packing import iter_article_tokens
+from dataset.shards.passages import whole_shard
 from dataset.sources.article_stream import Tally
 from dataset.sources.digests import FileDigests, identity_of
 from dataset.sources.registry import (
@@ -574,7 +575,7 @@ def read_text_shard(path: Path) -> Found:
     def encode(texts: Sequence[bytes]) -> list[np.ndarray]:
         return [np.frombuffer(text.decode().encode(), np.uint8) for text in texts]
 
-    return Found([bytes(ids) for ids, _ in iter_article_tokens(shards[0], encode)])
+    return Found([bytes(ids) for ids, _ in iter_article_tokens(whole_shard(shards[0]), encode)])
 
 
 def read_sample_file(path: Path) -> Found:
@@ -750,7 +751,8 @@ def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, fill, name, beg
 def test_memory_does_not_grow_with_a_line_of_a_text_shard(tmp_path):
     endless_line(tmp_path / "train_00000.txt", b"", b"\n\nthe last one\n\n", b"x y")
     tracemalloc.start()
-    sizes = [len(ids) for ids, _ in iter_article_tokens(tmp_path / "train_00000.txt", list)]
+    passage = whole_shard(tmp_path / "train_00000.txt")
+    sizes = [len(ids) for ids, _ in iter_article_tokens(passage, list)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * MEMORY  # pieces of 4 MiB, of a line of 96

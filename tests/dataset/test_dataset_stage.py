@@ -13,7 +13,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dataset.samples.hdf5_files import MASK_ARRAYS, ROW_ARRAYS, read_masking, read_samples
@@ -22,7 +21,7 @@ from dataset.stage import prepare_dataset
 from dataset.tokenizers.load import load_tokenizer
 from pipeline.errors import ConfigError, StageError
 from tests.damage import flip_byte
-from tests.dataset.dataset_helpers import files_of
+from tests.dataset.dataset_helpers import files_of, token_stream
 from tests.plans import dataset_artifact, dataset_estimate
 
 pytestmark = pytest.mark.slow
@@ -60,18 +59,6 @@ def made(finished_roots):
         return artifact
 
     return make
-
-
-def token_stream(path):
-    """Original tokens of a file of samples, in order, without special tokens and padding."""
-    samples = read_samples(path)
-    ids = samples["input_ids"].astype(int)
-    if "masked_lm_ids" in samples:
-        rows, columns = np.nonzero(samples["masked_lm_positions"])
-        at = rows, samples["masked_lm_positions"][rows, columns]
-        ids[at] = samples["masked_lm_ids"][rows, columns]
-    is_text = (samples["input_mask"] > 0) & (ids != 2) & (ids != 3)  # [CLS] and [SEP]
-    return ids[is_text].tolist()
 
 
 def tokens_of_text(shard, tokenizer_dir):

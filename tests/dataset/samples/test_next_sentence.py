@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dataset.samples.next_sentence import iter_pair_blocks, iter_pairs
 from dataset.samples.packing import RowFormat
+from dataset.shards.passages import whole_shard
 
 SENTENCE = st.lists(st.integers(5, 99), min_size=1, max_size=30)
 ARTICLES = st.lists(st.lists(SENTENCE, min_size=1, max_size=6), min_size=1, max_size=8)
@@ -26,7 +27,7 @@ def make_pairs(folder, articles, row_format, seed=0):
     path = folder / "train_00000.txt"
     text = "\n\n".join("\n".join(" ".join(map(str, s)) for s in article) for article in articles)
     path.write_text(text + "\n\n")
-    return list(iter_pairs(path, encode, row_format, np.random.default_rng(seed)))
+    return list(iter_pairs([whole_shard(path)], encode, row_format, np.random.default_rng(seed)))
 
 
 @settings(deadline=None)

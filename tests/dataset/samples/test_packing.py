@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.samples.packing import RowFormat, iter_articles, iter_row_blocks, iter_samples
+from dataset.samples.packing import RowFormat, iter_row_blocks, iter_samples
+from dataset.shards.passages import iter_passage, whole_shard
 
 CLS, SEP, PAD = 2, 3, 0
 TOKENS = st.lists(st.integers(5, 99), max_size=40)
@@ -129,7 +130,7 @@ def test_articles_in_any_block_size(tmp_path_factory, articles, read_bytes):
     path = tmp_path_factory.mktemp("shard") / "train_00000.txt"
     path.write_text("".join("\n".join([*article, "\n"]) for article in articles))
     found, lines = [], []
-    for text, ends in iter_articles(path, read_bytes):
+    for text, ends in iter_passage(whole_shard(path), read_bytes):
         lines += [line for line in text.decode().split("\n") if line]
         if ends:
             found.append(lines)
@@ -140,7 +141,7 @@ def test_articles_in_any_block_size(tmp_path_factory, articles, read_bytes):
 def test_a_long_article_comes_in_pieces_at_line_ends(tmp_path):
     path = tmp_path / "train_00000.txt"
     path.write_text("One line.\n" * 100 + "\n" + "Short.\n\n")
-    found = list(iter_articles(path, read_bytes=64))
+    found = list(iter_passage(whole_shard(path), read_bytes=64))
     assert len(found) > 5 and [ends for _, ends in found].count(True) == 2
     assert all(text.endswith(b"line.") for text, ends in found if not ends)
     assert b"".join(text for text, _ in found) == b"One line.\n" * 99 + b"One line." + b"Short."

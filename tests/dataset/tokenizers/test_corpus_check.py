@@ -5,10 +5,11 @@ import unicodedata
 
 import pytest
 
+from dataset.shards.passages import whole_shard
 from dataset.tokenizers.build import build_tokenizer
 from dataset.tokenizers.corpus_check import Findings, look_at, sample_articles
 from dataset.tokenizers.load import load_tokenizer
-from dataset.tokenizers.vocabulary_training import train_tokenizer
+from dataset.tokenizers.vocabulary_training import Portion, train_tokenizer
 from pipeline.errors import StageError
 from tests.dataset.tokenizer_folders import BERT
 
@@ -98,14 +99,13 @@ def test_long_runs_are_known_to_a_tokenizer_of_ones_own(tmp_path, text):
     shard = tmp_path / "train_00000.txt"
     shard.write_text(f"{text}\n{text}\n\n", encoding="utf-8")
     train_tokenizer(
-        [shard],
+        [Portion([whole_shard(shard)], 10**9)],
         tmp_path / "tokenizer",
         model="wordpiece",
         vocab_size=300,
         do_lower_case=False,
         accents="keep",
         special_tokens=[],
-        max_training_bytes=10**9,
     )
     found = look_at(load_tokenizer(tmp_path / "tokenizer"), [text])
     assert found.unknown_tokens == 0

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.stage import make_tokenizer
+from dataset.shards.passages import whole_shard
+from dataset.stage import make_tokenizer, portions_of
 from dataset.tokenizers.formats import bert_pipeline
 from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.tokenizer_files import SPECIAL_TOKENS
 from dataset.tokenizers.vocabulary_training import (
+    Portion,
     as_symbols,
     learn_wordpiece,
     problem_with_training,
@@ -51,16 +53,16 @@ def write_corpus(folder, languages=tuple(STEMS), num_shards=2):
     return paths
 
 
-def train(shards, folder, **changes):
+def train(shards, folder, max_bytes=1 << 30, **changes):
     arguments = {
         "model": "wordpiece",
         "vocab_size": 400,
         "do_lower_case": True,
         "accents": "auto",
         "special_tokens": [],
-        "max_training_bytes": 1 << 30,
     }
-    size = train_tokenizer(shards, folder, **(arguments | changes))
+    portions = [Portion(list(map(whole_shard, shards)), max_bytes)]
+    size = train_tokenizer(portions, folder, **(arguments | changes))
     loaded = load_tokenizer(folder)
     assert loaded.vocab_size == size <= (arguments | changes)["vocab_size"]
     return loaded
@@ -160,10 +162,12 @@ def test_training_is_the_same_in_every_process(tmp_path, model):
     write_corpus(tmp_path)
     program = (
         "import sys; from pathlib import Path; "
-        "from dataset.tokenizers.vocabulary_training import train_tokenizer; "
+        "from dataset.shards.passages import whole_shard; "
+        "from dataset.tokenizers.vocabulary_training import Portion, train_tokenizer; "
         "shards = sorted(Path(sys.argv[1]).glob('*.txt')); "
-        "train_tokenizer(shards, Path(sys.argv[2]), model=sys.argv[3], vocab_size=350, "
-        "do_lower_case=True, accents='auto', special_tokens=[], max_training_bytes=10000)"
+        "portion = Portion(list(map(whole_shard, shards)), 10000); "
+        "train_tokenizer([portion], Path(sys.argv[2]), model=sys.argv[3], vocab_size=350, "
+        "do_lower_case=True, accents='auto', special_tokens=[])"
     )
     for name in "abc":
         command = [sys.executable, "-c", program, tmp_path, tmp_path / name, model]
@@ -260,6 +264,7 @@ def test_bpe_from_the_stage(config, tmp_path):
     config.TOKENIZER.SPECIAL_TOKENS = ["[ENT]"]
     console = SimpleNamespace(say=lambda text: None)
     shards = [*write_corpus(tmp_path), tmp_path / "test_00000.txt"]
-    make_tokenizer(config.TOKENIZER, shards, tmp_path / "tokenizer", "identity", console)
+    portions = portions_of(config.TOKENIZER, shards, [], [])
+    make_tokenizer(config.TOKENIZER, portions, tmp_path / "tokenizer", "identity", console)
     loaded = load_tokenizer(tmp_path / "tokenizer")
     assert loaded.vocab_size == 300 and loaded.atomic_tokens == ("[ENT]",)

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+from dataset.shards.passages import whole_shard
 from dataset.tokenizers.word_counts import (
     BLOCK_BYTES,
     CONTINUES,
@@ -43,8 +44,9 @@ def test_all_text_once_or_an_even_share(tmp_path):
         path.write_text("".join(own), encoding="utf-8")
         lines += own
     assert all(path.stat().st_size > BLOCK_BYTES for path in paths)
-    assert "".join(iter_blocks(paths, 1 << 40)) == "".join(lines)
-    sample = list(iter_blocks(paths, 300_000))
+    passages = list(map(whole_shard, paths))
+    assert "".join(iter_blocks(passages, 1 << 40)) == "".join(lines)
+    sample = list(iter_blocks(passages, 300_000))
     assert 250_000 < sum(len(block.encode()) for block in sample) < 350_000
     read = [line for block in sample for line in block.split("\n") if line]
     assert len(set(read)) == len(read) and set(read) <= {line.strip("\n") for line in lines}
