@@ -28,9 +28,9 @@ from finetune.search.scheduler import WorkerPool, run_jobs
 from finetune.search.search import Search, count_runs
 from finetune.search.search_state import SearchState
 from finetune.search.worker import TaskCheck, run_job
-from finetune.training.foreign_models import local_model
 from pipeline.console import WARNING_PREFIX, Console, stage_console
 from pipeline.errors import ConfigError, StageError
+from pipeline.hub.models import local_model
 from pipeline.hub.repository import cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.store.atomic_files import write_json
