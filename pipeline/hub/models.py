@@ -25,6 +25,7 @@ MODEL_FILES = {
     "weights": ("*.safetensors", "*.bin"),
     "tokenizer": ("tokenizer*", "vocab*", "*.model"),
 }
+WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 # The files of a repository that describe a model: everything but its weights.
 DESCRIPTION = (CONFIG, "README.md", "*token*", "vocab*", "merges*", "*.model")
 
@@ -58,8 +59,9 @@ def find_model(name: str, root: Path, key: str) -> Path | None:
     name: such a folder, the folder of a pretraining run, the ID of a run under `root`, or a name on
     the Hub. Raises ConfigError, naming the key, if the folder has no model or the run is ambiguous.
     """
-    if Path(name).is_dir():
-        return _model_in(Path(name), key)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _model_in(folder, key)
     runs = sorted(Path(path) for path in glob.glob(str(_run_dir(root, name))))
     if len(runs) > 1:
         listed = ", ".join(map(str, runs))
@@ -67,7 +69,7 @@ def find_model(name: str, root: Path, key: str) -> Path | None:
     if runs:
         return _model_in(runs[0], key)
     if can_only_be_a_folder(name):
-        raise ConfigError([f"{key}: no such folder, got {Path(name).absolute()}"])
+        raise ConfigError([f"{key}: no such folder, got {folder.absolute()}"])
     return None
 
 
@@ -103,6 +105,30 @@ def fetch_description(name: str, key: str) -> Path:
     if not (folder / CONFIG).is_file():
         raise ConfigError([f"{key}: {name} has no {CONFIG} on the Hub, expected a model"])
     return folder
+
+
+def described_model(name: str, root: Path, key: str) -> tuple[str, Path]:
+    """Returns (folder, or name on the Hub, of a model; folder with the files that describe it).
+
+    Arguments and errors as of `find_model` and `fetch_description`.
+    """
+    folder = find_model(name, root, key)
+    return (str(folder), folder) if folder else (name, fetch_description(name, key))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns the files of a model's weights, of the first format present; an index comes first.
+
+    Each format is a single file, or an index of several.
+    """
+    for name in WEIGHT_NAMES:
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return [folder / name]
+        if index.is_file():
+            places = (read_json(index) or {}).get("weight_map", {})
+            return [index, *(folder / name for name in sorted({*places.values()}))]
+    return []
 
 
 def _is_described(folder: Path) -> bool:
