@@ -36,6 +36,7 @@ from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.store.atomic_files import write_json
 from pipeline.store.ownership import owned
 from pipeline.store.paths import SUMMARY, demo_glue_dir
+from pretrain.start.completion import completed
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -47,6 +48,7 @@ def finetune(config: "CfgNode") -> None:
     Raises ConfigError before anything is touched, StageError if the pretrained model is missing or
     if runs failed; it names them and keeps the results of the others.
     """
+    config = completed(config)
     run(config, plan(config))
 
 

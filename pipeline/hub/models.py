@@ -116,6 +116,14 @@ def described_model(name: str, root: Path, key: str) -> tuple[str, Path]:
     return (str(folder), folder) if folder else (name, fetch_description(name, key))
 
 
+def hub_name(folder: Path) -> str:
+    """Returns the name on the Hub of a folder of its cache, "" for any other folder."""
+    repository, snapshots = folder.parent.parent, folder.parent
+    kind, found, name = repository.name.partition("--")
+    is_cached = found and kind == "models" and snapshots.name == "snapshots"
+    return name.replace("--", "/") if is_cached else ""
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Returns the files of a model's weights, of the first format present; an index comes first.
 

@@ -99,6 +99,28 @@ class Checkpoint:
         return self.other_keys if model_type == self.model_type else self.keys
 
 
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint of a run. own_vocabulary: False if the data has another tokenizer."""
+
+    checkpoint: Checkpoint
+    own_vocabulary: bool
+
+    def model_values(self, model_type: str, vocab_size: int, length: int) -> dict[str, Any]:
+        """Returns the fields of ModelSettings that no flag sets.
+
+        vocab_size: of the tokenizer. length: tokens per row.
+        """
+        checkpoint = self.checkpoint
+        positions = checkpoint.num_positions
+        return {
+            "vocab_size": checkpoint.vocab_size if self.own_vocabulary else vocab_size,
+            "num_positions": max(positions, length) if positions else 0,
+            "type_vocab_size": checkpoint.num_segments,
+            "checkpoint_config": {} if model_type == OWN_TYPE else checkpoint.config,
+        }
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Reads config.json. Raises ConfigError for a model that cannot be pretrained here."""
     path = folder / CONFIG

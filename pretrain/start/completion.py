@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from configs.keys import KEYS
 from configs.pretrain_rules import problems_of_pretraining
-from dataset.start_from import complete_tokenizer
-from pipeline.errors import ConfigError
-from pipeline.hub.models import CONFIG, described_model
+from dataset.start_from import complete_tokenizer, has_tokenizer, tokenizer_entries
+from pipeline.errors import ConfigError, StageError
+from pipeline.hub.models import CONFIG, described_model, find_model
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint, read_checkpoint
 
@@ -70,6 +70,12 @@ def checkpoint_of(config: "CfgNode") -> Checkpoint | None:
     return read_checkpoint(folder)
 
 
+def on_hub(config: "CfgNode") -> bool:
+    """True if START_FROM names a model on the Hub."""
+    name = config.PRETRAIN.START_FROM
+    return bool(name) and find_model(name, Path(config.SYSTEM.OUTPUT_ROOT), START_KEY) is None
+
+
 def complete_model(config: "CfgNode", written: Collection[str] = ()) -> list[str]:
     """Sets the keys of MODEL as `complete` does. Raises ConfigError as `checkpoint_of` does."""
     checkpoint = checkpoint_of(config)
@@ -117,6 +123,33 @@ def _set(
         yield f"{key}: {place} has {value}, expected {row.rule.expected}"
     else:
         model[name] = value
+
+
+def problems_of_vocabulary(config: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields a line if the data gets another tokenizer than the checkpoint's."""
+    if has_other_tokenizer(config, checkpoint):
+        yield (
+            f"{START_KEY} has another tokenizer than TOKENIZER names, expected that of "
+            f"{checkpoint.folder}: no TOKENIZER.NAME_OR_PATH, and TOKENIZER.TRAIN False"
+        )
+
+
+def has_other_tokenizer(config: "CfgNode", checkpoint: Checkpoint) -> bool:
+    """True if the entries of TOKENIZER are not the checkpoint's, as far as local files say.
+
+    Raises ConfigError for a tokenizer that cannot be built.
+    """
+    name, folder = config.TOKENIZER.NAME_OR_PATH, checkpoint.folder
+    if config.TOKENIZER.TRAIN:
+        return True
+    path = Path(name).expanduser()
+    is_same = name == config.PRETRAIN.START_FROM or path.absolute() == folder.absolute()
+    if is_same or not path.exists() or not has_tokenizer(folder):
+        return False
+    try:
+        return tokenizer_entries(path) != tokenizer_entries(folder)
+    except StageError as error:
+        raise ConfigError([error.cause]) from error
 
 
 def notes(config: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:

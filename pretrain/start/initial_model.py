@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,34 +15,12 @@ from pretrain.model.model import BasePretrainModel, build_model
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.model.vocabulary import Vocabulary
 from pretrain.settings import ModelSettings
-from pretrain.start.checkpoint_config import START_KEY, Checkpoint, read_checkpoint
+from pretrain.start.checkpoint_config import START_KEY, Checkpoint, Start, read_checkpoint
 from pretrain.start.checkpoint_weights import Loaded, load_our_model
 from pretrain.start.transformers_weights import load_transformers_model
 from pretrain.training.data_loader import Shard, count_predictions, one_copy
 from pretrain.training.metrics_file import Log
 from pretrain.training.word_vectors import word_vectors
-
-
-@dataclass(frozen=True)
-class Start:
-    """The checkpoint of a run. own_vocabulary: False if the data has another tokenizer."""
-
-    checkpoint: Checkpoint
-    own_vocabulary: bool
-
-    def model_values(self, model_type: str, vocab_size: int, length: int) -> dict[str, Any]:
-        """Returns the fields of ModelSettings that no flag sets.
-
-        vocab_size: of the tokenizer. length: tokens per row.
-        """
-        checkpoint = self.checkpoint
-        positions = checkpoint.num_positions
-        return {
-            "vocab_size": checkpoint.vocab_size if self.own_vocabulary else vocab_size,
-            "num_positions": max(positions, length) if positions else 0,
-            "type_vocab_size": checkpoint.num_segments,
-            "checkpoint_config": {} if model_type == OWN_TYPE else checkpoint.config,
-        }
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from pretrain.optimization.lr_curves import LearningRateSchedule, curve_shape
 from pretrain.optimization.masking_rate import MaskingRate, rate_of_run
 from pretrain.optimization.optimizers import build_optimizer
 from pretrain.settings import Settings
+from pretrain.start.checkpoint_config import Start
 from pretrain.start.checkpoint_weights import Loaded
-from pretrain.start.initial_model import Start, build_initial_model, find_start
+from pretrain.start.initial_model import build_initial_model, find_start
 from pretrain.training.batch_fitting import fit_micro_batches
 from pretrain.training.compiling import compile_if_possible
 from pretrain.training.data_loader import (
