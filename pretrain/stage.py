@@ -30,7 +30,7 @@ from pretrain.optimization.budget import progress_unit
 from pretrain.plan import PretrainPlan, plan
 from pretrain.start.checkpoint_config import START_KEY
 from pretrain.start.completion import completed, on_hub
-from pretrain.training.metrics_file import parse_progress, parse_warning, read_metrics
+from pretrain.training.metrics_file import parse_note, parse_progress, parse_warning, read_metrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -142,6 +142,8 @@ def _train(
             if numbers:
                 loss = numbers["loss"]
                 progress.update(numbers["done"] * scale, "" if loss is None else f"loss {loss:.3f}")
+            if note := parse_note(line):
+                print_line(f"pretrain: {note}")
             if warning := parse_warning(line):
                 print_line(f"pretrain: {WARNING_PREFIX}{warning}")  # the log has the line
 

@@ -144,8 +144,7 @@ def _load(
     for name, parameter in model.named_parameters():
         if not places.keys() >= set(wanted[name]):
             continue
-        found = [files.read(places[theirs]) for theirs in wanted[name]]
-        tensor = found[0] if len(found) == 1 else torch.cat(found)
+        tensor = _joined([places[theirs] for theirs in wanted[name]], files)
         if name == POSITIONS:
             unused = checkpoint.pad_token_id + 1 if architecture.shifted_positions else 0
             if unused:
@@ -164,6 +163,20 @@ def _load(
         kept=kept,
         fresh_bias=BIAS not in held,
     )
+
+
+def _joined(names: Sequence[str], files: WeightFiles) -> Tensor:
+    """Reads a tensor, or the rows of several, which must have one shape."""
+    if len(names) == 1:
+        return files.read(names[0])
+    found = [files.read(name) for name in names]
+    for name, tensor in zip(names, found, strict=True):
+        if tensor.shape != found[0].shape:
+            raise StageError(
+                f"{START_KEY}: {name} has the shape {list(tensor.shape)}, expected "
+                f"{list(found[0].shape)}, that of {names[0]}"
+            )
+    return torch.cat(found)
 
 
 def _is_of_encoder(name: str, architecture: Architecture) -> bool:

@@ -88,7 +88,7 @@ def build_initial_model(
             loaded = load_our_model(model, settings, start.checkpoint, new)
         else:
             model, loaded = load_transformers_model(settings, start.checkpoint, new)
-        log.say(f"from {start.checkpoint.folder}: {loaded.in_words()}")
+        log.tell(f"from {start.checkpoint.folder}: {loaded.in_words()}")
     if isinstance(model, BasePretrainModel):
         _initialize_from_data(model, settings, seed, shards, loaded, log)
     return InitialModel(model, loaded)

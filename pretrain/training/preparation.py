@@ -28,6 +28,7 @@ from pretrain.settings import Settings
 from pretrain.start.checkpoint_config import Start
 from pretrain.start.checkpoint_weights import Loaded
 from pretrain.start.initial_model import build_initial_model, find_start
+from pretrain.start.origin import origin_of
 from pretrain.training.batch_fitting import fit_micro_batches
 from pretrain.training.compiling import compile_if_possible
 from pretrain.training.data_loader import (
@@ -175,9 +176,14 @@ def write_model(
     if prepared.loaded:
         weights |= prepared.loaded.kept
 
+    origin = None
+    if prepared.start and prepared.loaded:
+        origin = origin_of(prepared.start.checkpoint, prepared.loaded.in_words())
+
     def write() -> None:
         export_model(weights, settings.model, prepared.tokenizer, folder)
-        write_model_card(folder, settings, dataset_path, read_metrics(output_dir / METRICS))
+        metrics = read_metrics(output_dir / METRICS)
+        write_model_card(folder, settings, dataset_path, metrics, origin)
 
     failure = None
     if rank() == 0:
