@@ -26,21 +26,32 @@ def measure_first_loss(prepared: Prepared, run: TrainingRun, interrupts: Interru
 
 def _compare(prepared: Prepared, run: TrainingRun, baseline: float) -> None:
     assert prepared.start and prepared.loaded
-    found, log = run.eval_loss, run.log
+    new = "prediction head" if prepared.loaded.fresh else ""
+    if not prepared.start.own_vocabulary:
+        new = "vocabulary"
+    said, is_suspicious = in_words(run.eval_loss, baseline, new)
+    (run.log.warn if is_suspicious else run.log.tell)(said)
+
+
+def in_words(loss: float, baseline: float, new_part: str) -> tuple[str, bool]:
+    """Returns (a line on the loss before the first step, True if the load looks wrong).
+
+    baseline: loss of predicting by token frequencies. new_part: part of the model that is not
+    loaded, or "".
+    """
     said = (
-        f"before the first step: validation loss {found:.4f}; token frequencies alone have "
+        f"before the first step: validation loss {loss:.4f}; token frequencies alone have "
         f"{baseline:.4f}"
     )
-    if found < baseline:
-        log.tell(said)
-    elif prepared.loaded.fresh or not prepared.start.own_vocabulary:
-        what = "prediction head" if prepared.start.own_vocabulary else "vocabulary"
-        log.tell(f"{said}: less, because the model's {what} is new")
-    else:
-        log.warn(
-            f"{said}: the loaded model predicts no better; is it the right checkpoint for this "
-            "tokenizer and language?"
-        )
+    if loss < baseline:
+        return said, False
+    if new_part:
+        return f"{said}: less, because the model's {new_part} is new", False
+    return (
+        f"{said}: the loaded model predicts no better; is it the right checkpoint for this "
+        "tokenizer and language?",
+        True,
+    )
 
 
 def _frequency_loss(prepared: Prepared, run: TrainingRun) -> float:

@@ -1,5 +1,6 @@
 """START_FROM computes what transformers computes, and saves again what it has loaded."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,31 @@ from transformers import AutoModelForMaskedLM
 
 from pretrain.model.export import export_model
 from pretrain.model.model import BasePretrainModel
+from pretrain.model.modeling_extremebert import register
+from pretrain.settings import ModelSettings
+from tests.pretrain.model.test_model import VARIANTS, model_args
 from tests.pretrain.start.checkpoints import (
     CHECKPOINTS,
     NUM_ENTRIES,
     OF_TRANSFORMERS,
     started,
     write_checkpoint,
+    write_tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 ALL = {**CHECKPOINTS, **OF_TRANSFORMERS}
+OWN = {
+    "swiglu rmsnorm": VARIANTS["swiglu rmsnorm"],
+    "no embedding norm": VARIANTS["no embedding norm"],
+    "absolute windows": VARIANTS["absolute windows"],
+    "windows of another theta": {
+        **VARIANTS["swiglu rmsnorm"],
+        **{"attention_window": 6, "global_attention_every": 2, "local_rope_theta": 100.0},
+    },
+}
+SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +87,27 @@ def test_loss_is_that_of_transformers(folders, name):
         assert run.model(*batch).item() == pytest.approx(
             loss_of_transformers(folders[name], batch), abs=1e-5
         )
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_exports_come_back(name, tmp_path):
+    args = model_args(num_hidden_layers=4, special_ids=SPECIAL_IDS, **OWN[name])
+    torch.manual_seed(1)
+    model = BasePretrainModel(args).eval()
+    weights = {key: parameter.detach() for key, parameter in model.named_parameters()}
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    before = tmp_path / "before"
+    export_model(weights, ModelSettings.from_args(args), tokenizer, before)
+    assert json.loads((before / "config.json").read_text())["model_type"] == "extreme-bert"
+    run, batch = started(before), masked_batch(0)
+    assert isinstance(run.model, BasePretrainModel)
+    register()
+    with torch.no_grad():
+        loss = run.model(*batch).item()
+        assert loss == model(*batch).item()
+        assert loss == pytest.approx(loss_of_transformers(before, batch), abs=1e-5)
+    again = exported(run, tmp_path / "again") / "model.safetensors"
+    assert again.read_bytes() == (before / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("name", ALL)
