@@ -85,7 +85,7 @@ def _fetched(config: "CfgNode", plan: PretrainPlan) -> tuple[str, dict[str, Any]
     plan.upstream.digests.save()
     if not on_hub(config):
         return str(plan.checkpoint.folder.resolve()), {}
-    folder, commits = local_model(config.PRETRAIN.START_FROM, START_KEY)
+    folder, commits = local_model(config.PRETRAIN.START_FROM, START_KEY, with_card=True)
     return str(Path(folder).absolute()), {"commits": commits}
 
 

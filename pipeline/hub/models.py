@@ -35,11 +35,11 @@ def can_only_be_a_folder(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/")
 
 
-def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
+def local_model(name: str, key: str, with_card: bool = False) -> tuple[str, dict[str, str]]:
     """Returns (folder of a model, {name: commit} of a model on the Hub), after a download.
 
-    name: a folder, or a name on the Hub. key: the config key or flag with this name. Raises
-    StageError if the model does not exist or cannot be downloaded.
+    name: a folder, or a name on the Hub. key: the config key or flag with this name. with_card:
+    fetches README.md too. Raises StageError if the model does not exist or cannot be downloaded.
     """
     if os.path.exists(name):
         return name, {}
@@ -48,6 +48,8 @@ def local_model(name: str, key: str) -> tuple[str, dict[str, str]]:
     repository = Repository(name, "model")
     try:
         folder = fetch_model(repository)
+        if with_card:
+            fetch_matching(repository, ("README.md",))
     except StageError as error:
         raise StageError(f"{key}: {error.cause}") from error
     return str(folder), {name: cached_commit(repository)}
