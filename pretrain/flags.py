@@ -20,6 +20,7 @@ from pretrain.start.completion import complete_model
 
 SECTIONS_WITH_FLAGS = ("MODEL", "PRETRAIN")
 PATHS = ("dataset_path", "output_dir")
+LONGEST_ROW = 65535  # the most that DATASET.MAX_SEQ_LENGTH takes
 EPOCH_FLAGS = ("validation_epochs", "validation_epochs_begin", "validation_epochs_end")
 
 
@@ -147,6 +148,7 @@ def _problems(args: argparse.Namespace, given: Set[str]) -> list[str]:
     Sets those of the model that --start_from decides. given: words of the command line.
     """
     config, problems = get_default_config(), []
+    config.DATASET.MAX_SEQ_LENGTH = LONGEST_ROW  # its files say how long they are
     for flag, key in flag_keys().items():
         section, _, name = key.partition(".")
         config[section][name] = value = getattr(args, flag)

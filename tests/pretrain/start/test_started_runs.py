@@ -44,7 +44,8 @@ def validations(lines):
 
 def test_the_loss_before_the_first_step(device, dataset, checkpoint, tmp_path, capfd):
     start = f"--start_from={checkpoint}"
-    lines = train(device, dataset, tmp_path / "out", start, "--max_steps=2")
+    constant = "--curve=constant"  # can be lengthened
+    lines = train(device, dataset, tmp_path / "out", start, constant, "--max_steps=2")
     [(first, before), (last, _)] = validations(lines)
     assert (first, last) == (0, 2)
     assert lines[0]["elapsed_seconds"] == 0
@@ -52,7 +53,7 @@ def test_the_loss_before_the_first_step(device, dataset, checkpoint, tmp_path, c
     assert "65 tensors loaded" in said or re.search(r"\d+ tensors loaded\n", said)
     # Random weights predict no better than frequencies, and are not meant to be random.
     assert re.search(r"WARNING: before the first step: validation loss [\d.]+; token freq", said)
-    longer = train(device, dataset, tmp_path / "out", start, "--max_steps=4")
+    longer = train(device, dataset, tmp_path / "out", start, constant, "--max_steps=4")
     assert [step for step, _ in validations(longer)] == [0, 2, 4]  # not measured again
     none = train(device, dataset, tmp_path / "none", start, "--max_steps=0")
     assert validations(none) == [(0, before)]
