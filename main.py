@@ -139,11 +139,12 @@ def _run_stages(options: argparse.Namespace) -> None:
     from configs.loading import load_config
     from pipeline.orchestrator import run_pipeline
     from pipeline.status_report import report_status
+    from pretrain.start.completion import complete
 
     overrides = list(options.overrides)
     if options.output_root:
         overrides = ["SYSTEM.OUTPUT_ROOT", options.output_root, *overrides]
-    config = load_config(options.config, overrides, options.stages)
+    config = load_config(options.config, overrides, options.stages, complete)
     if options.status:
         report_status(config, options.stages)
         return

@@ -217,7 +217,7 @@ MODEL.ENCODER_LN_MODE = Key("pre-ln", one_of("pre-ln", "post-ln"), identity=True
 # absolute: learned, with segment embeddings, as in BERT | rotary: as in ModernBERT, without segment
 # embeddings, and without an attention norm directly after the embedding norm.
 MODEL.POSITION_EMBEDDING_TYPE = Key("absolute", one_of("absolute", "rotary"), identity=True)
-# Base of the wavelengths of rotary positions.
+# Base of the wavelengths of rotary positions. A larger one suits longer texts.
 MODEL.ROPE_THETA = Key(10000.0, above(0), identity=True)
 # Size of the sliding attention window in tokens, half of it on either side; ModernBERT has 128. On
 # long rows, layers with a window cost a fraction; below 512 tokens they save nothing. 0: no
@@ -229,6 +229,9 @@ MODEL.ATTENTION_WINDOW = Key(
 )
 # With ATTENTION_WINDOW, one layer in this many attends to all tokens, beginning with the first.
 MODEL.GLOBAL_ATTENTION_EVERY = Key(3, at_least(1), identity=IF_WINDOWS)
+# With ATTENTION_WINDOW, the ROPE_THETA of the layers with a window; ModernBERT has 10,000 in these
+# and 160,000 in the others. 0: ROPE_THETA.
+MODEL.LOCAL_ROPE_THETA = Key(0.0, at_least(0), identity=when("MODEL.LOCAL_ROPE_THETA"))
 # Gated feed-forward layers: GeGLU with gelu, SwiGLU with silu.
 MODEL.GLU = Key(False, identity=True)
 # Biases in the linear layers and in the norms. The output over the vocabulary always has one.
@@ -282,6 +285,15 @@ PRETRAIN.ENABLED = Key(True, identity=False, flag="")
 # Name of the pretraining run and of its folder. Empty: derived from the settings. A run with a name
 # can be lengthened, see docs/RECIPES.md.
 PRETRAIN.ID = Key("", FILE_NAME, identity=False, flag="")
+# Model to train further, instead of one with random weights: a folder in Hugging Face form, a name
+# on the Hub, or the ID or folder of a pretraining run. Its architecture, sizes and dropouts replace
+# the keys of MODEL at their defaults, its tokenizer replaces the keys of TOKENIZER, and its
+# positions stay: texts may be as long as these, and DATASET.MAX_SEQ_LENGTH may be longer, when a
+# table of positions is repeated. BERT, RobertaPreLayerNorm, ModernBERT and our exports are trained
+# by bert-mlm, all others by the code of transformers. Dropouts, INITIALIZER_RANGE, ROPE_THETA and
+# LOCAL_ROPE_THETA may have other values; any other key that contradicts the model is an error. An
+# encoder without a head for masked tokens gets a new one. Empty: random weights.
+PRETRAIN.START_FROM = Key("", MODEL_NAME_OR_PATH, identity=by_plan, is_path=True)
 # Unit of the length of the run and of the learning rate schedule: step (NUM_STEPS) | time
 # (TOTAL_TRAINING_TIME) | tokens (NUM_TOKENS).
 PRETRAIN.LR_SCHEDULE = Key("step", one_of("step", "time", "tokens"), identity=True)

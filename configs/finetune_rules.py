@@ -77,7 +77,8 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
             f"{finetune.EARLY_STOPPING_PATIENCE} with FINETUNE.EVALS_PER_EPOCH 0, expected at "
             "least 1 evaluation per epoch"
         )
-    if not finetune.MODEL_NAME_OR_PATH:
+    # A model to start from may have more positions; where it has fewer, samples are cut.
+    if not finetune.MODEL_NAME_OR_PATH and not config.PRETRAIN.START_FROM:
         yield from _problems_of_length(config, tasks)
 
 

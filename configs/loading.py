@@ -6,7 +6,7 @@ and raised at once.
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,29 @@ from configs.yaml_files import read_files, read_overrides
 from pipeline.errors import ConfigError
 from pipeline.privacy import LOGIN
 
+# Names of other tools for PRETRAIN.START_FROM.
+NAMES_OF_START = {
+    *("MODEL_NAME_OR_PATH", "MODEL_NAME", "MODEL_PATH", "INIT_CHECKPOINT", "LOAD_PATH"),
+    *("PRETRAINED_MODEL_NAME_OR_PATH", "PRETRAINED_MODEL", "PRETRAINED_CHECKPOINT", "CHECKPOINT"),
+    *("FROM_PRETRAINED", "PRETRAINED", "BASE_MODEL", "INIT_FROM", "START_CHECKPOINT"),
+}
+START_FROM = "PRETRAIN.START_FROM"
+
+# (config, keys that the user has set) -> a line for each problem; sets more keys.
+Complete = Callable[[CfgNode, Collection[str]], Iterable[str]]
+
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), stages: Iterable[str] | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    stages: Iterable[str] | None = None,
+    complete: Complete = lambda config, written: (),
 ) -> CfgNode:
     """Returns the config of a YAML file.
 
     overrides: alternating keys and values, as on the command line. stages: names of the stages
-    that will run (None: all that are enabled); needs of the others are not checked.
+    that will run (None: all that are enabled); needs of the others are not checked. complete:
+    called before the values are checked, e.g. pretrain.start.completion.complete.
     Raises ConfigError with every problem.
     """
     config = get_default_config()
@@ -44,6 +59,7 @@ def load_config(
         if row.is_path:
             node, _, name = key.rpartition(".")
             _node_of(config, node)[name] = _with_home(value)
+    problems += complete(config, {key for key, _ in pairs})
     # A value of a wrong type was not merged; the checks see the default in its place.
     problems += problems_of_values(config, stages)
     problems += _logins(config)
@@ -120,6 +136,8 @@ def _add_named_entry(config: CfgNode, key: str, value: Any) -> None:
 def _did_you_mean(key: str) -> str:
     known = list(flatten(get_default_config()))
     section, _, name = key.rpartition(".")
+    if section.strip().upper() in ("", "MODEL", "PRETRAIN") and name.upper() in NAMES_OF_START:
+        return f" (did you mean {START_FROM}?)"
     if entries := NAMED_ENTRIES.get(section.rpartition(".")[0]):
         known += [f"{section}.{own}" for own in entries.keys]
     in_capitals = {other.upper(): other for other in known}

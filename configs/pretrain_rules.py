@@ -15,7 +15,7 @@ CURVES_THAT_END_ABOVE_0 = ("exponential", "step_decay", "inverse_time")
 OWN_MODEL_KEYS = (
     *("ENCODER_LN_MODE", "POSITION_EMBEDDING_TYPE", "ROPE_THETA", "GLU", "USE_BIAS", "NORM_TYPE"),
     *("EMBEDDING_NORM", "PAD_VOCAB_TO_MULTIPLE_OF", "ATTENTION_WINDOW", "GLOBAL_ATTENTION_EVERY"),
-    *("RESIDUAL_INIT", "WORD_EMBEDDING_INIT", "OUTPUT_BIAS_INIT"),
+    *("LOCAL_ROPE_THETA", "RESIDUAL_INIT", "WORD_EMBEDDING_INIT", "OUTPUT_BIAS_INIT"),
 )
 
 MAX_RAMP_SIZES = 1000  # of a batch; a search for the step of a sample goes through all of them
@@ -47,8 +47,13 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
             "MODEL.GLOBAL_ATTENTION_EVERY: leaves no layer for MODEL.ATTENTION_WINDOW "
             f"{model.ATTENTION_WINDOW}, got 1, expected at least 2, or a window of 0"
         )
-    length = config.DATASET.MAX_SEQ_LENGTH
-    if model.ATTENTION_WINDOW > 0 and model.ATTENTION_WINDOW // 2 >= length - 1:
+    if model.LOCAL_ROPE_THETA and not model.ATTENTION_WINDOW:
+        yield (
+            "MODEL.LOCAL_ROPE_THETA: of the layers with a window, got "
+            f"{model.LOCAL_ROPE_THETA:g} without MODEL.ATTENTION_WINDOW, expected both or neither"
+        )
+    length, is_new = config.DATASET.MAX_SEQ_LENGTH, not config.PRETRAIN.START_FROM
+    if is_new and model.ATTENTION_WINDOW > 0 and model.ATTENTION_WINDOW // 2 >= length - 1:
         yield (
             f"MODEL.ATTENTION_WINDOW: covers whole rows of DATASET.MAX_SEQ_LENGTH {length}, "
             f"got {model.ATTENTION_WINDOW}, expected less than {2 * (length - 1)}, or 0"

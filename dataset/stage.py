@@ -29,6 +29,7 @@ from dataset.shards.passages import Passage, passages_by_source, whole_shard
 from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
 from dataset.shards.split_plan import ShardSettings, plan_layout
 from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
+from dataset.start_from import completed
 from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
@@ -55,6 +56,7 @@ def prepare_dataset(config: "CfgNode") -> None:
     Resumes an interrupted run. Raises ConfigError if a source is missing or the memory is too
     small, StageError if the text cannot be used.
     """
+    config = completed(config)
     run(config, plan(config))
 
 

@@ -10,19 +10,12 @@ from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.local_workers import Slot, plan_slots
 from finetune.search.search import Search
-from finetune.training.foreign_models import problem_with_places
 from pipeline.errors import ConfigError
+from pipeline.hub.models import MODEL_FILES, problem_with_places
 from pipeline.runtime.devices import usable_gpus
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
-
-# Files that a model's folder must have.
-MODEL_FILES = {
-    "config": ("config.json",),
-    "weights": ("*.safetensors", "*.bin"),
-    "tokenizer": ("tokenizer*", "vocab*", "*.model"),
-}
 
 
 def check_machine(config: "CfgNode", plan: FinetunePlan) -> None:

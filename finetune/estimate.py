@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.checks import MODEL_FILES, tasks_in_folders
+from finetune.checks import tasks_in_folders
 from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import demo_files
 from finetune.data.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
@@ -15,6 +15,7 @@ from finetune.plan import FinetunePlan
 from finetune.search.grid import HALVING, STILT_SOURCE, by_task, total_rows
 from finetune.search.search import Search, count_runs
 from pipeline.console import WARNING_PREFIX
+from pipeline.hub.models import MODEL_FILES
 from pipeline.hub.needs import HubNeed
 from pipeline.stage_plan import Estimate
 from pipeline.store.disk import DiskNeed, size_of

@@ -15,8 +15,8 @@ from finetune.data.tasks import Task
 from finetune.search.grid import STILT_SOURCE, Grid, Job, by_task, plan_jobs
 from finetune.search.job_folder import RESULT
 from finetune.search.search import FORMAT, Search, StartingModel
-from finetune.training.foreign_models import can_only_be_a_folder
 from pipeline.errors import ConfigError
+from pipeline.hub.models import can_only_be_a_folder
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint

@@ -32,10 +32,10 @@ from finetune.search.job_folder import (
     save_model,
     write_predictions,
 )
-from finetune.training.foreign_models import can_only_be_a_folder, local_model
 from finetune.training.schedules import SCHEDULES
 from pipeline.console import WARNING_PREFIX, print_line
 from pipeline.errors import StageError
+from pipeline.hub.models import can_only_be_a_folder, local_model
 from pipeline.privacy import private_files
 from pipeline.runtime.devices import take_device
 from pipeline.store.atomic_files import write_json

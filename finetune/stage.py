@@ -28,14 +28,15 @@ from finetune.search.scheduler import WorkerPool, run_jobs
 from finetune.search.search import Search, count_runs
 from finetune.search.search_state import SearchState
 from finetune.search.worker import TaskCheck, run_job
-from finetune.training.foreign_models import local_model
 from pipeline.console import WARNING_PREFIX, Console, stage_console
 from pipeline.errors import ConfigError, StageError
+from pipeline.hub.models import local_model
 from pipeline.hub.repository import cached_commit
 from pipeline.runtime.executor import local_pool, run_unordered
 from pipeline.store.atomic_files import write_json
 from pipeline.store.ownership import owned
 from pipeline.store.paths import SUMMARY, demo_glue_dir
+from pretrain.start.completion import completed
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -47,6 +48,7 @@ def finetune(config: "CfgNode") -> None:
     Raises ConfigError before anything is touched, StageError if the pretrained model is missing or
     if runs failed; it names them and keeps the results of the others.
     """
+    config = completed(config)
     run(config, plan(config))
 
 

@@ -17,6 +17,7 @@ from pipeline.stages import STAGES, Stage, plan_stage
 from pipeline.store.artifacts import Status
 from pipeline.store.disk import DiskNeed, shortages, space_in_words
 from pipeline.store.ownership import InUse, is_owned, owner
+from pretrain.start.completion import completed
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def run_pipeline(
     wait: for other runs that use the same artifacts. Raises ConfigError before anything is
     touched, StageError when a stage fails or, without `wait`, another run has its artifact.
     """
+    config = completed(config)
     steps = {step.stage.name: step for step in plan_steps(config, stages, force, dry_run, wait)}
     done: dict[str, StagePlan] = {}
     for stage in STAGES:

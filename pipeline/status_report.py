@@ -15,6 +15,7 @@ from pipeline.stages import STAGES, Stage, plan_stage
 from pipeline.store.artifacts import Artifact
 from pipeline.store.heartbeat import Beat, read_heartbeat
 from pipeline.store.ownership import is_owned, owner
+from pretrain.start.completion import completed
 
 # A run writes its heartbeat every ten seconds, except in long steps.
 SILENT_SECONDS = 300.0
@@ -29,6 +30,7 @@ WORDS = {
 def report_status(config: CfgNode, stages: Collection[str] = STAGE_NAMES) -> None:
     """Prints a few lines for each stage in `stages`."""
     plans: dict[str, StagePlan] = {}
+    config = completed(config)
     for stage in STAGES:
         if stage.name in stages and stage.name != "install":
             for line in _stage_lines(stage, config, plans):

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 from pretrain.engine.deepspeed_config import conflicts, read_user_config
@@ -16,6 +16,8 @@ from pretrain.engine.placement import Placement, place_ranks
 from pretrain.flags import flag_keys
 from pretrain.model.model_types import OWN_TYPE, check_model_type
 from pretrain.plan import PretrainPlan
+from pretrain.start.checkpoint_config import Checkpoint, Start
+from pretrain.start.completion import checkpoint_of, problems_of_vocabulary
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -36,7 +38,10 @@ def check_machine(config: "CfgNode", plan: PretrainPlan | None = None) -> None:
             f"the {ranks} {'GPUs' if place.on_gpus else 'processes'}"
         )
     problems += _precision_problems(config, place)
-    problems += _type_problems(config)
+    checkpoint = plan.checkpoint if plan else checkpoint_of(config)
+    problems += _type_problems(config, checkpoint)
+    if checkpoint:
+        problems += problems_of_vocabulary(config, checkpoint)
     problems += _deepspeed_problems(config.PRETRAIN.DEEPSPEED_CONFIG)
     problems += _logging_problems(config)
     problems += _shell_problems(config)
@@ -68,7 +73,7 @@ def _shell_problems(config: "CfgNode") -> Iterator[str]:
             )
 
 
-def _type_problems(config: "CfgNode") -> Iterator[str]:
+def _type_problems(config: "CfgNode", checkpoint: Checkpoint | None) -> Iterator[str]:
     """Yields problems with MODEL.TYPE; builds architectures of transformers without weights."""
     model = config.MODEL
     if model.TYPE == OWN_TYPE:
@@ -78,13 +83,17 @@ def _type_problems(config: "CfgNode") -> Iterator[str]:
         from pretrain.model.transformers_model import check_config
 
         settings = {key.lower(): model[key] for key in model}
+        length, vocab_size = config.DATASET.MAX_SEQ_LENGTH, config.TOKENIZER.VOCAB_SIZE
+        found: dict[str, Any] = {"vocab_size": vocab_size}
+        if checkpoint:
+            found = Start(checkpoint, True).model_values(model.TYPE, vocab_size, length)
         check_config(
             Namespace(
                 **settings,
+                **found,
                 model_type=model.TYPE,
-                max_seq_length=config.DATASET.MAX_SEQ_LENGTH,
+                max_seq_length=length,
                 gradient_checkpointing=config.PRETRAIN.GRADIENT_CHECKPOINTING,
-                vocab_size=config.TOKENIZER.VOCAB_SIZE,
                 special_ids={"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
             )
         )

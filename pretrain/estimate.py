@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline.hub.models import MODEL_FILES
+from pipeline.hub.needs import HubNeed
 from pipeline.runtime.devices import lacks_driver
 from pipeline.stage_plan import Estimate
 from pipeline.store.artifacts import Artifact
@@ -13,6 +15,9 @@ from pretrain.model.model_types import OWN_TYPE
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.lr_curves import CURVES_WITH_STABLE_PHASE
 from pretrain.plan import PretrainPlan, length_of_run
+from pretrain.start.checkpoint_config import START_KEY, Checkpoint
+from pretrain.start.completion import checkpoint_of, has_other_tokenizer, on_hub
+from pretrain.start.completion import notes as notes_on_start
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -25,11 +30,23 @@ SHARED_LAYERS = "albert"  # all layers share their weights
 
 def estimate(config: "CfgNode", plan: PretrainPlan) -> Estimate:
     """Returns the length of the run, the size of the model and the disk space."""
-    dataset = plan.upstream.artifact
     return Estimate(
-        notes=tuple(_notes(config, dataset, plan.artifact)),
-        disk=(_disk_need(config, dataset, plan.artifact),),
+        notes=tuple(_notes(config, plan)),
+        disk=(_disk_need(config, plan),),
+        hub=tuple(_hub_needs(config)),
     )
+
+
+def _hub_needs(config: "CfgNode") -> Iterator[HubNeed]:
+    if on_hub(config):
+        yield HubNeed(
+            "model",
+            config.PRETRAIN.START_FROM,
+            START_KEY,
+            "the model to start from",
+            "a folder with a model here",
+            files=(MODEL_FILES["config"], MODEL_FILES["weights"]),
+        )
 
 
 def precision_in_words(config: "CfgNode", on_gpus: bool) -> str:
@@ -44,10 +61,21 @@ def precision_in_words(config: "CfgNode", on_gpus: bool) -> str:
 
 def model_bytes(config: "CfgNode", vocab_size: int) -> int:
     """Returns the size of the exported fp32 model; approximate for those of transformers."""
+    return 4 * _count(config, vocab_size, checkpoint_of(config))
+
+
+def _count(config: "CfgNode", vocab_size: int, checkpoint: Checkpoint | None) -> int:
+    """Returns the number of weights; vocab_size: of the tokenizer, 0 if it is not known yet."""
     model = dict(config.MODEL)
     if config.MODEL.TYPE == SHARED_LAYERS:
         model["NUM_HIDDEN_LAYERS"] = 1
-    return 4 * num_parameters(model, vocab_size, config.DATASET.MAX_SEQ_LENGTH)
+    positions, segments = config.DATASET.MAX_SEQ_LENGTH, NUM_SEGMENTS
+    vocab_size = vocab_size or config.TOKENIZER.VOCAB_SIZE
+    if checkpoint:
+        positions, segments = max(positions, checkpoint.num_positions), checkpoint.num_segments
+        if not has_other_tokenizer(config, checkpoint):
+            vocab_size = checkpoint.vocab_size
+    return num_parameters(model, vocab_size, positions, segments)
 
 
 def _vocab_size(dataset: Artifact) -> int:
@@ -56,10 +84,10 @@ def _vocab_size(dataset: Artifact) -> int:
     return manifest["results"]["vocab_size"] if manifest else 0
 
 
-def _disk_need(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> DiskNeed:
+def _disk_need(config: "CfgNode", plan: PretrainPlan) -> DiskNeed:
     """Returns the space for the kept checkpoints, the one being written, and the models."""
     settings = config.PRETRAIN
-    model = model_bytes(config, _vocab_size(dataset) or config.TOKENIZER.VOCAB_SIZE)
+    model = 4 * _count(config, _vocab_size(plan.upstream.artifact), plan.checkpoint)
     num_checkpoints = settings.KEEP_CHECKPOINTS + 1
     if settings.LR_SCHEDULE == "step" and settings.CHECKPOINT_STEPS:
         made = settings.NUM_STEPS // settings.CHECKPOINT_STEPS + 1
@@ -68,14 +96,14 @@ def _disk_need(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> Disk
     num_bytes = num_checkpoints * model * (1 + STATE_SIZES.get(settings.OPTIMIZER, 2))
     num_bytes += model * (1 + len(settings.FINETUNE_TIME_MARKERS))
     what = "checkpoints and models of pretraining"
-    return DiskNeed(artifact.directory, num_bytes, what, "PRETRAIN.KEEP_CHECKPOINTS")
+    return DiskNeed(plan.artifact.directory, num_bytes, what, "PRETRAIN.KEEP_CHECKPOINTS")
 
 
-def _notes(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> Iterator[str]:
-    """Yields the number of steps, of epochs (of a finished dataset), and the model's size.
-
-    artifact: of the run.
-    """
+def _notes(config: "CfgNode", plan: PretrainPlan) -> Iterator[str]:
+    """Yields the number of steps, of epochs (of a finished dataset), and the model's size."""
+    dataset = plan.upstream.artifact
+    if plan.checkpoint:
+        yield from notes_on_start(config, plan.checkpoint)
     # Without torch: the run may belong to another machine.
     on_gpus = expects_gpus(config)
     precision = precision_in_words(config, on_gpus)
@@ -92,11 +120,11 @@ def _notes(config: "CfgNode", dataset: Artifact, artifact: Artifact) -> Iterator
     yield effort
     if end := config.DATASET.MASKED_LM_PROB_END:
         yield f"share of masked tokens: from {config.DATASET.MASKED_LM_PROB:g} to {end:g}, linearly"
-    yield from lengthening_hints(artifact, schedule_of(config))
+    yield from lengthening_hints(plan.artifact, schedule_of(config))
     if config.SYSTEM.NUM_GPUS and not expects_gpus(config) and lacks_driver():
         yield ("on the CPU: the driver of this machine's NVIDIA GPU is not loaded")
     if config.MODEL.TYPE == OWN_TYPE:  # the others can only be counted by building them
-        yield (_size_note(config, _vocab_size(dataset)))
+        yield _size_note(config, _vocab_size(dataset), plan.checkpoint)
 
 
 def num_samples(pretrain: "CfgNode") -> int:
@@ -105,17 +133,17 @@ def num_samples(pretrain: "CfgNode") -> int:
     return BatchSizes(pretrain.BATCH_SIZE, *ramp).samples_before(pretrain.NUM_STEPS)
 
 
-def _size_note(config: "CfgNode", vocab_size: int) -> str:
-    model = config.MODEL
-    count = num_parameters(
-        model, vocab_size or config.TOKENIZER.VOCAB_SIZE, config.DATASET.MAX_SEQ_LENGTH
-    )
-    guess = "" if vocab_size else f", if the tokenizer has {config.TOKENIZER.VOCAB_SIZE} entries"
+def _size_note(config: "CfgNode", vocab_size: int, checkpoint: Checkpoint | None) -> str:
+    count = _count(config, vocab_size, checkpoint)
+    is_known = vocab_size or (checkpoint and not config.TOKENIZER.TRAIN)
+    guess = "" if is_known else f", if the tokenizer has {config.TOKENIZER.VOCAB_SIZE} entries"
     # Weights, gradients and the two moments of Adam, in fp32.
     return f"{count:,} parameters, {count * 16 / 1e9:.2f} GB with optimizer state{guess}"
 
 
-def num_parameters(model: Mapping[str, Any], vocab_size: int, max_seq_length: int) -> int:
+def num_parameters(
+    model: Mapping[str, Any], vocab_size: int, num_positions: int, num_segments: int = NUM_SEGMENTS
+) -> int:
     """Returns the number of trained weights of BasePretrainModel, without vocabulary padding.
 
     model: the keys of MODEL.
@@ -130,7 +158,7 @@ def num_parameters(model: Mapping[str, Any], vocab_size: int, max_seq_length: in
 
     feed_forward = linear(width, inner * (2 if model["GLU"] else 1)) + linear(inner, width)
     layer = linear(width, 3 * width) + linear(width, width) + feed_forward + 2 * norm
-    positions = 0 if rotary else (max_seq_length + NUM_SEGMENTS) * width
+    positions = 0 if rotary else (num_positions + num_segments) * width
     num_norms = int(model["EMBEDDING_NORM"]) + int(pre_ln)
     if rotary and pre_ln and model["EMBEDDING_NORM"]:
         num_norms -= 1  # the first layer has no attention norm

@@ -5,17 +5,22 @@ line mean the same.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
+
+from yacs.config import CfgNode
 
 from configs.defaults import SECTIONS, get_default_config
 from configs.keys import KEYS
 from configs.manual import comments
 from configs.pretrain_rules import problems_of_pretraining
+from pipeline.errors import ConfigError
 from pipeline.runtime.devices import DEVICE
+from pretrain.start.completion import complete_model
 
 SECTIONS_WITH_FLAGS = ("MODEL", "PRETRAIN")
 PATHS = ("dataset_path", "output_dir")
+LONGEST_ROW = 65535  # the most that DATASET.MAX_SEQ_LENGTH takes
 EPOCH_FLAGS = ("validation_epochs", "validation_epochs_begin", "validation_epochs_end")
 
 
@@ -129,7 +134,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     del args.half
     if "--validation_steps" not in given and given & {f"--{flag}" for flag in EPOCH_FLAGS}:
         args.validation_steps = 0
-    problems = _problems(args)
+    problems = _problems(args, given)
     if not args.plot_lr:
         problems += [f"--{name} is needed" for name in PATHS if not getattr(args, name)]
     if problems:
@@ -137,16 +142,38 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _problems(args: argparse.Namespace) -> list[str]:
-    """Returns the problems of the flags' keys, with the names of the flags."""
+def _problems(args: argparse.Namespace, given: Set[str]) -> list[str]:
+    """Returns the problems of the flags' keys, with the names of the flags.
+
+    Sets those of the model that --start_from decides. given: words of the command line.
+    """
     config, problems = get_default_config(), []
+    config.DATASET.MAX_SEQ_LENGTH = LONGEST_ROW  # its files say how long they are
     for flag, key in flag_keys().items():
         section, _, name = key.partition(".")
         config[section][name] = value = getattr(args, flag)
         rule = KEYS[key].rule
         if rule and not rule.test(value):
             problems.append(f"--{flag}: got {value!r}, expected {rule.expected}")
-    return problems or [_in_flags(problem) for problem in problems_of_pretraining(config)]
+    if problems:
+        return problems
+    try:
+        problems = _complete(args, config, given)
+    except ConfigError as error:
+        problems = error.problems
+    return [_in_flags(problem) for problem in problems or problems_of_pretraining(config)]
+
+
+def _complete(args: argparse.Namespace, config: CfgNode, given: Set[str]) -> list[str]:
+    """Sets the flags of the model from its checkpoint; returns their contradictions."""
+    keys = flag_keys()
+    written = {keys[flag] for flag in keys if given & {f"--{flag}", f"--no-{flag}"}}
+    problems = complete_model(config, written)
+    for flag, key in keys.items():
+        section, _, name = key.partition(".")
+        if section == "MODEL":
+            setattr(args, flag, config.MODEL[name])
+    return problems
 
 
 def _in_flags(problem: str) -> str:

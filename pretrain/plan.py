@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 from configs.keys import identity_inputs
 from dataset.plan import DatasetPlan
 from dataset.plan import plan as plan_dataset
+from dataset.sources.digests import digest_of_files
 from pipeline.console import duration
+from pipeline.errors import ConfigError
+from pipeline.hub.models import CONFIG, WEIGHT_NAMES, weight_files
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
 from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
 from pretrain.lengthening import LENGTH_KEYS, lengthening_in, schedule_of
 from pretrain.optimization.budget import amount_in_words
+from pretrain.start.checkpoint_config import START_KEY, Checkpoint
+from pretrain.start.completion import checkpoint_of, on_hub
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -27,20 +32,27 @@ CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
 
 @dataclass(frozen=True)
 class PretrainPlan(StagePlan):
-    """upstream: the dataset."""
+    """upstream: the dataset. checkpoint: the one to start from."""
 
     upstream: DatasetPlan
+    checkpoint: Checkpoint | None = None
 
 
 def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan:
-    """Plans the pretraining run of this config: weights, metrics and checkpoints."""
+    """Plans the pretraining run of this config: weights, metrics and checkpoints.
+
+    config: completed (pretrain.start.completion). Raises ConfigError if START_FROM has no weights.
+    """
     upstream = upstream or plan_dataset(config)
+    checkpoint = checkpoint_of(config)
     dataset = upstream.artifact
     inputs = identity_inputs(config, "MODEL") | identity_inputs(config, "PRETRAIN")
     if config.PRETRAIN.DEEPSPEED_CONFIG:  # its content counts, not its name
         inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
     if config.DATASET.MASKED_LM_PROB_END:  # of training alone, and younger than older results
         inputs["DATASET.MASKED_LM_PROB_END"] = config.DATASET.MASKED_LM_PROB_END
+    if checkpoint:
+        inputs[START_KEY] = _identity_of(config, checkpoint, upstream)
     inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}
     pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs)
     directory = pretrain_dir(Path(config.SYSTEM.OUTPUT_ROOT), dataset.directory.name, pretrain_id)
@@ -53,7 +65,25 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
         files_in=lambda results: _files_of_model(directory),
         lengthening=lengthening_in(directory, schedule_of(config), inputs),
     )
-    return PretrainPlan(artifact, upstream)
+    return PretrainPlan(artifact, upstream, checkpoint)
+
+
+def _identity_of(config: "CfgNode", checkpoint: Checkpoint, upstream: DatasetPlan) -> str:
+    """Returns a digest of the files of config and weights, or the name of a model on the Hub."""
+    if on_hub(config):
+        return config.PRETRAIN.START_FROM
+    files = weight_files(checkpoint.folder)
+    missing = [path.name for path in files if not path.is_file()]
+    if missing or not files:
+        what = f"no {', '.join(missing)}" if missing else "no weights"
+        raise ConfigError(
+            [
+                f"{START_KEY}: {what} in {checkpoint.folder.absolute()}, expected "
+                f"{' or '.join(WEIGHT_NAMES)}, whole or with an index"
+            ]
+        )
+    files = [checkpoint.folder / CONFIG, *files]
+    return digest_of_files(files, checkpoint.folder, upstream.digests)
 
 
 def _files_of_model(directory: Path) -> Iterator[str]:

@@ -142,6 +142,7 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
     from pretrain.checkpoint_folders import OtherSchedule
     from pretrain.engine.interrupts import caught
     from pretrain.loop import train
+    from pretrain.start.first_loss import measure_first_loss
     from pretrain.training.preparation import check_device, prepare, write_model
 
     try:
@@ -155,6 +156,12 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
         write_model(prepared, dataset_path, log, folder)
 
     with prepared.provider, nullcontext(interrupts) if interrupts else caught() as noted:
+
+        def look(run) -> None:
+            measure_first_loss(prepared, run, noted)
+            if watch:
+                watch(run)
+
         try:
             train(
                 prepared.settings,
@@ -167,7 +174,7 @@ def run(args: Namespace, device, log, interrupts=None, watch=None, alive=lambda:
                 log,
                 export,
                 noted,
-                watch,
+                look,
                 alive,
             )
         except OtherSchedule as error:

@@ -30,8 +30,10 @@ class _FromArgs:
 
 @dataclass(frozen=True)
 class ModelSettings(_FromArgs):
-    """vocab_size: of the tokenizer, without padding. max_seq_length: number of positions.
-    special_ids: pad_token_id, bos_token_id and eos_token_id."""
+    """vocab_size: number of word embeddings, without padding. max_seq_length: tokens per row.
+    num_positions: of the model, at least max_seq_length; 0: the same. type_vocab_size: number of
+    segments. special_ids: pad_token_id, bos_token_id and eos_token_id. checkpoint_config: content
+    of the config.json to start from, for the architectures of transformers."""
 
     model_type: str
     vocab_size: int
@@ -60,6 +62,15 @@ class ModelSettings(_FromArgs):
     word_embedding_init: str = "random"
     output_bias_init: str = "zero"
     special_ids: dict[str, int] = field(default_factory=dict)
+    local_rope_theta: float = 0.0
+    type_vocab_size: int = 2
+    num_positions: int = 0
+    checkpoint_config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> int:
+        """The number of the model's positions."""
+        return self.num_positions or self.max_seq_length
 
 
 @dataclass(frozen=True)

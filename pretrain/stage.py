@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.console import WARNING_PREFIX, Console, print_line, stage_console
 from pipeline.errors import StageError
+from pipeline.hub.models import local_model
 from pipeline.runtime.oom import OomKills
 from pipeline.runtime.processes import run_logged
 from pipeline.store.artifacts import Artifact
@@ -27,7 +28,9 @@ from pretrain.launch import (
 from pretrain.lengthening import begin_lengthening, schedule_of
 from pretrain.optimization.budget import progress_unit
 from pretrain.plan import PretrainPlan, plan
-from pretrain.training.metrics_file import parse_progress, parse_warning, read_metrics
+from pretrain.start.checkpoint_config import START_KEY
+from pretrain.start.completion import completed, on_hub
+from pretrain.training.metrics_file import parse_note, parse_progress, parse_warning, read_metrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -39,6 +42,7 @@ def pretrain(config: "CfgNode") -> None:
     Raises StageError if the dataset is missing, if training fails, or if the finished model is
     damaged and no checkpoint is left.
     """
+    config = completed(config)
     run(config, plan(config))
 
 
@@ -60,14 +64,29 @@ def run(config: "CfgNode", plan: PretrainPlan) -> None:
         console.show_life(artifact.directory)
         for note in estimate(config, plan).notes:
             console.say(note)
+        start_from, commits = _fetched(config, plan)
         place = place_ranks(config)
         precision = precision_in_words(config, place.on_gpus)
         console.say(f"on {place} in {precision}: {dataset.directory} -> {artifact.directory}")
-        while shortage := _train(config, console, plan, place):
+        while shortage := _train(config, console, plan, place, start_from):
             console.say(f"{shortage}; training goes on from the newest checkpoint")
-        results = _results(artifact.directory)
+        results = _results(artifact.directory) | commits
         artifact.finish(results)
         console.say(_headline(results))
+
+
+def _fetched(config: "CfgNode", plan: PretrainPlan) -> tuple[str, dict[str, Any]]:
+    """Returns the folder of START_FROM, "" without it, and the results that it adds.
+
+    Downloads a model of the Hub.
+    """
+    if plan.checkpoint is None:
+        return "", {}
+    plan.upstream.digests.save()
+    if not on_hub(config):
+        return str(plan.checkpoint.folder.resolve()), {}
+    folder, commits = local_model(config.PRETRAIN.START_FROM, START_KEY, with_card=True)
+    return str(Path(folder).absolute()), {"commits": commits}
 
 
 def _check_dataset(dataset: Artifact) -> None:
@@ -91,16 +110,20 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
         )
 
 
-def _train(config: "CfgNode", console: Console, plan: PretrainPlan, place: Placement) -> str:
+def _train(
+    config: "CfgNode", console: Console, plan: PretrainPlan, place: Placement, start_from: str
+) -> str:
     """Starts the ranks and waits for them.
 
+    start_from: folder of the model to start from, or "".
     Returns an empty string at the end of training, or a line on a lack of memory that another
     start may avoid. Raises StageError for other failures.
     """
     output_dir, errors_log = plan.artifact.directory, console.log.with_suffix(".err")
     flags = training_flags(config, plan.upstream.artifact.directory.resolve(), output_dir.resolve())
     launcher = launcher_words(config.SYSTEM.HOSTFILE, place.num_ranks)
-    command = launch_command({**flags, "device": place.device}, launcher, free_port())
+    flags |= {"device": place.device, "start_from": start_from}
+    command = launch_command(flags, launcher, free_port())
     size_before = errors_log.stat().st_size if errors_log.exists() else 0
     kills = OomKills()
     settings = config.PRETRAIN
@@ -119,6 +142,8 @@ def _train(config: "CfgNode", console: Console, plan: PretrainPlan, place: Place
             if numbers:
                 loss = numbers["loss"]
                 progress.update(numbers["done"] * scale, "" if loss is None else f"loss {loss:.3f}")
+            if note := parse_note(line):
+                print_line(f"pretrain: {note}")
             if warning := parse_warning(line):
                 print_line(f"pretrain: {WARNING_PREFIX}{warning}")  # the log has the line
 

@@ -17,6 +17,7 @@ from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.disk import FULL
 from pipeline.store.paths import SUMMARY, log_path
 from pipeline.store.record_files import delete_unfinished_file, read_json
+from pretrain.start.completion import completed
 from result_collection.checks import check_machine
 from result_collection.estimate import tasks_not_searched
 from result_collection.pages.report_data import collect
@@ -47,6 +48,7 @@ def collect_test_result(config: "CfgNode") -> None:
     Makes no zip for a benchmark with missing tasks, unless RESULT_COLLECTION.ALLOW_PARTIAL. Raises
     StageError if the search is unfinished, or if the server would refuse a complete submission.
     """
+    config = completed(config)
     run(config, plan(config))
 
 

@@ -91,6 +91,18 @@ def _check_casing(
         )
 
 
+def lower_cases_text(path: Path) -> bool | None:
+    """True if a local tokenizer lower-cases, None if TOKENIZER.DO_LOWER_CASE decides.
+
+    Raises StageError if the tokenizer is missing, malformed or not supported.
+    """
+    source = find_source(path)
+    settings = source.settings
+    if source.is_converted:
+        settings = implied_settings(convert(source)[0], path)
+    return settings.get("do_lower_case")
+
+
 def build_tokenizer(
     name_or_path: str, do_lower_case: bool, folder: Path, accents: str = "auto"
 ) -> None:

@@ -12,8 +12,8 @@ from finetune.data.examples import Examples, find_file, load_examples
 from finetune.data.model_tokenizer import check_agreement
 from finetune.data.tasks import Split, Task
 from finetune.data.token_counts import COLUMNS, KEPT_WORDS, count_tokens
-from finetune.training.foreign_models import refusing_code
 from pipeline.errors import StageError
+from pipeline.hub.models import refusing_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from finetune.data.tasks import Task
-from finetune.training.foreign_models import refusing_code
+from pipeline.hub.models import refusing_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -86,6 +86,16 @@ def cached_commit(repository: Repository) -> str:
     return found.resolved
 
 
+def cached_folder(repository: Repository) -> Path | None:
+    """Returns the folder of `cached_commit` in the cache, which may be incomplete, or None."""
+    from huggingface_hub import constants
+
+    commit = cached_commit(repository)
+    name = f"{repository.kind}s--{repository.name.replace('/', '--')}"
+    folder = Path(constants.HF_HUB_CACHE) / name / "snapshots" / commit
+    return folder if commit and folder.is_dir() else None
+
+
 def list_files(repository: Repository, commit: str) -> dict[str, int] | None:
     """Returns path -> bytes of all files of a commit.
 

@@ -5,13 +5,12 @@ If transformers lacks the architecture, the class is our own, exported with its 
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pretrain.model.encoder import NUM_SEGMENTS
 from pretrain.settings import ModelSettings
 
 BERT_NAMES = (  # of settings
@@ -21,8 +20,13 @@ OWN_NAMES = (
     *("glu", "encoder_ln_mode", "position_embedding_type", "rope_theta", "use_bias", "norm_type"),
     *("embedding_norm", "attention_window", "global_attention_every"),
 )
+TRAINED_LENGTH = "trained_sequence_length"  # an entry of our own in config.json
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 WORDS = "encoder.embeddings.word.weight"  # padded to a multiple, along the vocabulary
+POSITIONS = "encoder.embeddings.position.weight"
+BIAS = "output_bias"
+# Rows of a checkpoint's table of positions without a token, kept as they are. Not a parameter.
+UNUSED_POSITIONS = "encoder.embeddings.unused_position.weight"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Architecture:
     names: our modules outside the layers -> theirs. layer_names: our modules in a layer -> theirs,
     under `layer_prefix.<number>`; a tuple if one of ours is several of theirs. settings: entries of
     config.json of this architecture alone. shifted_positions: True if position p is row
-    p + pad_token_id + 1 of the table. own_code: True if the export needs our code.
+    p + pad_token_id + 1 of the table. own_code: True if the export needs our code. base: prefix of
+    their encoder's tensors. tied: names of tensors that may repeat another one in a checkpoint.
     """
 
     model_type: str
@@ -43,6 +48,13 @@ class Architecture:
     settings: Callable[[ModelSettings], dict[str, Any]]
     shifted_positions: bool = False
     own_code: bool = False
+    base: str = "model."
+    tied: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The name of their word embeddings."""
+        return f"{self.names['encoder.embeddings.word']}.weight"
 
 
 def architecture_of(settings: ModelSettings) -> Architecture:
@@ -68,26 +80,37 @@ def hugging_face_weights(weights: dict[str, Tensor], settings: ModelSettings) ->
         tensor = weight.detach().float().cpu()
         if name == WORDS:
             tensor = tensor[: settings.vocab_size]
-        elif name == "encoder.embeddings.position.weight":
+        elif name == POSITIONS:
             unused = _unused_positions(settings, architecture)
-            tensor = torch.cat([tensor.new_zeros(unused, tensor.shape[1]), tensor])
-        result |= _renamed(name, tensor, architecture)
+            rows = weights.get(UNUSED_POSITIONS, tensor[:0])[:unused].float().cpu()
+            more = tensor.new_zeros(unused - len(rows), tensor.shape[1])
+            tensor = torch.cat([rows, more, tensor])
+        if name != UNUSED_POSITIONS:
+            result |= _renamed(name, tensor, architecture)
     return {name: tensor.contiguous() for name, tensor in result.items()}
 
 
 def _renamed(name: str, tensor: Tensor, architecture: Architecture) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, tensor) of the equivalents of one of our tensors."""
+    names = their_names(name, architecture)
+    if len(names) == 1:
+        yield names[0], tensor
+        return
+    for theirs, piece in zip(names, tensor.chunk(len(names)), strict=True):
+        yield theirs, piece.clone()
+
+
+def their_names(name: str, architecture: Architecture) -> tuple[str, ...]:
+    """Returns the equivalents of one of our tensors, in the order of its rows."""
     module, _, kind = name.rpartition(".")
     layer = LAYER.fullmatch(module)
     if not layer:
         theirs = architecture.names[module or kind]
-        yield (f"{theirs}.{kind}" if module else theirs), tensor
-        return
+        return ((f"{theirs}.{kind}" if module else theirs),)
     number, part = layer.groups()
     names = architecture.layer_names[part]
     names = (names,) if isinstance(names, str) else names
-    for theirs, piece in zip(names, tensor.chunk(len(names)), strict=True):
-        yield f"{architecture.layer_prefix}.{number}.{theirs}.{kind}", piece.clone()
+    return tuple(f"{architecture.layer_prefix}.{number}.{theirs}.{kind}" for theirs in names)
 
 
 # --- config.json -----------------------------------------------------------------------------
@@ -102,13 +125,19 @@ def hugging_face_config(settings: ModelSettings) -> dict[str, Any]:
         "model_type": architecture.model_type,
         **_picked(settings, "vocab_size", "hidden_size", "num_hidden_layers"),
         **_picked(settings, "num_attention_heads", "intermediate_size"),
-        "max_position_embeddings": settings.max_seq_length + num_unused,
+        "max_position_embeddings": settings.positions + num_unused,
+        **trained_length(settings),
         "initializer_range": settings.initializer_range,
         "tie_word_embeddings": True,
         "dtype": "float32",
         **architecture.settings(settings),
         **settings.special_ids,
     }
+
+
+def trained_length(settings: ModelSettings) -> dict[str, int]:
+    """Returns an entry for config.json with the tokens per row, if the model takes longer rows."""
+    return {TRAINED_LENGTH: settings.max_seq_length} if settings.num_positions else {}
 
 
 def _unused_positions(settings: ModelSettings, architecture: Architecture) -> int:
@@ -121,15 +150,16 @@ def _picked(settings: ModelSettings, *names: str) -> dict[str, Any]:
 
 
 def _bert_settings(settings: ModelSettings) -> dict[str, Any]:
-    return {"type_vocab_size": NUM_SEGMENTS, **_picked(settings, *BERT_NAMES)}
+    return _picked(settings, "type_vocab_size", *BERT_NAMES)
 
 
 def _modern_bert_settings(settings: ModelSettings) -> dict[str, Any]:
     """Returns its settings; its dropout is inside the feed-forward part, not after it."""
     window, theta = settings.attention_window, settings.rope_theta
+    local_theta = (window and settings.local_rope_theta) or theta
     every = settings.global_attention_every if window else 1
     layers = range(settings.num_hidden_layers)
-    rope = {"rope_type": "default", "rope_theta": theta}
+    rope, local_rope = ({"rope_type": "default", "rope_theta": t} for t in (theta, local_theta))
     biases = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
     return {
         "hidden_activation": settings.hidden_act,
@@ -138,11 +168,11 @@ def _modern_bert_settings(settings: ModelSettings) -> dict[str, Any]:
         "classifier_pooling": "mean",
         "norm_eps": settings.layer_norm_eps,
         "layer_types": ["sliding_attention" if n % every else "full_attention" for n in layers],
-        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+        "rope_parameters": {"full_attention": rope, "sliding_attention": local_rope},
         # The same for version 4 of transformers.
         "global_attn_every_n_layers": every,
         "global_rope_theta": theta,
-        **({"local_attention": window, "local_rope_theta": theta} if window else {}),
+        **({"local_attention": window, "local_rope_theta": local_theta} if window else {}),
         "embedding_dropout": settings.hidden_dropout_prob,
         "mlp_dropout": settings.hidden_dropout_prob,
         "attention_dropout": settings.attention_probs_dropout_prob,
@@ -165,6 +195,7 @@ def _own_settings(settings: ModelSettings) -> dict[str, Any]:
         },
         "classifier_dropout": settings.hidden_dropout_prob,
         **_picked(settings, *OWN_NAMES, *BERT_NAMES),
+        **(_picked(settings, "local_rope_theta") if settings.local_rope_theta else {}),
     }
 
 
@@ -203,6 +234,11 @@ BERT = Architecture(
         "feed_forward_norm": "output.LayerNorm",
     },
     settings=_bert_settings,
+    base="bert.",
+    tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
 )
 
 PRE_LN_BERT = Architecture(
@@ -223,6 +259,11 @@ PRE_LN_BERT = Architecture(
     },
     settings=_bert_settings,
     shifted_positions=True,
+    base="roberta_prelayernorm.",
+    tied={
+        "lm_head.decoder.weight": "roberta_prelayernorm.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
 )
 
 HEAD = {"head.dense": "head.dense", "head.norm": "head.norm", "output_bias": "decoder.bias"}
@@ -245,6 +286,7 @@ MODERN_BERT = Architecture(
         "feed_forward_norm": "mlp_norm",
     },
     settings=_modern_bert_settings,
+    tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
 )
 
 EXTREME_BERT = Architecture(
@@ -258,4 +300,5 @@ EXTREME_BERT = Architecture(
     layer_names={name: name for name in MODERN_BERT.layer_names},
     settings=_own_settings,
     own_code=True,
+    tied={"decoder.weight": "model.encoder.embeddings.word.weight"},
 )

@@ -15,6 +15,7 @@ DEFAULTS = {
     "encoder_ln_mode": "pre-ln",
     "position_embedding_type": "absolute",
     "rope_theta": 10000.0,
+    "local_rope_theta": 0.0,
     "attention_window": 0,
     "global_attention_every": 3,
     "use_bias": True,

@@ -10,11 +10,12 @@ and keys without segment embeddings (Su et al., 2021). Options: a gate in the fe
 attention within a window (Beltagy et al., 2020).
 
 Every class takes a config with the attributes encoder_ln_mode ("pre-ln" or "post-ln"), vocab_size
-(rows of the word embeddings), max_seq_length, hidden_size, num_hidden_layers, num_attention_heads,
-intermediate_size, hidden_act (a key of ACTIVATIONS), glu, position_embedding_type ("absolute" or
-"rotary"), rope_theta, attention_window and global_attention_every (see Encoder), use_bias,
-norm_type ("layernorm" or "rmsnorm"), embedding_norm, hidden_dropout_prob,
-attention_probs_dropout_prob and layer_norm_eps.
+(rows of the word embeddings), type_vocab_size (segments, of absolute positions), max_seq_length
+(number of positions), hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
+hidden_act (a key of ACTIVATIONS), glu, position_embedding_type ("absolute" or "rotary"), rope_theta
+and local_rope_theta (of layers with a window; 0: the same), attention_window and
+global_attention_every (see Encoder), use_bias, norm_type ("layernorm" or "rmsnorm"),
+embedding_norm, hidden_dropout_prob, attention_probs_dropout_prob and layer_norm_eps.
 """
 
 from functools import partial
@@ -29,8 +30,6 @@ from pretrain.kernels.attention import Documents, Pattern, global_pattern, local
 from pretrain.kernels.bf16_attention import half_attention
 from pretrain.kernels.dropout import Dropout, attention
 from pretrain.kernels.linear import Linear
-
-NUM_SEGMENTS = 2
 
 ACTIVATIONS = {
     "gelu": functional.gelu,
@@ -58,14 +57,17 @@ class Embeddings(nn.Module):
         self.absolute = config.position_embedding_type == "absolute"
         if self.absolute:
             self.position = nn.Embedding(config.max_seq_length, config.hidden_size)
-            self.segment = nn.Embedding(NUM_SEGMENTS, config.hidden_size)
+            self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = build_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, segment_ids: Tensor, positions: Tensor) -> Tensor:
         embedded = self.word(input_ids)
         if self.absolute:
-            embedded = embedded + self.position(positions) + self.segment(segment_ids)
+            # A model without segments has a single one.
+            has_segments = self.segment.num_embeddings > 1
+            segment = self.segment(segment_ids) if has_segments else self.segment.weight
+            embedded = embedded + self.position(positions) + segment
         return self.dropout(self.norm(embedded))
 
 
@@ -215,6 +217,7 @@ class Encoder(nn.Module):
         rotary = config.position_embedding_type == "rotary"
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.theta = config.rope_theta if rotary else 0.0
+        self.local_theta = config.local_rope_theta or config.rope_theta
         self.reach = config.attention_window // 2
         self.global_every = config.global_attention_every if self.reach else 1
         self.gradient_checkpointing = False
@@ -243,9 +246,9 @@ class Encoder(nn.Module):
         """
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
-        turn = rotation(position_ids, self.head_dim, self.theta) if self.theta else None
         hidden = self.embeddings(input_ids, segment_ids, position_ids)
-        for layer, pattern in zip(self.layers, self._patterns(attention_mask, hidden), strict=True):
+        patterns, turns = self._patterns(attention_mask, hidden), self._turns(position_ids)
+        for layer, pattern, turn in zip(self.layers, patterns, turns, strict=True):
             if self.gradient_checkpointing and self.training:
                 hidden = checkpoint(layer, hidden, pattern, turn, use_reentrant=False)
             else:
@@ -257,6 +260,19 @@ class Encoder(nn.Module):
         wide = near = global_pattern(mask, hidden, self.head_dim)
         if self.global_every > 1:
             near = local_pattern(mask, hidden, self.head_dim, self.reach)
+        return self._by_layer(wide, near)
+
+    def _turns(self, position_ids: Tensor) -> list[Rotation] | list[None]:
+        """Returns the rotation of each layer, with at most two different ones."""
+        if not self.theta:
+            return [None] * len(self.layers)
+        wide = near = rotation(position_ids, self.head_dim, self.theta)
+        if self.global_every > 1 and self.local_theta != self.theta:
+            near = rotation(position_ids, self.head_dim, self.local_theta)
+        return self._by_layer(wide, near)
+
+    def _by_layer(self, wide, near) -> list:
+        """Returns for each layer `wide` if it attends to all tokens, else `near`."""
         return [near if n % self.global_every else wide for n in range(len(self.layers))]
 
 

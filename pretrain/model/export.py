@@ -13,7 +13,12 @@ from torch import Tensor
 from dataset.tokenizers.formats import PLAIN_CLASS
 from pipeline.store.atomic_files import flush_to_disk, write_json
 from pipeline.store.record_files import delete_tree, read_json
-from pretrain.model.architectures import architecture_of, hugging_face_config, hugging_face_weights
+from pretrain.model.architectures import (
+    architecture_of,
+    hugging_face_config,
+    hugging_face_weights,
+    trained_length,
+)
 from pretrain.model.exported_code import write_code
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.settings import ModelSettings
@@ -35,7 +40,7 @@ def export_model(
     write = _write_our_model if settings.model_type == OWN_TYPE else _write_transformers_model
     try:
         takes_segments = write(weights, settings, aside)
-        _write_tokenizer(tokenizer_dir, aside, settings.max_seq_length, takes_segments)
+        _write_tokenizer(tokenizer_dir, aside, settings.positions, takes_segments)
         for file in (*aside.iterdir(), aside):
             flush_to_disk(file)
     except BaseException:  # half a model would fill the disk
@@ -60,7 +65,7 @@ def _write_our_model(weights: dict[str, Tensor], settings: ModelSettings, folder
     write_json(folder / "config.json", hugging_face_config(settings))
     if needs_remote_code(settings):
         write_code(folder)
-    return settings.position_embedding_type == "absolute"
+    return settings.position_embedding_type == "absolute" and settings.type_vocab_size > 1
 
 
 def _write_transformers_model(
@@ -75,12 +80,13 @@ def _write_transformers_model(
     lacking = {name for name, _ in model.named_parameters()} & set(missing)
     if lacking or unexpected:
         raise ValueError(f"weights of another model: {sorted(lacking) + unexpected}")
+    model.model.config.update(trained_length(settings))
     model.model.save_pretrained(folder)
     return model.takes_segments
 
 
 def _write_tokenizer(
-    tokenizer_dir: Path, folder: Path, max_seq_length: int, takes_segments: bool
+    tokenizer_dir: Path, folder: Path, num_positions: int, takes_segments: bool
 ) -> None:
     """Copies the tokenizer's files, adapted to the model.
 
@@ -93,7 +99,7 @@ def _write_tokenizer(
             shutil.copyfile(file, folder / file.name)
     config = read_json(folder / "tokenizer_config.json") or {}
     config.pop("auto_map", None)  # refers to code elsewhere
-    config["model_max_length"] = max_seq_length
+    config["model_max_length"] = num_positions
     config["tokenizer_class"] = PLAIN_CLASS
     if not takes_segments:
         config["model_input_names"] = ["input_ids", "attention_mask"]

@@ -69,7 +69,10 @@ class BasePretrainModel(nn.Module):
         settings = ModelSettings.from_args(args)
         _check_settings(settings)
         num_rows = padded_vocab_size(settings.vocab_size, settings.pad_vocab_to_multiple_of)
-        self.encoder = Encoder(replace(settings, vocab_size=num_rows))
+        # The encoder takes the names of exported configs.
+        self.encoder = Encoder(
+            replace(settings, vocab_size=num_rows, max_seq_length=settings.positions)
+        )
         self.encoder.gradient_checkpointing = settings.gradient_checkpointing
         self.head = PredictionHead(settings)
         # The padding has no trained bias: Adafactor would take large steps for large weights.

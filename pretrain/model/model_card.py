@@ -7,6 +7,7 @@ text, and no name or path of a source.
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
 )
-WINDOWS = ("attention_window", "global_attention_every")
+WINDOWS = ("attention_window", "global_attention_every", "local_rope_theta")
 OUR_SETTINGS = (
     *("encoder_ln_mode", "position_embedding_type", "rope_theta", "glu", "use_bias", "norm_type"),
     *("embedding_norm", "residual_init", "word_embedding_init", "output_bias_init"),
@@ -62,20 +63,34 @@ ADAMS = ("adam", "adamw", "lamb", "stable-adamw", "muon")
 Metrics = Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The model that a run started from: entries of the front matter, and a section."""
+
+    front_matter: Mapping[str, str] = field(default_factory=dict)
+    section: str = ""
+
+
 def write_model_card(
-    folder: Path, settings: Settings, dataset_path: Path, metrics: list[dict[str, Any]]
+    folder: Path,
+    settings: Settings,
+    dataset_path: Path,
+    metrics: list[dict[str, Any]],
+    origin: Origin | None = None,
 ) -> None:
     """Writes README.md and, with metrics, loss_curve.png into an exported folder.
 
     dataset_path: folder of manifest.json and dataset_card.md, both optional. metrics: lines of
-    metrics.jsonl.
+    metrics.jsonl. origin: of a model that did not begin with random weights.
     """
+    origin = origin or Origin()
     config = read_json(folder / "config.json") or {}
     flags = vars(settings.model) | vars(settings.training) | vars(settings.engine)
     parts = [
-        _front_matter(settings.model, config),
+        _front_matter(settings.model, config, origin),
         f"# {config['architectures'][0]} pretrained with ExtremeBERT",
         _use(folder, settings.model, config),
+        origin.section,
         _data(dataset_path),
         "## Architecture\n\n" + _architecture(settings.model, folder),
         "## Recipe\n\n" + _table(_picked(flags, _recipe(settings.training))),
@@ -89,12 +104,19 @@ def write_model_card(
 # --- the sections ----------------------------------------------------------------------------
 
 
-def _front_matter(model: ModelSettings, config: Mapping[str, Any]) -> str:
+def _front_matter(model: ModelSettings, config: Mapping[str, Any], origin: Origin) -> str:
     tags = ["extremebert", config["model_type"], "pretraining", "masked-lm"]
     if needs_remote_code(model):
         tags.append("custom_code")
     lines = "\n".join(f"- {tag}" for tag in tags)
-    return f"---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags:\n{lines}\n---"
+    entries = {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        **origin.front_matter,
+        "tags": f"\n{lines}",
+    }
+    content = "\n".join(f"{name}: {value}" for name, value in entries.items())
+    return f"---\n{content}\n---".replace(": \n", ":\n")
 
 
 def _use(folder: Path, model: ModelSettings, config: Mapping[str, Any]) -> str:
@@ -147,6 +169,10 @@ def _architecture(model: ModelSettings, folder: Path) -> str:
     rows = _picked(vars(model), ("model_type", "vocab_size", "max_seq_length", *names))
     if model.position_embedding_type != "rotary":
         rows.pop("rope_theta", None)
+    if model.num_positions:
+        rows["positions"] = model.num_positions
+    if not model.local_rope_theta:
+        rows.pop("local_rope_theta", None)
     if not model.attention_window:
         rows = {name: value for name, value in rows.items() if name not in WINDOWS}
     return _table({"parameters": num_stored_weights(folder / "model.safetensors")} | rows)

@@ -32,6 +32,21 @@ ROTARY = (
     *("esmc", "eurobert", "gte", "jina_embeddings_v3", "modernbert", "nomic_bert"),
     *("roformer", "ultrabert"),
 )
+# Their positions start at pad_token_id + 1.
+SHIFTED_POSITIONS = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert"),
+    *("data2vec-text", "ibert", "longformer", "luke", "esm"),
+)
+# Our flags -> their names in the configs of transformers.
+CONFIG_NAMES: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("vocab_size", "hidden_size", "initializer_range")},
+    **{name: (name,) for name in ("num_hidden_layers", "num_attention_heads")},
+    "intermediate_size": ("intermediate_size", "hidden_dim"),
+    "hidden_act": ("hidden_act", "hidden_activation", "activation"),
+    "hidden_dropout_prob": ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"),
+    "attention_probs_dropout_prob": ("attention_probs_dropout_prob", "attention_dropout"),
+    "layer_norm_eps": ("layer_norm_eps", "norm_eps"),
+}
 
 
 def check_model_type(model_type: str) -> None:

@@ -1,37 +1,29 @@
-"""Architectures of transformers, trained from random weights."""
+"""Architectures of transformers, with random weights or those of a checkpoint."""
 
 from argparse import Namespace
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.kernels.attention import Documents
 from pretrain.kernels.cross_entropy import mean_cross_entropy
-from pretrain.model.model_types import check_heads, check_model_type
+from pretrain.model.model_types import (
+    CONFIG_NAMES,
+    SHIFTED_POSITIONS,
+    check_heads,
+    check_model_type,
+)
 from pretrain.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Our flags -> their names in the configs of transformers; all present ones are set.
-NAMES = {
-    **{name: (name,) for name in ("vocab_size", "hidden_size", "initializer_range")},
-    **{name: (name,) for name in ("num_hidden_layers", "num_attention_heads")},
-    "intermediate_size": ("intermediate_size", "hidden_dim"),
-    "hidden_act": ("hidden_act", "hidden_activation", "activation"),
-    "hidden_dropout_prob": ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"),
-    "attention_probs_dropout_prob": ("attention_probs_dropout_prob", "attention_dropout"),
-    "layer_norm_eps": ("layer_norm_eps", "norm_eps"),
-}
+# Those that may differ from a checkpoint's.
+FREE_FLAGS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 # Second names of special ids in some configs.
 OTHER_ROLES = {"cls_token_id": "bos_token_id", "sep_token_id": "eos_token_id"}
-# Their positions start at pad_token_id + 1.
-SHIFTED_POSITIONS = (
-    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert"),
-    *("data2vec-text", "ibert", "longformer", "luke", "esm"),
-)
 # They accept a mask [batch, 1, 1, length] and then avoid a wait for the device. Architectures with
 # windows of tokens would lose these.
 READY_MASK = (
@@ -56,11 +48,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class TransformersModel(nn.Module):
     """An architecture of transformers with its masked-language-model head, randomly initialised.
 
-    Reads the settings model_type, max_seq_length, the keys of NAMES, gradient_checkpointing and
-    special_ids. Raises ValueError for invalid ones. Has the forward of BasePretrainModel.
+    Reads the settings model_type, positions, the keys of CONFIG_NAMES, gradient_checkpointing,
+    special_ids and checkpoint_config. loaded: a model of `build_config(settings)` instead of a new
+    one. Raises ValueError for invalid settings. Has the forward of BasePretrainModel.
     """
 
-    def __init__(self, settings: ModelSettings):
+    def __init__(self, settings: ModelSettings, loaded: nn.Module | None = None):
         super().__init__()
         from transformers import AutoModelForMaskedLM
 
@@ -68,7 +61,8 @@ class TransformersModel(nn.Module):
         check_model_type(model_type)
         check_heads(model_type, settings.hidden_size, settings.num_attention_heads)
         try:
-            self.model: PreTrainedModel = AutoModelForMaskedLM.from_config(build_config(settings))
+            model = loaded or AutoModelForMaskedLM.from_config(build_config(settings))
+            self.model = cast("PreTrainedModel", model)
         except Exception as error:  # the errors of transformers' types have no common class
             raise ValueError(f"model_type: {model_type} cannot be built: {error}") from error
         self.takes_segments = takes_segments(self.model)
@@ -137,10 +131,12 @@ def build_config(settings: ModelSettings) -> "PreTrainedConfig":
     """Returns the config of the model type, with our sizes under its own names."""
     from transformers import AutoConfig
 
+    if settings.checkpoint_config:
+        return _config_of_checkpoint(settings)
     default = AutoConfig.for_model(settings.model_type)
     values: dict[str, Any] = {
         name: getattr(settings, flag)
-        for flag, names in NAMES.items()
+        for flag, names in CONFIG_NAMES.items()
         for name in names
         if hasattr(default, name)
     }
@@ -148,13 +144,39 @@ def build_config(settings: ModelSettings) -> "PreTrainedConfig":
     values |= SETTINGS.get(settings.model_type, {}) | ids
     values |= {name: ids[role] for name, role in OTHER_ROLES.items() if hasattr(default, name)}
     num_unused = ids["pad_token_id"] + 1 if settings.model_type in SHIFTED_POSITIONS else 0
-    values["max_position_embeddings"] = settings.max_seq_length + num_unused
+    values["max_position_embeddings"] = settings.positions + num_unused
     # As wide as the layers, except where the default is smaller on purpose, as in ALBERT; Electra's
     # is that of a generator.
     is_wide = getattr(default, "embedding_size", None) == default.hidden_size
     if settings.model_type == "electra" or is_wide:
         values["embedding_size"] = settings.hidden_size
     return AutoConfig.for_model(settings.model_type, **values)
+
+
+def _config_of_checkpoint(settings: ModelSettings) -> "PreTrainedConfig":
+    """Returns the config of a checkpoint with our vocabulary, positions and dropouts."""
+    from transformers import AutoConfig
+
+    content = {
+        name: value
+        for name, value in settings.checkpoint_config.items()
+        if name not in ("dtype", "torch_dtype", "auto_map")  # trained in fp32, by no other code
+    }
+    config = type(AutoConfig.for_model(settings.model_type)).from_dict(content)
+    for flag in FREE_FLAGS:
+        names = [name for name in CONFIG_NAMES[flag] if hasattr(config, name)]
+        if names and getattr(config, names[0]) != getattr(settings, flag):
+            for name in names:
+                setattr(config, name, getattr(settings, flag))
+    ids = settings.special_ids
+    roles = {name: ids[role] for name, role in OTHER_ROLES.items() if hasattr(config, name)}
+    for name, value in {**ids, **roles, "vocab_size": settings.vocab_size}.items():
+        setattr(config, name, value)
+    shift = ids["pad_token_id"] + 1 if settings.model_type in SHIFTED_POSITIONS else 0
+    # DeBERTa without a table of positions takes any length; the number sizes its buckets.
+    if settings.num_positions and getattr(config, "position_biased_input", True):
+        config.max_position_embeddings = settings.num_positions + shift
+    return config
 
 
 def check_config(args: Namespace) -> None:

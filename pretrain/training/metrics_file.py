@@ -14,6 +14,7 @@ from pipeline.store.atomic_files import flush_to_disk, write_text
 from pipeline.store.disk import is_full
 
 PROGRESS_PREFIX = "@progress "
+NOTE_PREFIX = "@note "
 PROGRESS_SECONDS = 1.0
 TEXT_KEYS = ("kind", "step")
 
@@ -28,6 +29,11 @@ def parse_progress(line: str) -> dict[str, Any] | None:
 def parse_warning(line: str) -> str:
     """Returns the text of a warning line, "" for any other line."""
     return line.partition(WARNING_PREFIX)[2]
+
+
+def parse_note(line: str) -> str:
+    """Returns the text of a line for the stage's console, "" for any other line."""
+    return line.partition(NOTE_PREFIX)[2]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -150,6 +156,10 @@ class MetricsLog:
 
     def say(self, text: str) -> None:
         print_line(text)  # does not fail if the reader is gone: a checkpoint may follow
+
+    def tell(self, text: str) -> None:
+        """Prints a line; the stage shows it on the console at once."""
+        self.say(NOTE_PREFIX + text if isinstance(self.bar, ProgressLines) else text)
 
     def warn(self, text: str) -> None:
         """Prints a warning; the stage shows it on the console at once."""

@@ -18,14 +18,17 @@ from pretrain.engine.precision import multiplies_in_bf16, resolve_precision, set
 from pretrain.engine.zero_state import gather_weights
 from pretrain.kernels.linear import multiply_in_bf16
 from pretrain.model.export import export_model
-from pretrain.model.model import BasePretrainModel, build_model
 from pretrain.model.model_card import write_model_card
 from pretrain.model.vocabulary import Vocabulary, find_tokenizer, read_vocabulary
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.lr_curves import LearningRateSchedule, curve_shape
 from pretrain.optimization.masking_rate import MaskingRate, rate_of_run
 from pretrain.optimization.optimizers import build_optimizer
-from pretrain.settings import ModelSettings, Settings
+from pretrain.settings import Settings
+from pretrain.start.checkpoint_config import Start
+from pretrain.start.checkpoint_weights import Loaded
+from pretrain.start.initial_model import build_initial_model, find_start
+from pretrain.start.origin import origin_of
 from pretrain.training.batch_fitting import fit_micro_batches
 from pretrain.training.compiling import compile_if_possible
 from pretrain.training.data_loader import (
@@ -33,20 +36,18 @@ from pretrain.training.data_loader import (
     PretrainDatasetProvider,
     Shard,
     check_ids,
-    count_predictions,
     list_shards,
-    one_copy,
     sequence_length,
     validation_batches,
 )
 from pretrain.training.metrics_file import Log, read_metrics
-from pretrain.training.word_vectors import word_vectors
 
 
 @dataclass(frozen=True)
 class Prepared:
     """The parts of a run. tokenizer: its folder. held_out: this rank's validation batches. engine:
-    DeepSpeed's engine around the model."""
+    DeepSpeed's engine around the model. start: the checkpoint that the model comes from. loaded:
+    its tensors, on rank 0."""
 
     settings: Settings
     tokenizer: Path
@@ -54,10 +55,12 @@ class Prepared:
     held_out: list[MicroBatch]
     engine: Any
     schedule: LearningRateSchedule
+    start: Start | None = None
+    loaded: Loaded | None = None
 
 
 def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
-    """Reads the dataset and builds the engine around a newly initialised model.
+    """Reads the dataset and builds the engine around the initial model.
 
     args: the flags. Raises ValueError, OSError, KeyError or StageError for invalid flags or files.
     """
@@ -66,27 +69,41 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     vocabulary = read_vocabulary(from_first_rank(find_tokenizer(*paths) if rank() == 0 else None))
     check_ids(shards[0], vocabulary.size)
     set_tf32(args.allow_tf32)
-    settings, rate = _complete_settings(args, vocabulary, shards, device, log)
+    start = find_start(args.start_from, vocabulary)
+    settings, rate = _complete_settings(args, vocabulary, start, shards, device, log)
     if args.tokenizer_name and Path(args.dataset_path) in vocabulary.directory.parents:
         log.say(f"the dataset's own tokenizer is used: {vocabulary.directory}")
     provider, held_out = _batches(Path(args.dataset_path), shards, settings, rate)
-    engine = _build_engine(settings, provider, device, log)
-    training = settings.training
+    training, tokenizer = settings.training, vocabulary.directory
+    torch.manual_seed(training.seed)
+    # DeepSpeed broadcasts the weights of rank 0. A resumed run may need them too, after damage to
+    # all checkpoints.
+    initial = build_initial_model(
+        settings.model, training.seed, start, tokenizer, provider.shards, log
+    )
+    engine = _build_engine(initial.model, settings, provider, device, log)
     schedule = LearningRateSchedule(
         engine.optimizer, training.lr, training.curve, curve_shape(training)
     )
-    return Prepared(settings, vocabulary.directory, provider, held_out, engine, schedule)
+    parts = (settings, tokenizer, provider, held_out, engine, schedule)
+    return Prepared(*parts, start, initial.loaded)
 
 
 def _complete_settings(
-    args: Namespace, vocabulary: Vocabulary, shards: list[Shard], device: torch.device, log: Log
+    args: Namespace,
+    vocabulary: Vocabulary,
+    start: Start | None,
+    shards: list[Shard],
+    device: torch.device,
+    log: Log,
 ) -> tuple[Settings, MaskingRate | None]:
-    """Completes the settings from the dataset and the machine; returns the masking rate too."""
+    """Completes the settings from data, checkpoint and machine; returns the masking rate too."""
+    length = sequence_length(shards[0].path)
+    found: dict[str, Any] = {"vocab_size": vocabulary.size}
+    if start:
+        found = start.model_values(args.model_type, vocabulary.size, length)
     asked = Settings.from_args(
-        args,
-        vocab_size=vocabulary.size,
-        special_ids=vocabulary.special_ids,
-        max_seq_length=sequence_length(shards[0].path),
+        args, **found, special_ids=vocabulary.special_ids, max_seq_length=length
     )
     rate = rate_of_run(asked.training, [shard.path for shard in shards])
     model_type, stage = asked.model.model_type, asked.engine.zero_stage
@@ -123,37 +140,21 @@ def _batches(
 
 
 def _build_engine(
-    settings: Settings, provider: PretrainDatasetProvider, device: torch.device, log: Log
+    model: torch.nn.Module,
+    settings: Settings,
+    provider: PretrainDatasetProvider,
+    device: torch.device,
+    log: Log,
 ):
-    training = settings.training
-    torch.manual_seed(training.seed)
-    model = build_model(settings.model)
-    # DeepSpeed broadcasts the weights of rank 0. A resumed run may need them too, after damage to
-    # all checkpoints.
-    if rank() == 0 and isinstance(model, BasePretrainModel):
-        _initialize_from_data(model, settings.model, training.seed, provider.shards, log)
     model.to(device)
     if settings.engine.multiplies_in_bf16:
         multiply_in_bf16(model)
-    optimizer = build_optimizer(model, training)
+    optimizer = build_optimizer(model, settings.training)
     engine = build_engine(settings.engine, model, optimizer, world_size())
     if settings.engine.compile:
         dtype = compute_dtype(settings.engine.precision)
         compile_if_possible(engine, provider.batch(0)[0], dtype, log.say)
     return engine
-
-
-def _initialize_from_data(
-    model: BasePretrainModel, settings: ModelSettings, seed: int, shards: list[Shard], log: Log
-) -> None:
-    texts, vocab_size = one_copy(shards), settings.vocab_size
-    if settings.word_embedding_init == "cooccurrence":
-        log.say("initialising word embeddings from token co-occurrence")
-        never = settings.special_ids.values()
-        vectors = word_vectors(texts, vocab_size, settings.hidden_size, never, seed)
-        model.set_word_embeddings(vectors)
-    if settings.output_bias_init == "frequencies":
-        model.set_output_bias(count_predictions(texts, vocab_size))
 
 
 def check_device(engine, device: torch.device) -> None:
@@ -172,10 +173,17 @@ def write_model(
     """
     settings, output_dir = prepared.settings, Path(prepared.settings.training.output_dir)
     weights = gather_weights(prepared.engine)
+    if prepared.loaded:
+        weights |= prepared.loaded.kept
+
+    origin = None
+    if prepared.start and prepared.loaded:
+        origin = origin_of(prepared.start.checkpoint, prepared.loaded.in_words())
 
     def write() -> None:
         export_model(weights, settings.model, prepared.tokenizer, folder)
-        write_model_card(folder, settings, dataset_path, read_metrics(output_dir / METRICS))
+        metrics = read_metrics(output_dir / METRICS)
+        write_model_card(folder, settings, dataset_path, metrics, origin)
 
     failure = None
     if rank() == 0:

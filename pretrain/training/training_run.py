@@ -143,7 +143,7 @@ class TrainingRun:
         self.engine.train()
         self._show_to_watch()
         if self.validation_due:  # an interrupt prevented it
-            self._validate(interrupts)
+            self.validate_now(interrupts)
         while not self.budget.finished:
             self._keep_stable_if_due()
             self.lr = self.schedule.set_progress(self.budget.progress)
@@ -200,7 +200,7 @@ class TrainingRun:
             interrupts.check()
         begin, slow = time.perf_counter(), self.validation_due
         if self.validation_due:
-            self._validate(interrupts)
+            self.validate_now(interrupts)
         self._export_at_markers()
         self.closed = last
         unsaved = budget.elapsed - self.saved_at  # by rank 0's clock, on all ranks
@@ -317,7 +317,7 @@ class TrainingRun:
         self.log.write(line)
         self.log.say(train_line_in_words(line))
 
-    def _validate(self, interrupts: Interrupts) -> None:
+    def validate_now(self, interrupts: Interrupts) -> None:
         step = self.budget.step
         result = within_memory(
             lambda: validate(self.engine, self.validation, interrupts, self._show_life),

@@ -136,7 +136,7 @@ def tokenizer(name: str, folder: Path) -> str:
 
 def model(name: str) -> tuple[str, dict[str, str], list[str]]:
     """(folder, commits, names of the files) of a checkpoint."""
-    from finetune.training.foreign_models import local_model
+    from pipeline.hub.models import local_model
 
     folder, commits = local_model(name, "FINETUNE.MODEL_NAME_OR_PATH")
     files = sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())

@@ -7,8 +7,8 @@ import pytest
 
 from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.hub.asked import Child, glue, model, tokenizer
-from tests.hub.repositories import GLUE, vocabulary, write_parquet
-from tests.hub.whole_runs import run_main
+from tests.hub.repositories import GLUE, vocabulary, write_model, write_parquet
+from tests.hub.whole_runs import SMALL_DATA, run_main
 from tests.small_pipeline import PLANTED
 
 MODEL_KEY = "FINETUNE.MODEL_NAME_OR_PATH"
@@ -108,3 +108,30 @@ def test_a_checkpoint_of_the_hub_is_finetuned(hub, hub_home, tiny_model, tmp_pat
     summary = json.loads(next(tmp_path.rglob("summary.json")).read_text())
     assert summary["model"] == tiny_model and len(summary["runs"]) == 2
     assert PLANTED not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_pretraining_starts_from_a_checkpoint_of_the_hub(hub, hub_home, tmp_path):
+    name = "org/started"
+    write_model(hub.folder / "models" / name)
+    (tmp_path / "text.txt").write_text("the old river sees a house.\n\n" * 40)
+    (tmp_path / "config.yaml").write_text(f"PRETRAIN: {{START_FROM: {name}, NUM_STEPS: 1}}")
+    (hub.folder / "models" / name / "README.md").write_text("---\nlicense: mit\n---\n")
+    arguments = (
+        *(str(tmp_path / "config.yaml"), "--stages", "dataset,pretrain", *SMALL_DATA),
+        *("DATASET.CUSTOMIZED_DATASETS", f"[{tmp_path / 'text.txt'}]", "PRETRAIN.BATCH_SIZE", "4"),
+    )
+    done = run_main(hub, hub_home, tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [manifest] = tmp_path.rglob("saved_models/**/manifest.json")
+    record = json.loads(manifest.read_text())
+    commit = hub.commit(hub.folder / "models" / name)
+    assert record["results"]["commits"] == {name: commit}
+    assert record["inputs"]["PRETRAIN.START_FROM"] == name
+    card = (manifest.parent / "model" / "README.md").read_text()
+    assert f"\nlicense: mit\nbase_model: {name}\n" in card
+    again = run_main(hub, hub_home, tmp_path, *arguments, HF_HUB_OFFLINE="1")
+    assert again.stdout.count("up to date") == 2, again.stdout + again.stderr
+    lacking = run_main(hub, tmp_path / "home", tmp_path, *arguments, HF_HUB_OFFLINE="1")
+    assert lacking.returncode == 2
+    assert "PRETRAIN.START_FROM: model org/started is not, or not as a whole, in" in lacking.stderr

@@ -86,3 +86,8 @@ def test_the_paths_are_needed_except_for_a_plot(capsys):
 def test_help_explains_every_key():
     text = build_parser().format_help()
     assert all(key in text for key in flag_keys().values())
+
+
+def test_windows_larger_than_the_default_rows_are_for_longer_rows():
+    """The flags do not know how long the rows of the data are."""
+    assert parse_flags([*PATHS, "--attention_window=512"]).attention_window == 512

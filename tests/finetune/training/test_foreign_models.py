@@ -18,10 +18,8 @@ from finetune.data.tasks import find_task
 from finetune.search.job_folder import InputPaths
 from finetune.search.worker import TaskCheck
 from finetune.training.classifiers import build_classifier
-from finetune.training.foreign_models import (
-    problem_with_places,
-)
 from pipeline.errors import StageError
+from pipeline.hub.models import problem_with_places
 from tests.malicious import malicious_module, malicious_pickle
 
 CODE = "modeling_mine.py"

@@ -1,0 +1,1 @@
+"""Runs that start from an existing model instead of random weights."""
