@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 def word_marks(content: Mapping[str, Any]) -> WordMarks:
-    """Returns the marks of a tokenizer.json."""
+    """Returns the marks of a tokenizer.json, by its model and its pre-tokenizer."""
     markers = (
         step.get("replacement", BYTE_LEVEL_MARKER)
         for step in iter_steps(content, "pre_tokenizer")
@@ -48,12 +48,18 @@ def word_marks(content: Mapping[str, Any]) -> WordMarks:
     return WordMarks(content["model"].get("continuing_subword_prefix") or "", next(markers, ""))
 
 
-def read_entries(tokenizer: "Tokenizer") -> dict[int, Entry]:
-    """Returns the entry of each id, ascending, without added tokens."""
+def entry_marks(tokenizer: "Tokenizer") -> WordMarks:
+    """Returns the marks, also of SentencePiece models that mark words in their normalisation."""
     content = json.loads(tokenizer.to_str())
     marks = word_marks(content)
     if not any(marks) and _replaces_spaces(content):
-        marks = WordMarks("", METASPACE_MARKER)
+        return WordMarks("", METASPACE_MARKER)
+    return marks
+
+
+def read_entries(tokenizer: "Tokenizer") -> dict[int, Entry]:
+    """Returns the entry of each id, ascending, without added tokens."""
+    content, marks = json.loads(tokenizer.to_str()), entry_marks(tokenizer)
     added = {token["id"] for token in content["added_tokens"]}
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     ids = sorted((i, entry) for entry, i in vocabulary.items() if i not in added)
@@ -69,7 +75,7 @@ def read_entries(tokenizer: "Tokenizer") -> dict[int, Entry]:
 
 
 def _replaces_spaces(content: Mapping[str, Any]) -> bool:
-    """True for SentencePiece models that mark words in their normalisation, as Gemma's."""
+    """True if the normalisation replaces spaces by marks, as Llama's and Gemma's."""
     return any(
         step.get("type") in ("Replace", "Prepend")
         and METASPACE_MARKER in (step.get("content"), step.get("prepend"))

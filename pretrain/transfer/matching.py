@@ -7,14 +7,13 @@ old tokenizer reads it: `Heart` matches `heart` if the old tokenizer lower-cases
 capitals never matches a new one in lower case.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from dataset.tokenizers.entries import Entry, inner_spelling, read_entries, word_marks
+from dataset.tokenizers.entries import Entry, entry_marks, inner_spelling, read_entries
 from dataset.tokenizers.load import CorpusTokenizer
 
 NO_ROW = -1
@@ -49,7 +48,7 @@ def match_entries(new: CorpusTokenizer, old: CorpusTokenizer) -> Matches:
     old_words = OldWords(old)
     rows = np.full(new.vocab_size, NO_ROW, np.int64)
     num_normalised = 0
-    is_same_kind = _marks(new) == _marks(old)
+    is_same_kind = entry_marks(new.tokenizer) == old_words.marks
     for number, entry in read_entries(new.tokenizer).items():
         row = old_words.find(entry, is_same_kind)
         if row is None:
@@ -74,10 +73,6 @@ def _added_tokens(new: CorpusTokenizer, old: CorpusTokenizer) -> Iterator[tuple[
         yield number, old.special_ids[role]
 
 
-def _marks(tokenizer: CorpusTokenizer) -> object:
-    return word_marks(json.loads(tokenizer.tokenizer.to_str()))
-
-
 class OldWords:
     """The old vocabulary, to look up entries and to spell texts."""
 
@@ -89,7 +84,7 @@ class OldWords:
         for number, entry in entries.items():
             if number not in roles:
                 self.rows.setdefault(entry, number)
-        self.marks = word_marks(json.loads(old.tokenizer.to_str()))
+        self.marks = entry_marks(old.tokenizer)
 
     def find(self, entry: Entry, is_same_kind: bool) -> int | None:
         """Returns the row of an entry; None without one.
@@ -132,7 +127,7 @@ class OldWords:
         ids = self._inner_pieces(text) if entry.begins_word is False else []
         known = [number for number in ids if number != unknown]
         if not known:
-            ids = tokenizer.encode(f" {text}", add_special_tokens=False).ids
+            ids = tokenizer.encode(self._space + text, add_special_tokens=False).ids
         return known or [number for number in ids if number != unknown]
 
     def _inner_pieces(self, text: str) -> list[int]:
@@ -142,6 +137,12 @@ class OldWords:
             return []
         spelled = inner_spelling(normalised, self.marks)
         return [token.id for token in self._inner_model.tokenize(spelled)]
+
+    @cached_property
+    def _space(self) -> str:
+        """The space before a text that begins a word, unless the tokenizer marks its first word."""
+        first = self.old.tokenizer.encode("a", add_special_tokens=False).tokens
+        return "" if first and first[0].startswith(self.marks.marker) else " "
 
     @cached_property
     def _inner_model(self):

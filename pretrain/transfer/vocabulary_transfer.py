@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 WIDTH = 300  # of the co-occurrence vectors, as fastText's
-BLOCK = 1 << 24  # cosines at once: 64 MB, and with the sorted ones at most 200 MB
+BLOCK = 1 << 22  # cosines at once: with the sorted ones and their thresholds at most 200 MB
 CANDIDATES = 128  # of a mixture at first; more only where they do not hold the support
 
 
@@ -117,7 +117,7 @@ def similar_rows(
     Computed a block at a time, so memory does not grow with both vocabularies.
     """
     table, known = torch.from_numpy(directions), torch.from_numpy(directions[anchors])
-    step = max(1, BLOCK // max(1, len(anchors)))
+    step = max(1, BLOCK // max(len(anchors), CANDIDATES))
     parts = []
     for start in range(0, len(mixed), step):
         block = mixed[start : start + step]
@@ -163,6 +163,6 @@ def _csr(triples, shape: tuple[int, int]) -> "csr_matrix":
     """Returns the sparse float32 matrix of (rows, columns, values); duplicates are added."""
     from scipy.sparse import csr_matrix
 
-    rows, columns, values = (np.asarray(list(column)) for column in triples)
+    rows, columns, values = map(np.asarray, triples)
     pairs = rows.astype(np.int64), columns.astype(np.int64)
     return csr_matrix((values.astype(np.float32), pairs), shape)
