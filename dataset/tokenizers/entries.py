@@ -24,7 +24,7 @@ SAME_BYTES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 
 
 class WordMarks(NamedTuple):
-    """prefix: of entries that continue a word. marker: of entries that begin one. Both may be ""."""
+    """prefix: of entries that continue a word. marker: of entries that begin one. Or ""."""
 
     prefix: str
     marker: str

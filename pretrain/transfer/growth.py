@@ -4,8 +4,8 @@ Wider: the rows and columns of each matrix are tiled from the middle. The small 
 centre of the large one, and repeats itself towards the edges, as in Phi-2 and ModernBERT-large
 (Warner et al., 2024). Queries, keys and values are tiled apart, by whole heads; so are the halves
 of a gated feed-forward layer. A column that repeats n times is divided by n, so the product stays
-the same (Net2Net, Chen et al., 2016): a model of a multiple of the width computes what the small one
-does, until training lets the copies diverge.
+the same (Net2Net, Chen et al., 2016): a model of a multiple of the width computes what the small
+one does, until training lets the copies diverge.
 
 Deeper: target layer t is source layer floor(t * small / large), as in Gopher (Rae et al., 2021), so
 copies follow their original: 2 layers grow to 0 0 1 1. With windows, this holds for the layers with

@@ -54,7 +54,11 @@ def test_every_byte_has_the_letter_that_the_library_gives_it():
 
 def test_sentencepiece():
     found = read_entries(_unigram("▁heart", "ed", "▁"))
-    assert [*found.values()] == [Entry(b"heart", True), Entry(b"ed", False), Entry("▁".encode(), False)]
+    assert [*found.values()] == [
+        Entry(b"heart", True),
+        Entry(b"ed", False),
+        Entry("▁".encode(), False),
+    ]
 
 
 def test_sentencepiece_with_bytes_and_marks_by_the_normalisation():
