@@ -87,7 +87,7 @@ def mix_rows(
     size = len(matches.rows), old.vocab_size
     missing = ~matches.is_shared
     shared = np.flatnonzero(matches.is_shared)
-    weights = _csr((shared, matches.rows[shared], np.ones(len(shared))), size)
+    weights = _csr(shared, matches.rows[shared], np.ones(len(shared)), size)
     mixed = np.zeros(size[0], bool)
     if how == "focus":
         special = list(new.special_ids.values())
@@ -124,8 +124,10 @@ def similar_rows(
         cosines = table[torch.from_numpy(block)] @ known.T
         row, column, weight = sparsemax(cosines)
         parts.append((block[row], rows[anchors[column]], weight))
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [[]] * 3
-    return _csr(joined, (len(directions), old_size))
+    empty = np.zeros(0, np.int64)
+    joined = [np.concatenate(column) for column in zip((empty,) * 3, *parts, strict=True)]
+    rows_of, columns, weights = joined
+    return _csr(rows_of, columns, weights, (len(directions), old_size))
 
 
 def sparsemax(scores: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,15 +156,17 @@ def _spellings(new: CorpusTokenizer, old: CorpusTokenizer, ids: np.ndarray) -> "
     """Returns equal weights of the old rows that spell each of these new entries."""
     words, entries = OldWords(old), read_entries(new.tokenizer)
     found = {i: words.pieces(entries[i]) for i in ids.tolist() if i in entries}
-    pieces = [(i, row, 1 / len(rows)) for i, rows in found.items() for row in rows]
-    joined = zip(*pieces, strict=True) if pieces else [[]] * 3
-    return _csr(joined, (new.vocab_size, old.vocab_size))
+    counts = [len(rows) for rows in found.values()]
+    columns = np.array([row for rows in found.values() for row in rows], np.int64)
+    values = np.repeat([1 / max(1, count) for count in counts], counts)
+    return _csr(np.repeat([*found], counts), columns, values, (new.vocab_size, old.vocab_size))
 
 
-def _csr(triples, shape: tuple[int, int]) -> "csr_matrix":
-    """Returns the sparse float32 matrix of (rows, columns, values); duplicates are added."""
+def _csr(
+    rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]
+) -> "csr_matrix":
+    """Returns a sparse float32 matrix; values of the same place are added."""
     from scipy.sparse import csr_matrix
 
-    rows, columns, values = map(np.asarray, triples)
     pairs = rows.astype(np.int64), columns.astype(np.int64)
     return csr_matrix((values.astype(np.float32), pairs), shape)
