@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from configs.keys import KEYS
 from configs.pretrain_rules import problems_of_pretraining
-from dataset.start_from import complete_tokenizer, has_tokenizer, tokenizer_entries
+from dataset.start_from import (
+    complete_tokenizer,
+    has_tokenizer,
+    read_tokenizer,
+    tokenizer_entries,
+)
+from dataset.tokenizers.load import load_tokenizer
 from pipeline.errors import ConfigError, StageError
 from pipeline.hub.models import CONFIG, described_model, find_model
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint, read_checkpoint
+from pretrain.transfer.matching import match_entries
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -126,12 +133,31 @@ def _set(
 
 
 def problems_of_vocabulary(config: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
-    """Yields a line if the data gets another tokenizer than the checkpoint's."""
-    if has_other_tokenizer(config, checkpoint):
+    """Yields a line if nothing says which words the rows of the checkpoint belong to."""
+    if config.TOKENIZER.TRAIN and not has_tokenizer(checkpoint.folder):
         yield (
-            f"{START_KEY} has another tokenizer than TOKENIZER names, expected that of "
-            f"{checkpoint.folder}: no TOKENIZER.NAME_OR_PATH, and TOKENIZER.TRAIN False"
+            f"TOKENIZER.TRAIN: {START_KEY} {checkpoint.folder} has no tokenizer to compare with, "
+            "got True, expected False with its TOKENIZER.NAME_OR_PATH, or its files in that folder"
         )
+
+
+def notes_on_vocabulary(
+    config: "CfgNode", checkpoint: Checkpoint, built: Path | None
+) -> Iterator[str]:
+    """Yields a line on the entries of another tokenizer than the checkpoint's.
+
+    built: folder of the data's tokenizer; None before it is made.
+    """
+    if not has_other_tokenizer(config, checkpoint):
+        return
+    if built is None and config.TOKENIZER.TRAIN:
+        yield "entries that the new vocabulary shares with the checkpoint's keep their embeddings"
+        return
+    new = load_tokenizer(built) if built else read_tokenizer(Path(config.TOKENIZER.NAME_OR_PATH))
+    old = read_tokenizer(checkpoint.folder)
+    if new.tokenizer.get_vocab() != old.tokenizer.get_vocab():
+        how = config.MODEL.VOCABULARY_TRANSFER
+        yield f"another vocabulary than the checkpoint's: {match_entries(new, old)}, others: {how}"
 
 
 def has_other_tokenizer(config: "CfgNode", checkpoint: Checkpoint) -> bool:

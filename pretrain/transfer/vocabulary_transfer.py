@@ -13,7 +13,7 @@ Entries in both vocabularies keep their row. A row of any other entry is a mixtu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +75,14 @@ class RowMixtures:
         found[shared] = rows[self.matches.rows[shared]]
         return torch.from_numpy(found.astype(np.float32))
 
+    def bias(self, old: Tensor) -> Tensor:
+        """Returns the new output bias, fp32 [new size]; drawn rows have the mean of all.
+
+        old: [old size].
+        """
+        column = old.detach().float().cpu()[:, None]
+        return replace(self, how="mean").table(column, seed=0)[:, 0]
+
 
 def mix_rows(
     how: str, new: CorpusTokenizer, old: CorpusTokenizer, shards: Sequence[Shard], seed: int
@@ -89,7 +97,7 @@ def mix_rows(
     shared = np.flatnonzero(matches.is_shared)
     weights = _csr(shared, matches.rows[shared], np.ones(len(shared)), size)
     mixed = np.zeros(size[0], bool)
-    if how == "focus":
+    if how == "focus" and missing.any():
         special = list(new.special_ids.values())
         width = min(WIDTH, size[0])
         vectors, norms = neighbour_vectors(shards, size[0], width, special, seed)
