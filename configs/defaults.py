@@ -271,10 +271,10 @@ MODEL.WORD_EMBEDDING_INIT = Key("random", one_of("random", "cooccurrence"), iden
 # Initialisation of the output's bias: zero | frequencies: the log frequency of each token among the
 # first two million predictions, which the model otherwise has to learn first.
 MODEL.OUTPUT_BIAS_INIT = Key("zero", one_of("zero", "frequencies"), identity=True)
-# With PRETRAIN.START_FROM and another tokenizer than the model's: the word embeddings, and the biases
-# of the output, of the entries that the two do not share. Shared entries keep theirs. focus:
-# mixtures of shared entries with similar neighbours in the new text | mean: of the entries with
-# which the model's own tokenizer spells the new one | random: drawn like the old ones.
+# With PRETRAIN.START_FROM and another tokenizer than the model's: the word embeddings and output
+# biases of the entries that the two do not share. Shared entries keep theirs. focus: mixtures of
+# shared entries with similar neighbours in the new text | mean: of the entries with which the
+# model's own tokenizer spells the new one | random: drawn like the old ones.
 MODEL.VOCABULARY_TRANSFER = Key(
     "focus", one_of("focus", "mean", "random"), identity=when("PRETRAIN.START_FROM")
 )
