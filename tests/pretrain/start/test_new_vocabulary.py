@@ -1,10 +1,14 @@
 """A checkpoint with another tokenizer than the data."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from configs.defaults import get_default_config
 from dataset.tokenizers.load import load_tokenizer
 from pipeline.errors import StageError
+from pretrain.start.completion import notes_on_vocabulary, problems_of_vocabulary
 from tests.dataset.dataset_helpers import save_bert_tokenizer
 from tests.pretrain.shards import SPECIAL
 from tests.pretrain.start.checkpoints import (
@@ -76,3 +80,39 @@ def test_a_checkpoint_with_fewer_rows_than_entries_is_an_error(tmp_path):
     write_tokenizer(old, num_entries=NUM_ENTRIES + 1)
     with pytest.raises(StageError, match="has 61 word embeddings, fewer than the 62 entries"):
         started(old, _tokenizer(tmp_path / "new", ["w1"]))
+
+
+# --- the plan ----------------------------------------------------------------------------------
+
+
+def _config(old, **tokenizer):
+    config = get_default_config()
+    config.PRETRAIN.START_FROM = str(old)
+    config.TOKENIZER.update(tokenizer)
+    return config, SimpleNamespace(folder=old)
+
+
+def test_the_plan_says_how_many_entries_are_shared(tmp_path):
+    old = write_tokenizer(tmp_path / "old")
+    new = _tokenizer(tmp_path / "new", ["w7", "w8", "W9"])
+    config, checkpoint = _config(old, NAME_OR_PATH=str(new))
+    expected = "another vocabulary than the checkpoint's: 7 of 8 entries are shared, others: focus"
+    assert [*notes_on_vocabulary(config, checkpoint, None)] == [expected]
+    trained, _ = _config(old, TRAIN=True)
+    assert [*notes_on_vocabulary(trained, checkpoint, new)] == [expected]
+    (before,) = notes_on_vocabulary(trained, checkpoint, None)
+    assert before.startswith("entries that the new vocabulary shares")
+    assert not [*problems_of_vocabulary(config, checkpoint)]
+
+
+def test_the_plan_says_nothing_of_the_same_vocabulary(tmp_path):
+    old = write_tokenizer(tmp_path / "old")
+    for tokenizer in ({"NAME_OR_PATH": str(old)}, {"TRAIN": True}):
+        config, checkpoint = _config(old, **tokenizer)
+        assert not [*notes_on_vocabulary(config, checkpoint, old)]
+
+
+def test_a_checkpoint_without_tokenizer_takes_no_trained_one(tmp_path):
+    config, checkpoint = _config(tmp_path, TRAIN=True)
+    (problem,) = problems_of_vocabulary(config, checkpoint)
+    assert problem.startswith("TOKENIZER.TRAIN: PRETRAIN.START_FROM") and "no tokenizer" in problem
