@@ -150,14 +150,17 @@ def notes_on_vocabulary(
     """
     if not has_other_tokenizer(config, checkpoint):
         return
+    how = config.MODEL.VOCABULARY_TRANSFER
     if built is None and config.TOKENIZER.TRAIN:
-        yield "entries that the new vocabulary shares with the checkpoint's keep their embeddings"
+        kept = "no embeddings" if how == "random" else "the embeddings of shared entries"
+        yield f"the new vocabulary keeps {kept} of the checkpoint, others: {how}"
         return
     new = load_tokenizer(built) if built else read_tokenizer(Path(config.TOKENIZER.NAME_OR_PATH))
     old = read_tokenizer(checkpoint.folder)
     if new.tokenizer.get_vocab() != old.tokenizer.get_vocab():
-        how = config.MODEL.VOCABULARY_TRANSFER
-        yield f"another vocabulary than the checkpoint's: {match_entries(new, old)}, others: {how}"
+        found = f"{match_entries(new, old)}, others: {how}"
+        found = "all embeddings are drawn" if how == "random" else found
+        yield f"another vocabulary than the checkpoint's: {found}"
 
 
 def has_other_tokenizer(config: "CfgNode", checkpoint: Checkpoint) -> bool:
