@@ -141,6 +141,6 @@ class NewVocabulary:
                 f"the {old.vocab_size:,} entries of its tokenizer"
             )
         mixtures = mix_rows(self.how, new, old, one_copy(self.shards), self.seed)
-        self.log.say(f"another vocabulary than the checkpoint's: {mixtures}")
+        self.log.tell(f"another vocabulary than the checkpoint's: {mixtures}")
         rows = mixtures.table(words[: old.vocab_size], self.seed)
         return rows, None if bias is None else mixtures.bias(bias[: old.vocab_size])

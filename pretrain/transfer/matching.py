@@ -37,9 +37,9 @@ class Matches:
         return int(np.count_nonzero(self.is_shared))
 
     def __str__(self) -> str:
-        text = f"{self.num_shared} of {len(self.rows)} entries are shared"
+        text = f"{self.num_shared:,} of {len(self.rows):,} entries are shared"
         if self.num_normalised:
-            text += f" ({self.num_normalised} of them as the old tokenizer reads them)"
+            text += f" ({self.num_normalised:,} of them as the old tokenizer reads them)"
         return text
 
 

@@ -51,13 +51,13 @@ class RowMixtures:
 
     def __str__(self) -> str:
         if self.how == "random":
-            return f"all {self.num_unknown} rows are drawn"
+            return f"all {self.num_unknown:,} rows are drawn"
         counts = {
             "mixed by their neighbours": self.num_mixed,
             "by their spelling": self.num_spelled,
             "the mean of all": self.num_unknown,
         }
-        parts = [f"{count} {name}" for name, count in counts.items() if count]
+        parts = [f"{count:,} {name}" for name, count in counts.items() if count]
         return ", ".join([str(self.matches), *parts])
 
     def table(self, old: Tensor, seed: int) -> Tensor:
