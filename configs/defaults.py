@@ -278,6 +278,10 @@ MODEL.OUTPUT_BIAS_INIT = Key("zero", one_of("zero", "frequencies"), identity=Tru
 MODEL.VOCABULARY_TRANSFER = Key(
     "focus", one_of("focus", "mean", "random"), identity=when("PRETRAIN.START_FROM")
 )
+# Let the bert-mlm of PRETRAIN.START_FROM grow to the HIDDEN_SIZE, NUM_HIDDEN_LAYERS,
+# NUM_ATTENTION_HEADS and INTERMEDIATE_SIZE of the config: layers are repeated, and matrices tiled
+# from the middle, as for ModernBERT-large. Heads keep their size.
+MODEL.GROW = Key(False, identity=when("MODEL.GROW"))
 # Epsilon of all norms, of every TYPE (as in BERT).
 MODEL.LAYER_NORM_EPS = Key(1e-12, above(0), identity=True)
 

@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.hub.models import CONFIG, described_model, find_model
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint, read_checkpoint
+from pretrain.transfer.growth_check import SIZES, problems_of_growth
 from pretrain.transfer.matching import match_entries
 
 if TYPE_CHECKING:
@@ -95,8 +96,23 @@ def complete_model(config: "CfgNode", written: Collection[str] = ()) -> list[str
     for name, value in checkpoint.keys_for(model.TYPE).items():
         if name == "LOCAL_ROPE_THETA":
             value = value or _kept_local_theta(model, checkpoint)
-        problems += _set(model, name, value, checkpoint, written)
-    return problems
+        if not (model.GROW and name.lower() in SIZES):
+            problems += _set(model, name, value, checkpoint, written)
+    return [*problems, *_problems_of_growth(model, checkpoint)]
+
+
+def _problems_of_growth(model: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields a line for each reason against MODEL.GROW, if it is set."""
+    if not model.GROW:
+        return
+    if model.TYPE != OWN_TYPE:
+        yield f"MODEL.GROW: only {OWN_TYPE} grows, got True with MODEL.TYPE {model.TYPE}"
+        return
+    small, large = (
+        {name: keys[name.upper()] for name in SIZES} for keys in (checkpoint.keys, model)
+    )
+    for name, problem in problems_of_growth(small, large):
+        yield f"MODEL.{name.upper()}: MODEL.GROW from {checkpoint.folder}: {problem}"
 
 
 def _kept_local_theta(model: "CfgNode", checkpoint: Checkpoint) -> float:
@@ -188,6 +204,11 @@ def notes(config: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
     if not checkpoint.is_ours:
         how += f": {checkpoint.why_not_ours}"
     yield f"starts from {config.PRETRAIN.START_FROM}, a {checkpoint.class_name}{how}"
+    if model.GROW:
+        small, large = (
+            (keys["NUM_HIDDEN_LAYERS"], keys["HIDDEN_SIZE"]) for keys in (checkpoint.keys, model)
+        )
+        yield f"grows from {small[0]} layers of width {small[1]} to {large[0]} of width {large[1]}"
     for name, value in checkpoint.keys_for(model.TYPE).items():
         if name in FREE_KEYS and (value or name != "LOCAL_ROPE_THETA") and model[name] != value:
             yield f"MODEL.{name} is {model[name]:g}, that of the checkpoint {value:g}"

@@ -1,6 +1,6 @@
 """Builds the model with which a run begins: random, initialised from data, or from a checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from pretrain.start.transformers_weights import load_transformers_model
 from pretrain.training.data_loader import Shard, count_predictions, one_copy
 from pretrain.training.metrics_file import Log
 from pretrain.training.word_vectors import word_vectors
+from pretrain.transfer.growth import grow_weights
+from pretrain.transfer.growth_check import SIZES
 from pretrain.transfer.vocabulary_transfer import mix_rows
 
 
@@ -89,13 +91,32 @@ def build_initial_model(
             new = NewVocabulary(start.checkpoint.folder, tokenizer, shards, how, seed, log)
         if settings.model_type == OWN_TYPE:
             model = BasePretrainModel(settings)
-            loaded = load_our_model(model, settings, start.checkpoint, new)
+            loaded = _load(model, settings, start.checkpoint, new)
         else:
             model, loaded = load_transformers_model(settings, start.checkpoint, new)
         log.tell(f"from {start.checkpoint.folder}: {loaded.in_words()}")
     if isinstance(model, BasePretrainModel):
         _initialize_from_data(model, settings, seed, shards, loaded, log)
     return InitialModel(model, loaded)
+
+
+def _load(
+    model: BasePretrainModel,
+    settings: ModelSettings,
+    checkpoint: Checkpoint,
+    new: "NewVocabulary | None",
+) -> Loaded:
+    """Loads the checkpoint into our model, which may be larger. Raises as load_our_model."""
+    if not settings.grow:
+        return load_our_model(model, settings, checkpoint, new)
+    sizes = {name: checkpoint.keys[name.upper()] for name in SIZES}
+    small_settings = replace(settings, **sizes)
+    small = BasePretrainModel(small_settings)
+    loaded = load_our_model(small, small_settings, checkpoint, new)
+    grown = grow_weights(small.state_dict() | loaded.kept, small_settings, settings)
+    kept = {name: grown.pop(name) for name in loaded.kept}
+    model.load_state_dict(grown)
+    return replace(loaded, kept=kept)
 
 
 def _initialize_from_data(

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pretrain.model.architectures import LAYER
 from pretrain.settings import ModelSettings
+from pretrain.transfer.growth_check import problems_of_growth
 
-SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
 # The axes of a module's weight: outputs, inputs. A bias has the first alone.
 AXES = {
     "attention.qkv": ("heads", "width"),
@@ -31,24 +31,10 @@ AXES = {
     "encoder.embeddings.word": ("", "width"),
     "encoder.embeddings.position": ("", "width"),
     "encoder.embeddings.segment": ("", "width"),
+    "encoder.embeddings.unused_position": ("", "width"),
     "output_bias": ("",),
 }
 NORM_AXES = ("width",)  # of all other modules
-
-
-def check_growth(small: ModelSettings, large: ModelSettings) -> None:
-    """Raises ValueError naming a flag if one model does not grow to the other."""
-    for name in SIZES:
-        least, found = getattr(small, name), getattr(large, name)
-        if found < least:
-            raise ValueError(f"{name}: cannot grow to {found}, expected at least {least}")
-    head_dim = small.hidden_size // small.num_attention_heads
-    if large.hidden_size != head_dim * large.num_attention_heads:
-        raise ValueError(
-            f"num_attention_heads: the heads of the smaller model have size {head_dim}, got "
-            f"{large.num_attention_heads} for a hidden_size of {large.hidden_size}, expected "
-            f"{large.hidden_size / head_dim:g}"
-        )
 
 
 def grow_weights(
@@ -57,9 +43,11 @@ def grow_weights(
     """Returns the state dict of BasePretrainModel for the larger settings.
 
     weights: its state dict for the smaller settings. Vocabulary and positions keep their size. At
-    equal sizes, every tensor is returned unchanged. Raises ValueError as check_growth.
+    equal sizes, every tensor is returned unchanged. Raises ValueError naming a size that does not
+    fit.
     """
-    check_growth(small, large)
+    for name, problem in problems_of_growth(vars(small), vars(large)):
+        raise ValueError(f"{name}: {problem}")
     tiles = _tiles(small, large)
     grown: dict[str, Tensor] = {}
     for name, tensor in weights.items():

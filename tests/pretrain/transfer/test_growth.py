@@ -113,8 +113,7 @@ def test_layers_repeat_within_their_kind():
         ({"num_hidden_layers": 1}, "num_hidden_layers: cannot grow to 1, expected at least 2"),
         (
             {"hidden_size": 16},
-            "num_attention_heads: the heads of the smaller model have size 4, got 2 for a "
-            "hidden_size of 16, expected 4",
+            "num_attention_heads: heads keep their size 4, got 2 for a width of 16, expected 4",
         ),
     ],
 )
