@@ -82,10 +82,15 @@ class RowMixtures:
     def bias(self, old: Tensor) -> Tensor:
         """Returns the new output bias, fp32 [new size]; drawn rows have the mean of all.
 
-        old: [old size].
+        old: [old size]. Entries with the same old row, as `Heart` and `heart` may have, share its
+        probability in equal parts.
         """
         column = old.detach().float().cpu()[:, None]
-        return replace(self, how="mean").table(column, seed=0)[:, 0]
+        bias = replace(self, how="mean").table(column, seed=0)[:, 0]
+        shared = torch.from_numpy(self.matches.is_shared)
+        rows = torch.from_numpy(self.matches.rows)[shared]
+        bias[shared] -= torch.bincount(rows, minlength=len(old))[rows].log()
+        return bias
 
 
 def mix_rows(

@@ -113,3 +113,21 @@ def test_focus_without_shared_text_is_the_mean(tokenizers, table, monkeypatch):
     monkeypatch.setattr(module, "neighbour_vectors", lambda *args: nothing)
     focus, mean = (mix_rows(how, *tokenizers, [], seed=0) for how in ("focus", "mean"))
     assert torch.equal(focus.table(table, 0), mean.table(table, 0))
+
+
+def test_bias(tokenizers, table, neighbours):
+    old = table[:, 0].clone()
+    bias = mix_rows("focus", *tokenizers, [], seed=0).bias(old)
+    assert bias.shape == (FIRST + len(NEW),) and bias.dtype == torch.float32
+    assert torch.equal(bias[:FIRST], old[:FIRST]) and bias[FIRST] == old[FIRST + 2]
+    torch.testing.assert_close(bias[FIRST + 3], (old[FIRST] + old[FIRST + 2]) / 2)
+    drawn = mix_rows("random", *tokenizers, [], seed=0).bias(old)
+    torch.testing.assert_close(drawn, old.mean().expand(len(drawn)))
+
+
+def test_copies_of_a_row_share_its_probability(tmp_path):
+    new = wordpiece(tmp_path / "new", "Heart", "heart", "HEART", "pain")
+    old = wordpiece(tmp_path / "old", "heart", "pain", lower=True)
+    bias = mix_rows("mean", new, old, [], seed=0).bias(torch.arange(float(FIRST + 2)))
+    torch.testing.assert_close(bias[FIRST : FIRST + 3].exp().sum(), torch.tensor(FIRST).exp())
+    assert bias[FIRST + 3] == FIRST + 1
