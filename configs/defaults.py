@@ -271,6 +271,17 @@ MODEL.WORD_EMBEDDING_INIT = Key("random", one_of("random", "cooccurrence"), iden
 # Initialisation of the output's bias: zero | frequencies: the log frequency of each token among the
 # first two million predictions, which the model otherwise has to learn first.
 MODEL.OUTPUT_BIAS_INIT = Key("zero", one_of("zero", "frequencies"), identity=True)
+# With PRETRAIN.START_FROM and another tokenizer than the model's: the word embeddings and output
+# biases of the entries that the two do not share. Shared entries keep theirs. focus: mixtures of
+# shared entries with similar neighbours in the new text | mean: of the entries with which the
+# model's own tokenizer spells the new one | random: nothing is kept, all rows are drawn.
+MODEL.VOCABULARY_TRANSFER = Key(
+    "focus", one_of("focus", "mean", "random"), identity=when("PRETRAIN.START_FROM")
+)
+# Let the bert-mlm of PRETRAIN.START_FROM grow to the HIDDEN_SIZE, NUM_HIDDEN_LAYERS,
+# NUM_ATTENTION_HEADS and INTERMEDIATE_SIZE of the config: layers are repeated, and matrices tiled
+# from the middle, as for ModernBERT-large. Heads keep their size.
+MODEL.GROW = Key(False, identity=when("MODEL.GROW"))
 # Epsilon of all norms, of every TYPE (as in BERT).
 MODEL.LAYER_NORM_EPS = Key(1e-12, above(0), identity=True)
 

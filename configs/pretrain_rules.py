@@ -58,6 +58,8 @@ def _model_problems(config: CfgNode) -> Iterator[str]:
             f"MODEL.ATTENTION_WINDOW: covers whole rows of DATASET.MAX_SEQ_LENGTH {length}, "
             f"got {model.ATTENTION_WINDOW}, expected less than {2 * (length - 1)}, or 0"
         )
+    if model.GROW and is_new:
+        yield "MODEL.GROW: got True without PRETRAIN.START_FROM, expected the smaller model there"
     if model.TYPE != "bert-mlm":
         yield from _problems_with_other_architectures(config)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from configs.keys import KEYS
 from dataset.tokenizers.build import build_tokenizer, lower_cases_text
-from dataset.tokenizers.tokenizer_files import NAME_KEY, entries_of, read_tokenizer_json
+from dataset.tokenizers.load import CorpusTokenizer, load_tokenizer
+from dataset.tokenizers.tokenizer_files import NAME_KEY
 from pipeline.errors import ConfigError, StageError
 from pipeline.hub.models import MODEL_FILES, described_model
 
@@ -60,11 +61,19 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def tokenizer_entries(path: Path) -> dict[str, int]:
-    """Returns the id of each entry of a user's tokenizer, as data preparation would build it.
+    """Returns the id of each entry of a user's tokenizer.
+
+    Raises StageError if it cannot be built.
+    """
+    return read_tokenizer(path).tokenizer.get_vocab()
+
+
+def read_tokenizer(path: Path) -> CorpusTokenizer:
+    """Reads a user's tokenizer, local and in any form, as data preparation would build it.
 
     Raises StageError if it cannot be built.
     """
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tokenizer"
         build_tokenizer(str(path), lower_cases_text(path) is not False, folder)
-        return entries_of(read_tokenizer_json(folder / "tokenizer.json"))
+        return load_tokenizer(folder)

@@ -16,7 +16,12 @@ from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.lr_curves import CURVES_WITH_STABLE_PHASE
 from pretrain.plan import PretrainPlan, length_of_run
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint
-from pretrain.start.completion import checkpoint_of, has_other_tokenizer, on_hub
+from pretrain.start.completion import (
+    checkpoint_of,
+    has_other_tokenizer,
+    notes_on_vocabulary,
+    on_hub,
+)
 from pretrain.start.completion import notes as notes_on_start
 
 if TYPE_CHECKING:
@@ -104,6 +109,8 @@ def _notes(config: "CfgNode", plan: PretrainPlan) -> Iterator[str]:
     dataset = plan.upstream.artifact
     if plan.checkpoint:
         yield from notes_on_start(config, plan.checkpoint)
+        built = dataset.directory / "tokenizer" if _vocab_size(dataset) else None
+        yield from notes_on_vocabulary(config, plan.checkpoint, built)
     # Without torch: the run may belong to another machine.
     on_gpus = expects_gpus(config)
     precision = precision_in_words(config, on_gpus)

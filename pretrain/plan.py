@@ -11,6 +11,7 @@ from configs.keys import identity_inputs
 from dataset.plan import DatasetPlan
 from dataset.plan import plan as plan_dataset
 from dataset.sources.digests import digest_of_files
+from dataset.tokenizers.tokenizer_files import tokenizer_files
 from pipeline.console import duration
 from pipeline.errors import ConfigError
 from pipeline.hub.models import CONFIG, WEIGHT_NAMES, weight_files
@@ -21,7 +22,7 @@ from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
 from pretrain.lengthening import LENGTH_KEYS, lengthening_in, schedule_of
 from pretrain.optimization.budget import amount_in_words
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint
-from pretrain.start.completion import checkpoint_of, on_hub
+from pretrain.start.completion import checkpoint_of, has_other_tokenizer, on_hub
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -83,6 +84,8 @@ def _identity_of(config: "CfgNode", checkpoint: Checkpoint, upstream: DatasetPla
             ]
         )
     files = [checkpoint.folder / CONFIG, *files]
+    if has_other_tokenizer(config, checkpoint):  # its entries decide about the new embeddings
+        files += tokenizer_files(str(checkpoint.folder))
     return digest_of_files(files, checkpoint.folder, upstream.digests)
 
 

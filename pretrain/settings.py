@@ -61,6 +61,8 @@ class ModelSettings(_FromArgs):
     gradient_checkpointing: bool
     word_embedding_init: str = "random"
     output_bias_init: str = "zero"
+    vocabulary_transfer: str = "focus"
+    grow: bool = False
     special_ids: dict[str, int] = field(default_factory=dict)
     local_rope_theta: float = 0.0
     type_vocab_size: int = 2

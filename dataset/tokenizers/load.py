@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset.tokenizers.entries import BYTE_LEVEL_MARKER, word_marks
 from dataset.tokenizers.special_tokens import text_of
 from dataset.tokenizers.tokenizer_files import (
     NAME_KEY,
     SPECIAL_TOKENS,
     entries_of,
-    iter_steps,
     read_object,
     read_tokenizer_json,
     tokenizer_of,
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNUSED_TOKEN = "[unused"  # prefix of unused entries in BERT's vocabularies
-BYTE_LEVEL_MARKER = "Ġ"  # a space, in byte-level models
 # First and last character of the East Asian scripts without spaces: each begins a word.
 WORD_CHARACTERS = ("\u2e80", "\u9fff")
 
@@ -55,13 +54,7 @@ class CorpusTokenizer:
         Empty for models without marks.
         """
         content = json.loads(self.tokenizer.to_str())
-        prefix = content["model"].get("continuing_subword_prefix")
-        markers = (
-            step.get("replacement", BYTE_LEVEL_MARKER)
-            for step in iter_steps(content, "pre_tokenizer")
-            if step.get("type") in ("ByteLevel", "Metaspace")
-        )
-        marker = next(markers, "")
+        prefix, marker = word_marks(content)
         if not prefix and not marker:
             return ()
         added = {token["id"] for token in content["added_tokens"]}

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from configs.keys import KEYS
 from configs.pretrain_rules import problems_of_pretraining
-from dataset.start_from import complete_tokenizer, has_tokenizer, tokenizer_entries
+from dataset.start_from import (
+    complete_tokenizer,
+    has_tokenizer,
+    read_tokenizer,
+    tokenizer_entries,
+)
+from dataset.tokenizers.load import load_tokenizer
 from pipeline.errors import ConfigError, StageError
 from pipeline.hub.models import CONFIG, described_model, find_model
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint, read_checkpoint
+from pretrain.transfer.growth_check import SIZES, problems_of_growth
+from pretrain.transfer.matching import match_entries
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -88,8 +96,23 @@ def complete_model(config: "CfgNode", written: Collection[str] = ()) -> list[str
     for name, value in checkpoint.keys_for(model.TYPE).items():
         if name == "LOCAL_ROPE_THETA":
             value = value or _kept_local_theta(model, checkpoint)
-        problems += _set(model, name, value, checkpoint, written)
-    return problems
+        if not (model.GROW and name.lower() in SIZES):
+            problems += _set(model, name, value, checkpoint, written)
+    return [*problems, *_problems_of_growth(model, checkpoint)]
+
+
+def _problems_of_growth(model: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields a line for each reason against MODEL.GROW, if it is set."""
+    if not model.GROW:
+        return
+    if model.TYPE != OWN_TYPE:
+        yield f"MODEL.GROW: only {OWN_TYPE} grows, got True with MODEL.TYPE {model.TYPE}"
+        return
+    small, large = (
+        {name: keys[name.upper()] for name in SIZES} for keys in (checkpoint.keys, model)
+    )
+    for name, problem in problems_of_growth(small, large):
+        yield f"MODEL.{name.upper()}: MODEL.GROW from {checkpoint.folder}: {problem}"
 
 
 def _kept_local_theta(model: "CfgNode", checkpoint: Checkpoint) -> float:
@@ -126,12 +149,34 @@ def _set(
 
 
 def problems_of_vocabulary(config: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
-    """Yields a line if the data gets another tokenizer than the checkpoint's."""
-    if has_other_tokenizer(config, checkpoint):
+    """Yields a line if nothing says which words the rows of the checkpoint belong to."""
+    if config.TOKENIZER.TRAIN and not has_tokenizer(checkpoint.folder):
         yield (
-            f"{START_KEY} has another tokenizer than TOKENIZER names, expected that of "
-            f"{checkpoint.folder}: no TOKENIZER.NAME_OR_PATH, and TOKENIZER.TRAIN False"
+            f"TOKENIZER.TRAIN: {START_KEY} {checkpoint.folder} has no tokenizer to compare with, "
+            "got True, expected False with its TOKENIZER.NAME_OR_PATH, or its files in that folder"
         )
+
+
+def notes_on_vocabulary(
+    config: "CfgNode", checkpoint: Checkpoint, built: Path | None
+) -> Iterator[str]:
+    """Yields a line on the entries of another tokenizer than the checkpoint's.
+
+    built: folder of the data's tokenizer; None before it is made.
+    """
+    if not has_other_tokenizer(config, checkpoint):
+        return
+    how = config.MODEL.VOCABULARY_TRANSFER
+    if built is None and config.TOKENIZER.TRAIN:
+        kept = "no embeddings" if how == "random" else "the embeddings of shared entries"
+        yield f"the new vocabulary keeps {kept} of the checkpoint, others: {how}"
+        return
+    new = load_tokenizer(built) if built else read_tokenizer(Path(config.TOKENIZER.NAME_OR_PATH))
+    old = read_tokenizer(checkpoint.folder)
+    if new.tokenizer.get_vocab() != old.tokenizer.get_vocab():
+        found = f"{match_entries(new, old)}, others: {how}"
+        found = "all embeddings are drawn" if how == "random" else found
+        yield f"another vocabulary than the checkpoint's: {found}"
 
 
 def has_other_tokenizer(config: "CfgNode", checkpoint: Checkpoint) -> bool:
@@ -159,6 +204,11 @@ def notes(config: "CfgNode", checkpoint: Checkpoint) -> Iterator[str]:
     if not checkpoint.is_ours:
         how += f": {checkpoint.why_not_ours}"
     yield f"starts from {config.PRETRAIN.START_FROM}, a {checkpoint.class_name}{how}"
+    if model.GROW:
+        small, large = (
+            (keys["NUM_HIDDEN_LAYERS"], keys["HIDDEN_SIZE"]) for keys in (checkpoint.keys, model)
+        )
+        yield f"grows from {small[0]} layers of width {small[1]} to {large[0]} of width {large[1]}"
     for name, value in checkpoint.keys_for(model.TYPE).items():
         if name in FREE_KEYS and (value or name != "LOCAL_ROPE_THETA") and model[name] != value:
             yield f"MODEL.{name} is {model[name]:g}, that of the checkpoint {value:g}"

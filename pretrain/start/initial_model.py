@@ -1,12 +1,12 @@
 """Builds the model with which a run begins: random, initialised from data, or from a checkpoint."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from dataset.start_from import has_tokenizer, tokenizer_entries
+from dataset.start_from import has_tokenizer, read_tokenizer, tokenizer_entries
+from dataset.tokenizers.load import load_tokenizer
 from dataset.tokenizers.tokenizer_files import entries_of, read_tokenizer_json
 from pipeline.errors import ConfigError, StageError
 from pipeline.hub.models import find_model, local_model
@@ -21,6 +21,9 @@ from pretrain.start.transformers_weights import load_transformers_model
 from pretrain.training.data_loader import Shard, count_predictions, one_copy
 from pretrain.training.metrics_file import Log
 from pretrain.training.word_vectors import word_vectors
+from pretrain.transfer.growth import grow_weights
+from pretrain.transfer.growth_check import SIZES
+from pretrain.transfer.vocabulary_transfer import mix_rows
 
 
 @dataclass(frozen=True)
@@ -82,16 +85,38 @@ def build_initial_model(
     if not start:
         model = build_model(settings)
     else:
-        new = None if start.own_vocabulary else NewVocabulary(start, tokenizer, shards)
+        new = None
+        if not start.own_vocabulary:
+            how = settings.vocabulary_transfer
+            new = NewVocabulary(start.checkpoint.folder, tokenizer, shards, how, seed, log)
         if settings.model_type == OWN_TYPE:
             model = BasePretrainModel(settings)
-            loaded = load_our_model(model, settings, start.checkpoint, new)
+            loaded = _load(model, settings, start.checkpoint, new)
         else:
             model, loaded = load_transformers_model(settings, start.checkpoint, new)
         log.tell(f"from {start.checkpoint.folder}: {loaded.in_words()}")
     if isinstance(model, BasePretrainModel):
         _initialize_from_data(model, settings, seed, shards, loaded, log)
     return InitialModel(model, loaded)
+
+
+def _load(
+    model: BasePretrainModel,
+    settings: ModelSettings,
+    checkpoint: Checkpoint,
+    new: "NewVocabulary | None",
+) -> Loaded:
+    """Loads the checkpoint into our model, which may be larger. Raises as load_our_model."""
+    if not settings.grow:
+        return load_our_model(model, settings, checkpoint, new)
+    sizes = {name: checkpoint.keys[name.upper()] for name in SIZES}
+    small_settings = replace(settings, **sizes)
+    small = BasePretrainModel(small_settings)
+    loaded = load_our_model(small, small_settings, checkpoint, new)
+    grown = grow_weights(small.state_dict() | loaded.kept, small_settings, settings)
+    kept = {name: grown.pop(name) for name in loaded.kept}
+    model.load_state_dict(grown)
+    return replace(loaded, kept=kept)
 
 
 def _initialize_from_data(
@@ -117,16 +142,26 @@ def _initialize_from_data(
 class NewVocabulary:
     """Makes the word embeddings and the output bias of the data's tokenizer from the checkpoint's.
 
-    tokenizer: folder of the data's tokenizer. shards: of its text.
+    checkpoint, tokenizer: folders of the old and of the new tokenizer. shards: of the new text.
+    how: MODEL.VOCABULARY_TRANSFER. seed: of the run.
     """
 
-    start: Start
+    checkpoint: Path
     tokenizer: Path
-    shards: Sequence[Shard]
+    shards: list[Shard]
+    how: str
+    seed: int
+    log: Log
 
     def __call__(self, words: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Arguments and results as of checkpoint_weights.NewVocabulary."""
-        raise StageError(
-            f"{START_KEY} has another tokenizer than the data, {self.tokenizer}; expected that of "
-            f"{self.start.checkpoint.folder}"
-        )
+        new, old = load_tokenizer(self.tokenizer), read_tokenizer(self.checkpoint)
+        if len(words) < old.vocab_size:
+            raise StageError(
+                f"{START_KEY}: {self.checkpoint} has {len(words):,} word embeddings, fewer than "
+                f"the {old.vocab_size:,} entries of its tokenizer"
+            )
+        mixtures = mix_rows(self.how, new, old, one_copy(self.shards), self.seed)
+        self.log.tell(f"another vocabulary than the checkpoint's: {mixtures}")
+        rows = mixtures.table(words[: old.vocab_size], self.seed)
+        return rows, None if bias is None else mixtures.bias(bias[: old.vocab_size])

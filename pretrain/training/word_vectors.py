@@ -34,15 +34,29 @@ def word_vectors(
     random vectors. seed: of these, and of the factorisation.
     """
     generator = np.random.default_rng(seed)
+    vectors, norms = neighbour_vectors(shards, vocab_size, width, never, seed)
+    # A random rotation makes all components alike.
+    turn, _ = np.linalg.qr(generator.standard_normal((width, width)))
+    unknown = norms[:, 0] == 0
+    norms = np.maximum(norms, np.finfo(np.float32).tiny)
+    vectors = LENGTH * vectors / norms @ turn
+    vectors[unknown] = generator.normal(0, LENGTH / width**0.5, (unknown.sum(), width))
+    return torch.from_numpy(vectors.astype(np.float32))
+
+
+def neighbour_vectors(
+    shards: Sequence[Shard], vocab_size: int, width: int, never: Iterable[int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns vectors, float32 [vocab_size, width], with similar directions for similar neighbours.
+
+    Also returns their norms [vocab_size, 1], 0 for tokens without neighbours. Arguments as in
+    word_vectors.
+    """
     information = _positive_information(_count_pairs(shards, vocab_size, list(never)))
     vectors = _factor(information, width, seed)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A random rotation makes all components alike.
-    turn, _ = np.linalg.qr(generator.standard_normal((width, width)))
-    vectors = LENGTH * vectors / np.maximum(norms, np.finfo(np.float32).tiny) @ turn
-    unknown = norms[:, 0] <= 1e-6 * norms.max()
-    vectors[unknown] = generator.normal(0, LENGTH / width**0.5, (unknown.sum(), width))
-    return torch.from_numpy(vectors.astype(np.float32))
+    norms[norms <= 1e-6 * norms.max()] = 0  # rounding errors
+    return vectors, norms
 
 
 def _count_pairs(shards: Sequence[Shard], vocab_size: int, never: list[int]) -> "csr_matrix":

@@ -177,6 +177,10 @@ ARRIVALS = [
         *("MODEL.OUTPUT_BIAS_INIT", "frequencies", {}),
         lambda b: b.settings.model.output_bias_init == "frequencies",
     ),
+    (
+        *("MODEL.VOCABULARY_TRANSFER", "mean", {}),
+        lambda b: b.settings.model.vocabulary_transfer == "mean",
+    ),
     ("MODEL.LAYER_NORM_EPS", 1e-3, {}, lambda b: b.layer.attention_norm.eps == 1e-3),
     ("PRETRAIN.LR_SCHEDULE", "time", {}, lambda b: Budget(b.training).position == (0, 24.0)),
     ("PRETRAIN.NUM_STEPS", 77, {}, lambda b: Budget(b.training).position == (0, 77)),

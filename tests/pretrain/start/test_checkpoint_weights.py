@@ -16,7 +16,6 @@ from tests.pretrain.start.checkpoints import (
     OF_TRANSFORMERS,
     started,
     write_checkpoint,
-    write_tokenizer,
 )
 
 WEIGHTS = "model.safetensors"
@@ -205,12 +204,6 @@ def test_damaged_and_missing_files_are_named(bert):
     (bert / WEIGHTS).unlink()
     with pytest.raises(StageError, match="no weights in"):
         started(bert)
-
-
-def test_another_tokenizer_is_refused(bert, tmp_path):
-    other = write_tokenizer(tmp_path / "other", 50)
-    with pytest.raises(StageError, match="START_FROM has another tokenizer"):
-        started(bert, other)
 
 
 # --- positions -------------------------------------------------------------------------------

@@ -280,14 +280,17 @@ def test_the_estimate_counts_all_rows_and_positions(config):
 
 def test_another_tokenizer_is_known_in_the_plan(config, tmp_path):
     config.TOKENIZER.DO_LOWER_CASE = False
-    for key, value in (("NAME_OR_PATH", str(write_tokenizer(tmp_path / "t", 50))), ("TRAIN", True)):
-        other = config.clone()
-        other.TOKENIZER[key] = value
-        with pytest.raises(ConfigError, match="START_FROM has another tokenizer"):
-            check_machine(completed(other))
-    same = config.clone()
-    same.TOKENIZER.NAME_OR_PATH = str(write_tokenizer(tmp_path / "same"))
-    check_machine(completed(same))
+    other, same = write_tokenizer(tmp_path / "other", 50), write_tokenizer(tmp_path / "same")
+    for key, value, is_said in (
+        ("NAME_OR_PATH", str(other), True),
+        ("TRAIN", True, True),
+        ("NAME_OR_PATH", str(same), False),
+    ):
+        changed = config.clone()
+        changed.TOKENIZER[key] = value
+        check_machine(completed(changed))
+        notes = pretrain_estimate(completed(changed)).notes
+        assert is_said == any("vocabulary" in note for note in notes)
 
 
 # --- flags -----------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Weights of a model for another vocabulary, or for a larger model."""
