@@ -244,6 +244,7 @@ def load_recipe(recipe: Recipe, args: argparse.Namespace, more: Mapping[str, Any
     """
     from configs.loading import load_config
     from pipeline.errors import ConfigError
+    from pretrain.start.completion import completed
 
     common = {
         "PRETRAIN.LR_SCHEDULE": "time",
@@ -264,7 +265,7 @@ def load_recipe(recipe: Recipe, args: argparse.Namespace, more: Mapping[str, Any
 
     def load():
         words = [str(word) for pair in (*common.items(), *own) for word in pair]
-        return load_config(recipe.path, words, ["dataset", "pretrain"])
+        return completed(load_config(recipe.path, words, ["dataset", "pretrain"]))
 
     try:
         config = load()
