@@ -25,9 +25,13 @@ from pretrain.training.word_vectors import word_vectors
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model before its first step. loaded: on rank 0, if it comes from a checkpoint."""
+    """A model before its first step.
+
+    is_loaded: True if rank 0's comes from a checkpoint. loaded: on that rank, its tensors.
+    """
 
     model: nn.Module
+    is_loaded: bool = False
     loaded: Loaded | None = None
 
 
@@ -76,7 +80,7 @@ def build_initial_model(
     Raises StageError if the checkpoint does not fit.
     """
     if rank() != 0:
-        return InitialModel(build_model(settings))
+        return InitialModel(build_model(settings), start is not None)
     loaded = None
     model: nn.Module
     if not start:
@@ -91,7 +95,7 @@ def build_initial_model(
         log.tell(f"from {start.checkpoint.folder}: {loaded.in_words()}")
     if isinstance(model, BasePretrainModel):
         _initialize_from_data(model, settings, seed, shards, loaded, log)
-    return InitialModel(model, loaded)
+    return InitialModel(model, start is not None, loaded)
 
 
 def _initialize_from_data(
