@@ -44,6 +44,24 @@ def gather_weights(engine) -> dict[str, Tensor]:
     return weights
 
 
+@torch.no_grad()
+def set_weights(engine, weights: dict[str, Tensor]) -> None:
+    """Sets the fp32 weights of a new engine to those of rank 0; every rank must call it.
+
+    weights: by parameter name, on rank 0 alone. With ZeRO in half precision, DeepSpeed itself would
+    begin with fp32 copies of rounded weights.
+    """
+    for name, parameter in engine.module.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        value = torch.empty(shape, dtype=torch.float32, device=engine.device)
+        if distributed.rank() == 0:
+            value.copy_(weights[name])
+        if distributed.world_size() > 1:
+            torch.distributed.broadcast(value, 0)
+        _set_whole(engine, parameter, WEIGHT, value)
+    _spread_master_weights(engine)
+
+
 def restore_state(engine, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Restores a gathered state in an engine of the same model and optimizer.
 

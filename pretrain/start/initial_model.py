@@ -28,9 +28,13 @@ from pretrain.transfer.vocabulary_transfer import mix_rows
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model before its first step. loaded: on rank 0, if it comes from a checkpoint."""
+    """A model before its first step.
+
+    is_loaded: True if rank 0's comes from a checkpoint. loaded: on that rank, its tensors.
+    """
 
     model: nn.Module
+    is_loaded: bool = False
     loaded: Loaded | None = None
 
 
@@ -79,7 +83,7 @@ def build_initial_model(
     Raises StageError if the checkpoint does not fit.
     """
     if rank() != 0:
-        return InitialModel(build_model(settings))
+        return InitialModel(build_model(settings), start is not None)
     loaded = None
     model: nn.Module
     if not start:
@@ -97,7 +101,7 @@ def build_initial_model(
         log.tell(f"from {start.checkpoint.folder}: {loaded.in_words()}")
     if isinstance(model, BasePretrainModel):
         _initialize_from_data(model, settings, seed, shards, loaded, log)
-    return InitialModel(model, loaded)
+    return InitialModel(model, start is not None, loaded)
 
 
 def _load(

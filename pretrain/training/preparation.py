@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from pipeline.store.disk import is_full
 from pipeline.store.paths import CHECKPOINTS, METRICS
 from pretrain.engine.checkpoints import write_with_room
+from pretrain.engine.deepspeed_config import zero_stage
 from pretrain.engine.distributed import from_first_rank, rank, world_size
 from pretrain.engine.engine import build_engine, compute_dtype
 from pretrain.engine.precision import multiplies_in_bf16, resolve_precision, set_tf32
-from pretrain.engine.zero_state import gather_weights
+from pretrain.engine.zero_state import gather_weights, set_weights
 from pretrain.kernels.linear import multiply_in_bf16
 from pretrain.model.export import export_model
 from pretrain.model.model_card import write_model_card
@@ -27,7 +28,7 @@ from pretrain.optimization.optimizers import build_optimizer
 from pretrain.settings import Settings
 from pretrain.start.checkpoint_config import Start
 from pretrain.start.checkpoint_weights import Loaded
-from pretrain.start.initial_model import build_initial_model, find_start
+from pretrain.start.initial_model import InitialModel, build_initial_model, find_start
 from pretrain.start.origin import origin_of
 from pretrain.training.batch_fitting import fit_micro_batches
 from pretrain.training.compiling import compile_if_possible
@@ -81,7 +82,7 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     initial = build_initial_model(
         settings.model, training.seed, start, tokenizer, provider.shards, log
     )
-    engine = _build_engine(initial.model, settings, provider, device, log)
+    engine = _build_engine(initial, settings, provider, device, log)
     schedule = LearningRateSchedule(
         engine.optimizer, training.lr, training.curve, curve_shape(training)
     )
@@ -140,17 +141,27 @@ def _batches(
 
 
 def _build_engine(
-    model: torch.nn.Module,
+    initial: InitialModel,
     settings: Settings,
     provider: PretrainDatasetProvider,
     device: torch.device,
     log: Log,
 ):
+    model = initial.model
+    stage = zero_stage(
+        settings.engine.zero_stage, settings.engine.precision, settings.engine.optimizer_type
+    )
+    is_rounded = stage > 0 and settings.engine.precision != "fp32"
+    exact: dict[str, torch.Tensor] = {}
+    if is_rounded and initial.loaded:
+        exact = {name: p.detach().clone() for name, p in model.named_parameters()}
     model.to(device)
     if settings.engine.multiplies_in_bf16:
         multiply_in_bf16(model)
     optimizer = build_optimizer(model, settings.training)
     engine = build_engine(settings.engine, model, optimizer, world_size())
+    if is_rounded and initial.is_loaded:
+        set_weights(engine, exact)
     if settings.engine.compile:
         dtype = compute_dtype(settings.engine.precision)
         compile_if_possible(engine, provider.batch(0)[0], dtype, log.say)

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pretrain.flags import parse_flags
 from pretrain.run_pretraining import run
@@ -120,3 +122,15 @@ def test_main_starts_from_a_run(pipeline_folder, finished_pipeline):
     assert again.stdout.count("up to date") == 2
     card = (pipeline_folder / "root/saved_models/pretrain/same/further/model/README.md").read_text()
     assert "## Origin" in card and str(pipeline_folder) not in card
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(1, "bf16"), (2, "fp16")])
+def test_half_precision_rounds_no_loaded_weight(
+    device, dataset, checkpoint, tmp_path, stage, precision
+):
+    start = f"--start_from={checkpoint}"
+    flags = "--max_steps=0", f"--zero_stage={stage}", f"--precision={precision}"
+    train(device, dataset, tmp_path / "out", start, *flags)
+    again = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    for name, weight in load_file(checkpoint / "model.safetensors").items():
+        assert torch.equal(again[name], weight), name
