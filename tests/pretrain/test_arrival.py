@@ -1,5 +1,6 @@
 """Each value of a YAML arrives in the model, the optimizer, DeepSpeed's config or the loop."""
 
+import json
 from argparse import Namespace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from pretrain.optimization.budget import Budget
 from pretrain.optimization.lr_curves import curve_shape, lr_multiplier
 from pretrain.optimization.optimizers import build_optimizer
 from pretrain.settings import Settings
+from pretrain.start.completion import completed
 from pretrain.training.due import is_checkpoint_due, is_line_due, is_validation_due
 from pretrain.training.metrics_file import SilentLog
 from pretrain.training.training_run import TrainingRun
@@ -49,6 +51,7 @@ class Built:
         for key, value in (SMALL | values).items():
             section, _, name = key.partition(".")
             config[section][name] = value
+        config = completed(config)
         command = launch_command(training_flags(config, Path("d"), Path("o/d/p")), (), 1)
         script = next(i for i, word in enumerate(command) if word.endswith("run_pretraining.py"))
         self.args = parse_flags(command[script + 1 :])
@@ -132,12 +135,25 @@ def _json(tmp_path_factory):
     return str(path)
 
 
+def _checkpoint(tmp_path_factory):
+    """A model with the sizes of SMALL, without its weights."""
+    sizes = {key.removeprefix("MODEL.").lower(): SMALL[key] for key in list(SMALL)[:4]}
+    folder = tmp_path_factory.mktemp("checkpoint")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **sizes}))
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    return str(folder)
+
+
 # (key, value, other keys that it needs, what it does to what is built)
 ARRIVALS = [
     ("MODEL.TYPE", "roberta", {}, lambda b: type(b.model).__name__ == "TransformersModel"),
     ("MODEL.ENCODER_LN_MODE", "post-ln", {}, lambda b: not b.layer.pre_ln),
     ("MODEL.POSITION_EMBEDDING_TYPE", "rotary", {}, lambda b: b.model.encoder.theta > 0),
     ("MODEL.ROPE_THETA", 500.0, ROTARY, lambda b: b.model.encoder.theta == 500.0),
+    (
+        *("MODEL.LOCAL_ROPE_THETA", 500.0, WINDOW | ROTARY),
+        lambda b: b.model.encoder.local_theta == 500.0,
+    ),
     ("MODEL.ATTENTION_WINDOW", 8, {}, lambda b: b.model.encoder.reach == 4),
     ("MODEL.GLOBAL_ATTENTION_EVERY", 5, WINDOW, lambda b: b.model.encoder.global_every == 5),
     ("MODEL.GLU", True, {}, lambda b: b.layer.feed_forward.input.out_features == 128),
@@ -181,7 +197,12 @@ ARRIVALS = [
         *("MODEL.VOCABULARY_TRANSFER", "mean", {}),
         lambda b: b.settings.model.vocabulary_transfer == "mean",
     ),
+    ("MODEL.GROW", True, {"PRETRAIN.START_FROM": _checkpoint}, lambda b: b.settings.model.grow),
     ("MODEL.LAYER_NORM_EPS", 1e-3, {}, lambda b: b.layer.attention_norm.eps == 1e-3),
+    (
+        *("PRETRAIN.START_FROM", _checkpoint, {}),
+        lambda b: b.args.start_from and b.settings.model.encoder_ln_mode == "post-ln",
+    ),
     ("PRETRAIN.LR_SCHEDULE", "time", {}, lambda b: Budget(b.training).position == (0, 24.0)),
     ("PRETRAIN.NUM_STEPS", 77, {}, lambda b: Budget(b.training).position == (0, 77)),
     (
@@ -297,19 +318,22 @@ ARRIVALS = [
     ("key", "value", "others", "arrives"), ARRIVALS, ids=[row[0] for row in ARRIVALS]
 )
 def test_a_value_arrives(key, value, others, arrives, tmp_path_factory):
-    value = value(tmp_path_factory) if callable(value) else value
-    assert arrives(Built({**others, key: value}))
+    assert arrives(Built(_made({**others, key: value}, tmp_path_factory)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "others", "arrives"), ARRIVALS, ids=[row[0] for row in ARRIVALS]
 )
-def test_without_it_things_are_otherwise(key, value, others, arrives):
+def test_without_it_things_are_otherwise(key, value, others, arrives, tmp_path_factory):
     others = {name: other for name, other in others.items() if name != key}
     if key in RAMP or key == "PRETRAIN.NUM_TOKENS":
         return  # not without it
-    assert not arrives(Built(others))
+    assert not arrives(Built(_made(others, tmp_path_factory)))
+
+
+def _made(values, tmp_path_factory):
+    return {key: v(tmp_path_factory) if callable(v) else v for key, v in values.items()}
 
 
 def test_the_table_is_complete():
