@@ -305,6 +305,20 @@ PRETRAIN.ID = Key("", FILE_NAME, identity=False, flag="")
 # LOCAL_ROPE_THETA may have other values; any other key that contradicts the model is an error. An
 # encoder without a head for masked tokens gets a new one. Empty: random weights.
 PRETRAIN.START_FROM = Key("", MODEL_NAME_OR_PATH, identity=by_plan, is_path=True)
+# Phases of the run, one after the other, a map for each: a length, and the keys that differ from
+# the rest of this config. The length is SHARE (of the run, 1 in all), or NUM_STEPS,
+# TOTAL_TRAINING_TIME or NUM_TOKENS as LR_SCHEDULE says, and it is the same key in all phases. The
+# others are CUSTOMIZED_DATASETS and HUGGINGFACE_DATASETS (together all sources of the phase),
+# WEIGHTS, MAX_SEQ_LENGTH, MAX_PREDICTIONS_PER_SEQ, MASKED_LM_PROB, MASKED_LM_PROB_END, MASKING,
+# PACKING, BATCH_SIZE, MICRO_BATCH_SIZE, LEARNING_RATE, MUON_LEARNING_RATE, LR_CURVE,
+# WARMUP_PROPORTION, LR_END_RATIO, LR_DECAY_PROPORTION and ROPE_THETA. A phase begins with the
+# weights and the optimizer's state of the one before it, and draws samples, masks and dropout by
+# SEED plus the number of phases before it. For longer rows, a table of positions is repeated. The
+# phases share the learning rate's curve over the whole run; one with LR_CURVE, WARMUP_PROPORTION,
+# LR_END_RATIO or LR_DECAY_PROPORTION has a curve of its own. A ramp of the batch size belongs to
+# the first phase. The dataset and the model of each phase are kept: a change repeats its phase and
+# the later ones. Empty: a single phase.
+PRETRAIN.PHASES = Key([], identity=by_plan, element={"SHARE": 1.0}, flag="")
 # Unit of the length of the run and of the learning rate schedule: step (NUM_STEPS) | time
 # (TOTAL_TRAINING_TIME) | tokens (NUM_TOKENS).
 PRETRAIN.LR_SCHEDULE = Key("step", one_of("step", "time", "tokens"), identity=True)
@@ -342,6 +356,18 @@ PRETRAIN.WARMUP_PROPORTION = Key(0.06, between(0, 1), identity=True)
 # inverse_time | polynomial | constant | wsd (constant, then down by 1 - sqrt) | wsd_linear.
 # --plot_lr of run_pretraining.py draws it.
 PRETRAIN.LR_CURVE = Key("elastic_step_decay", one_of(*CURVES), identity=True, flag="curve")
+# Share of the curve, warmup included, at which this run begins: the part before it is that of an
+# earlier run. PHASES sets it.
+PRETRAIN.LR_CURVE_BEGIN = Key(
+    0.0, between(0, 1), identity=when("PRETRAIN.LR_CURVE_BEGIN"), flag="curve_begin"
+)
+# Share of the curve at which this run ends, above LR_CURVE_BEGIN. PHASES sets it.
+PRETRAIN.LR_CURVE_END = Key(
+    1.0,
+    Rule(lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+    identity=lambda config: config.PRETRAIN.LR_CURVE_END != 1,
+    flag="curve_end",
+)
 # r of elastic step decay, equation (1) of the paper: 2^-1/2.
 PRETRAIN.ESD_R = Key(0.7071067811865476, inside(0.5, 1), identity=True)
 # l of elastic step decay: the learning rate stays at its peak up to 1 - r^l of the run.

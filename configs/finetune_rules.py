@@ -56,8 +56,11 @@ def grid_of(finetune: CfgNode, task: str) -> dict[str, list]:
     return {key: own[key] or default[key] for key in ("EPOCHS", "BATCH_SIZES", "LEARNING_RATES")}
 
 
-def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
-    """Yields a line for each contradiction between values of FINETUNE and for each missing file."""
+def problems_of_finetuning(config: CfgNode, room: int) -> Iterator[str]:
+    """Yields a line for each contradiction between values of FINETUNE and for each missing file.
+
+    room: positions of the model pretrained here, the most tokens per row of any phase.
+    """
     finetune = config.FINETUNE
     tasks = task_names(finetune.TASKS, finetune)
     yield from _problems_of_names(finetune)
@@ -79,7 +82,7 @@ def problems_of_finetuning(config: CfgNode) -> Iterator[str]:
         )
     # A model to start from may have more positions; where it has fewer, samples are cut.
     if not finetune.MODEL_NAME_OR_PATH and not config.PRETRAIN.START_FROM:
-        yield from _problems_of_length(config, tasks)
+        yield from _problems_of_length(config, tasks, room)
 
 
 def _problems_of_names(finetune: CfgNode) -> Iterator[str]:
@@ -149,8 +152,8 @@ def _problems_of_stilt(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
         yield "FINETUNE.STILT_TASKS: MNLI cannot start from itself, expected other tasks"
 
 
-def _problems_of_length(config: CfgNode, tasks: list[str]) -> Iterator[str]:
-    room, grids = config.DATASET.MAX_SEQ_LENGTH, config.FINETUNE.GRID
+def _problems_of_length(config: CfgNode, tasks: list[str], room: int) -> Iterator[str]:
+    grids = config.FINETUNE.GRID
     lengths = {"FINETUNE.MAX_SEQ_LENGTH": config.FINETUNE.MAX_SEQ_LENGTH}
     for task in ("DEFAULT", *tasks):
         if task in grids:

@@ -9,25 +9,48 @@ from yacs.config import CfgNode
 
 from configs.finetune_rules import problems_of_finetuning, problems_with_task_names
 from configs.keys import KEYS, rows_of
+from configs.phases import (
+    merged_problems,
+    phase_configs,
+    problems_of_phases,
+    problems_with_predictions,
+)
 from configs.predicates import cut, no_folder, shown
 from configs.pretrain_rules import problems_of_pretraining
 
 
 def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> list[str]:
-    """Returns a line for each impossible value and each contradiction.
+    """Returns a line for each impossible value and each contradiction, in every phase.
 
     stages: those that will run, None for all; needs of the others are not checked.
     """
-    problems = []
-    for key, row, value in rows_of(config):
-        if row.rule and not row.rule.test(value):
-            got = f"got {shown(value)}, expected {row.rule.expected}"
-            problems.append(f"{key}: value out of range, {got}")
     running = {
         stage
         for stage in ("dataset", "pretrain", "finetune", "result_collection")
         if config[stage.upper()].ENABLED and (stages is None or stage in stages)
     }
+    if problems := problems_of_phases(config):
+        return [*problems, *_problems_of_phase(config, {}, running)]
+    configs, phases = phase_configs(config), config.PRETRAIN.PHASES or [{}]
+    by_phase = [
+        _problems_of_phase(own, phase, running) for own, phase in zip(configs, phases, strict=True)
+    ]
+    problems = merged_problems(config, by_phase)
+    problems += problems_with_task_names(config.FINETUNE)
+    problems += _contradictions(config, running)
+    if "finetune" in running:
+        room = max(own.DATASET.MAX_SEQ_LENGTH for own in configs)
+        problems += problems_of_finetuning(config, room)
+    return problems
+
+
+def _problems_of_phase(config: CfgNode, phase: Mapping[str, Any], running: set[str]) -> list[str]:
+    """Returns the problems of a config of one phase. phase: its own keys."""
+    problems = []
+    for key, row, value in rows_of(config):
+        if row.rule and not row.rule.test(value):
+            got = f"got {shown(value)}, expected {row.rule.expected}"
+            problems.append(f"{key}: value out of range, {got}")
     if not _can_be_a_folder(Path(config.SYSTEM.OUTPUT_ROOT)):
         problems.append(
             f"SYSTEM.OUTPUT_ROOT: not a folder that can be written to, got "
@@ -36,13 +59,10 @@ def problems_of_values(config: CfgNode, stages: Iterable[str] | None = None) -> 
     problems += problems_of_pretraining(config)
     problems += problems_of_samples(config.DATASET)
     problems += _problems_with_masking_rates(config.DATASET)
-    problems += problems_with_task_names(config.FINETUNE)
-    problems += _contradictions(config, running)
+    problems += problems_with_predictions(config, phase)
     problems += _problems_with_weights(config.DATASET)
     if "dataset" in running:
         problems += _dataset_problems(config)
-    if "finetune" in running:
-        problems += problems_of_finetuning(config)
     return problems
 
 

@@ -5,7 +5,6 @@ and raised at once.
 """
 
 import difflib
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from yacs.config import CfgNode
 from configs.defaults import get_default_config
 from configs.key_rules import problems_of_values
 from configs.keys import NAMED_ENTRIES, flatten, row_of, rows_of
-from configs.parsing import in_words, read_value
+from configs.parsing import in_words, read_value, with_home
+from configs.phases import PHASES, read_phases
 from configs.predicates import cut
 from configs.yaml_files import read_files, read_overrides
 from pipeline.errors import ConfigError
@@ -58,7 +58,7 @@ def load_config(
     for key, row, value in rows_of(config):
         if row.is_path:
             node, _, name = key.rpartition(".")
-            _node_of(config, node)[name] = _with_home(value)
+            _node_of(config, node)[name] = with_home(value)
     problems += complete(config, {key for key, _ in pairs})
     # A value of a wrong type was not merged; the checks see the default in its place.
     problems += problems_of_values(config, stages)
@@ -76,24 +76,15 @@ def _logins(config: CfgNode) -> Iterator[str]:
             yield f"{key}: an address with a login, which is not shown, expected it without"
 
 
-def _with_home(value: Any) -> Any:
-    """Expands `~` in a path, in each path of a list, or in the first element of each inner list."""
-    if isinstance(value, str):
-        return os.path.expanduser(value)
-    return [
-        [*map(os.path.expanduser, element[:1]), *element[1:]]
-        if isinstance(element, list)
-        else os.path.expanduser(element)
-        for element in value
-    ]
-
-
 # --- merging ---------------------------------------------------------------------------------
 
 
 def _set(config: CfgNode, key: str, value: Any, problems: list[str]) -> None:
     """Sets a full key to a value as it was written, or adds a problem."""
     section, _, name = key.rpartition(".")
+    if key == PHASES or key.startswith(f"{PHASES}."):
+        config.PRETRAIN.PHASES = read_phases(key, value, problems)
+        return
     try:
         _add_named_entry(config, key, value)
         node = _node_of(config, section)

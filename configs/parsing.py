@@ -1,6 +1,7 @@
 """Reads written values in the types of their keys' defaults."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,18 @@ def read_value(written: Any, example: Any, key: str) -> Any:
         return read(written)
     except ValueError as error:
         raise ValueError(f"{error}, got {in_words(written, key)}, expected {expected}") from error
+
+
+def with_home(value: Any) -> Any:
+    """Expands `~` in a path, in each path of a list, or in the first element of each inner list."""
+    if isinstance(value, str):
+        return os.path.expanduser(value)
+    return [
+        [*map(os.path.expanduser, element[:1]), *element[1:]]
+        if isinstance(element, list)
+        else os.path.expanduser(element)
+        for element in value
+    ]
 
 
 def in_words(written: Any, key: str) -> str:

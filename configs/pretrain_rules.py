@@ -119,6 +119,12 @@ def _schedule_problems(pretrain: CfgNode) -> Iterator[str]:
             f"PRETRAIN.LR_DECAY_PROPORTION: more than the share after the warmup, got {decay} with "
             f"PRETRAIN.WARMUP_PROPORTION {warmup}, expected a sum of at most 1"
         )
+    begin, end = pretrain.LR_CURVE_BEGIN, pretrain.LR_CURVE_END
+    if begin >= end:
+        yield (
+            f"PRETRAIN.LR_CURVE_END: got {end} with PRETRAIN.LR_CURVE_BEGIN {begin}, expected "
+            "more than that"
+        )
     if pretrain.VALIDATION_BEGIN_PROPORTION + pretrain.VALIDATION_END_PROPORTION > 1:
         yield (
             "PRETRAIN.VALIDATION_END_PROPORTION: beginning and end overlap, got "

@@ -41,22 +41,38 @@ def estimate(config: "CfgNode", plan: DatasetPlan) -> Estimate:
     num_bytes = sum(map(digests.size_of, files))
     directory, text_dir = plan.artifact.folders
     is_static = config.DATASET.MASKING == "static"
+    text = () if plan.text_from else (DiskNeed(text_dir, SHARDING_SHARE * num_bytes, "the text"),)
     samples = ("the samples", "DATASET.DUP_FACTOR" if is_static else "")
     return Estimate(
         notes=(
             *size_notes(config, sources, len(files), num_bytes),
             *source_notes(sources, digests),
             *weight_notes(sources, digests, config.DATASET.WEIGHTS),
+            *phase_notes(plan),
             *unused_notes(config),
             *prediction_notes(config.DATASET),
             *notes_on_heads(sources, digests.files_of),
         ),
         disk=(
-            DiskNeed(text_dir, SHARDING_SHARE * num_bytes, "the text"),
+            *text,
             DiskNeed(directory, sample_bytes_per_text_byte(config) * num_bytes, *samples),
         ),
         hub=tuple(hub_needs(config, plan)),
     )
+
+
+def phase_notes(plan: DatasetPlan) -> Iterator[str]:
+    """Yields lines on the parts of the datasets of earlier phases."""
+    if plan.text_from:
+        yield f"text shards: those of {plan.text_from.artifact.directory.name}"
+    if plan.tokenizer_from:
+        yield f"tokenizer: that of {plan.tokenizer_from.artifact.directory.name}"
+    for name in plan.otherwise_split:
+        yield (
+            f"{WARNING_PREFIX}{name}: an earlier phase trains on some of the articles held out "
+            "here, as this is another one of its sources; sources in the same order in all phases "
+            "are split alike"
+        )
 
 
 def hub_needs(config: "CfgNode", plan: DatasetPlan) -> Iterator[HubNeed]:
@@ -74,7 +90,7 @@ def hub_needs(config: "CfgNode", plan: DatasetPlan) -> Iterator[HubNeed]:
             "a folder or a vocab.txt here, or TOKENIZER.TRAIN True to make one of the text",
             files=(("tokenizer.json", "vocab*", "*.model"),),
         )
-    if (read_summary(text_dir) or {}).get("fingerprint") == identity:
+    if plan.text_from or (read_summary(text_dir) or {}).get("fingerprint") == identity:
         return
     for source in plan.sources:
         if source.kind == "hub":

@@ -23,7 +23,7 @@ from dataset.sources import source_checks
 from dataset.sources.digests import FileDigests, identity_of
 from dataset.sources.registry import Source, customized_source, hub_source, problem_with
 from dataset.sources.saved_datasets import split_in_words
-from dataset.stage import make_text_shards
+from dataset.text_shards import make_text_shards
 from dataset.workers import SampleFiles, open_executor, plan_work
 from pipeline.console import Console
 from pipeline.errors import ConfigError

@@ -2,8 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
@@ -15,7 +14,6 @@ from dataset.card import (
     headline,
     mixture_lines,
     quality,
-    text_lines,
     write_card,
 )
 from dataset.checks import check_machine, most_sample_files
@@ -26,10 +24,9 @@ from dataset.samples.mixture import Mixture, SourceTokens, choose, shares_of
 from dataset.samples.token_counts import count_tokens
 from dataset.shards.file_records import read_record, write_record
 from dataset.shards.passages import Passage, passages_by_source, whole_shard
-from dataset.shards.sharding import damaged_shards, read_summary, write_text_shards
-from dataset.shards.split_plan import ShardSettings, plan_layout
-from dataset.sources.registry import Source, hub_repository, open_sources, pinned, problem_with
+from dataset.shards.split_plan import ShardSettings
 from dataset.start_from import completed
+from dataset.text_shards import in_mb, recorded_commits, text_shards_of
 from dataset.tokenizers.build import build_and_forget, check_building
 from dataset.tokenizers.corpus_check import check_tokenizer
 from dataset.tokenizers.tokenizer_files import tokenizer_files
@@ -39,15 +36,12 @@ from pipeline.console import Console, stage_console
 from pipeline.errors import StageError
 from pipeline.hub.repository import Repository, cached_commit
 from pipeline.runtime.memory import PeakMemory
-from pipeline.store.atomic_files import write_sealed
 from pipeline.store.paths import log_path
-from pipeline.store.record_files import read_sealed
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 Settings = TypeVar("Settings", ShardSettings, SampleSettings)
-COMMITS = "commits.json"  # of datasets from the Hub, beside the text shards
 
 
 def prepare_dataset(config: "CfgNode") -> None:
@@ -57,11 +51,12 @@ def prepare_dataset(config: "CfgNode") -> None:
     small, StageError if the text cannot be used.
     """
     config = completed(config)
-    run(config, plan(config))
+    for link in plan(config).links:
+        run(link.config or config, link)
 
 
 def run(config: "CfgNode", plan: DatasetPlan) -> None:
-    """Makes the planned dataset; see `prepare_dataset`."""
+    """Makes a planned dataset; see `prepare_dataset`."""
     artifact = plan.artifact
     root = Path(config.SYSTEM.OUTPUT_ROOT)
     with stage_console("dataset", log_path(root, "dataset", artifact.directory.name)) as console:
@@ -99,17 +94,18 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
     artifact, sources, dataset = plan.artifact, list(plan.sources), config.DATASET
     identity, weights = artifact.fingerprint, list(dataset.WEIGHTS)
     # Absolute: the workers of a cluster have other working directories.
-    directory, text_dir = artifact.directory.absolute(), artifact.parts[0].absolute()
+    directory = artifact.directory.absolute()
     tokenizer_dir = directory / "tokenizer"
     with open_workers(config.SYSTEM, most_sample_files(dataset), console) as workers:
         workers.check_sees(Path(source.name).absolute() for source in sources)
         sharding = settings_of(dataset, ShardSettings)
-        text = make_text_shards(
-            sources, text_dir, sharding, identity, workers, console, by_source=bool(weights)
-        )
+        text_of, text = text_shards_of(plan, sharding, workers, console)
+    text_dir = text_of.parts[0].absolute()
     shards = [text_dir / name for name in text["shards"]]
     passages = passages_by_source(text["shards"], text_dir, dataset.SEED) if weights else []
     portions = portions_of(config.TOKENIZER, shards, passages, weights)
+    if plan.tokenizer_from:
+        copy_tokenizer(plan.tokenizer_from, tokenizer_dir, identity)
     make_tokenizer(config.TOKENIZER, portions, tokenizer_dir, identity, console)
     found = look_at_tokenizer(shards, tokenizer_dir, dataset.LANGUAGE, console)
     settings = settings_of(dataset, SampleSettings)
@@ -124,7 +120,7 @@ def make_dataset(config: "CfgNode", plan: DatasetPlan, console: Console) -> tupl
             found["mixture"] = mixture.contributions(text["shards"])
         results = make_samples(shards, directory, settings, identity, workers, console, mixture)
         results |= found
-    commits = recorded_commits(text_dir, identity) | tokenizer_commit(config.TOKENIZER)
+    commits = recorded_commits(text_dir, text_of.fingerprint) | tokenizer_commit(config.TOKENIZER)
     names = [f"{source.kind}: {source.name} {source.subset}" for source in sources]
     names += [f"commit of {name} on the Hub: {commit}" for name, commit in commits.items()]
     results["commits"] = commits
@@ -145,70 +141,6 @@ def open_workers(system: "CfgNode", files: SampleFiles, console: Console) -> Ite
 def settings_of(dataset: "CfgNode", kind: type[Settings]) -> Settings:
     """Returns settings of this dataclass, whose fields are keys of DATASET in lower case."""
     return kind(**{field.name: dataset[field.name.upper()] for field in fields(kind)})
-
-
-def make_text_shards(
-    sources: list[Source],
-    text_dir: Path,
-    settings: ShardSettings,
-    identity: str,
-    workers: Workers,
-    console: Console,
-    by_source: bool = False,
-) -> dict:
-    """Makes text shards, with progress; returns their summary. by_source: counts each source."""
-    converted = text_dir / "sources"  # text in an intermediate format
-    done = finished_text_shards(text_dir, identity, workers.executor, console)
-    if done:
-        for scratch in (text_dir / "runs", converted):  # of a killed run
-            shutil.rmtree(scratch, ignore_errors=True)
-        return done
-    if problems := [problem for source in sources if (problem := problem_with(source))]:
-        raise StageError("; ".join(problems))
-    sources = pinned(sources, recorded_commits(text_dir, identity))
-    if commits := {hub_repository(s).name: s.commit for s in sources if s.kind == "hub"}:
-        write_sealed(text_dir / COMMITS, {"fingerprint": identity, "commits": commits})
-    slices = open_sources(sources, converted, console.say)
-    num_bytes = sum(piece.num_bytes for piece in slices)
-    layout = plan_layout(num_bytes, settings)
-    with console.progress("sharding text", num_bytes / 1e6, "MB") as progress:
-        text = write_text_shards(
-            slices,
-            text_dir,
-            layout,
-            identity,
-            workers,
-            in_mb(progress),
-            settings.language,
-            len(sources) if by_source else 0,
-        )
-    shutil.rmtree(converted, ignore_errors=True)
-    for line in text_lines(text):
-        console.say(line)
-    return text
-
-
-def recorded_commits(text_dir: Path, identity: str) -> dict[str, str]:
-    """Returns the commit of each repository in the text shards: a resumed run uses the same."""
-    record = read_sealed(text_dir / COMMITS) or {}
-    return record.get("commits", {}) if record.get("fingerprint") == identity else {}
-
-
-def finished_text_shards(
-    text_dir: Path, identity: str, executor: Executor, console: Console
-) -> dict | None:
-    """Returns the summary of intact text shards, or None; names damaged ones."""
-    done = read_summary(text_dir)
-    if not done or done["fingerprint"] != identity:
-        return None
-    damaged = damaged_shards(text_dir, done, executor)
-    for name in damaged:
-        console.say(f"{text_dir / name} is damaged and is made again")
-    return None if damaged else done
-
-
-def in_mb(progress) -> Callable[[float], None]:
-    return lambda num_bytes: progress.advance(num_bytes / 1e6)
 
 
 def portions_of(
@@ -238,6 +170,21 @@ def make_tokenizer(
         name, lower = tokenizer.NAME_OR_PATH, tokenizer.DO_LOWER_CASE
         build_and_forget(name, lower, folder, tokenizer.ACCENTS)
         console.say(f"tokenizer: {name}")
+    write_record(folder, identity)
+
+
+def copy_tokenizer(other: DatasetPlan, folder: Path, identity: str) -> None:
+    """Copies another dataset's tokenizer, unless the folder is intact.
+
+    Raises StageError if the other dataset is not finished.
+    """
+    if read_record(folder, identity):
+        return
+    found = other.artifact
+    if not (status := found.status()).done:
+        raise StageError(f"{found.directory} has no tokenizer for this one ({status.reason})")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(found.directory / "tokenizer", folder)
     write_record(folder, identity)
 
 

@@ -50,6 +50,9 @@ class InstallPlan:
     """The plan of the packages in .venv; install.sh keeps their record."""
 
     upstream = None
+    config = None
+    phase = 0
+    label = ""
     headline: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -58,6 +61,13 @@ class InstallPlan:
     @property
     def place(self) -> str:
         return ", ".join(filter(None, (sys.prefix, self.others)))
+
+    @property
+    def links(self) -> tuple["InstallPlan", ...]:
+        return (self,)
+
+    def pending(self) -> list["InstallPlan"]:
+        return [] if self.status().done else [self]
 
     def status(self) -> Status:
         if inside_environment() and has_changed():

@@ -2,15 +2,16 @@
 
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from yacs.config import CfgNode
 
+from configs.phases import in_phase
 from pipeline.console import duration, print_line
 from pipeline.environment import continue_inside_environment
 from pipeline.errors import ConfigError, MachineError, StageError
-from pipeline.hub.needs import hub_problems
+from pipeline.hub.needs import HubNeed, hub_problems
 from pipeline.privacy import private_files
 from pipeline.stage_plan import STAGE_NAMES, Estimate, StagePlan
 from pipeline.stages import STAGES, Stage, plan_stage
@@ -41,7 +42,11 @@ class Step:
         """Returns the action and its reason; planned: for a dry run."""
         verb = "would run" if planned else "running"
         if self.forced:
-            return f"{self.stage.name}: {verb} again, {self.forced}"
+            count = len(self.plan.links)
+            which = (
+                f"all {count} phases, " if count > 1 else self.plan.label and f"{self.plan.label}, "
+            )
+            return f"{self.stage.name}: {verb} again, {which}{self.forced}"
         if self.status.done:
             return f"{self.stage.name}: up to date ({self.plan.place})"
         return f"{self.stage.name}: {verb}, {self.status.reason}"
@@ -111,10 +116,10 @@ def plan_steps(
             steps.append(step)
             plan.check_owner(forced=bool(step.forced))
             if step.runs:
-                problems += _missing_upstream(step, steps, wait)
-                stage.check_machine(config, plan)
+                problems += dict.fromkeys(_missing_upstream(step, steps, wait))
+                _check_machine(config, step)
             if step.runs or dry_run:
-                steps[-1] = replace(step, estimate=stage.estimate(config, plan))
+                steps[-1] = replace(step, estimate=_estimate(config, step))
         except ConfigError as error:
             if isinstance(error, MachineError):
                 of_machine.update(error.problems)
@@ -154,21 +159,63 @@ def _force(stage: Stage, config: CfgNode, force: Collection[str], steps: list[St
     return ""
 
 
+def _links(step: Step) -> list[StagePlan]:
+    """Returns the links of the stage that run."""
+    return list(step.plan.links) if step.forced else step.plan.pending()
+
+
+def _check_machine(config: CfgNode, step: Step) -> None:
+    """Raises ConfigError if this machine cannot run a link; names the phase of each problem."""
+    problems: list[str] = []
+    of_machine = True
+    for link in _links(step):
+        try:
+            step.stage.check_machine(link.config or config, link)
+        except ConfigError as error:
+            of_machine &= isinstance(error, MachineError)
+            lines = [line for line in error.problems if line not in problems]
+            if link.phase and not problems:
+                phase = config.PRETRAIN.PHASES[link.phase - 1]
+                lines = [in_phase(line, link.phase, phase) for line in lines]
+            problems += lines
+    if problems:
+        raise (MachineError if of_machine else ConfigError)(problems)
+
+
+def _estimate(config: CfgNode, step: Step) -> Estimate:
+    """Returns the notes on all links, and the needs of those that run."""
+    pending = {link.place for link in _links(step)}
+    notes: list[str] = []
+    disk: list[DiskNeed] = []
+    hub: list[HubNeed] = []
+    for link in step.plan.links:
+        found = step.stage.estimate(link.config or config, link)
+        own = [note for note in found.notes if note not in notes]
+        notes += [f"{link.label}:", *(f"  {note}" for note in own)] if link.label else own
+        if link.place in pending or not link.label:
+            disk += found.disk
+            hub += found.hub
+    return Estimate(tuple(notes), tuple(disk), tuple(hub))
+
+
 def _missing_upstream(step: Step, steps: list[Step], wait: bool) -> Iterator[str]:
     """Yields a line if the stage below is neither finished nor part of this command."""
-    stage, upstream = step.stage, step.plan.upstream
-    if upstream is None or any(other.plan is upstream for other in steps):
-        return
-    directory, status = upstream.artifact.directory, upstream.status()
-    is_being_made = is_owned(directory)
-    if status.done or (wait and is_being_made):
-        return
-    at_work = f"{owner(directory)} is making it" if is_being_made else ""
-    yield (
-        f"{stage.needs.upper()}.ENABLED: the {stage.name} stage builds on the {stage.needs} stage, "
-        f"which is not part of this run and not done ({at_work or status.reason}); run it first, "
-        f"with --stages {stage.needs} {stage.needs.upper()}.ENABLED True"
-    )
+    stage = step.stage
+    made = {link.place for other in steps for link in other.plan.links}
+    for link in _links(step):
+        upstream = link.upstream
+        if upstream is None or upstream.place in made:
+            continue
+        directory, status = upstream.artifact.directory, upstream.artifact.status()
+        is_being_made = is_owned(directory)
+        if status.done or (wait and is_being_made):
+            continue
+        at_work = f"{owner(directory)} is making it" if is_being_made else ""
+        yield (
+            f"{stage.needs.upper()}.ENABLED: the {stage.name} stage builds on the {stage.needs} "
+            f"stage, which is not part of this run and not done ({at_work or status.reason}); run "
+            f"it first, with --stages {stage.needs} {stage.needs.upper()}.ENABLED True"
+        )
 
 
 def _print_plan(config: CfgNode, step: Step) -> None:
@@ -184,25 +231,21 @@ def _print_plan(config: CfgNode, step: Step) -> None:
 
 @private_files()
 def _run(config: CfgNode, step: Step, wait: bool) -> None:
-    name, plan = step.stage.name, step.plan
+    """Runs the links of a stage that are not finished, in order; all of them if it is forced."""
+    name, links = step.stage.name, _links(step)
 
     def say(text: str) -> None:
         print_line(f"{name}: {text}")
 
+    if not links:  # another run has come in between
+        print_line(replace(step, status=step.plan.status()).in_words())
     try:
-        with plan.locked(say, wait):
-            step = replace(step, status=plan.status())  # another run may have come in between
-            print_line(step.in_words())
-            if not step.runs:
-                return
-            begin = time.monotonic()
-            if step.forced:
-                plan.clear()
-            if problems := shortages(step.estimate.disk):  # earlier stages have taken their part
-                raise StageError(problems[0])
-            step.stage.run(config, plan)
-            seconds = time.monotonic() - begin
-            plan.record_time(seconds)
+        if step.forced:  # a kill must not leave a later link that passes for finished
+            for link in reversed(links[1:]):
+                with link.locked(say, wait):
+                    link.clear()
+        for link in links:
+            _run_link(link.config or config, replace(step, plan=link), wait, say)
     except InUse as error:
         cause = f"{error.cause}; run it again when that is over, or with --wait"
         raise StageError(cause, stage=name) from error
@@ -210,7 +253,24 @@ def _run(config: CfgNode, step: Step, wait: bool) -> None:
         raise StageError(error.cause, error.log, name) from error
     except OSError as error:  # a full disk, a folder without permission
         raise StageError(str(error), stage=name) from error
-    say(f"done in {duration(seconds)}")
+
+
+def _run_link(config: CfgNode, step: Step, wait: bool, say: Callable[[str], None]) -> None:
+    plan = step.plan
+    with plan.locked(say, wait):
+        step = replace(step, status=plan.status())  # another run may have come in between
+        print_line(step.in_words())
+        if not step.runs:
+            return
+        begin = time.monotonic()
+        if step.forced:
+            plan.clear()
+        if problems := shortages(step.estimate.disk):  # earlier stages have taken their part
+            raise StageError(problems[0])
+        step.stage.run(config, plan)
+        seconds = time.monotonic() - begin
+        plan.record_time(seconds)
+    say(f"{plan.label and f'{plan.label} '}done in {duration(seconds)}")
 
 
 def _continue(stages: Collection[str], force: Collection[str], done: str) -> None:

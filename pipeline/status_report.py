@@ -42,12 +42,23 @@ def _stage_lines(stage: Stage, config: CfgNode, plans: dict[str, StagePlan]) -> 
         yield f"{stage.name}: switched off"
         return
     try:
-        state, *details = _lines(stage, plan_stage(config, stage, plans).artifact)
+        link = _link_at_work(plan_stage(config, stage, plans))
+        state, *details = _lines(stage, link.artifact)
+        if link.label and link.artifact.status().state != "done":
+            state = f"{link.label} {state}"
     except (ConfigError, OSError, ValueError) as error:
         state, *details = "cannot be told from here", *str(error).splitlines()
     yield f"{stage.name}: {state}"
     for detail in details:
         yield f"  {detail}"
+
+
+def _link_at_work(plan: StagePlan) -> StagePlan:
+    """Returns the link that is being made, else the first pending one, else the last one."""
+    if not plan.earlier:
+        return plan
+    running = [link for link in plan.links if is_owned(link.artifact.directory)]
+    return next(iter([*running, *plan.pending()]), plan.links[-1])
 
 
 def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:

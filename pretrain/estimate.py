@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipeline.console import WARNING_PREFIX
 from pipeline.hub.models import MODEL_FILES
 from pipeline.hub.needs import HubNeed
 from pipeline.runtime.devices import lacks_driver
@@ -14,6 +15,7 @@ from pretrain.lengthening import lengthening_hints, schedule_of
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.optimization.batch_sizes import BatchSizes
 from pretrain.optimization.lr_curves import CURVES_WITH_STABLE_PHASE
+from pretrain.phase_facts import curve_in_words, share_in_words
 from pretrain.plan import PretrainPlan, length_of_run
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint
 from pretrain.start.completion import (
@@ -107,7 +109,7 @@ def _disk_need(config: "CfgNode", plan: PretrainPlan) -> DiskNeed:
 def _notes(config: "CfgNode", plan: PretrainPlan) -> Iterator[str]:
     """Yields the number of steps, of epochs (of a finished dataset), and the model's size."""
     dataset = plan.upstream.artifact
-    if plan.checkpoint:
+    if plan.checkpoint and not plan.previous:
         yield from notes_on_start(config, plan.checkpoint)
         built = dataset.directory / "tokenizer" if _vocab_size(dataset) else None
         yield from notes_on_vocabulary(config, plan.checkpoint, built)
@@ -128,10 +130,32 @@ def _notes(config: "CfgNode", plan: PretrainPlan) -> Iterator[str]:
     if end := config.DATASET.MASKED_LM_PROB_END:
         yield f"share of masked tokens: from {config.DATASET.MASKED_LM_PROB:g} to {end:g}, linearly"
     yield from lengthening_hints(plan.artifact, schedule_of(config))
+    yield from _phase_notes(config, plan)
     if config.SYSTEM.NUM_GPUS and not expects_gpus(config) and lacks_driver():
         yield ("on the CPU: the driver of this machine's NVIDIA GPU is not loaded")
     if config.MODEL.TYPE == OWN_TYPE:  # the others can only be counted by building them
         yield _size_note(config, _vocab_size(dataset), plan.checkpoint)
+
+
+def _phase_notes(config: "CfgNode", plan: PretrainPlan) -> Iterator[str]:
+    """Yields lines on the values of a phase, with a warning if Muon does not see a new rate."""
+    if not plan.phase:
+        return
+    dataset, pretrain = config.DATASET, config.PRETRAIN
+    yield (
+        f"rows of {dataset.MAX_SEQ_LENGTH} tokens, {share_in_words(dataset)} of them predicted, "
+        f"learning rate {pretrain.LEARNING_RATE:g}, curve {curve_in_words(pretrain)}"
+    )
+    before = plan.previous and plan.previous.config
+    if not before or pretrain.OPTIMIZER != "muon":
+        return
+    names = ("LEARNING_RATE", "MUON_LEARNING_RATE")
+    changed = [before.PRETRAIN[name] != pretrain[name] for name in names]
+    if changed == [True, False]:
+        yield (
+            f"{WARNING_PREFIX}LEARNING_RATE of a phase does not change that of muon's matrices, "
+            f"MUON_LEARNING_RATE {pretrain.MUON_LEARNING_RATE:g}"
+        )
 
 
 def num_samples(pretrain: "CfgNode") -> int:

@@ -81,6 +81,20 @@ def _add_paths(group) -> None:
         default="",
         help="tokenizer, by name or folder, for a dataset without one",
     )
+    group.add_argument(
+        "--continue_from",
+        default="",
+        metavar="DIR",
+        help="output_dir of a finished run: begin with its weights and its optimizer's state, as "
+        "the next phase of it",
+    )
+    group.add_argument(
+        "--num_positions",
+        type=int,
+        default=0,
+        metavar="N",
+        help="positions of the model, if an earlier phase had longer rows than this one",
+    )
     group.add_argument("--job_name", default="pretraining_experiment", help="name of the W&B run")
     group.add_argument("--progress_lines", action="store_true", help="machine-readable progress")
     group.add_argument(

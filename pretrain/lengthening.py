@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.phases import LENGTH_KEYS
 from pipeline.errors import StageError
 from pipeline.store.artifacts import Artifact, Lengthening
 from pipeline.store.paths import CHECKPOINTS, METRICS, MODEL, MODELS_AT
@@ -35,8 +36,6 @@ from pretrain.settings import TrainingSettings
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-# The key for the length of a run, by LR_SCHEDULE; the others have no effect.
-LENGTH_KEYS = {"step": "NUM_STEPS", "time": "TOTAL_TRAINING_TIME", "tokens": "NUM_TOKENS"}
 TIME_LIMIT = "PRETRAIN.EARLY_EXIT_TIME_MARKER"
 # With the length, these may change too: the values of each step are compared instead.
 CURVE_KEYS = (

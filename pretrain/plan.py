@@ -3,11 +3,12 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.keys import identity_inputs
+from configs.phases import LENGTH_KEYS, phase_configs
 from dataset.plan import DatasetPlan
 from dataset.plan import plan as plan_dataset
 from dataset.sources.digests import digest_of_files
@@ -19,7 +20,7 @@ from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
 from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
-from pretrain.lengthening import LENGTH_KEYS, lengthening_in, schedule_of
+from pretrain.lengthening import lengthening_in, schedule_of
 from pretrain.optimization.budget import amount_in_words
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint
 from pretrain.start.completion import checkpoint_of, has_other_tokenizer, on_hub
@@ -33,31 +34,78 @@ CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
 
 @dataclass(frozen=True)
 class PretrainPlan(StagePlan):
-    """upstream: the dataset. checkpoint: the one to start from."""
+    """The last phase, or the whole run. upstream: its dataset. checkpoint: the one to start from.
+    previous: the phase before it. num_positions: of the model, the most tokens per row up to this
+    phase."""
 
     upstream: DatasetPlan
     checkpoint: Checkpoint | None = None
+    previous: "PretrainPlan | None" = None
+    num_positions: int = 0
+
+    def pending(self) -> list["PretrainPlan"]:
+        """Returns the phases to train; those before a finished one are not needed any more."""
+        found: list[PretrainPlan] = []
+        for link in reversed(self.links):
+            if link.artifact.status().done:
+                break
+            found.insert(0, link)
+        return found
+
+    def reads(self) -> tuple[Artifact, ...]:
+        previous = (self.previous.artifact,) if self.previous else ()
+        return (self.upstream.artifact, *previous)
 
 
 def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan:
-    """Plans the pretraining run of this config: weights, metrics and checkpoints.
+    """Plans the pretraining run of this config: weights, metrics and checkpoints of each phase.
 
     config: completed (pretrain.start.completion). Raises ConfigError if START_FROM has no weights.
     """
-    upstream = upstream or plan_dataset(config)
+    datasets = (upstream or plan_dataset(config)).of_phases
     checkpoint = checkpoint_of(config)
-    dataset = upstream.artifact
+    configs = phase_configs(config)
+    plans: list[PretrainPlan] = []
+    for number, (own, dataset) in enumerate(zip(configs, datasets, strict=True), 1):
+        previous = plans[-1] if plans else None
+        has_phases = len(configs) > 1
+        plans.append(
+            PretrainPlan(
+                artifact=_artifact(own, dataset, checkpoint, previous),
+                upstream=dataset,
+                checkpoint=checkpoint,
+                previous=previous,
+                num_positions=max(one.DATASET.MAX_SEQ_LENGTH for one in configs[:number]),
+                config=own,
+                phase=number if has_phases else 0,
+                label=f"phase {number} of {len(configs)}" if has_phases else "",
+            )
+        )
+    return replace(plans[-1], earlier=tuple(plans[:-1]))
+
+
+def _artifact(
+    config: "CfgNode",
+    dataset: DatasetPlan,
+    checkpoint: Checkpoint | None,
+    previous: PretrainPlan | None,
+) -> Artifact:
+    """Returns the artifact of one phase."""
     inputs = identity_inputs(config, "MODEL") | identity_inputs(config, "PRETRAIN")
     if config.PRETRAIN.DEEPSPEED_CONFIG:  # its content counts, not its name
         inputs["PRETRAIN.DEEPSPEED_CONFIG"] = _digest(Path(config.PRETRAIN.DEEPSPEED_CONFIG))
     if config.DATASET.MASKED_LM_PROB_END:  # of training alone, and younger than older results
         inputs["DATASET.MASKED_LM_PROB_END"] = config.DATASET.MASKED_LM_PROB_END
     if checkpoint:
-        inputs[START_KEY] = _identity_of(config, checkpoint, upstream)
-    inputs |= {"dataset": dataset.fingerprint, "format": FORMAT}
-    pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs)
-    directory = pretrain_dir(Path(config.SYSTEM.OUTPUT_ROOT), dataset.directory.name, pretrain_id)
-    artifact = Artifact(
+        inputs[START_KEY] = _identity_of(config, checkpoint, dataset)
+    inputs |= {"dataset": dataset.artifact.fingerprint, "format": FORMAT}
+    if previous:
+        inputs["previous_phase"] = previous.artifact.fingerprint
+    phase = previous.phase + 1 if previous else 0
+    pretrain_id = config.PRETRAIN.ID or _generated_id(config, inputs, phase)
+    dataset_id = dataset.artifact.directory.name
+    directory = pretrain_dir(Path(config.SYSTEM.OUTPUT_ROOT), dataset_id, pretrain_id)
+    return Artifact(
         stage="pretrain",
         directory=directory,
         inputs=inputs,
@@ -66,7 +114,6 @@ def plan(config: "CfgNode", upstream: DatasetPlan | None = None) -> PretrainPlan
         files_in=lambda results: _files_of_model(directory),
         lengthening=lengthening_in(directory, schedule_of(config), inputs),
     )
-    return PretrainPlan(artifact, upstream, checkpoint)
 
 
 def _identity_of(config: "CfgNode", checkpoint: Checkpoint, upstream: DatasetPlan) -> str:
@@ -98,12 +145,16 @@ def _digest(path: Path) -> str:
     return file_digest(path) if path.is_file() else "missing"
 
 
-def _generated_id(config: "CfgNode", inputs: dict[str, Any]) -> str:
-    """Returns a name like `bert-mlm-24x1024-23000steps-0123456789`."""
+def _generated_id(config: "CfgNode", inputs: dict[str, Any], phase: int) -> str:
+    """Returns a name like `bert-mlm-24x1024-23000steps-0123456789`.
+
+    phase: number of a later phase, also in its name, else 0.
+    """
     model = config.MODEL
     return (
         f"{model.TYPE}-{model.NUM_HIDDEN_LAYERS}x{model.HIDDEN_SIZE}-"
-        f"{length_of_run(config.PRETRAIN).replace(' ', '')}-{fingerprint(inputs)[:10]}"
+        f"{length_of_run(config.PRETRAIN).replace(' ', '')}-{f'phase{phase}-' if phase else ''}"
+        f"{fingerprint(inputs)[:10]}"
     )
 
 

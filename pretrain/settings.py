@@ -102,6 +102,8 @@ class TrainingSettings(_FromArgs):
     lr_power: float
     lr_decay_steps: int
     lr_decay_proportion: float
+    curve_begin: float
+    curve_end: float
     # Optimizer
     optimizer_type: str
     weight_decay: float

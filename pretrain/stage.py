@@ -9,7 +9,8 @@ from pipeline.hub.models import local_model
 from pipeline.runtime.oom import OomKills
 from pipeline.runtime.processes import run_logged
 from pipeline.store.artifacts import Artifact
-from pipeline.store.paths import CHECKPOINTS, METRICS, MODEL, log_path
+from pipeline.store.atomic_files import write_json
+from pipeline.store.paths import CHECKPOINTS, METRICS, MODEL, PHASES, log_path
 from pipeline.store.record_files import delete_tree
 from pretrain.checkpoint_folders import newest_intact_checkpoint
 from pretrain.engine.placement import Placement, place_ranks
@@ -27,6 +28,7 @@ from pretrain.launch import (
 )
 from pretrain.lengthening import begin_lengthening, schedule_of
 from pretrain.optimization.budget import progress_unit
+from pretrain.phase_facts import phase_facts
 from pretrain.plan import PretrainPlan, plan
 from pretrain.start.checkpoint_config import START_KEY
 from pretrain.start.completion import completed, on_hub
@@ -43,11 +45,13 @@ def pretrain(config: "CfgNode") -> None:
     damaged and no checkpoint is left.
     """
     config = completed(config)
-    run(config, plan(config))
+    planned = plan(config)
+    for link in planned.pending() or planned.links[-1:]:
+        run(link.config or config, link)
 
 
 def run(config: "CfgNode", plan: PretrainPlan) -> None:
-    """Trains the planned model; see `pretrain`."""
+    """Trains the planned model, or one phase of it; see `pretrain`."""
     artifact, dataset = plan.artifact, plan.upstream.artifact
     log = log_path(
         Path(config.SYSTEM.OUTPUT_ROOT), "pretrain", dataset.directory.name, artifact.directory.name
@@ -58,9 +62,13 @@ def run(config: "CfgNode", plan: PretrainPlan) -> None:
     with stage_console("pretrain", log) as console:
         _check_dataset(dataset)
         _check_checkpoints(artifact, console)
+        if plan.previous:
+            _check_previous(plan.previous)
         begin_lengthening(artifact, schedule_of(config), console.say)
         artifact.begin()
         delete_tree(artifact.directory / MODEL)  # an old one would be taken for the new one
+        if plan.phase:
+            write_json(artifact.directory / PHASES, {"phases": phase_facts(plan)})
         console.show_life(artifact.directory)
         for note in estimate(config, plan).notes:
             console.say(note)
@@ -71,6 +79,9 @@ def run(config: "CfgNode", plan: PretrainPlan) -> None:
         while shortage := _train(config, console, plan, place, start_from):
             console.say(f"{shortage}; training goes on from the newest checkpoint")
         results = _results(artifact.directory) | commits
+        if plan.phase:
+            results["phases"] = phase_facts(plan, results)
+            results["headline"] = [_headline(results)]
         artifact.finish(results)
         console.say(_headline(results))
 
@@ -110,6 +121,13 @@ def _check_checkpoints(artifact: Artifact, console: Console) -> None:
         )
 
 
+def _check_previous(previous: PretrainPlan) -> None:
+    """Raises StageError if there is no finished phase to go on from."""
+    directory, status = previous.artifact.directory, previous.artifact.status()
+    if not status.done:
+        raise StageError(f"{previous.label}, {directory}, is not ready: {status.reason}")
+
+
 def _train(
     config: "CfgNode", console: Console, plan: PretrainPlan, place: Placement, start_from: str
 ) -> str:
@@ -121,8 +139,11 @@ def _train(
     """
     output_dir, errors_log = plan.artifact.directory, console.log.with_suffix(".err")
     flags = training_flags(config, plan.upstream.artifact.directory.resolve(), output_dir.resolve())
-    launcher = launcher_words(config.SYSTEM.HOSTFILE, place.num_ranks)
     flags |= {"device": place.device, "start_from": start_from}
+    if plan.previous:
+        flags["continue_from"] = plan.previous.artifact.directory.resolve()
+        flags["num_positions"] = plan.num_positions
+    launcher = launcher_words(config.SYSTEM.HOSTFILE, place.num_ranks)
     command = launch_command(flags, launcher, free_port())
     size_before = errors_log.stat().st_size if errors_log.exists() else 0
     kills = OomKills()
@@ -193,6 +214,9 @@ def _results(directory: Path) -> dict[str, Any]:
 
 def _headline(results: dict[str, Any]) -> str:
     steps = results.get("step", 0)
+    if len(phases := results.get("phases", ())) > 1:
+        of_all = sum(phase.get("steps", 0) for phase in phases)
+        steps = f"{of_all} steps in {len(phases)} phases, the last of {steps}"
     if "validation_loss" not in results:
         return f"{steps} steps"
     early = ", stopped early" if results["stopped_early"] else ""

@@ -6,6 +6,7 @@ MODEL = "model"  # folder of an exported or finetuned model
 CHECKPOINTS = "checkpoints"
 MODELS_AT = "models_at"  # models exported before the end, and of runs since lengthened
 METRICS = "metrics.jsonl"
+PHASES = "phases.json"  # facts on the phases of a pretraining run, beside its checkpoints
 SUMMARY = "summary.json"
 REPORT_JSON = "report.json"
 NAMED = "+"  # joins the two IDs in the name of a search's folder; no ID contains one

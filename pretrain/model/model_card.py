@@ -34,6 +34,16 @@ DATA_FACTS = {
     "packed": "several texts per row",
     "next_sentence": "pairs of segments for next sentence prediction",
 }
+PHASE_FACTS = {
+    "phase": "phase",
+    "length": "length",
+    "max_seq_length": "tokens per row",
+    "predicted": "predicted",
+    "batch_size": "samples per step",
+    "learning_rate": "learning rate",
+    "curve": "curve",
+    "validation_loss": "validation loss at its end",
+}
 SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps"),
@@ -77,11 +87,13 @@ def write_model_card(
     dataset_path: Path,
     metrics: list[dict[str, Any]],
     origin: Origin | None = None,
+    phases: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes README.md and, with metrics, loss_curve.png into an exported folder.
 
     dataset_path: folder of manifest.json and dataset_card.md, both optional. metrics: lines of
-    metrics.jsonl. origin: of a model that did not begin with random weights.
+    metrics.jsonl. origin: of a model that did not begin with random weights. phases: facts on the
+    run's phases (pretrain.phase_facts), the last one without results.
     """
     origin = origin or Origin()
     config = read_json(folder / "config.json") or {}
@@ -94,6 +106,7 @@ def write_model_card(
         _data(dataset_path),
         "## Architecture\n\n" + _architecture(settings.model, folder),
         "## Recipe\n\n" + _table(_picked(flags, _recipe(settings.training))),
+        _phases(phases),
         _results(metrics),
     ]
     if _points(metrics, "train", "loss"):
@@ -188,6 +201,22 @@ def _recipe(training: TrainingSettings) -> Iterable[str]:
     yield from OF_OPTIMIZER.get(training.optimizer_type, ())
     if training.optimizer_type in ADAMS:
         yield from ("adam_beta1", "adam_beta2", "adam_eps")
+
+
+def _phases(phases: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a section with a row for each phase."""
+    if not phases:
+        return ""
+    rows = ["| " + " | ".join(PHASE_FACTS.values()) + " |", "|---" * len(PHASE_FACTS) + "|"]
+    rows += [
+        "| " + " | ".join(_shown(phase.get(name, "")) for name in PHASE_FACTS) + " |"
+        for phase in phases
+    ]
+    return (
+        "## Phases\n\nEach phase began with the weights and the optimizer's state of the one "
+        "before it. The sections on data, recipe and results are about the last one.\n\n"
+        + "\n".join(rows)
+    )
 
 
 def _results(metrics: Metrics) -> str:

@@ -1,8 +1,8 @@
 """Learning rate curves: pure functions from progress to a multiplier of the peak rate.
 
-Progress is the share of the whole run, warmup included, that has passed, in steps, hours or
-tokens. To add a curve, write a function of (progress, shape) that returns the multiplier after the
-warmup, and a row in CURVES.
+Progress is the share of the whole run, warmup included, that has passed, in steps, hours or tokens.
+A run may cover a part of a curve, as several runs may share one. To add a curve, write a function
+of (progress, shape) that returns the multiplier after the warmup, and a row in CURVES.
 
 Elastic step decay and the wsd curves count progress from the start of the run, as their papers
 do; all others from the end of the warmup. configs.defaults limits the parameters.
@@ -26,7 +26,8 @@ class CurveShape:
     end_ratio: multiplier at progress 1 of all curves but elastic step decay and constant; above 0
     for exponential, step_decay and inverse_time. power: of polynomial. num_decay_steps: intervals
     of step_decay, at least 2. decay_proportion: final share of the run in which the wsd curves
-    decay, at most 1 - warmup.
+    decay, at most 1 - warmup. begin, end: the part of the curve that the run covers, the shares
+    above being those of the whole curve.
     """
 
     warmup: float = 0.06
@@ -36,6 +37,12 @@ class CurveShape:
     power: float = 1.0
     num_decay_steps: int = 4
     decay_proportion: float = 0.2
+    begin: float = 0.0
+    end: float = 1.0
+
+    def on_curve(self, progress: float) -> float:
+        """Returns the place on the whole curve for the progress of the run, at most 1."""
+        return self.begin + min(progress, 1.0) * (self.end - self.begin)
 
 
 def curve_shape(settings: TrainingSettings) -> CurveShape:
@@ -47,6 +54,8 @@ def curve_shape(settings: TrainingSettings) -> CurveShape:
         power=settings.lr_power,
         num_decay_steps=settings.lr_decay_steps,
         decay_proportion=settings.lr_decay_proportion,
+        begin=settings.curve_begin,
+        end=settings.curve_end,
     )
 
 
@@ -147,7 +156,7 @@ CURVES_WITH_STABLE_PHASE = ("wsd", "wsd_linear")
 
 def is_decaying(curve: str, progress: float, shape: CurveShape) -> bool:
     """True in the final decay of a curve with a stable phase, False for all other curves."""
-    return curve in CURVES_WITH_STABLE_PHASE and _cooled(min(progress, 1.0), shape) > 0.0
+    return curve in CURVES_WITH_STABLE_PHASE and _cooled(shape.on_curve(progress), shape) > 0.0
 
 
 def lr_multiplier(curve: str, progress: float, shape: CurveShape) -> float:
@@ -155,7 +164,7 @@ def lr_multiplier(curve: str, progress: float, shape: CurveShape) -> float:
 
     Progress above 1 counts as 1. Raises KeyError for a curve that is not in CURVES.
     """
-    progress = min(progress, 1.0)
+    progress = shape.on_curve(progress)
     if progress < shape.warmup:
         return progress / shape.warmup
     return CURVES[curve](progress, shape)

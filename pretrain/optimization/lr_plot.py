@@ -36,8 +36,11 @@ def draw_lr(curve: str, shape: CurveShape, peak: float, unit_label: str, total: 
     shares = [i / (NUM_POINTS - 1) for i in range(NUM_POINTS)]
     rates = [peak * lr_multiplier(curve, share, shape) for share in shares]
     axes.plot([total * share for share in shares], rates, color=LINE, linewidth=2, zorder=3)
-    if shape.warmup > 0:
-        axes.axvspan(0, total * shape.warmup, color=WARMUP, alpha=0.35, linewidth=0, label="warmup")
+    warmup = (shape.warmup - shape.begin) / (shape.end - shape.begin)
+    if warmup > 0:
+        axes.axvspan(
+            0, total * min(1.0, warmup), color=WARMUP, alpha=0.35, linewidth=0, label="warmup"
+        )
         axes.legend(loc="upper right", frameon=False)
     axes.set_title(curve.replace("_", " "), loc="left", fontweight="bold")
     summary = f"peak {peak:g}, {_amount(total, total)} {unit_label}"

@@ -8,14 +8,19 @@ from pretrain.training.data_loader import count_predictions, one_copy
 from pretrain.training.preparation import Prepared
 from pretrain.training.training_run import TrainingRun
 
+# Nats from one phase to the next. Other text may cost more, but hardly more than all that the model
+# has learned beyond token frequencies.
+LARGE_RISE = 0.5
+
 
 def measure_first_loss(prepared: Prepared, run: TrainingRun, interrupts: Interrupts) -> None:
     """Writes the validation loss of step 0, and compares it with that of token frequencies.
 
-    Does nothing in a resumed run, without START_FROM, or without held-out samples. Every rank must
-    call it. Raises Interrupted as validation does.
+    Does nothing in a resumed run, without START_FROM in a first phase, or without held-out samples.
+    Every rank must call it. Raises Interrupted as validation does.
     """
-    if not prepared.start or run.budget.step or run.closed or not run.validation:
+    is_loaded = prepared.start is not None or prepared.previous_loss is not None
+    if not is_loaded or run.budget.step or run.closed or not run.validation:
         return
     run.log.truncate(0, is_validated=False)  # of a process that was killed before its first step
     run.validate_now(interrupts)
@@ -25,6 +30,9 @@ def measure_first_loss(prepared: Prepared, run: TrainingRun, interrupts: Interru
 
 
 def _compare(prepared: Prepared, run: TrainingRun, baseline: float) -> None:
+    if prepared.previous_loss is not None:
+        _compare_with_phase(prepared.previous_loss, run, baseline)
+        return
     assert prepared.start and prepared.loaded
     new = "prediction head" if prepared.loaded.fresh else ""
     if not prepared.start.own_vocabulary:
@@ -52,6 +60,17 @@ def in_words(loss: float, baseline: float, new_part: str) -> tuple[str, bool]:
         "tokenizer and language?",
         True,
     )
+
+
+def _compare_with_phase(previous_loss: float, run: TrainingRun, baseline: float) -> None:
+    said = (
+        f"before the first step: validation loss {run.eval_loss:.4f}; the phase before ended with "
+        f"{previous_loss:.4f} on its own held-out samples"
+    )
+    if run.eval_loss < max(baseline, previous_loss + LARGE_RISE):
+        run.log.tell(said)
+    else:
+        run.log.warn(f"{said}; token frequencies alone have {baseline:.4f}")
 
 
 def _frequency_loss(prepared: Prepared, run: TrainingRun) -> float:

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.store.disk import is_full
-from pipeline.store.paths import CHECKPOINTS, METRICS
+from pipeline.store.paths import CHECKPOINTS, METRICS, PHASES
+from pipeline.store.record_files import read_json
 from pretrain.engine.checkpoints import write_with_room
 from pretrain.engine.deepspeed_config import zero_stage
 from pretrain.engine.distributed import from_first_rank, rank, world_size
@@ -28,6 +29,7 @@ from pretrain.optimization.optimizers import build_optimizer
 from pretrain.settings import Settings
 from pretrain.start.checkpoint_config import Start
 from pretrain.start.checkpoint_weights import Loaded
+from pretrain.start.continuation import continue_run
 from pretrain.start.initial_model import InitialModel, build_initial_model, find_start
 from pretrain.start.origin import origin_of
 from pretrain.training.batch_fitting import fit_micro_batches
@@ -41,14 +43,15 @@ from pretrain.training.data_loader import (
     sequence_length,
     validation_batches,
 )
-from pretrain.training.metrics_file import Log, read_metrics
+from pretrain.training.metrics_file import Log, SilentLog, read_metrics
 
 
 @dataclass(frozen=True)
 class Prepared:
     """The parts of a run. tokenizer: its folder. held_out: this rank's validation batches. engine:
     DeepSpeed's engine around the model. start: the checkpoint that the model comes from. loaded:
-    its tensors, on rank 0."""
+    its tensors, on rank 0. previous_loss: validation loss at the end of the phase before this one,
+    None in the first phase and in a run that resumes."""
 
     settings: Settings
     tokenizer: Path
@@ -58,6 +61,7 @@ class Prepared:
     schedule: LearningRateSchedule
     start: Start | None = None
     loaded: Loaded | None = None
+    previous_loss: float | None = None
 
 
 def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
@@ -79,15 +83,22 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     torch.manual_seed(training.seed)
     # DeepSpeed broadcasts the weights of rank 0. A resumed run may need them too, after damage to
     # all checkpoints.
-    initial = build_initial_model(
-        settings.model, training.seed, start, tokenizer, provider.shards, log
-    )
+    model, first_log = settings.model, log
+    if args.continue_from:  # all weights come from the phase before
+        model = replace(model, word_embedding_init="random", output_bias_init="zero")
+        first_log = SilentLog()
+    seed, shards = training.seed, provider.shards
+    initial = build_initial_model(model, seed, start, tokenizer, shards, first_log)
     engine = _build_engine(initial, settings, provider, device, log)
+    previous_loss = None
+    if args.continue_from:
+        previous = Path(args.continue_from)
+        previous_loss = continue_run(engine, settings, previous, tokenizer, log.say)
     schedule = LearningRateSchedule(
         engine.optimizer, training.lr, training.curve, curve_shape(training)
     )
     parts = (settings, tokenizer, provider, held_out, engine, schedule)
-    return Prepared(*parts, start, initial.loaded)
+    return Prepared(*parts, start, initial.loaded, previous_loss)
 
 
 def _complete_settings(
@@ -103,6 +114,8 @@ def _complete_settings(
     found: dict[str, Any] = {"vocab_size": vocabulary.size}
     if start:
         found = start.model_values(args.model_type, vocabulary.size, length)
+    if args.num_positions > length:
+        found["num_positions"] = max(args.num_positions, found.get("num_positions", 0))
     asked = Settings.from_args(
         args, **found, special_ids=vocabulary.special_ids, max_seq_length=length
     )
@@ -194,7 +207,8 @@ def write_model(
     def write() -> None:
         export_model(weights, settings.model, prepared.tokenizer, folder)
         metrics = read_metrics(output_dir / METRICS)
-        write_model_card(folder, settings, dataset_path, metrics, origin)
+        phases = (read_json(output_dir / PHASES) or {}).get("phases", [])
+        write_model_card(folder, settings, dataset_path, metrics, origin, phases)
 
     failure = None
     if rank() == 0:

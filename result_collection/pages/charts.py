@@ -215,10 +215,13 @@ def _draw_cell(
 
 
 @styled
-def draw_losses(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
+def draw_losses(
+    runs: Sequence[tuple[str, Columns, Columns]], begins: Sequence[float] = ()
+) -> "Figure":
     """Draws training and validation losses of pretraining over the steps, and the learning rate.
 
-    runs: (name, training lines, validation lines); a single run needs no name.
+    runs: (name, training lines, validation lines); a single run needs no name. begins: steps at
+    which a phase begins, drawn as vertical lines.
     """
     figure = _figure(3.6)
     losses, rates = figure.subplots(2, sharex=True, height_ratios=[3, 1])
@@ -230,6 +233,9 @@ def draw_losses(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
             label = f"{prefix}validation"
             losses.plot(*_line(validation, "loss"), "o--", color=held_out, label=label)
         rates.plot(*_line(train, "lr"), color=color)
+    for step in begins:
+        for axes in (losses, rates):
+            axes.axvline(step, color=MUTED, linewidth=1, linestyle=":")
     _title(losses, "loss, nats per predicted token")
     losses.legend(labelcolor="linecolor", loc="upper right")
     _learning_rates(rates)

@@ -21,9 +21,10 @@ from finetune.search.job_folder import RESULT
 from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.privacy import is_secret
-from pipeline.store.paths import METRICS, MODEL, REPORT_JSON, dataset_dir, log_path
+from pipeline.store.paths import MODEL, REPORT_JSON, dataset_dir, log_path
 from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
-from pretrain.training.metrics_file import read_metrics
+from pretrain.plan import PretrainPlan
+from result_collection.pages.joined_metrics import joined_metrics
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -63,7 +64,7 @@ def collect(
         "submission": dict(submission),
         "scored_by": {task.name: _scored_by(search, task) for task in search.tasks},
         "finetuning": {row["task"]: _best_run(search, row) for row in summary["tasks"]},
-        "pretraining": _pretraining(model.artifact.directory) if model.artifact else None,
+        "pretraining": _pretraining(searched.upstream) if searched.upstream else None,
         "dataset": _dataset(dataset_dir(search.root, model.dataset_id)) if model.artifact else None,
         "config": _config(config),
         "environment": environment(),
@@ -124,16 +125,23 @@ def _best_run(search: Search, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pretraining(directory: Path) -> dict[str, Any] | None:
-    lines = read_metrics(directory / METRICS)
-    manifest = read_record(directory / MANIFEST)
+def _pretraining(plan: PretrainPlan) -> dict[str, Any] | None:
+    """Returns results and curves; `phases` and the steps at which they begin, if there are any."""
+    manifest = plan.artifact.manifest
     if not manifest:
         return None
+    lines, begins = joined_metrics(plan)
+    train = [line for line in lines if line["kind"] == "train"]
     validation = [line for line in lines if line["kind"] == "validation"]
+    results = dict(manifest["results"])
+    if begins and train:
+        results |= {name: train[-1][name] for name in ("step", "samples", "tokens")}
     return {
-        "results": manifest["results"],
-        "train": columns([line for line in lines if line["kind"] == "train"], TRAIN_COLUMNS),
+        "results": results,
+        "train": columns(train, TRAIN_COLUMNS),
         "validation": columns(validation, ("step", "loss", "accuracy")),
+        "phases": results.get("phases", []),
+        "phase_begins": begins,
     }
 
 
@@ -215,12 +223,22 @@ def _stages(searched: FinetunePlan, summary: Mapping[str, Any]) -> list[dict[str
     if model.artifact:
         directory = dataset_dir(search.root, model.dataset_id)
         stages.append(_times("dataset", read_record(directory / MANIFEST), None))
-        lines = read_metrics(model.artifact.directory / METRICS)
+    if searched.upstream:
+        lines, _ = joined_metrics(searched.upstream)
         elapsed = [line["elapsed_seconds"] for line in lines if "elapsed_seconds" in line]
         work = elapsed[-1] if elapsed else None
-        stages.append(_times("pretrain", model.artifact.manifest, work))
+        stages.append(_times("pretrain", _manifest_of_phases(searched.upstream), work))
     work = sum(row["seconds"] for row in summary["tasks"])
     return [*stages, _times("finetune", searched.artifact.manifest, work)]
+
+
+def _manifest_of_phases(plan: PretrainPlan) -> Mapping[str, Any] | None:
+    """Returns the manifest of the last phase, with the seconds of all of them."""
+    manifest = plan.artifact.manifest
+    others = [found for link in plan.earlier if (found := link.artifact.manifest)]
+    if not others or not manifest or "seconds" not in manifest:
+        return manifest
+    return {**manifest, "seconds": sum(one.get("seconds", 0) for one in (manifest, *others))}
 
 
 def _times(stage: str, manifest: Mapping[str, Any] | None, work: float | None) -> dict[str, Any]:

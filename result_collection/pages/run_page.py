@@ -34,11 +34,12 @@ def _charts(report: Report) -> Iterator[tuple[str, "Figure"]]:
             yield f"grid-{row['task']}", charts.draw_grid(row["settings"])
         curves = report["finetuning"][row["task"]]
         if len(curves["history"]["epoch"]) > 1:
-            run = ("", curves["history"], curves["evaluations"])
-            yield f"curves-{row['task']}", charts.draw_finetuning([run])
+            finetuned = ("", curves["history"], curves["evaluations"])
+            yield f"curves-{row['task']}", charts.draw_finetuning([finetuned])
     trained = report["pretraining"]
     if trained and len(trained["train"]["step"]) > 1:
-        losses = charts.draw_losses([("", trained["train"], trained["validation"])])
+        run = ("", trained["train"], trained["validation"])
+        losses = charts.draw_losses([run], trained.get("phase_begins", ()))
         yield "pretraining-loss", losses
         yield "pretraining-throughput", charts.draw_throughput([("", trained["train"])])
     results = report["dataset"]["results"] if report["dataset"] else {}

@@ -13,7 +13,12 @@ from pretrain.model.model import build_model
 from pretrain.training.data_loader import MicroBatch, collate
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-RECIPES = {path.stem: path for path in sorted((CONFIGS / "recipes").glob("*.yaml"))}
+PHASES = ("two-phases", "domain-adaptation")  # of other recipes' models
+RECIPES = {
+    path.stem: path
+    for path in sorted((CONFIGS / "recipes").glob("*.yaml"))
+    if path.stem not in PHASES
+}
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 VOCAB_SIZE = 30522  # of BERT's tokenizer, which is the default
 TOKENS = 4096  # of a micro batch, whatever its rows' length

@@ -274,8 +274,24 @@ def test_the_shape_is_made_of_the_flags():
         lr_power=2.0,
         lr_decay_steps=7,
         lr_decay_proportion=0.3,
+        curve_begin=0.1,
+        curve_end=0.9,
     )
-    assert curve_shape(args) == CurveShape(0.1, 0.8, 3, 0.2, 2.0, 7, 0.3)
+    assert curve_shape(args) == CurveShape(0.1, 0.8, 3, 0.2, 2.0, 7, 0.3, 0.1, 0.9)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_runs_share_a_curve(curve):
+    """Each covers its part of it, and the last one ends as a single run does."""
+    whole = CurveShape(warmup=0.1, end_ratio=0.1)
+    begin, end = 0.25, 0.875  # exact in binary
+    first, last = replace(whole, end=begin), replace(whole, begin=end)
+    middle = replace(whole, begin=begin, end=end)
+    for progress in (0.0, 0.125, 0.5, 1.0):
+        at = begin + progress * (end - begin)
+        assert lr_multiplier(curve, progress, middle) == lr_multiplier(curve, at, whole)
+        assert lr_multiplier(curve, progress, first) == lr_multiplier(curve, progress / 4, whole)
+    assert lr_multiplier(curve, 2.0, last) == lr_multiplier(curve, 1.0, whole)
 
 
 def _groups(*settings):
