@@ -95,7 +95,7 @@ def build_initial_model(
             new = NewVocabulary(start.checkpoint.folder, tokenizer, shards, how, seed, log)
         if settings.model_type == OWN_TYPE:
             model = BasePretrainModel(settings)
-            loaded = _load(model, settings, start.checkpoint, new)
+            loaded = _load(model, settings, start.checkpoint, new, seed)
         else:
             model, loaded = load_transformers_model(settings, start.checkpoint, new)
         log.tell(f"from {start.checkpoint.folder}: {loaded.in_words()}")
@@ -109,6 +109,7 @@ def _load(
     settings: ModelSettings,
     checkpoint: Checkpoint,
     new: "NewVocabulary | None",
+    seed: int,
 ) -> Loaded:
     """Loads the checkpoint into our model, which may be larger. Raises as load_our_model."""
     if not settings.grow:
@@ -117,7 +118,7 @@ def _load(
     small_settings = replace(settings, **sizes)
     small = BasePretrainModel(small_settings)
     loaded = load_our_model(small, small_settings, checkpoint, new)
-    grown = grow_weights(small.state_dict() | loaded.kept, small_settings, settings)
+    grown = grow_weights(small.state_dict() | loaded.kept, small_settings, settings, seed)
     kept = {name: grown.pop(name) for name in loaded.kept}
     model.load_state_dict(grown)
     return replace(loaded, kept=kept)

@@ -3,9 +3,10 @@
 Wider: the rows and columns of each matrix are tiled from the middle. The small matrix lies in the
 centre of the large one, and repeats itself towards the edges, as in Phi-2 and ModernBERT-large
 (Warner et al., 2024). Queries, keys and values are tiled apart, by whole heads; so are the halves
-of a gated feed-forward layer. A column that repeats n times is divided by n, so the product stays
-the same (Net2Net, Chen et al., 2016): a model of a multiple of the width computes what the small
-one does, until training lets the copies diverge.
+of a gated feed-forward layer. A column that repeats n times is divided into n parts, so the product
+stays the same (Net2Net, Chen et al., 2016), and a model of a multiple of the width computes what
+the small one does. The parts differ at random, as equal ones would receive equal gradients, and stay
+equal for ever (LEMON, Wang et al., 2024).
 
 Deeper: target layer t is source layer floor(t * small / large), as in Gopher (Rae et al., 2021), so
 copies follow their original: 2 layers grow to 0 0 1 1. With windows, this holds for the layers with
@@ -38,24 +39,24 @@ NORM_AXES = ("width",)  # of all other modules
 
 
 def grow_weights(
-    weights: Mapping[str, Tensor], small: ModelSettings, large: ModelSettings
+    weights: Mapping[str, Tensor], small: ModelSettings, large: ModelSettings, seed: int
 ) -> dict[str, Tensor]:
     """Returns the state dict of BasePretrainModel for the larger settings.
 
-    weights: its state dict for the smaller settings. Vocabulary and positions keep their size. At
-    equal sizes, every tensor is returned unchanged. Raises ValueError naming a size that does not
+    weights: its state dict for the smaller settings. Vocabulary and positions keep their size. seed:
+    of the differences between copies. At equal sizes, every tensor is returned unchanged. Raises ValueError naming a size that does not
     fit.
     """
     for name, problem in problems_of_growth(vars(small), vars(large)):
         raise ValueError(f"{name}: {problem}")
-    tiles = _tiles(small, large)
+    tiles, generator = _tiles(small, large), torch.Generator().manual_seed(seed)
     grown: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if not LAYER.fullmatch(name):
-            grown[name] = _widened(name.rpartition(".")[0] or name, tensor, tiles)
+            grown[name] = _widened(name.rpartition(".")[0] or name, tensor, tiles, generator)
     for target, source in enumerate(source_layers(small, large)):
         for part, tensor in _layer(weights, source, is_first=target == 0).items():
-            wide = _widened(part.rpartition(".")[0], tensor, tiles)
+            wide = _widened(part.rpartition(".")[0], tensor, tiles, generator)
             grown[f"encoder.layers.{target}.{part}"] = wide
     return grown
 
@@ -111,19 +112,40 @@ def tile(small: int, large: int) -> Tensor:
     return (torch.arange(large) - (large - small) // 2) % small
 
 
-def _widened(module: str, tensor: Tensor, tiles: Mapping[str, Tensor]) -> Tensor:
+def _widened(
+    module: str, tensor: Tensor, tiles: Mapping[str, Tensor], generator: torch.Generator
+) -> Tensor:
     """Returns a tensor of the larger width. module: a key of AXES, or a norm."""
     axes = AXES.get(module, NORM_AXES)[: tensor.dim()]
     for dim, axis in enumerate(axes):
         if not axis:
             continue
         index = tiles[axis]
-        num_small = int(index.max()) + 1
-        blocks = tensor.unflatten(dim, (-1, num_small))  # queries, keys and values; gates
+        blocks = tensor.unflatten(dim, (-1, int(index.max()) + 1))  # queries, keys and values; gates
         tensor = blocks.index_select(dim + 1, index).flatten(dim, dim + 1)
-        is_input = dim == 1 and not module.startswith("encoder.embeddings")
         # The product with the word embeddings sums over the width too, after the head's norm.
-        if is_input or module == "head.norm":
-            copies = torch.bincount(index)[index].to(tensor.dtype)
-            tensor = tensor / copies
+        if module == "head.norm":
+            tensor = tensor / _num_copies(index)
+        elif dim == 1 and not module.startswith("encoder.embeddings"):
+            tensor = _divided(tensor, index, generator)
     return tensor
+
+
+def _num_copies(index: Tensor) -> Tensor:
+    """Returns the number of columns with the same source as each column, fp32."""
+    return torch.bincount(index)[index].float()
+
+
+def _divided(tensor: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+    """Divides equal columns into different ones with the same sum and the same spread.
+
+    tensor: [outputs, columns]. index: the source of each column.
+    """
+    copies = _num_copies(index)
+    noise = torch.randn(tensor.shape, generator=generator)
+    sums = torch.zeros(len(tensor), int(index.max()) + 1).index_add_(1, index, noise)
+    noise -= sums[:, index] / copies
+    # Without its mean, the noise of n columns has the variance 1 - 1 / n, and the divided columns
+    # 1 / n^2 of the former one.
+    spread = tensor.std() * ((copies + 1) / copies).sqrt() * (copies > 1)
+    return tensor / copies + spread * noise

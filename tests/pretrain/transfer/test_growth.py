@@ -64,7 +64,7 @@ def _logits(model):
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_a_model_of_the_same_size_stays_as_it_is(settings):
     weights = _model(settings).state_dict()
-    grown = grow_weights(weights, settings, settings)
+    grown = grow_weights(weights, settings, settings, 0)
     assert grown.keys() == weights.keys()
     assert all(torch.equal(grown[name], weights[name]) for name in weights)
 
@@ -72,14 +72,14 @@ def test_a_model_of_the_same_size_stays_as_it_is(settings):
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_a_model_of_a_multiple_of_the_width_computes_the_same(settings):
     small, larger = _model(settings), replace(settings, **WIDER)
-    wide = _model(larger, grow_weights(small.state_dict(), settings, larger))
+    wide = _model(larger, grow_weights(small.state_dict(), settings, larger, 0))
     torch.testing.assert_close(_logits(wide), _logits(small), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
 def test_a_deeper_model_holds_every_layer_intact(settings):
     weights, deeper = _model(settings).state_dict(), replace(settings, num_hidden_layers=5)
-    grown = grow_weights(weights, settings, deeper)
+    grown = grow_weights(weights, settings, deeper, 0)
     _model(deeper, grown)  # every tensor is there
     for target, source in enumerate(source_layers(settings, deeper)):
         for name, tensor in weights.items():
@@ -91,7 +91,7 @@ def test_a_deeper_model_holds_every_layer_intact(settings):
 
 def test_other_sizes_load_too():
     larger = replace(SMALL, hidden_size=20, num_attention_heads=5, intermediate_size=31)
-    _model(larger, grow_weights(_model(SMALL).state_dict(), SMALL, larger))
+    _model(larger, grow_weights(_model(SMALL).state_dict(), SMALL, larger, 0))
 
 
 def test_tiles_begin_in_the_middle():
@@ -119,4 +119,4 @@ def test_layers_repeat_within_their_kind():
 )
 def test_what_does_not_grow_is_named(changed, problem):
     with pytest.raises(ValueError, match=problem):
-        grow_weights(_model(SMALL).state_dict(), SMALL, replace(SMALL, **changed))
+        grow_weights(_model(SMALL).state_dict(), SMALL, replace(SMALL, **changed), 0)
