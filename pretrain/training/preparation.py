@@ -86,6 +86,7 @@ def prepare(args: Namespace, device: torch.device, log: Log) -> Prepared:
     model, first_log = settings.model, log
     if args.continue_from:  # all weights come from the phase before
         model = replace(model, word_embedding_init="random", output_bias_init="zero")
+        model = replace(model, vocabulary_transfer="random")
         first_log = SilentLog()
     seed, shards = training.seed, provider.shards
     initial = build_initial_model(model, seed, start, tokenizer, shards, first_log)

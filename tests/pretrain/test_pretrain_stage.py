@@ -134,6 +134,7 @@ HARMLESS = [
     "EARLY_STOP_TIME",
     "EARLY_STOP_EVAL_LOSS",
     "GLOBAL_ATTENTION_EVERY",  # without a window
+    "VOCABULARY_TRANSFER",  # without START_FROM
 ]
 
 
