@@ -227,6 +227,8 @@ ARRIVALS = [
     ("PRETRAIN.ALLOW_TF32", True, FP32, lambda b: b.args.allow_tf32),
     ("PRETRAIN.LEARNING_RATE", 0.5, {}, lambda b: b.group()["lr"] == 0.5),
     ("PRETRAIN.WARMUP_PROPORTION", 0.25, {}, lambda b: b.shape.warmup == 0.25),
+    ("PRETRAIN.LR_CURVE_BEGIN", 0.25, {}, lambda b: b.shape.begin == 0.25),
+    ("PRETRAIN.LR_CURVE_END", 0.75, {}, lambda b: b.shape.end == 0.75),
     (
         *("PRETRAIN.LR_CURVE", "linear", {}),
         lambda b: 0.5 < lr_multiplier(b.training.curve, 0.5, b.shape) < 0.6,

@@ -33,7 +33,7 @@ def _write(directory, *steps, keep=9):
     writer = CheckpointWriter(directory, keep, pytest.fail)
     for step in steps:
         record = {"step": step, "numbers": {}, "state": {"step": step}}
-        writer._write({"weight/a": torch.full((1000,), float(step))}, record)
+        writer._write({"weight/a": torch.full((1000,), float(step))}, record, False)
     writer.close()
     return checkpoint_dir(directory, steps[-1])
 
