@@ -33,7 +33,7 @@ def _write(directory, *steps, keep=9):
     writer = CheckpointWriter(directory, keep, pytest.fail)
     for step in steps:
         record = {"step": step, "numbers": {}, "state": {"step": step}}
-        writer._write({"weight/a": torch.full((1000,), float(step))}, record, False)
+        writer._write({"weight/a": torch.full((1000,), float(step))}, record)
     writer.close()
     return checkpoint_dir(directory, steps[-1])
 
@@ -308,7 +308,7 @@ writer = CheckpointWriter(folder / "checkpoints", 9, lambda text: print("WARNED"
 log = MetricsLog(folder / "metrics.jsonl")
 for step in range(1, 6):
     record = {"step": step, "numbers": {}, "state": {}}
-    writer._write_or_warn({"weight/a": torch.full((250_000,), float(step))}, record)
+    writer._write_or_warn({"weight/a": torch.full((250_000,), float(step))}, record, False)
     log.write({"kind": "train", "step": step, "note": "x" * 3000})
 print("SAVED", *(path.name[-1] for path in list_checkpoints(folder / "checkpoints")))
 with open(folder / "filler", "wb", 0) as filler:
