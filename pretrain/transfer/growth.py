@@ -5,8 +5,8 @@ centre of the large one, and repeats itself towards the edges, as in Phi-2 and M
 (Warner et al., 2024). Queries, keys and values are tiled apart, by whole heads; so are the halves
 of a gated feed-forward layer. A column that repeats n times is divided into n parts, so the product
 stays the same (Net2Net, Chen et al., 2016), and a model of a multiple of the width computes what
-the small one does. The parts differ at random, as equal ones would receive equal gradients, and stay
-equal for ever (LEMON, Wang et al., 2024).
+the small one does. The parts differ at random: without dropout, equal ones receive equal gradients
+and stay equal for ever (LEMON, Wang et al., 2024).
 
 Deeper: target layer t is source layer floor(t * small / large), as in Gopher (Rae et al., 2021), so
 copies follow their original: 2 layers grow to 0 0 1 1. With windows, this holds for the layers with
@@ -43,9 +43,9 @@ def grow_weights(
 ) -> dict[str, Tensor]:
     """Returns the state dict of BasePretrainModel for the larger settings.
 
-    weights: its state dict for the smaller settings. Vocabulary and positions keep their size. seed:
-    of the differences between copies. At equal sizes, every tensor is returned unchanged. Raises ValueError naming a size that does not
-    fit.
+    weights: its state dict for the smaller settings. Vocabulary and positions keep their size. At
+    equal sizes, every tensor is returned unchanged. seed: of the differences between copies. Raises
+    ValueError naming a size that does not fit.
     """
     for name, problem in problems_of_growth(vars(small), vars(large)):
         raise ValueError(f"{name}: {problem}")
@@ -121,7 +121,8 @@ def _widened(
         if not axis:
             continue
         index = tiles[axis]
-        blocks = tensor.unflatten(dim, (-1, int(index.max()) + 1))  # queries, keys and values; gates
+        # Queries, keys and values, or the halves of a gated layer.
+        blocks = tensor.unflatten(dim, (-1, int(index.max()) + 1))
         tensor = blocks.index_select(dim + 1, index).flatten(dim, dim + 1)
         # The product with the word embeddings sums over the width too, after the head's norm.
         if module == "head.norm":

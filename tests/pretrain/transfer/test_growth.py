@@ -89,6 +89,19 @@ def test_a_deeper_model_holds_every_layer_intact(settings):
                     assert torch.equal(grown[copy], tensor)
 
 
+def test_copies_learn_different_things(one_thread):
+    small = replace(SMALL, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    larger = replace(small, **WIDER)
+    model = _model(larger, grow_weights(_model(small).state_dict(), small, larger, 0)).train()
+    ids = torch.arange(48).view(3, 16)
+    model(ids, torch.zeros_like(ids), None, torch.arange(0, 48, 5), ids.flatten()[::5]).backward()
+    copies = tile(8, 16).argsort(stable=True).view(8, 2)
+    for name, dim in (("encoder.embeddings.word", 1), ("encoder.layers.0.feed_forward.output", 0)):
+        gradient = model.get_parameter(f"{name}.weight").grad
+        first, second = (gradient.index_select(dim, copies[:, n]) for n in (0, 1))
+        assert (first - second).norm() > 0.1 * first.norm()
+
+
 def test_other_sizes_load_too():
     larger = replace(SMALL, hidden_size=20, num_attention_heads=5, intermediate_size=31)
     _model(larger, grow_weights(_model(SMALL).state_dict(), SMALL, larger, 0))
