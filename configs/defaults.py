@@ -274,7 +274,7 @@ MODEL.OUTPUT_BIAS_INIT = Key("zero", one_of("zero", "frequencies"), identity=Tru
 # With PRETRAIN.START_FROM and another tokenizer than the model's: the word embeddings and output
 # biases of the entries that the two do not share. Shared entries keep theirs. focus: mixtures of
 # shared entries with similar neighbours in the new text | mean: of the entries with which the
-# model's own tokenizer spells the new one | random: nothing is kept, all rows are drawn.
+# model's own tokenizer spells the new one | random: drawn like the old ones.
 MODEL.VOCABULARY_TRANSFER = Key(
     "focus", one_of("focus", "mean", "random"), identity=when("PRETRAIN.START_FROM")
 )

@@ -166,17 +166,14 @@ def notes_on_vocabulary(
     """
     if not has_other_tokenizer(config, checkpoint):
         return
-    how = config.MODEL.VOCABULARY_TRANSFER
     if built is None and config.TOKENIZER.TRAIN:
-        kept = "no embeddings" if how == "random" else "the embeddings of shared entries"
-        yield f"the new vocabulary keeps {kept} of the checkpoint, others: {how}"
+        yield "entries that the new vocabulary shares with the checkpoint's keep their embeddings"
         return
     new = load_tokenizer(built) if built else read_tokenizer(Path(config.TOKENIZER.NAME_OR_PATH))
     old = read_tokenizer(checkpoint.folder)
     if new.tokenizer.get_vocab() != old.tokenizer.get_vocab():
-        found = f"{match_entries(new, old)}, others: {how}"
-        found = "all embeddings are drawn" if how == "random" else found
-        yield f"another vocabulary than the checkpoint's: {found}"
+        how = config.MODEL.VOCABULARY_TRANSFER
+        yield f"another vocabulary than the checkpoint's: {match_entries(new, old)}, others: {how}"
 
 
 def has_other_tokenizer(config: "CfgNode", checkpoint: Checkpoint) -> bool:

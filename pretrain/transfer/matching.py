@@ -61,10 +61,6 @@ def match_entries(new: CorpusTokenizer, old: CorpusTokenizer) -> Matches:
     return Matches(rows, num_normalised)
 
 
-def no_matches(new: CorpusTokenizer) -> Matches:
-    return Matches(np.full(new.vocab_size, NO_ROW, np.int64), 0)
-
-
 def _added_tokens(new: CorpusTokenizer, old: CorpusTokenizer) -> Iterator[tuple[int, int]]:
     """Yields (new id, old id) of special tokens of the same role, and of other added tokens."""
     old_ids = old.tokenizer.get_vocab()

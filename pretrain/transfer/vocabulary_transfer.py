@@ -1,7 +1,6 @@
 """Rows of the embedding table and of the output bias for another vocabulary.
 
-With focus and mean, entries in both vocabularies keep their row, and a row of any other entry is a
-mixture of old rows:
+Entries in both vocabularies keep their row. A row of any other entry is a mixture of old rows:
 
 - focus: of shared entries with similar neighbours in the new text, weighted by the sparsemax
   (Martins and Astudillo, 2016) of the cosines between co-occurrence vectors. This is FOCUS (Dobler
@@ -9,8 +8,8 @@ mixture of old rows:
 - mean: of the entries with which the old tokenizer spells the new one, in equal parts. Also for
   entries that focus has not seen in the text, and for entries without a spelling the mean of all
   old rows.
-- random: all rows are drawn from a normal distribution with the mean and the standard deviation of
-  each column of the old table, as if the vocabularies had nothing in common.
+- random: none; the rows are drawn from a normal distribution with the mean and the standard
+  deviation of each column of the old table.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from dataset.tokenizers.entries import read_entries
 from dataset.tokenizers.load import CorpusTokenizer
 from pretrain.training.data_loader import Shard
 from pretrain.training.word_vectors import neighbour_vectors
-from pretrain.transfer.matching import Matches, OldWords, match_entries, no_matches
+from pretrain.transfer.matching import Matches, OldWords, match_entries
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -38,9 +37,8 @@ CANDIDATES = 128  # of a mixture at first; more only where they do not hold the 
 @dataclass(frozen=True)
 class RowMixtures:
     """weights: of the old rows in each new row, float32 [new size, old size]; a row without weights
-    is the mean of all old rows, or drawn (random). matches: the entries that keep their row.
-    num_mixed: entries mixed by their neighbours. num_spelled: by their spelling. num_unknown: with
-    neither."""
+    is drawn (random) or the mean of all old rows. matches: the shared entries. num_mixed: entries
+    mixed by their neighbours. num_spelled: by their spelling. num_unknown: with neither."""
 
     how: str
     weights: "csr_matrix"
@@ -50,12 +48,10 @@ class RowMixtures:
     num_unknown: int
 
     def __str__(self) -> str:
-        if self.how == "random":
-            return f"all {self.num_unknown:,} rows are drawn"
         counts = {
             "mixed by their neighbours": self.num_mixed,
             "by their spelling": self.num_spelled,
-            "the mean of all": self.num_unknown,
+            "drawn" if self.how == "random" else "the mean of all": self.num_unknown,
         }
         parts = [f"{count:,} {name}" for name, count in counts.items() if count]
         return ", ".join([str(self.matches), *parts])
@@ -100,7 +96,7 @@ def mix_rows(
 
     how: focus | mean | random. seed: of the co-occurrence vectors' factorisation.
     """
-    matches = match_entries(new, old) if how != "random" else no_matches(new)
+    matches = match_entries(new, old)
     size = len(matches.rows), old.vocab_size
     missing = ~matches.is_shared
     shared = np.flatnonzero(matches.is_shared)
