@@ -54,7 +54,7 @@ def in_words(loss: float, baseline: float, new_part: str) -> tuple[str, bool]:
     if loss < baseline:
         return said, False
     if new_part:
-        return f"{said}: less, because the model's {new_part} is new", False
+        return f"{said}, less, as the model's {new_part} is new", False
     return (
         f"{said}: the loaded model predicts no better; is it the right checkpoint for this "
         "tokenizer and language?",

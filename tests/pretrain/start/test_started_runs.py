@@ -71,7 +71,7 @@ def test_only_a_whole_model_can_look_wrong():
         False,
     )
     said, is_suspicious = in_words(7.0, 6.0, "vocabulary")
-    assert said.endswith("less, because the model's vocabulary is new") and not is_suspicious
+    assert said.endswith(", less, as the model's vocabulary is new") and not is_suspicious
     said, is_suspicious = in_words(7.0, 6.0, "")
     assert "is it the right checkpoint" in said and is_suspicious
 
