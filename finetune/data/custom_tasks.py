@@ -60,6 +60,7 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
         labels={word: word for word in words},
         score_range=(low, high),
         benchmark="",
+        type="classification" if words else "regression",
     )
     if problems := [
         f"{_key(name, split.name.upper())}: {problem}"

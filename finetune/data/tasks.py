@@ -41,7 +41,7 @@ class Task:
     empty for a regression, whose scores lie within `score_range`. num_train_rows: size of the
     official train file (MultiRC: its answers, ReCoRD: its queries). dev: the splits whose mean is
     the score. test: the splits to predict. layout: maps rows to samples, see
-    finetune/data/superglue.py.
+    finetune/data/superglue.py. type: see finetune/task_types.
     """
 
     name: str
@@ -58,13 +58,14 @@ class Task:
     aliases: tuple[str, ...] = ()
     benchmark: str = "GLUE"
     layout: str = "columns"
+    type: str = "classification"
 
     def __hash__(self) -> int:
         return hash((self.benchmark, self.name))
 
     @property
     def is_regression(self) -> bool:
-        return not self.labels
+        return self.type == "regression"
 
     @property
     def has_several_samples(self) -> bool:
@@ -221,6 +222,7 @@ GLUE = (
         (5749, 1379),
         label_column="score",
         score_range=(0.0, 5.0),
+        type="regression",
         metrics=("pearson", "spearman"),
         aliases=("sts",),
     ),

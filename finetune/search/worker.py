@@ -94,7 +94,7 @@ def _num_attempts(log: Path) -> int:
 
 
 def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
-    from finetune.training.task_metrics import task_score
+    from finetune.task_types.label_metrics import task_score
     from finetune.training.training import finetune_task
 
     begin = time.perf_counter()

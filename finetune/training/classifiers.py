@@ -1,8 +1,9 @@
-"""Loads a checkpoint as a classifier for a task, and limits the length of its samples."""
+"""Loads a checkpoint as a model for a task, and limits the length of its samples."""
 
 from typing import TYPE_CHECKING
 
 from finetune.data.tasks import Task
+from finetune.task_types.task_types import type_of
 from pipeline.hub.models import refusing_code
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
     words, or no words. Raises StageError, as `refusing_code` does, for one with its own code.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, logging, set_seed
+    import transformers
+    from transformers import AutoConfig, logging, set_seed
 
     from pretrain.model.modeling_extremebert import register
 
@@ -24,15 +26,16 @@ def build_classifier(model: str, task: Task, seed: int) -> "PreTrainedModel":
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     set_seed(seed)
-    words = list(task.labels) or ["score"]
+    words, task_type = list(task.labels) or ["score"], type_of(task)
+    auto_class = getattr(transformers, task_type.auto_class)
     with refusing_code(model):
         found = AutoConfig.from_pretrained(model, trust_remote_code=False).id2label
-        built = AutoModelForSequenceClassification.from_pretrained(
+        built = auto_class.from_pretrained(
             model,
             num_labels=len(words),
             id2label=dict(enumerate(words)),
             label2id={word: i for i, word in enumerate(words)},
-            problem_type="regression" if task.is_regression else "single_label_classification",
+            problem_type=task_type.problem_type,
             ignore_mismatched_sizes=True,  # MNLI's head does not fit a task with two labels
             dtype=torch.float32,
             trust_remote_code=False,

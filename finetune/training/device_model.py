@@ -1,6 +1,7 @@
 """Runs a classifier on this process's device: batches in, logits out."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune.data.batches import sorted_batches
-from finetune.data.encoding import Padding, Tokens, padding_of
+from finetune.data.tokens import Padding, Tokens, padding_of
 from finetune.training.acceleration import accelerate
 from finetune.training.foreign_models import check_vocabulary
 from pipeline.runtime.devices import device_type
@@ -60,9 +61,24 @@ class DeviceModel:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """Returns [n, num_labels] float32."""
+        """Returns [n, num_labels] float32, of token classifiers [n, length, num_labels]."""
         with self._autocast():
             return self.model(**batch).logits.float()
+
+    def _outputs(
+        self, tokens: Tokens, batches: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the logits of the batches, and the place of each in the order of the samples."""
+        found, is_per_token = [], False
+        for indices in batches:
+            batch = self.batch(tokens, indices)
+            logits = self.logits(batch)
+            if is_per_token := logits.ndim == 3:
+                mask = batch.get("attention_mask")
+                logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
+            found.append(logits)
+        order = np.concatenate(batches)
+        return torch.cat(found).cpu().numpy(), tokens.places(order) if is_per_token else order
 
     def _autocast(self) -> AbstractContextManager:
         if self.device.type == "cpu":
@@ -73,24 +89,24 @@ class DeviceModel:
     def predict(self, tokens: Tokens, max_tokens: int) -> np.ndarray:
         """Returns [N, num_labels] float32 logits in the order of the samples.
 
-        max_tokens: per batch, with padding; reduced if memory is too small. Raises ValueError if a
-        logit is not finite.
+        Of token classifiers: [T, num_labels] of all tokens without the padding. max_tokens: per
+        batch, with padding; reduced if memory is too small. Raises ValueError if a logit is not
+        finite.
         """
         self.model.eval()
         while True:
             size = min(max_tokens, self.most_tokens)
             batches = sorted_batches(tokens.lengths, size)
             try:
-                sorted_outputs = [self.logits(self.batch(tokens, batch)) for batch in batches]
+                found, order = self._outputs(tokens, batches)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or len(batches) == len(tokens):
                     raise
             self.most_tokens = size // 2
             print(f"out of memory: predictions are made {self.most_tokens} tokens at a time")
-        found = torch.cat(sorted_outputs).cpu().numpy()
         outputs = np.empty_like(found)
-        outputs[np.concatenate(batches)] = found
+        outputs[order] = found
         if not np.isfinite(outputs).all():
             raise ValueError("the model's outputs are not finite: training diverged")
         return outputs

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 
 from finetune.data.batches import epoch_batches, micro_batches
-from finetune.data.encoding import Encoded
+from finetune.data.tokens import Encoded
 from finetune.search.job_folder import TrainingSettings
+from finetune.task_types.task_type import TaskType
 from finetune.training.device_model import DeviceModel
 from finetune.training.schedules import make_schedule
 from pipeline.runtime.oom import is_out_of_memory
@@ -67,7 +67,7 @@ def train(
     model: DeviceModel,
     data: Encoded,
     settings: TrainingSettings,
-    is_regression: bool,
+    task_type: TaskType,
     evaluate: Callable[[int], float],
     log: Callable[[str], None],
 ) -> TrainingRecord:
@@ -77,7 +77,7 @@ def train(
     """
     plan = plan_steps(settings, len(data))
     torch.manual_seed(settings.seed)  # for dropout
-    trainer = _Trainer(model, data, settings, is_regression, log)
+    trainer = _Trainer(model, data, settings, task_type, log)
     schedule = make_schedule(
         settings.lr_scheduler_type, trainer.optimizer, settings.warmup, plan.num_steps
     )
@@ -118,10 +118,10 @@ class _Trainer:
         model: DeviceModel,
         data: Encoded,
         settings: TrainingSettings,
-        is_regression: bool,
+        task_type: TaskType,
         log: Callable[[str], None],
     ):
-        self.model, self.data, self.is_regression, self.log = model, data, is_regression, log
+        self.model, self.data, self.task_type, self.log = model, data, task_type, log
         self.num_parts, self.max_grad_norm = settings.accumulation_steps, settings.max_grad_norm
         self.optimizer = _adamw(model.model, settings)
         self.scaler = torch.amp.GradScaler(model.device.type) if model.needs_scaler else None
@@ -149,13 +149,14 @@ class _Trainer:
 
     def _accumulate(self, batch: np.ndarray) -> Tensor:
         """Adds up the batch's gradients part by part; returns its mean loss."""
-        parts = [self.model.batch(self.data, p) for p in micro_batches(batch, self.num_parts)]
-        labels = self.model.to_device(self.data.labels[batch]).split(
-            [len(part["input_ids"]) for part in parts]
-        )
+        task_type, padding = self.task_type, self.model.padding
+        split = micro_batches(batch, self.num_parts)
+        parts = [self.model.batch(self.data, part) for part in split]
+        targets = [task_type.batch_labels(self.data, part, padding) for part in split]
+        num_targets = sum(map(task_type.num_targets, targets))
         total = torch.zeros((), device=self.model.device)
-        for part, wanted in zip(parts, labels, strict=True):
-            loss = summed_loss(self.model.logits(part), wanted, self.is_regression) / len(batch)
+        for part, labels in zip(parts, map(self.model.to_device, targets), strict=True):
+            loss = task_type.summed_loss(self.model.logits(part), labels) / num_targets
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total += loss.detach()
         return total
@@ -188,16 +189,6 @@ def _adamw(model: nn.Module, settings: TrainingSettings) -> AdamW:
         lr=settings.learning_rate,
         fused=True,
     )
-
-
-def summed_loss(logits: Tensor, labels: Tensor, is_regression: bool) -> Tensor:
-    """Returns the sum over the samples of squared errors or cross entropies.
-
-    logits: [n, num_labels] float32. labels: [n] float32 scores or int64 classes.
-    """
-    if is_regression:
-        return functional.mse_loss(logits[:, 0], labels, reduction="sum")
-    return functional.cross_entropy(logits, labels, reduction="sum")
 
 
 class _Meter:

@@ -1,4 +1,4 @@
-"""Finetunes one classifier, scores it on the dev sets, and predicts the test sets with it."""
+"""Finetunes one model, scores it on the dev sets, and predicts the test sets with it."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from finetune.data.encoding import Encoded, Tokens, joined, load_encoded, load_tokenizer
+from finetune.data.encoding import load_tokenizer
 from finetune.data.examples import has_split
 from finetune.data.tasks import Split, Task
 from finetune.data.token_counts import TokenCounts, Tokenization, cause_in_words
+from finetune.data.tokens import Encoded, Tokens, joined
 from finetune.search.job_folder import InputPaths, TrainingSettings
+from finetune.task_types.label_metrics import task_score
+from finetune.task_types.task_type import Decision, Predictions, TaskType
+from finetune.task_types.task_types import type_of
 from finetune.training.classifiers import build_classifier, usable_length
-from finetune.training.task_metrics import (
-    majority_baseline,
-    only_label,
-    predicted_rows,
-    score_predictions,
-    task_score,
-)
+from finetune.training.encoded_splits import load_encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,15 +30,16 @@ if TYPE_CHECKING:
 class Outcome:
     """The model and the results of a run.
 
-    dev: metrics by dev split. predictions: (index, prediction) of each row by test split.
-    history: loss and learning rate over the steps. evaluations: `step`, `epoch`, `score` during
-    training. majority: as from `majority_baseline`. only_label: as from `only_label`. counts:
+    dev: metrics by dev split. decision: see `TaskType.decision`. predictions: (index, prediction)
+    of each row by test split. history: loss and learning rate over the steps. evaluations: `step`,
+    `epoch`, `score` during training. majority, only_label: as the task's type returns them. counts:
     rows, steps and tokens. tokenization: truncated and unknown tokens.
     """
 
     model: "PreTrainedModel"
     dev: dict[str, dict[str, float]]
-    predictions: dict[Split, list[tuple[str, str]]]
+    decision: Decision
+    predictions: dict[Split, Predictions]
     history: list[dict[str, float]]
     evaluations: list[dict[str, float]]
     majority: dict[str, Any]
@@ -52,6 +51,7 @@ class Outcome:
         """Returns everything but the model and the predictions."""
         return {
             "dev": self.dev,
+            **({"decision": dict(self.decision)} if self.decision else {}),
             "history": self.history,
             "evaluations": self.evaluations,
             "majority": self.majority,
@@ -79,6 +79,7 @@ def finetune_task(
     from finetune.training.device_model import DeviceModel
     from finetune.training.loop import TrainingRecord, train
 
+    task_type = type_of(task)
     model, asked = build_classifier(paths.weights, task, settings.seed), settings.max_seq_length
     length = usable_length(model, asked)
     data = _load_data(task, paths, length, model, do_train, do_eval, do_predict)
@@ -92,18 +93,15 @@ def finetune_task(
     left_out = [row for found in labelled for row in (*found.malformed, *found.unlabelled)]
     log("\n".join(f"left out: {row}" for row in left_out) or "all rows read")
     if data.train:
-        record = train(on_device, data.train, settings, task.is_regression, evaluation.score, log)
-    dev, predictions, constant = evaluation.of_all()
+        record = train(on_device, data.train, settings, task_type, evaluation.score, log)
     return Outcome(
-        model,
-        dev,
-        predictions,
-        record.history,
-        record.evaluations,
-        _majority(task, data),
-        constant,
-        _counts(data, record),
-        tokenization,
+        model=model,
+        **evaluation.of_all(),
+        history=record.history,
+        evaluations=record.evaluations,
+        majority=_majority(task, data),
+        counts=_counts(data, record),
+        tokenization=tokenization,
     )
 
 
@@ -195,8 +193,8 @@ def _counts(data: _Data, record: "TrainingRecord") -> dict[str, int]:
 def _majority(task: Task, data: _Data) -> dict[str, Any]:
     if not (data.train and data.dev):
         return {}
-    dev = {split.name: encoded.examples for split, encoded in data.dev.items()}
-    return majority_baseline(task, data.train.examples, dev)
+    dev = {split.name: encoded for split, encoded in data.dev.items()}
+    return type_of(task).majority_baseline(task, data.train, dev)
 
 
 # --- evaluation ---------------------------------------------------------------------------------
@@ -214,58 +212,66 @@ class _Evaluation:
         log: Callable[[str], None],
     ):
         self.task, self.model, self.data, self.log = task, model, data, log
+        self.task_type = type_of(task)
         self.max_tokens = settings.eval_batch_size * settings.max_seq_length
 
     def score(self, step: int) -> float:
         """Returns the task's score after a training step, and logs its metrics."""
         outputs = self._outputs(self.data.dev)
-        dev = self._dev_metrics(outputs)
+        dev = self._dev_metrics(outputs, self._decision(outputs))
         shown = [
             f"eval_{split.name}_{name} {value:.4f}"
             for split, logits in outputs.items()
             for name, value in {
-                "loss": mean_loss(logits, self.data.dev[split].labels),
+                "loss": mean_loss(self.task_type, logits, self.data.dev[split].labels),
                 **dev[split.name],
             }.items()
         ]
         self.log(f"step {step}: {', '.join(shown)}")
         return task_score(dev)
 
-    def of_all(self) -> tuple[dict[str, dict[str, float]], dict[Split, list[tuple[str, str]]], str]:
-        """Returns metrics of the dev sets, predictions of the test sets, and `only_label`.
+    def of_all(self) -> dict[str, Any]:
+        """Returns `dev`, `decision`, `predictions` and `only_label` of an `Outcome`.
 
         Dev and test sets share no batch: the other samples of a batch change the last digits of a
         sample's logits, and a dev score must not depend on the available test files.
         """
-        outputs = self._outputs(self.data.dev) | self._outputs(self.data.tests)
+        on_dev, on_tests = self._outputs(self.data.dev), self._outputs(self.data.tests)
+        task, decision = self.task, self._decision(on_dev)
         predictions = {
-            split: predicted_rows(self.task, outputs[split], encoded.examples)
+            split: self.task_type.predictions(task, on_tests[split], encoded, decision)
             for split, encoded in self.data.tests.items()
         }
-        constant = only_label(self.task, [outputs[split] for split in self.data.dev])
-        return self._dev_metrics(outputs), predictions, constant
+        return {
+            "dev": self._dev_metrics(on_dev, decision),
+            "decision": decision,
+            "predictions": predictions,
+            "only_label": self.task_type.only_label(task, list(on_dev.values()), decision),
+        }
+
+    def _decision(self, on_dev: Mapping[Split, np.ndarray]) -> Decision:
+        return self.task_type.decision(self.task, on_dev, self.data.dev)
 
     def _outputs(self, splits: Mapping[Split, Encoded]) -> dict[Split, np.ndarray]:
         if not splits:
             return {}
         parts: Sequence[Tokens] = list(splits.values())
         outputs = self.model.predict(joined(parts), self.max_tokens)
-        ends = np.cumsum([len(part) for part in parts])[:-1]
-        return dict(zip(splits, np.split(outputs, ends), strict=True))
+        sizes = [part.offsets[-1] if self.task_type.is_per_token else len(part) for part in parts]
+        return dict(zip(splits, np.split(outputs, np.cumsum(sizes)[:-1]), strict=True))
 
-    def _dev_metrics(self, outputs: Mapping[Split, np.ndarray]) -> dict[str, dict[str, float]]:
+    def _dev_metrics(
+        self, on_dev: Mapping[Split, np.ndarray], decision: Decision
+    ) -> dict[str, dict[str, float]]:
         return {
-            split.name: score_predictions(self.task, outputs[split], encoded.examples)
+            split.name: self.task_type.score(self.task, on_dev[split], encoded, decision)
             for split, encoded in self.data.dev.items()
         }
 
 
-def mean_loss(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean loss. outputs: [N, num_labels]. labels: [N] classes or float32 scores."""
+def mean_loss(task_type: TaskType, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean loss. outputs, labels: as the type has them."""
     import torch
 
-    from finetune.training.loop import summed_loss
-
-    is_regression = labels.dtype == np.float32
-    total = summed_loss(torch.from_numpy(outputs), torch.from_numpy(labels), is_regression)
-    return total.item() / len(labels)
+    total = task_type.summed_loss(torch.from_numpy(outputs), torch.from_numpy(labels))
+    return total.item() / task_type.num_targets(labels)

@@ -11,7 +11,7 @@ from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import has_split, load_examples
 from finetune.data.tables import read_table
 from finetune.data.tasks import find_task
-from finetune.training.task_metrics import majority_baseline, predicted_rows, score_predictions
+from finetune.task_types.label_metrics import majority_baseline, predicted_rows, score_predictions
 from pipeline.errors import ConfigError, StageError
 
 FILES = {

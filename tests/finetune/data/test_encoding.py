@@ -7,15 +7,10 @@ import pytest
 
 from finetune.data.batches import epoch_batches, micro_batches, sorted_batches
 from finetune.data.demo_glue import write_demo_glue
-from finetune.data.encoding import (
-    Padding,
-    Tokens,
-    joined,
-    load_encoded,
-    load_tokenizer,
-    padding_of,
-)
+from finetune.data.encoding import load_tokenizer
 from finetune.data.tasks import find_task
+from finetune.data.tokens import Padding, Tokens, joined, padding_of
+from finetune.training.encoded_splits import load_encoded
 from pipeline.errors import StageError
 
 TOKENS = Tokens(

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from finetune.data.encoding import load_encoded, load_tokenizer
+from finetune.data.encoding import load_tokenizer
 from finetune.data.model_tokenizer import check_agreement
 from finetune.data.tasks import find_task
+from finetune.training.encoded_splits import load_encoded
 from pipeline.errors import StageError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.data.examples import has_split, load_examples, num_train_rows
 from finetune.data.tasks import find_task
-from finetune.training.task_metrics import predicted_rows, score_predictions
+from finetune.task_types.label_metrics import predicted_rows, score_predictions
 from pipeline.errors import StageError
 from result_collection.submission import submission_text
 

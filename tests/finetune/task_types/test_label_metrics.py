@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from finetune.data.examples import Examples
 from finetune.data.tasks import find_task
-from finetune.training.task_metrics import (
+from finetune.task_types.label_metrics import (
     majority_baseline,
     normalised,
     only_label,

@@ -1,0 +1,14 @@
+"""The types of tasks by name."""
+
+from finetune.data.tasks import Task
+from finetune.task_types.task_type import TaskType
+from finetune.task_types.text_labels import Classification, Regression
+
+TASK_TYPES: dict[str, TaskType] = {
+    "classification": Classification(),
+    "regression": Regression(),
+}
+
+
+def type_of(task: Task) -> TaskType:
+    return TASK_TYPES[task.type]
