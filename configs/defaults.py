@@ -607,6 +607,8 @@ FINETUNE.LR_SCHEDULER_TYPE = Key(
 FINETUNE.MAX_GRAD_NORM = Key(1.0, above(0), identity=True)
 # Samples per forward pass in evaluation.
 FINETUNE.EVAL_BATCH_SIZE = Key(128, at_least(1), identity=False)
+# Finetuned models to keep. best: of each task that of the best run. all: of every run. none.
+FINETUNE.KEEP_MODELS = Key("best", one_of("best", "all", "none"), identity=by_plan)
 # GPUs of the search, e.g. [[0, 1], [2, 3]]. A run takes one GPU, so these lists mean four runs at a
 # time; [[0], [0]] means two at a time on GPU 0, for small models. Empty: one run per GPU. Without
 # GPUs, SYSTEM.NUM_WORKERS processes share the cores.

@@ -12,7 +12,7 @@ from finetune.data.row_checks import notes_on_task, row_facts
 from finetune.data.task_data import demo_file
 from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
-from finetune.search.grid import HALVING, STILT_SOURCE, by_task, total_rows
+from finetune.search.grid import ALL, HALVING, NONE, by_task, total_rows
 from finetune.search.search import Search, count_runs
 from pipeline.console import WARNING_PREFIX
 from pipeline.hub.models import MODEL_FILES
@@ -46,14 +46,18 @@ def run_notes(config: "CfgNode", plan: FinetunePlan) -> Iterator[str]:
 
 
 def _disk_needs(config: "CfgNode", search: Search) -> Iterator[DiskNeed]:
-    """Yields the space for the best MNLI model and a candidate; everything else is small."""
-    if not any(job.stilt for job in search.jobs):
+    """Yields the space for the models to keep; everything else is small."""
+    tasks = search.stilt_sources if search.keep_models == NONE else set(search.max_seq_lengths)
+    if not tasks:
         return
     size = size_of(Path(search.model.path))  # 0 before it is made or loaded
     if not size and search.model.artifact:
         size = model_bytes(config, config.TOKENIZER.VOCAB_SIZE)
-    folder, key = search.task_dir(STILT_SOURCE), "FINETUNE.STILT_TASKS"
-    yield DiskNeed(folder, 2 * size, "models of finetuning", key)
+    number = len(tasks) + 1  # a candidate beside the best ones
+    if search.keep_models == ALL:
+        number = sum(count_runs(search).values())
+    key = "FINETUNE.STILT_TASKS" if search.keep_models == NONE else "FINETUNE.KEEP_MODELS"
+    yield DiskNeed(search.task_dir(min(tasks)), number * size, "models of finetuning", key)
 
 
 def _hub_needs(search: Search) -> Iterator[HubNeed]:

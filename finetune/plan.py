@@ -12,16 +12,16 @@ from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import DEMO_NAME
 from finetune.data.task_data import check_files, configured_tasks, task_inputs
 from finetune.data.tasks import Task
-from finetune.search.grid import STILT_SOURCE, Grid, Job, by_task, plan_jobs
-from finetune.search.job_folder import RESULT
+from finetune.search.grid import BEST, NONE, STILT_SOURCE, Grid, Job, by_task, plan_jobs
+from finetune.search.job_folder import RESULT, model_files
 from finetune.search.search import FORMAT, Search, StartingModel
 from pipeline.errors import ConfigError
 from pipeline.hub.models import can_only_be_a_folder
 from pipeline.stage_plan import StagePlan
-from pipeline.store.artifacts import Artifact
+from pipeline.store.artifacts import Artifact, Extension
 from pipeline.store.checksums import file_digest, fingerprint
-from pipeline.store.paths import MODEL, SUMMARY, demo_glue_dir
-from pretrain.plan import CARD, CURVE, PretrainPlan
+from pipeline.store.paths import MODEL, MODEL_CARD, SUMMARY, demo_glue_dir
+from pretrain.plan import CURVE, PretrainPlan
 from pretrain.plan import plan as plan_pretraining
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # A warning about a search of the same name.
 REPLACES = "writes over the summary of the other search (set FINETUNE.ID to keep both)"
+KEEP_MODELS = "FINETUNE.KEEP_MODELS"
 # Dataset ID of models that were not pretrained here.
 EXTERNAL = "external"
 # Longest part of a folder's name from a model's folder, in characters: file systems take 255 bytes.
@@ -60,6 +61,8 @@ def plan(config: "CfgNode", upstream: PretrainPlan | None = None) -> FinetunePla
         "task_data": search.task_inputs,
         "format": FORMAT,
     }
+    if search.keep_models != BEST:
+        inputs[KEEP_MODELS] = search.keep_models
     artifact = Artifact(
         stage="finetune",
         directory=search.directory,
@@ -69,8 +72,15 @@ def plan(config: "CfgNode", upstream: PretrainPlan | None = None) -> FinetunePla
         made_from=next(iter(search.model.inputs)),
         files_in=lambda results: _files_of(search, results),
         replaces={} if search.finetune_id else dict.fromkeys(inputs.keys() - {"format"}, REPLACES),
+        extension=lambda before: _extension(inputs, before),
     )
     return FinetunePlan(artifact, upstream, search)
+
+
+def _extension(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> Extension | None:
+    """Returns an extension if nothing but the models to keep has changed."""
+    others = [{k: v for k, v in some.items() if k != KEEP_MODELS} for some in (inputs, before)]
+    return Extension("keeps other models") if others[0] == others[1] else None
 
 
 def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
@@ -107,6 +117,7 @@ def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:
             for task in tasks
         },
         eval_batch_size=finetune.EVAL_BATCH_SIZE,
+        keep_models=finetune.KEEP_MODELS,
     )
 
 
@@ -172,7 +183,7 @@ def _starting_model(config: "CfgNode", pretrained: PretrainPlan | None) -> Start
 def _model_digests(folder: Path) -> dict[str, str]:
     """Returns digests of a model's files, except hidden ones and those for people."""
     files = (path for path in folder.glob("[!.]*") if path.is_file())
-    return {path.name: file_digest(path) for path in files if path.name not in (CARD, CURVE)}
+    return {path.name: file_digest(path) for path in files if path.name not in (MODEL_CARD, CURVE)}
 
 
 def _folder_name(model: Path, digest: str) -> str:
@@ -186,9 +197,12 @@ def _folder_name(model: Path, digest: str) -> str:
 
 
 def _files_of(search: Search, results: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the summary, and the results and predictions of the best runs."""
+    """Yields the summary, and the results, predictions and models of the best runs."""
     yield SUMMARY
     for task, setting in results["best"].items():
         folder = search.task_dir(task) / setting
-        for path in (folder / RESULT, *sorted(folder.glob("predictions_*.tsv"))):
+        paths = [folder / RESULT, *sorted(folder.glob("predictions_*.tsv"))]
+        if search.keep_models != NONE:
+            paths += model_files(folder)
+        for path in paths:
             yield os.path.relpath(path, search.directory)

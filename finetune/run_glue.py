@@ -29,7 +29,6 @@ from finetune.search.job_folder import (
     TrainingSettings,
     model_path,
     predictions_path,
-    save_model,
     write_predictions,
 )
 from finetune.training.schedules import SCHEDULES
@@ -187,7 +186,7 @@ def run(flags: argparse.Namespace) -> dict:
     """Finetunes by the flags; returns the content of results.json."""
     import torch
 
-    from finetune.data.encoding import load_tokenizer
+    from finetune.training.finished_model import save_finished
     from finetune.training.training import finetune_task
 
     if (num_gpus := torch.cuda.device_count()) > 1:
@@ -218,8 +217,7 @@ def run(flags: argparse.Namespace) -> dict:
     }
     write_json(folder / RESULTS, results)
     if flags.do_train:  # after RESULTS, which allows a later run to overwrite the model
-        save_model(outcome.model, folder)
-        load_tokenizer(model).save_pretrained(model_path(folder))
+        save_finished(outcome, task, _settings(flags), model, folder)
     return results
 
 

@@ -124,11 +124,14 @@ def _run_search(
 ) -> dict[Job, dict]:
     """Runs the unfinished jobs; returns all results. Raises StageError if some have none."""
     rows = training_rows(search)
-    progress = SearchState(run_order(search.jobs, rows), search.make_run, search.kind)
-    if progress.incomplete_tasks:
+    progress = SearchState(
+        run_order(search.jobs, rows), search.make_run, search.kind, search.keep_models
+    )
+    if progress.incomplete_tasks or progress.without_model:
         with _workers(config, search, directory) as (workers, described):
             console.say(_plan(search, len(progress.results), described))
-            _check_texts(search, progress.incomplete_tasks, workers, console)
+            again = {job.task for job in progress.without_model}
+            _check_texts(search, {*progress.incomplete_tasks, *again}, workers, console)
             _run_jobs(search, progress, rows, workers, console)
     if progress.incomplete_tasks:
         raise StageError(_failure(search, progress, console))
@@ -229,8 +232,8 @@ def _next(progress: SearchState, console: Console) -> Callable[[], JobRun | None
 def _why_again(run: JobRun, is_done: bool) -> str:
     """Returns a reason to repeat a finished run, or an empty string."""
     if is_done:
-        found = "are damaged" if model_path(run.folder).exists() else "were not kept"
-        return f"its weights are needed and {found}"
+        found = "is damaged" if model_path(run.folder).exists() else "was not kept"
+        return f"its model is needed and {found}"
     return damage_to_run(run.folder)
 
 

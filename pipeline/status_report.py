@@ -23,7 +23,7 @@ WORDS = {
     "new": "not begun",
     "unfinished": "interrupted",
     "changed": "changed",
-    "lengthened": "to be lengthened",
+    "extended": "to be extended",
 }
 
 
@@ -80,7 +80,7 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         yield from artifact.headline
         return
     else:
-        reason = status.reason.removeprefix("was interrupted, ").removeprefix("lengthened, ")
+        reason = status.reason.removeprefix("was interrupted, ")
         yield f"{WORDS[status.state]}, {reason}"
         if status.state != "unfinished":
             return

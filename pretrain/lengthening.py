@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.phases import LENGTH_KEYS
 from pipeline.errors import StageError
-from pipeline.store.artifacts import Artifact, Lengthening
+from pipeline.store.artifacts import Artifact, Extension
 from pipeline.store.paths import CHECKPOINTS, METRICS, MODEL, MODELS_AT
 from pipeline.store.record_files import MANIFEST, STARTED, delete_tree, read_record
 from pretrain.checkpoint_folders import (
@@ -59,31 +59,31 @@ def schedule_of(config: "CfgNode") -> RunSchedule:
 
 def lengthening_in(
     directory: Path, schedule: RunSchedule, inputs: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any]], Lengthening | None]:
-    """Returns the `lengthening` of the artifact of a run with these inputs in this folder."""
+) -> Callable[[Mapping[str, Any]], Extension | None]:
+    """Returns the `extension` of the artifact of a run with these inputs in this folder."""
     return lambda before: _lengthening(directory, schedule, inputs, before)
 
 
 def _lengthening(
     directory: Path, schedule: RunSchedule, inputs: Mapping[str, Any], before: Mapping[str, Any]
-) -> Lengthening | None:
+) -> Extension | None:
     if not _is_longer(inputs, before):
         return None
     path, problem = _checkpoint(directory, schedule)
     if problem:
-        return Lengthening(
+        return Extension(
             refusal=f"it cannot be lengthened exactly: {problem}; "
             f"{_with_same_warmup(directory, schedule)}else choose another PRETRAIN.ID, where "
             "PRETRAIN.START_FROM begins with its weights"
         )
     if path is None:
         return None
-    note = f"goes on from step {step_of(path)}"
+    note = f"lengthened, goes on from step {step_of(path)}"
     if path.name == STABLE:
         note += ", before the decay"
     if steps := _steps_of_finished(directory):
         note += f", keeps the finished model in {MODELS_AT}/{steps}"
-    return Lengthening(note)
+    return Extension(note)
 
 
 def _is_longer(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -165,7 +165,7 @@ def begin_lengthening(
     Reads the checkpoint to go on from, and raises StageError if it is damaged. Keeps the finished
     model, and its metrics, under another name.
     """
-    if artifact.status().state != "lengthened":
+    if artifact.status().state != "extended":
         return
     directory = artifact.directory
     path, problem = _checkpoint(directory, schedule, say, damage)

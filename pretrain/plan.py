@@ -19,7 +19,7 @@ from pipeline.hub.models import CONFIG, WEIGHT_NAMES, weight_files
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
 from pipeline.store.checksums import file_digest, fingerprint
-from pipeline.store.paths import CHECKPOINTS, MODEL, pretrain_dir
+from pipeline.store.paths import CHECKPOINTS, MODEL, MODEL_CARD, pretrain_dir
 from pretrain.lengthening import lengthening_in, schedule_of
 from pretrain.optimization.budget import amount_in_words
 from pretrain.start.checkpoint_config import START_KEY, Checkpoint
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 FORMAT = 2
-CARD, CURVE = "README.md", "loss_curve.png"  # for people, who may change them
+CURVE = "loss_curve.png"  # for people, who may change it
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _artifact(
         user_named="PRETRAIN.ID" if config.PRETRAIN.ID else "",
         made_from="dataset",
         files_in=lambda results: _files_of_model(directory),
-        lengthening=lengthening_in(directory, schedule_of(config), inputs),
+        extension=lengthening_in(directory, schedule_of(config), inputs),
     )
 
 
@@ -138,7 +138,7 @@ def _identity_of(config: "CfgNode", checkpoint: Checkpoint, upstream: DatasetPla
 
 def _files_of_model(directory: Path) -> Iterator[str]:
     names = {"config.json", *(path.name for path in (directory / MODEL).glob("*"))}
-    return (f"{MODEL}/{name}" for name in sorted(names - {CARD, CURVE}))
+    return (f"{MODEL}/{name}" for name in sorted(names - {MODEL_CARD, CURVE}))
 
 
 def _digest(path: Path) -> str:

@@ -12,6 +12,8 @@ from statistics import median
 # STILT (arXiv 1811.01088): small tasks start from a model finetuned on MNLI.
 STILT_SOURCE = "MNLI"
 HALVING = "halving"
+# Values of FINETUNE.KEEP_MODELS.
+BEST, ALL, NONE = "best", "all", "none"
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,24 @@
 """The folder of a finetuning run, and everything that a worker needs for it.
 
 The folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`: label words,
-scores or answers), `model/` if other jobs start from it, and `result.json`, written last. A job is
+scores or answers), maybe `model/`, and `result.json`, written last. A job is
 done if its result has the same inputs and no prediction is damaged.
 """
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune.data.tasks import Split, Task
 from finetune.search.grid import Job
 from pipeline.store.atomic_files import flush_to_disk, write_sealed, write_text
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
+from pipeline.store.paths import MODEL_CARD
 from pipeline.store.record_files import delete_tree, read_sealed
-from pretrain.model.exported_code import write_code
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 RESULT = "result.json"
 WEIGHTS = "weights"  # the result's key for the model's files, as FILES is for the predictions
@@ -85,7 +83,7 @@ def _absolute(path: str) -> str:
 class JobRun:
     """A job with everything that a worker needs. inputs: its identity, JSON-serialisable.
 
-    keep_model: other jobs start from its model.
+    keep_model: save the finetuned model.
     """
 
     job: Job
@@ -125,15 +123,24 @@ def model_path(folder: Path) -> Path:
     return folder / "model"
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Returns the files of a run's model, except the card, which people may change."""
+    return sorted(path for path in model_path(folder).glob("*") if path.name != MODEL_CARD)
+
+
 def write_result(run: JobRun, result: Mapping[str, Any]) -> None:
     """Marks the job as done, with the checksums of its predictions and weights."""
     paths = [predictions_path(run.folder, split) for split in run.task.test]
     record = {
         **result,
-        FILES: states_of(run.folder, [path.name for path in paths if path.exists()]),
-        WEIGHTS: states_of(run.folder, [model_path(run.folder).name] if run.keep_model else ()),
+        FILES: states_of(run.folder, _relative(filter(Path.exists, paths), run.folder)),
+        WEIGHTS: states_of(run.folder, _relative(model_files(run.folder), run.folder)),
     }
     write_sealed(run.folder / RESULT, record)
+
+
+def _relative(paths: Iterable[Path], folder: Path) -> list[str]:
+    return [os.path.relpath(path, folder) for path in paths]
 
 
 def damage_to_run(folder: Path) -> str:
@@ -164,16 +171,16 @@ def write_predictions(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def save_model(model: "PreTrainedModel", folder: Path) -> None:
-    """Saves a model under another name, then renames it: an existing model is always complete."""
-    saved = _temporary_path(folder)
-    model.save_pretrained(saved)
-    if type(model).__module__.startswith("pretrain."):  # our architecture, not a stock one
-        write_code(saved)  # transformers copies only files with relative imports
-    for path in (*saved.iterdir(), saved):
+@contextmanager
+def new_model(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder, which becomes the run's model at the end: a model is complete."""
+    aside = _temporary_path(folder)
+    aside.mkdir(parents=True)
+    yield aside
+    for path in (*aside.iterdir(), aside):
         flush_to_disk(path)
     drop_model(folder)
-    os.replace(saved, model_path(folder))
+    os.replace(aside, model_path(folder))
     flush_to_disk(folder)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.tasks import Task
-from finetune.search.grid import STILT_SOURCE, Job, by_task, num_runs
+from finetune.search.grid import NONE, STILT_SOURCE, Job, by_task, num_runs
 from finetune.search.job_folder import InputPaths, JobRun, TrainingSettings, model_path
 from pipeline.store.artifacts import Artifact
 from pipeline.store.paths import finetune_search_dir, finetune_task_dir, log_path, search_name
@@ -37,6 +37,7 @@ class Search:
     jobs: the whole grid. max_seq_lengths: configured tokens per sample, by task; length_keys: the
     keys they come from. run_inputs: config keys that all runs depend on. task_inputs: identity of
     each task and its data. eval_batch_size: samples per forward pass.
+    keep_models: best | all | none.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Search:
     run_inputs: dict[str, Any]
     task_inputs: dict[str, dict[str, Any]]
     eval_batch_size: int
+    keep_models: str
 
     def data_dir(self, task: Task) -> str:
         return self.data_dirs[task.benchmark]
@@ -59,6 +61,11 @@ class Search:
     def is_demo(self, task: Task) -> bool:
         """True for a task of the built-in benchmark."""
         return self.with_demo and task.benchmark == "GLUE"
+
+    @property
+    def stilt_sources(self) -> set[str]:
+        """The tasks with a model that other tasks start from."""
+        return {STILT_SOURCE} if any(job.stilt for job in self.jobs) else set()
 
     @property
     def name(self) -> str:
@@ -90,7 +97,7 @@ class Search:
             settings=self._settings(job),
             folder=self.job_dir(job),
             log=self.log(job.task, self.name, job.setting),
-            keep_model=job.task == STILT_SOURCE and any(other.stilt for other in self.jobs),
+            keep_model=self.keep_models != NONE or job.task in self.stilt_sources,
         )
 
     def _inputs(self, job: Job, source: Job | None) -> dict[str, Any]:

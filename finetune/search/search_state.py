@@ -1,10 +1,12 @@
 """Tracks a search: finished jobs, jobs that can start now, and jobs that wait for others."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 from finetune.search.grid import (
+    ALL,
+    BEST,
     HALVING,
+    NONE,
     STILT_SOURCE,
     Job,
     best_job,
@@ -19,8 +21,9 @@ class SearchState:
     """Hands out jobs and takes their results.
 
     jobs: the whole grid, in running order. make_run: returns the JobRun of a job and the MNLI job
-    that it starts from (or None). search: `grid` or `halving`. results: of all finished jobs, also
-    of earlier searches.
+    that it starts from (or None). search: `grid` or `halving`. keep_models: best | all | none; the
+    model that other tasks start from is kept in any case. results: of all finished jobs, also of
+    earlier searches.
     """
 
     def __init__(
@@ -28,10 +31,12 @@ class SearchState:
         jobs: Sequence[Job],
         make_run: Callable[[Job, Job | None], JobRun],
         search: str = "grid",
+        keep_models: str = BEST,
     ):
         self.jobs = jobs
         self.make_run = make_run
         self.search = search
+        self.keep_models = keep_models
         self.results: dict[Job, dict] = {}
         self.failures: dict[Job, Exception] = {}
         self.running: set[Job] = set()
@@ -47,11 +52,11 @@ class SearchState:
             source = self.best_source()
             if source is None or source in self.running:
                 continue
-            if has_model(self._folder(source)):
+            if self._has_model(source):
                 return self._start(job)
             if source not in self.failures:  # its weights were deleted or damaged: run it again
                 return self._start(source)
-        return None
+        return next((self._start(job) for job in self.without_model), None)
 
     def record(self, job: Job, outcome: dict | Exception) -> None:
         """Takes a job's result, or its failure."""
@@ -74,6 +79,22 @@ class SearchState:
         started = {*self.results, *self.failures, *self.running}
         wanted = {job for task in self._grids for job in self.wanted(task)}
         return [job for job in self.jobs if job in wanted and job not in started]
+
+    @property
+    def without_model(self) -> list[Job]:
+        """The finished jobs that run again for a model to keep: it was not kept, or is damaged."""
+        if self.keep_models == NONE:
+            return []
+        kept = [job for task in self._grids for job in self._to_keep(task)]
+        busy = {*self.running, *self.failures}
+        return [job for job in kept if job not in busy and not self._has_model(job)]
+
+    def _to_keep(self, task: str) -> list[Job]:
+        """Returns the finished jobs whose models are kept, once a task's search is complete."""
+        if not self.is_complete(task):
+            return []
+        scores = self._scores(task)
+        return list(scores) if self.keep_models == ALL else [best_job(scores)]
 
     def wanted(self, task: str) -> list[Job]:
         """Returns the jobs of a task to run, as far as the results tell."""
@@ -121,16 +142,25 @@ class SearchState:
         return job not in self._looked_up and (not job.stilt or self.best_source() is not None)
 
     def _drop_losers(self) -> None:
-        """Deletes the weights of MNLI jobs that can no longer become the best.
+        """Deletes the models of jobs that can no longer become the best of their task.
 
-        Waits until all that can still become it have weights: to make missing weights, a job runs
+        Waits until all that can still become it have models: to make a missing model, a job runs
         again, and its new score can change the ranking.
         """
-        scores = self._scores(STILT_SOURCE)
-        kept = possible_best(self.wanted(STILT_SOURCE), scores)
-        if all(has_model(self._folder(job)) for job in kept):
-            for job in scores.keys() - kept - self.running:
-                drop_model(self._folder(job))
+        for task in self._tasks_of_best_models():
+            scores = self._scores(task)
+            kept = possible_best(self.wanted(task), scores)
+            if all(map(self._has_model, kept)):
+                for job in scores.keys() - kept - self.running:
+                    drop_model(self.run_of(job).folder)
 
-    def _folder(self, source: Job) -> Path:
-        return self.make_run(source, None).folder
+    def _tasks_of_best_models(self) -> Iterable[str]:
+        """Returns the tasks of which the best model alone is kept."""
+        if self.keep_models == ALL:
+            return ()
+        of_all = self.keep_models == BEST
+        has_stilt = any(job.stilt for job in self.jobs)
+        return [task for task in self._grids if of_all or (has_stilt and task == STILT_SOURCE)]
+
+    def _has_model(self, job: Job) -> bool:
+        return has_model(self.run_of(job).folder)

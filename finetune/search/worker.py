@@ -22,7 +22,6 @@ from finetune.search.job_folder import (
     JobRun,
     drop_model,
     predictions_path,
-    save_model,
     write_predictions,
     write_result,
 )
@@ -95,6 +94,7 @@ def _num_attempts(log: Path) -> int:
 
 def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
     from finetune.task_types.label_metrics import task_score
+    from finetune.training.finished_model import save_finished
     from finetune.training.training import finetune_task
 
     begin = time.perf_counter()
@@ -108,7 +108,7 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
     for split, values in outcome.predictions.items():
         write_predictions(predictions_path(run.folder, split), values)
     if run.keep_model:
-        save_model(outcome.model, run.folder)
+        save_finished(outcome, task, run.settings, run.paths.tokenizer, run.folder)
     result = {
         "fingerprint": run.fingerprint,
         "inputs": run.inputs,

@@ -42,7 +42,7 @@ GENERATED_NAME = re.compile(r"(.+)-[0-9a-f]{8,}")
 
 @dataclass(frozen=True)
 class Status:
-    """state: done | new | unfinished | changed | lengthened. reason: for the reader of the console.
+    """state: done | new | unfinished | changed | extended. reason: for the reader of the console.
     remedy: of a changed one, the way to keep what is there."""
 
     state: str
@@ -55,8 +55,8 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Lengthening:
-    """How a longer run goes on from the results of a shorter one, or else why it cannot."""
+class Extension:
+    """How a run adds to the results of one with other inputs, or else why it cannot."""
 
     note: str = ""
     refusal: str = ""
@@ -78,8 +78,8 @@ class Artifact:
     share it, or the generated name. scratch: names in the folders that are useless once the inputs
     change. files_in: returns, for the results, the paths from `directory` of the files and whole
     folders under checksum. replaces: key of an input -> a warning of what is overwritten if it
-    changes. lengthening: returns, for other inputs of what is there, how this run goes on from it;
-    None if it is no shorter run of the same inputs.
+    changes. extension: returns, for other inputs of what is there, how this run adds to it; None
+    if it must begin again.
     """
 
     stage: str
@@ -91,7 +91,7 @@ class Artifact:
     scratch: tuple[str, ...] = field(default=(), compare=False)
     files_in: Callable[[Mapping[str, Any]], Iterable[str]] = field(default=no_files, compare=False)
     replaces: Mapping[str, str] = field(default_factory=dict, compare=False)
-    lengthening: Callable[[Mapping[str, Any]], Lengthening | None] = field(
+    extension: Callable[[Mapping[str, Any]], Extension | None] = field(
         default=lambda before: None, compare=False
     )
 
@@ -137,9 +137,9 @@ class Artifact:
     def _status_of_changes(self, before: Mapping[str, Any], is_finished: bool) -> Status:
         """Compares with what is there, made from the inputs `before`."""
         changes = describe_changes(before, self.inputs)
-        found = self.lengthening(before) or Lengthening()
+        found = self.extension(before) or Extension()
         if found.note:
-            return Status("lengthened", f"lengthened, {found.note} ({changes})")
+            return Status("extended", f"{found.note} ({changes})")
         lost = self._lost(before if is_finished else {})
         return Status("changed", "; ".join([changes, *lost]), found.refusal)
 
@@ -282,7 +282,7 @@ class Artifact:
 
     def begin(self) -> None:
         """Claims the folders, keeping the files of an unfinished run with the same inputs, or of
-        one to lengthen.
+        one to extend.
 
         Raises ConfigError, as `check_owner` does.
         """
@@ -293,7 +293,7 @@ class Artifact:
                 delete_unfinished(folder)
             else:  # a kill during the very first write leaves no record
                 delete_unfinished_file(folder / STARTED)
-        if self.status().state in ("changed", "lengthened"):
+        if self.status().state in ("changed", "extended"):
             if self.is_only_begun:  # an attempt with other inputs that made no file
                 for folder in self.folders:
                     for name in self.scratch:

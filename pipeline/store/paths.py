@@ -7,6 +7,7 @@ CHECKPOINTS = "checkpoints"
 MODELS_AT = "models_at"  # models exported before the end, and of runs since lengthened
 METRICS = "metrics.jsonl"
 PHASES = "phases.json"  # facts on the phases of a pretraining run, beside its checkpoints
+MODEL_CARD = "README.md"  # for people, who may change it
 SUMMARY = "summary.json"
 REPORT_JSON = "report.json"
 NAMED = "+"  # joins the two IDs in the name of a search's folder; no ID contains one

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store.atomic_files import write_text
+from pipeline.store.paths import MODEL_CARD
 from pipeline.store.record_files import MANIFEST, read_json, read_record
 from pretrain.model.export import needs_remote_code
 from pretrain.model.model_types import OWN_TYPE
 from pretrain.model.vocabulary import special_token
-from pretrain.plan import CARD, CURVE
+from pretrain.plan import CURVE
 from pretrain.settings import ModelSettings, Settings, TrainingSettings
 
 LENGTHS = "## Lengths of the samples"  # a section of dataset_card.md
@@ -111,7 +112,7 @@ def write_model_card(
     ]
     if _points(metrics, "train", "loss"):
         draw_losses(metrics, folder / CURVE)
-    write_text(folder / CARD, "\n\n".join(part for part in parts if part) + "\n")
+    write_text(folder / MODEL_CARD, "\n\n".join(part for part in parts if part) + "\n")
 
 
 # --- the sections ----------------------------------------------------------------------------

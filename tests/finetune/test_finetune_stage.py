@@ -84,8 +84,8 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
         predictions(config),
     )
     assert len(before) == 3
-    models = list(tmp_path.glob("output/finetune/*/*/*/*/model"))
-    assert [model.parents[2].name for model in models] == ["MNLI"]  # only the best one's
+    models = sorted(tmp_path.glob("output/finetune/*/*/*/*/model"))
+    assert [model.parents[2].name for model in models] == ["MNLI", "RTE"]  # the best ones
     check_predictions(models[0].parent)
     finetune(config)
     assert "up to date" in capsys.readouterr().out and result_files(config) == before
@@ -100,7 +100,7 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
     said, after = capsys.readouterr().out, result_files(config)
     assert "3 runs (MNLI 2, RTE 1), 2 of them done" in said
     mnli = models[0].with_name(RESULT)
-    assert f"MNLI {mnli.parent.name} runs again, as its weights are needed" in said
+    assert f"MNLI {mnli.parent.name} runs again, as its model is needed" in said
     assert [path for path in before if before[path] != after[path]] == [mnli, rte]
     # A job's result depends on nothing else, like what its worker did before.
     assert scores(config) == first_scores and predictions(config) == first_predictions
@@ -112,11 +112,11 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
     flip_byte(predicted)
     flip_byte(models[0] / "model.safetensors")  # RTE starts from it
     reason = finetune_artifact(config).status().reason
-    assert reason.endswith(f"{rte.parent.name}/{predicted.name} is damaged and is made again")
+    assert reason.endswith("model/model.safetensors is damaged and is made again")
     finetune(config)
     said = capsys.readouterr().out
     assert f"RTE {rte.parent.name} runs again, as {predicted.name} is damaged" in said
-    assert f"MNLI {mnli.parent.name} runs again, as its weights are needed and are damaged" in said
+    assert f"MNLI {mnli.parent.name} runs again, as its model is needed and is damaged" in said
     assert scores(config) == first_scores and predictions(config) == first_predictions
     assert finetune_artifact(config).status().done
 
@@ -346,6 +346,7 @@ def test_a_run_leaves_no_weights_of_another_run_behind(config, tmp_path):
     run_job(kept)
     assert kept.keep_model and kept.result and model_path(kept.folder).is_dir()
     config.FINETUNE.STILT_TASKS, config.FINETUNE.WEIGHT_DECAY = [], 0.2
+    config.FINETUNE.KEEP_MODELS = "none"
     run = planned(config)[0]
     run_job(run)
     assert run.folder == kept.folder and not run.keep_model and run.result

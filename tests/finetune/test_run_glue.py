@@ -9,7 +9,7 @@ import pytest
 
 from finetune import run_glue
 from finetune.data.demo_glue import write_demo_glue
-from finetune.search.job_folder import save_model
+from finetune.training import finished_model
 
 PROJECT = Path(run_glue.__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -161,12 +161,14 @@ def test_a_model_that_was_cut_off_is_written_over(tiny_model, tmp_path, monkeypa
         --output_dir {tmp_path}/out --do_train --num_train_epochs 0.01
         --overwrite_output_dir""".split()
 
-    def cut_off(model, folder):
-        save_model(model, folder)
+    save = finished_model.save_finished
+
+    def cut_off(*arguments):
+        save(*arguments)
         raise OSError("no space left")
 
     with monkeypatch.context() as full:
-        full.setattr(run_glue, "save_model", cut_off)
+        full.setattr(finished_model, "save_finished", cut_off)
         assert run_glue.main(command) == 3
     assert run_glue.main(command) == 0
 

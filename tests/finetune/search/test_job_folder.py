@@ -96,5 +96,5 @@ def test_a_search_does_without_weights_that_nothing_is_to_start_from(make_run):
     mnli = finish(make_run(MNLI))
     finish(make_run(RTE, MNLI))
     (model_path(mnli.folder) / "model.safetensors").unlink()
-    progress = SearchState([MNLI, RTE], make_run)
+    progress = SearchState([MNLI, RTE], make_run, keep_models="none")
     assert list(progress.results) == [MNLI, RTE] and progress.next_run() is None

@@ -27,16 +27,20 @@ class FakeRun:
 def searching(tmp_path):
     """Makes a SearchState over MNLI (two settings) and RTE from `done` results."""
 
-    def start(done=()):
+    def start(done=(), keep="none"):
         jobs = plan_jobs({"MNLI": SMALL, "RTE": Grid((3,), (32,), (1e-5,))}, [42], ["RTE"])
         done = dict(done)
-        return SearchState(jobs, lambda job, source: FakeRun(tmp_path, done, job, source)), jobs
+
+        def make_run(job, source):
+            return FakeRun(tmp_path, done, job, source)
+
+        return SearchState(jobs, make_run, keep_models=keep), jobs
 
     return start
 
 
 def finish(progress, run, score):
-    if run.job.task == "MNLI":
+    if run.job.task == "MNLI" or progress.keep_models != "none":
         model_path(run.folder).mkdir(parents=True, exist_ok=True)
     progress.record(run.job, {"score": score})
 
@@ -99,6 +103,22 @@ def test_a_best_run_that_is_done_again_with_another_score_is_not_taken_on_faith(
     assert progress.best_source() == low and rte not in progress.results
     # The weights of the one that is second best now were not dropped before that was known.
     assert progress.next_run().source == low
+
+
+def test_the_best_models_are_kept_or_all_of_them_and_made_again_if_missing(searching):
+    _, (low, high, rte) = searching()
+    done = {(low, None): {"score": 0.6}, (high, None): {"score": 0.7}, (rte, high): {"score": 0.5}}
+    for keep, wanted in (("none", []), ("best", [high, rte]), ("all", [low])):
+        progress, _ = searching(done, keep)
+        assert progress.without_model == wanted and not progress.incomplete_tasks
+        for job in wanted:
+            run = progress.next_run()
+            assert run.job == job
+            finish(progress, run, progress.results[job]["score"])
+        assert progress.next_run() is None and not progress.without_model
+    progress, _ = searching(done, "best")
+    assert not progress.without_model
+    assert not model_path(progress.run_of(low).folder).exists()  # kept by `all`
 
 
 # --- a simulated search ------------------------------------------------------------------------
@@ -177,12 +197,12 @@ def test_any_kills_and_any_number_of_workers_end_with_the_same(
     assert len(undisturbed) == len(begun) == sum(planned.values())
     disturbed, _ = run_search(folders[1], JOBS, search, kills, num_workers, rng)
     assert disturbed == undisturbed
-    models = {path.parent.name for path in folders[1].glob("MNLI*/model")}
-    assert models == {str(best_mnli(disturbed))}
+    models = {path.parent.name for path in folders[1].glob("*/model")}
+    assert models == {str(best_of(task, disturbed)) for task in GRIDS}
 
 
-def best_mnli(results):
-    return best_job({j: result["score"] for j, result in results.items() if j.task == "MNLI"})
+def best_of(task, results):
+    return best_job({j: result["score"] for j, result in results.items() if j.task == task})
 
 
 def test_grid_and_halving_reuse_each_others_results(tmp_path):
@@ -194,7 +214,8 @@ def test_grid_and_halving_reuse_each_others_results(tmp_path):
     assert all(full[job] == halved[job] for job in independent & halved.keys())
     assert run_search(tmp_path, JOBS, "grid")[1] == []
     again, begun = run_search(tmp_path, JOBS, "halving")
-    assert again == halved and not independent & {*begun} - {best_mnli(halved)}
+    best = {best_of(task, halved) for task in GRIDS}  # their models may be needed again
+    assert again == halved and not independent & {*begun} - best
 
 
 def test_a_failure_ends_the_halving_of_its_task_alone(tmp_path):

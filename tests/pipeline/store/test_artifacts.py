@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pipeline.errors import ConfigError, StageError
-from pipeline.store.artifacts import MANIFEST, Artifact, Lengthening, fingerprint
+from pipeline.store.artifacts import MANIFEST, Artifact, Extension, fingerprint
 from pipeline.store.atomic_files import write_json, written_aside
 from pipeline.store.changes import describe_changes
 from pipeline.store.paths import log_path
@@ -105,7 +105,7 @@ def lengthen(directory, found):
     shorter.begin()
     (directory / "weights").write_text("")
     shorter.finish({})
-    return make(directory, {"PRETRAIN.NUM_STEPS": 40}, lengthening=found, **named)
+    return make(directory, {"PRETRAIN.NUM_STEPS": 40}, extension=found, **named)
 
 
 def test_a_run_to_lengthen_is_taken_with_its_files(tmp_path):
@@ -113,13 +113,13 @@ def test_a_run_to_lengthen_is_taken_with_its_files(tmp_path):
 
     def found(before):
         seen.append(before)
-        return Lengthening("goes on from step 20")
+        return Extension("lengthened, goes on from step 20")
 
     longer = lengthen(tmp_path / "mine", found)
     status = longer.status()
     assert seen == [{"PRETRAIN.NUM_STEPS": 20}]
     assert (status.state, status.reason) == (
-        "lengthened",
+        "extended",
         "lengthened, goes on from step 20 (PRETRAIN.NUM_STEPS 20 -> 40)",
     )
     longer.begin()
@@ -128,7 +128,7 @@ def test_a_run_to_lengthen_is_taken_with_its_files(tmp_path):
 
 
 def test_a_run_that_cannot_be_lengthened_is_refused_with_the_reason(tmp_path):
-    longer = lengthen(tmp_path / "mine", lambda before: Lengthening(refusal="it has decayed"))
+    longer = lengthen(tmp_path / "mine", lambda before: Extension(refusal="it has decayed"))
     assert longer.status().state == "changed"
     refused = r"\(PRETRAIN\.NUM_STEPS 20 -> 40\); it has decayed, or redo it there with --force"
     with pytest.raises(ConfigError, match=refused):

@@ -1,0 +1,46 @@
+"""Saves a finetuned model: with its tokenizer, the task's facts and a card, ready to use."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune.data.encoding import load_tokenizer
+from finetune.data.tasks import Task
+from finetune.search.job_folder import TrainingSettings, new_model
+from finetune.training.task_card import task_card
+from finetune.training.training import Outcome
+from pipeline.store.atomic_files import write_json, write_text
+from pipeline.store.paths import MODEL_CARD
+from pipeline.store.record_files import read_json
+from pretrain.model.exported_code import write_code
+
+TASK_KEY = "finetuned_task"  # of config.json: facts on the task beside the labels' names
+
+
+def save_finished(
+    outcome: Outcome, task: Task, settings: TrainingSettings, tokenizer: str, folder: Path
+) -> None:
+    """Writes `model/` into a run's folder. tokenizer: its folder or its name on the Hub."""
+    model, length = outcome.model, outcome.tokenization.max_seq_length
+    setattr(model.config, TASK_KEY, _facts(task, outcome))
+    with new_model(folder) as aside:
+        model.save_pretrained(aside)
+        if type(model).__module__.startswith("pretrain."):  # our architecture, not a stock one
+            write_code(aside)  # transformers copies only files with relative imports
+        load_tokenizer(tokenizer).save_pretrained(aside)
+        _limit_length(aside / "tokenizer_config.json", length)
+        write_text(aside / MODEL_CARD, task_card(outcome, task, settings))
+
+
+def _facts(task: Task, outcome: Outcome) -> dict[str, Any]:
+    facts = {
+        "name": task.name,
+        "type": task.type,
+        "text_columns": list(task.text_columns),
+        "decision": dict(outcome.decision),
+    }
+    return facts | ({"score_range": list(task.score_range)} if task.is_regression else {})
+
+
+def _limit_length(path: Path, length: int) -> None:
+    """Sets the length of the training, at which pipelines and `finetune.predict` truncate."""
+    write_json(path, {**(read_json(path) or {}), "model_max_length": length})

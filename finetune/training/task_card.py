@@ -1,0 +1,127 @@
+"""The README.md of a finetuned model: how to use it, its data, results and settings.
+
+It holds no text of a row, and no path of a file.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.data.tasks import Task
+from finetune.search.job_folder import TrainingSettings
+from finetune.training.training import Outcome
+
+SETTINGS = (
+    *("epochs", "batch_size", "learning_rate", "seed", "weight_decay", "warmup"),
+    *("lr_scheduler_type", "max_grad_norm"),
+)
+SHOWN_LABELS = 30
+PIPELINES = {"token_classification": "token-classification"}
+ANSWERS = {
+    "classification": "Gives a text one of {number} labels",
+    "regression": "Gives a text a score",
+    "multi_label": "Gives a text any number of {number} labels",
+    "token_classification": "Finds entities of {number} types in a text",
+}
+
+
+def task_card(outcome: Outcome, task: Task, settings: TrainingSettings) -> str:
+    """Returns the card as Markdown with front matter."""
+    parts = [
+        _front_matter(outcome, task),
+        f"# A model for {task.name}, finetuned with ExtremeBERT",
+        _answer(task),
+        _use(outcome, task),
+        "## Data\n\n" + _table(_data(outcome)),
+        _results(outcome, task),
+        "## Settings\n\n" + _table({name: getattr(settings, name) for name in SETTINGS}),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(outcome: Outcome, task: Task) -> str:
+    tags = ["extremebert", outcome.model.config.model_type]
+    if _needs_code(outcome):
+        tags.append("custom_code")
+    lines = "\n".join(f"- {tag}" for tag in tags)
+    return f"---\nlibrary_name: transformers\npipeline_tag: {_pipeline(task)}\ntags:\n{lines}\n---"
+
+
+def _pipeline(task: Task) -> str:
+    return PIPELINES.get(task.type, "text-classification")
+
+
+def _needs_code(outcome: Outcome) -> bool:
+    return type(outcome.model).__module__.startswith("pretrain.")
+
+
+def _answer(task: Task) -> str:
+    labels = list(task.labels)
+    answer = ANSWERS[task.type].format(number=len(labels))
+    if task.is_regression:
+        low, high = task.score_range
+        return f"{answer} from {low:g} to {high:g}."
+    more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    return f"{answer}: {', '.join(labels[:SHOWN_LABELS])}{more}."
+
+
+def _use(outcome: Outcome, task: Task) -> str:
+    trust, why = "", ""
+    if _needs_code(outcome):
+        trust = ", trust_remote_code=True"
+        why = (
+            " transformers has no such architecture: its code lies in this folder, hence "
+            "`trust_remote_code=True`."
+        )
+    is_pair = len(task.text_columns) == 2
+    text = '{"text": "One text.", "text_pair": "Another."}' if is_pair else '"One text."'
+    cut = "" if task.type == "token_classification" else ", truncation=True"
+    return f"""## Use
+
+`FOLDER` stands for this folder.{why}
+
+```python
+from transformers import pipeline
+
+model = pipeline("{_pipeline(task)}", model="FOLDER"{cut}{trust})
+print(model({text}))
+```
+
+For files, ExtremeBERT has `python -m finetune.predict FOLDER FILE --output out.csv`."""
+
+
+def _data(outcome: Outcome) -> dict[str, Any]:
+    shares = [counts.shares for counts in outcome.tokenization.splits.values()]
+    truncated = max((share["truncated_share"] for share in shares), default=0.0)
+    return {
+        "training rows": outcome.counts["num_train_rows"],
+        "dev rows": outcome.counts["num_dev_rows"],
+        "tokens per sample": outcome.tokenization.max_seq_length,
+        "truncated samples, at most": f"{100 * truncated:.1f} %",
+    }
+
+
+def _results(outcome: Outcome, task: Task) -> str:
+    several = len(outcome.dev) > 1
+    rows: dict[str, Any] = {
+        f"{split} {name}" if several else name.replace("_", " "): round(value, 4)
+        for split, metrics in outcome.dev.items()
+        for name, value in metrics.items()
+    }
+    if outcome.majority:
+        rows[f"score of always {outcome.majority['label']}"] = round(outcome.majority["score"], 4)
+    if not rows:
+        return ""
+    rows |= {name.replace("_", " "): value for name, value in outcome.decision.items()}
+    return (
+        "## Results\n\nOn the dev rows, by which the best of several runs may have been chosen: "
+        f"expect a little less on new text.\n\n{_table(rows)}"
+    )
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {name} | {_shown(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
