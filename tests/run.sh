@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=.venv/bin/python
-if ! { $python -m pipeline.install --check && $python -c 'import hypothesis, mypy, pytest, xdist'; } 2>/dev/null; then
+if ! { $python -m pipeline.install --check && $python -c 'import hypothesis, mypy, pytest, seqeval, xdist'; } 2>/dev/null; then
     bash install.sh requirements-dev.txt
 fi
 if [[ ${1:-} == --chaos ]]; then

@@ -160,14 +160,14 @@ def read_objects(path: Path) -> Table[dict[str, Any]]:
     table: Table[dict[str, Any]] = Table(path)
     for number, line in iter_lines(path):
         try:
-            table.rows.append((number, _parsed(line)))
+            table.rows.append((number, parsed_line(line)))
         except ValueError as error:
             table.leave_out(number, error)
     return table
 
 
-def _parsed(line: bytes | None) -> dict[str, Any]:
-    """Raises ValueError with the problem of the line."""
+def parsed_line(line: bytes | None) -> dict[str, Any]:
+    """Returns the object in a line of `iter_lines`. Raises ValueError with the problem."""
     if line is None:
         raise ValueError(TOO_LONG)
     text = line.decode("utf-8", "surrogateescape")

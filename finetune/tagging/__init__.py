@@ -1,0 +1,1 @@
+"""Reads and writes tagged sentences, and knows the schemes of their tags."""

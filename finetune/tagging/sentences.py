@@ -1,0 +1,38 @@
+"""A sentence of a file of tagged text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """tokens: n words, at least one. tags: n tags, or None if the file has none. They are in IOB2
+    from `read_tagged`, else in the file's scheme.
+
+    line: of the first token, from 1; in Parquet a row. lines_per_token: 0 if all are in one line.
+    document: of the sentences before a -DOCSTART-, of a file, or of a text; from 0. offsets: of a
+    text with spans, the characters [start, stop) of each token. num_widened: spans of this text
+    that ended within a word.
+    """
+
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...] | None
+    path: Path
+    line: int
+    lines_per_token: int = 0
+    document: int = 0
+    offsets: tuple[tuple[int, int], ...] = ()
+    num_widened: int = 0
+
+    def place(self, token: int = 0) -> str:
+        """Returns the `file:line` of a token."""
+        return place_in(self.path, self.line + token * self.lines_per_token)
+
+
+def is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
+def place_in(path: Path, line: int) -> str:
+    """Returns `file:line`, or `file, row number` in Parquet."""
+    return f"{path}, row {line}" if is_parquet(path) else f"{path}:{line}"
