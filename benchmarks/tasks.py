@@ -73,18 +73,16 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if len(set(args.seeds)) < len(args.seeds):
         parser.error("--seeds: a seed appears twice")
-    if (args.work_dir / RECORDS).exists() and not args.resume:
-        parser.error(f"{args.work_dir} has runs; add --resume, or name another --work_dir")
     return args
 
 
 def main() -> None:
     args = parse_arguments()
+    records = earlier_records(args)
     values = vars(args)
     settings = Settings(**{field.name: values[field.name] for field in fields(Settings)})
     folders = (args.model, args.data, args.work_dir)
     entries = [enter(TASKS[name], *folders, settings, args.rows) for name in args.tasks]
-    records = read_records(args.work_dir / RECORDS)
     for entry in entries:
         for record in hold(entry, args.work_dir, args.seeds, args.ways, records):
             records.append(record)
@@ -94,6 +92,14 @@ def main() -> None:
     for entry in entries:
         for note in notes(entry, _by_way(entry, records)):
             print(f"{entry.task.name}: {note}")
+
+
+def earlier_records(args: argparse.Namespace) -> list[Record]:
+    """SystemExit if there are some, without --resume."""
+    records = read_records(args.work_dir / RECORDS)
+    if records and not args.resume:
+        raise SystemExit(f"{args.work_dir} has runs; add --resume, or name another --work_dir")
+    return records
 
 
 # --- report -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from benchmarks.task_contest import (
     write_records,
 )
 from benchmarks.task_data import TASKS, read_rows, write_rows
-from benchmarks.tasks import notes, parse_arguments, result_table
+from benchmarks.tasks import earlier_records, notes, parse_arguments, result_table
 from benchmarks.usual_tasks import Run
 from tests.benchmarks.test_usual_tasks import SETTINGS
 from tests.finetune.conftest import tiny_model  # noqa: F401, a fixture
@@ -90,13 +90,14 @@ def test_records_are_read_as_written(entry, tmp_path):
     assert read_records(tmp_path / "nothing.jsonl") == []
 
 
-def test_finished_runs_need_resume(tmp_path, capsys):
-    (tmp_path / "runs.jsonl").touch()
+def test_finished_runs_need_resume(entry, tmp_path):
     words = ["--model", "m", "--work_dir", str(tmp_path)]
-    with pytest.raises(SystemExit):
-        parse_arguments(words)
-    assert "has runs; add --resume" in capsys.readouterr().err
-    assert parse_arguments([*words, "--resume"]).seeds == [1, 2, 3]
+    assert earlier_records(parse_arguments(words)) == []
+    records = [record(entry, USUAL, 1, 0.5)]
+    write_records(tmp_path / "runs.jsonl", records)
+    with pytest.raises(SystemExit, match="has runs; add --resume"):
+        earlier_records(parse_arguments(words))
+    assert earlier_records(parse_arguments([*words, "--resume"])) == records
 
 
 def test_a_seed_given_twice_is_an_error(tmp_path):
