@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
     enter_environment()
 
-from benchmarks.harness import SHARED, Contestant, Ended, write_numbers
+from benchmarks.harness import SHARED, run_alone, write_numbers
 from benchmarks.usual_finetuning import finetune_usually
 
 if TYPE_CHECKING:
@@ -67,14 +67,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def run_usual(job: "Job", model: Path, glue_dir: Path, log: Path) -> Turn:
     """Runs a job in a new process. SystemExit with the end of its log if it fails."""
-    begin = time.perf_counter()
-    process = Contestant(finetune_usually, job, model, glue_dir, MAX_SEQ_LENGTH, log=log)
-    try:
-        accuracy = process.await_report()
-        process.finish()
-    except Ended as error:
-        raise SystemExit(f"{job}: {error}: {log.read_text()[-3000:]}") from error
-    return Turn(1, time.perf_counter() - begin, accuracy)
+    arguments = (job, model, glue_dir, MAX_SEQ_LENGTH)
+    accuracy, wall = run_alone(log, finetune_usually, *arguments)
+    return Turn(1, wall, accuracy)
 
 
 def run_ours(

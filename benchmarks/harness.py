@@ -150,6 +150,23 @@ def _contend(
     os._exit(0)  # threads of NCCL and gloo may never end
 
 
+def run_alone(log: Path, function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """Runs a contestant of one turn in a new process on all cores.
+
+    Returns its report and the seconds until its end, with the start. SystemExit with the end of its
+    log if it fails.
+    """
+    begin = time.perf_counter()
+    process = Contestant(function, *arguments, log=log)
+    try:
+        found = process.await_report()
+        process.finish()
+    except Ended as error:
+        shown = log.read_text(errors="replace")[-3000:]
+        raise SystemExit(f"{function.__name__}: {error}: {shown}") from error
+    return found, time.perf_counter() - begin
+
+
 def take_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[Any]]:
     """Returns the results of each contestant, one per round; a first round is a warm-up.
 
