@@ -15,7 +15,8 @@ from configs.predicates import BUILTIN, FILE_NAME, no_folder
 TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
 # Names with another meaning among tasks and among their folders.
 RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
-TABLE_ENDINGS = (".tsv", ".csv", ".jsonl")
+TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")
+TABLE = "a .tsv, .csv, .jsonl or .parquet file, or a folder of .parquet files"
 
 
 def task_names(names: list[str], finetune: CfgNode) -> list[str]:
@@ -120,13 +121,15 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         path = task[part]
         if not path and part == "TEST":
             continue
-        if not os.path.isfile(path):
+        if not os.path.isfile(path) and not os.path.isdir(path):
             shown = Path(path).absolute() if path else "nothing"
-            yield f"{key}.{part}: no such file, got {shown}, expected a .tsv, .csv or .jsonl file"
-        elif Path(path).suffix.lower() not in TABLE_ENDINGS:
-            yield f"{key}.{part}: got {path}, expected a .tsv, .csv or .jsonl file"
+            yield f"{key}.{part}: no such file, got {shown}, expected {TABLE}"
+        elif os.path.isfile(path) and Path(path).suffix.lower() not in TABLE_ENDINGS:
+            yield f"{key}.{part}: got {path}, expected {TABLE}"
     if task.TRAIN and task.TRAIN == task.DEV:
         yield f"{key}.DEV: got the file of TRAIN, expected other rows, for the scores"
+    elif os.path.isdir(task.TRAIN) and Path(task.TRAIN) in Path(task.DEV).parents:
+        yield f"{key}.DEV: got a file in the folder of TRAIN, expected other rows, for the scores"
     if not task.LABEL_COLUMN:
         yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:

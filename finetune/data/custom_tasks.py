@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.data.files.parquet_tables import problem_with_table
 from finetune.data.row_checks import file_state, problems_of_rows
 from finetune.data.tables import read_table
 from finetune.data.tasks import Split, Task
 from pipeline.errors import ConfigError, StageError
-from pipeline.user_files.file_checks import problem_with_file, shown, shown_list
+from pipeline.user_files.file_checks import shown, shown_list
 
 FOLDER = "."  # the files' names are relative to it
 MAX_CLASSES = 1000  # in a train file; a column with more rarely holds labels
@@ -38,7 +39,7 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
     or with nothing to learn.
     """
     for key, file in (("TRAIN", keys.train), ("DEV", keys.dev), ("TEST", keys.test)):
-        if (file or key != "TEST") and (problem := problem_with_file(file)):
+        if (file or key != "TEST") and (problem := problem_with_table(file)):
             raise _error(name, key, f"{file or 'no file'}: {problem}")
     words: Sequence[str] = ()
     if not keys.score_range:

@@ -1,4 +1,5 @@
-"""Reads tables of tasks: .tsv (quotes are text, as in GLUE), .csv and .jsonl (objects in lines).
+"""Reads tables of tasks: .tsv (quotes are text, as in GLUE), .csv, .jsonl (objects in lines), and
+.parquet or a folder of such files.
 
 Lines end at LF or CRLF only; str.splitlines would cut at U+2028, too.
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from finetune.data.files.cells import cell_of, column_positions, list_of, problem_of_text
+from finetune.data.files.parquet_tables import is_parquet, parquet_columns, parquet_values
 from pipeline.errors import StageError
 from pipeline.user_files.delimited_files import (
     TOO_LONG,
@@ -34,7 +36,7 @@ Cells = TypeVar("Cells")
 
 @dataclass(frozen=True)
 class Table(Generic[Cells]):
-    """rows: (number of the first line, cells). malformed: `file:line: problem` of each row left
+    """rows: (number as in `TableRow`, cells). malformed: `file:line: problem` of each row left
     out."""
 
     path: Path
@@ -43,7 +45,7 @@ class Table(Generic[Cells]):
 
     def leave_out(self, number: int, problem: object) -> None:
         """Adds a malformed row. Raises StageError if there are more than 100,000."""
-        self.malformed.append(f"{self.path}:{number}: {problem}")
+        self.malformed.append(f"{place(self.path, number)}: {problem}")
         if len(self.malformed) > MAX_MALFORMED:
             raise StageError(
                 f"{self.malformed[0]}, and {MAX_MALFORMED:,} more rows are malformed; "
@@ -51,8 +53,15 @@ class Table(Generic[Cells]):
             )
 
 
+def place(path: Path, number: int) -> str:
+    """Returns a row's place in words; number: as in `TableRow`."""
+    return f"{path}, row {number}" if is_parquet(path) else f"{path}:{number}"
+
+
 def table_columns(path: Path) -> list[str]:
-    """Returns the column names of a .tsv or .csv file. Raises StageError for a malformed header."""
+    """Returns the columns of any file but .jsonl. Raises StageError for a malformed header."""
+    if is_parquet(path):
+        return parquet_columns(path)
     return _open_delimited(path).header.fields
 
 
@@ -75,8 +84,9 @@ def read_table(
 class TableRow(NamedTuple):
     """A row of a file.
 
-    number: of its first line, from 1. cells: one per column. lists: one per column of lists, None
-    if the row has none. problem: the reason why the row is malformed, without cells and lists then.
+    number: of its first line, from 1; in Parquet of the row, from 0. cells: one per column. lists:
+    one per column of lists, None if the row has none. problem: the reason why the row is malformed,
+    without cells and lists then.
     """
 
     number: int
@@ -98,16 +108,22 @@ def iter_table(
     """Yields all rows in the file's order, in constant memory.
 
     optional: columns that objects may lack; their cells are empty then. header: all columns of a
-    .tsv or .csv file without a header line. lists: more columns, of lists: those of JSON, or text
-    with the parts between `separator`. start: number of rows to skip, malformed ones included.
+    .tsv or .csv file without a header line. lists: more columns, of lists: those of JSON and
+    Parquet, or text with the parts between `separator`. start: number of rows to skip, malformed
+    ones included.
 
     Malformed are rows with another number of fields than the header, misplaced quotes, other bytes
     than UTF-8, a NUL, a CR within a line or more than 16 MiB. Raises StageError for a missing file
-    or column (of objects, after the last one), and a quote that is never closed.
+    or column (of objects, after the last one), a quote that is never closed, and damaged Parquet.
     """
     names = [*columns, *lists]
-    read = _object_values if path.suffix.lower() == ".jsonl" else _delimited_values
-    for number, values in read(path, names, header, start):
+    if is_parquet(path):
+        rows = parquet_values(path, names, lists, start)
+    elif path.suffix.lower() == ".jsonl":
+        rows = _object_values(path, names, start)
+    else:
+        rows = _delimited_values(path, names, header, start)
+    for number, values in rows:
         if isinstance(values, str):
             yield TableRow(number, problem=values)
         else:
@@ -219,7 +235,7 @@ def _objects(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any] |
 
 
 def _object_values(
-    path: Path, names: Sequence[str], _header: Sequence[str], start: int
+    path: Path, names: Sequence[str], start: int
 ) -> Iterator[tuple[int, Sequence[Any] | str]]:
     missing, keys = set(names), dict[str, None]()
     are_all_malformed = is_empty = True

@@ -9,6 +9,7 @@ import main
 
 OFF = "DATASET: {ENABLED: False}\n"
 TASK = "{TRAIN: t.tsv, DEV: d.tsv, TEXT_COLUMNS: [a]}"
+FOLDER = Path(__file__).parent
 
 
 def own_task(keys: str) -> str:
@@ -106,7 +107,11 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
         (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
-        (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv or"),
+        (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv, "),
+        (
+            own_task(f"TRAIN: {FOLDER}, DEV: {FOLDER}/test_keys.py"),
+            "x.DEV: got a file in the folder of TRAIN",
+        ),
         ("FINETUNE: {SEEDS: []}", "at least one seed"),
         ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),
