@@ -134,6 +134,14 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:
         yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected none of TEXT_COLUMNS"
+    yield from _problems_of_columns(key, task)
+    if task.LABELS_FILE:
+        others = [name for name in ("LABELS", "SCORE_RANGE") if task[name]]
+        for name in others:
+            yield f"{key}.LABELS_FILE: got one and {name} {task[name]}, expected one of them"
+        if not os.path.isfile(task.LABELS_FILE):
+            path = Path(task.LABELS_FILE).absolute()
+            yield f"{key}.LABELS_FILE: no such file, got {path}, expected a line for each label"
     if task.SCORE_RANGE and task.LABELS:
         yield f"{key}.LABELS: got {task.LABELS}, expected none with SCORE_RANGE (a regression)"
     allowed = REGRESSION_METRICS if task.SCORE_RANGE else CLASS_METRICS
@@ -141,6 +149,21 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     if wrong:
         kind = "a regression" if task.SCORE_RANGE else "a classification"
         yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
+
+
+def _problems_of_columns(key: str, task: CfgNode) -> Iterator[str]:
+    if not task.COLUMNS:
+        return
+    for part in ("TRAIN", "DEV", "TEST"):
+        if task[part] and Path(task[part]).suffix.lower() not in (".tsv", ".csv"):
+            yield (
+                f"{key}.COLUMNS: got {task.COLUMNS}, and {task[part]} as {part}, expected no names "
+                "or files without a header line, .tsv or .csv"
+            )
+    if missing := [name for name in task.TEXT_COLUMNS if name not in task.COLUMNS]:
+        yield f"{key}.TEXT_COLUMNS: got {missing[0]}, expected some of COLUMNS, {task.COLUMNS}"
+    if task.LABEL_COLUMN not in task.COLUMNS:
+        yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected one of {task.COLUMNS}"
 
 
 def _problems_of_stilt(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from finetune.data.files.label_files import label_position
 from finetune.data.files.parquet_tables import (
     ENDING,
     class_names,
@@ -168,27 +169,29 @@ def _check_ids(table: Table[tuple[str, ...]]) -> None:
             raise StageError(f"{table.path}:{number}: id {shown(row_id)}, as in line {first}")
 
 
-def _label(task: Task, text: str, place: str) -> float:
+def _label(task: Task, text: str, where: str) -> float:
     """Returns a class or a score; raises StageError for an unknown label or an invalid score."""
     if task.is_regression:
-        return _score(task, text, place)
+        return _score(task, text, where)
     spellings = list(task.labels.values())
-    if text not in spellings:
-        expected = shown_list(spellings)
-        if not task.benchmark:  # without the key they are those of TRAIN
-            expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
-        raise StageError(f"{place}: label {shown(text)!r}, expected one of {expected}")
-    return spellings.index(text)
+    if (position := label_position(text, spellings, task.has_numbers)) is not None:
+        return position
+    expected = shown_list(spellings)
+    if task.has_numbers:
+        expected += f", or a number from 0 to {len(spellings) - 1}"
+    elif not task.benchmark:  # without the key they are those of TRAIN
+        expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
+    raise StageError(f"{where}: label {shown(text)!r}, expected one of {expected}")
 
 
-def _score(task: Task, text: str, place: str) -> float:
+def _score(task: Task, text: str, where: str) -> float:
     low, high = task.score_range
     try:
         score = math.nan if "_" in text else float(text)  # Python reads 1_0 as ten
     except ValueError:
         score = math.nan
     if not low <= score <= high:
-        raise StageError(f"{place}: score {shown(text)!r}, expected a number from {low} to {high}")
+        raise StageError(f"{where}: score {shown(text)!r}, expected a number from {low} to {high}")
     return score
 
 

@@ -87,6 +87,8 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
         "score_range": list(task.score_range),
         "metrics": list(task.metrics),
     }
+    if task.train.header:  # a key that older results lack
+        described["columns"] = list(task.train.header)
     return {"task_files": files, "task_keys": described}
 
 
