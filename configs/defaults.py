@@ -492,6 +492,16 @@ CUSTOM_TASK = {
         identity=by_plan,
         element="positive",
     ),
+    "LABELS_FILE": Key("", PATH, identity=by_plan, is_path=True),
+    "COLUMNS": Key(
+        [],
+        Rule(
+            lambda columns: "" not in columns and len(set(columns)) == len(columns),
+            "the names of all columns, each another one",
+        ),
+        identity=by_plan,
+        element="sentence",
+    ),
     "SCORE_RANGE": Key(
         [],
         Rule(
@@ -541,8 +551,9 @@ FINETUNE.ID = Key(
 # required if PRETRAIN.ENABLED is True. Code that comes with a model is not run: its architecture
 # must be one of transformers, or ours.
 FINETUNE.MODEL_NAME_OR_PATH = Key("", MODEL_NAME_OR_PATH, identity=by_plan, is_path=True)
-# GLUE in its standard TSV layout (GLUE_DIR/CoLA/train.tsv ...), or `builtin:demo`: a small
-# benchmark of generated sentences in that layout. Empty: nyu-mll/glue from the Hub.
+# GLUE in its standard TSV layout (GLUE_DIR/CoLA/train.tsv ...), or as on the Hub, in Parquet
+# (GLUE_DIR/cola/train-00000-of-00001.parquet ...), or `builtin:demo`: a small benchmark of
+# generated sentences. Empty: nyu-mll/glue from the Hub.
 FINETUNE.GLUE_DIR = Key("", PATH, identity=by_plan, is_path=True)
 # SuperGLUE in its official layout (SUPERGLUE_DIR/BoolQ/train.jsonl ...): combined.zip of
 # https://super.gluebenchmark.com/tasks, unpacked. Needed for its tasks only.
@@ -552,11 +563,13 @@ FINETUNE.SUPERGLUE_DIR = Key("", PATH, identity=by_plan, is_path=True)
 # `SuperGLUE` mean all tasks of the benchmark.
 FINETUNE.TASKS = Key(list(GLUE_TASKS), identity=by_plan)
 # Classification and regression tasks of your own, under names of your choice (without a dot) for
-# TASKS. Keys of each: TRAIN, DEV and TEST (files, .tsv, .csv or .jsonl; TEST is optional),
-# TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words in that column; by
-# default those of TRAIN), SCORE_RANGE (e.g. [0, 5]: the task is a regression of numbers in this
-# range), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression pearson, spearman;
-# by default accuracy or both of these).
+# TASKS. Keys of each: TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of
+# .parquet files; TEST is optional), COLUMNS (the names of all columns, for .tsv and .csv files
+# without a header line), TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words
+# in that column; by default those of TRAIN), LABELS_FILE (in place of LABELS: a file with a label
+# per line; the column may hold the labels, or their numbers from 0), SCORE_RANGE (e.g. [0, 5]: the
+# task is a regression of numbers in this range), METRICS (accuracy, f1, f1_macro,
+# matthews_correlation; for a regression pearson, spearman; by default accuracy or both of these).
 FINETUNE.CUSTOM_TASKS = NamedEntries(CUSTOM_TASK, {})
 # Search method. grid: all settings of the grid. halving: for each task, all batch sizes and
 # learning rates with the fewest epochs, then the better half of them with the next number of

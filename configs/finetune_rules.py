@@ -15,7 +15,8 @@ from configs.predicates import BUILTIN, FILE_NAME, no_folder
 TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
 # Names with another meaning among tasks and among their folders.
 RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
-TABLE_ENDINGS = (".tsv", ".csv", ".jsonl")
+TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")
+TABLE = "a .tsv, .csv, .jsonl or .parquet file, or a folder of .parquet files"
 
 
 def task_names(names: list[str], finetune: CfgNode) -> list[str]:
@@ -120,17 +121,27 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         path = task[part]
         if not path and part == "TEST":
             continue
-        if not os.path.isfile(path):
+        if not os.path.isfile(path) and not os.path.isdir(path):
             shown = Path(path).absolute() if path else "nothing"
-            yield f"{key}.{part}: no such file, got {shown}, expected a .tsv, .csv or .jsonl file"
-        elif Path(path).suffix.lower() not in TABLE_ENDINGS:
-            yield f"{key}.{part}: got {path}, expected a .tsv, .csv or .jsonl file"
+            yield f"{key}.{part}: no such file, got {shown}, expected {TABLE}"
+        elif os.path.isfile(path) and Path(path).suffix.lower() not in TABLE_ENDINGS:
+            yield f"{key}.{part}: got {path}, expected {TABLE}"
     if task.TRAIN and task.TRAIN == task.DEV:
         yield f"{key}.DEV: got the file of TRAIN, expected other rows, for the scores"
+    elif os.path.isdir(task.TRAIN) and Path(task.TRAIN) in Path(task.DEV).parents:
+        yield f"{key}.DEV: got a file in the folder of TRAIN, expected other rows, for the scores"
     if not task.LABEL_COLUMN:
         yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:
         yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected none of TEXT_COLUMNS"
+    yield from _problems_of_columns(key, task)
+    if task.LABELS_FILE:
+        others = [name for name in ("LABELS", "SCORE_RANGE") if task[name]]
+        for name in others:
+            yield f"{key}.LABELS_FILE: got one and {name} {task[name]}, expected one of them"
+        if not os.path.isfile(task.LABELS_FILE):
+            path = Path(task.LABELS_FILE).absolute()
+            yield f"{key}.LABELS_FILE: no such file, got {path}, expected a line for each label"
     if task.SCORE_RANGE and task.LABELS:
         yield f"{key}.LABELS: got {task.LABELS}, expected none with SCORE_RANGE (a regression)"
     allowed = REGRESSION_METRICS if task.SCORE_RANGE else CLASS_METRICS
@@ -138,6 +149,21 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     if wrong:
         kind = "a regression" if task.SCORE_RANGE else "a classification"
         yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
+
+
+def _problems_of_columns(key: str, task: CfgNode) -> Iterator[str]:
+    if not task.COLUMNS:
+        return
+    for part in ("TRAIN", "DEV", "TEST"):
+        if task[part] and Path(task[part]).suffix.lower() not in (".tsv", ".csv"):
+            yield (
+                f"{key}.COLUMNS: got {task.COLUMNS}, and {task[part]} as {part}, expected no names "
+                "or files without a header line, .tsv or .csv"
+            )
+    if missing := [name for name in task.TEXT_COLUMNS if name not in task.COLUMNS]:
+        yield f"{key}.TEXT_COLUMNS: got {missing[0]}, expected some of COLUMNS, {task.COLUMNS}"
+    if task.LABEL_COLUMN not in task.COLUMNS:
+        yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected one of {task.COLUMNS}"
 
 
 def _problems_of_stilt(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:

@@ -71,7 +71,7 @@ def _add_task_flags(parser: argparse.ArgumentParser) -> None:
     switch = partial(add, type=_truth, nargs="?", const=True)
     add("--model_name_or_path", required=True, help="folder or Hub name of a checkpoint")
     add("--task_name", required=True, type=_task, help=", ".join(task.name for task in TASKS))
-    add("--glue_dir", default="", help="GLUE in its TSV layout; default: nyu-mll/glue on the Hub")
+    add("--glue_dir", default="", help="GLUE in TSV or Parquet; default: nyu-mll/glue on the Hub")
     add("--superglue_dir", default="", help="SuperGLUE in its JSONL layout, for its tasks")
     add("--output_dir", required=True, type=Path)
     switch("--overwrite_output_dir", help="write into a folder that is not empty")

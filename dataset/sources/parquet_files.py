@@ -68,7 +68,7 @@ def cut_parquet_file(path: str, name: str, column: str, slice_bytes: int) -> lis
     """
     slices, start, first_row, rows, size = [], 0, 0, 0, 0
     with open_parquet_file(path) as file:
-        with _explained(path, "damaged"):
+        with explained(path, "damaged"):
             schema = file.schema_arrow
         check_column(path, column, schema)
         num_groups = file.metadata.num_row_groups
@@ -98,7 +98,7 @@ def open_parquet_file(path: str) -> "pyarrow.parquet.ParquetFile":
     import pyarrow
     import pyarrow.parquet
 
-    with _explained(path, "damaged or cut off"):
+    with explained(path, "damaged or cut off"):
         if "://" in path:
             import fsspec
 
@@ -118,12 +118,12 @@ def iter_parquet_batches(
     total = num_rows(file, text_slice.start, text_slice.end)
     rows = max(1, min(MAX_BATCH_ROWS, total * BATCH_BYTES // max(text_slice.num_bytes, 1)))
     groups = list(range(text_slice.start, text_slice.end))
-    with _explained(text_slice.path, "damaged"):
+    with explained(text_slice.path, "damaged"):
         yield from file.iter_batches(rows, groups, columns=[text_slice.column], use_threads=False)
 
 
 @contextmanager
-def _explained(path: str, problem: str) -> Iterator[None]:
+def explained(path: str, problem: str) -> Iterator[None]:
     """Turns errors of reading a file into a StageError: damage, or a failure of the Hub."""
     import pyarrow
 

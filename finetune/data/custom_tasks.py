@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.data.files.label_files import label_names
+from finetune.data.files.parquet_tables import problem_with_table
 from finetune.data.row_checks import file_state, problems_of_rows
 from finetune.data.tables import read_table
 from finetune.data.tasks import Split, Task
 from pipeline.errors import ConfigError, StageError
-from pipeline.user_files.file_checks import problem_with_file, shown, shown_list
+from pipeline.user_files.file_checks import shown, shown_list
 
 FOLDER = "."  # the files' names are relative to it
 MAX_CLASSES = 1000  # in a train file; a column with more rarely holds labels
@@ -28,25 +30,22 @@ class TaskKeys:
     labels: Sequence[str] = ()
     score_range: Sequence[float] = ()
     metrics: Sequence[str] = ()
+    labels_file: str = ""
+    columns: Sequence[str] = ()
 
 
 def custom_task(name: str, keys: TaskKeys) -> Task:
     """Returns FINETUNE.CUSTOM_TASKS.<name> as a task; its data_dir is the working directory.
 
-    The classes of a classification are `labels`, or the sorted labels of `train`. Reads all rows
-    and raises ConfigError for a file without the columns, with a row that `load_examples` refuses
-    or with nothing to learn.
+    The classes of a classification are `labels`, the lines of `labels_file`, or the sorted labels
+    of `train`. Reads all rows and raises ConfigError for a file without the columns, with a row
+    that `load_examples` refuses or with nothing to learn.
     """
     for key, file in (("TRAIN", keys.train), ("DEV", keys.dev), ("TEST", keys.test)):
-        if (file or key != "TEST") and (problem := problem_with_file(file)):
+        if (file or key != "TEST") and (problem := problem_with_table(file)):
             raise _error(name, key, f"{file or 'no file'}: {problem}")
-    words: Sequence[str] = ()
-    if not keys.score_range:
-        words = keys.labels or _labels_of_train(name, keys.train, keys.label_column)
-    # Labels are written to predictions, a line each.
-    if wrong := [word for word in words if re.search(r"[\t\r\n]", word)]:
-        where = "" if keys.labels else f" in {keys.train}"
-        raise _error(name, "LABELS", f"got {wrong[0]!r}{where}, expected words on one line")
+    words = () if keys.score_range else _classes(name, keys)
+    header = tuple(keys.columns)
     low, high = keys.score_range or (0.0, 0.0)
     task = Task(
         name=name,
@@ -54,13 +53,14 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
         label_column=keys.label_column,
         metrics=_metrics(name, keys.metrics, words),
         num_train_rows=0,
-        train=Split("train", (keys.train,)),
-        dev=(Split("dev", (keys.dev,)),),
-        test=(Split("test", (keys.test,)),) if keys.test else (),
+        train=Split("train", (keys.train,), header=header),
+        dev=(Split("dev", (keys.dev,), header=header),),
+        test=(Split("test", (keys.test,), header=header),) if keys.test else (),
         labels={word: word for word in words},
         score_range=(low, high),
         benchmark="",
         type="classification" if words else "regression",
+        has_numbers=bool(keys.labels_file),
     )
     if problems := [
         f"{_key(name, split.name.upper())}: {problem}"
@@ -86,9 +86,24 @@ def _metrics(name: str, metrics: Sequence[str], words: Sequence[str]) -> tuple[s
     return tuple(metrics) or (("accuracy",) if words else ("pearson", "spearman"))
 
 
-def _labels_of_train(name: str, train: str, column: str) -> tuple[str, ...]:
+def _classes(name: str, keys: TaskKeys) -> tuple[str, ...]:
+    if keys.labels_file:
+        try:
+            return label_names(Path(keys.labels_file))
+        except StageError as error:
+            raise _error(name, "LABELS_FILE", error.cause) from error
+    words = tuple(keys.labels) or _labels_of_train(name, keys)
+    # Labels are written to predictions, a line each.
+    if wrong := [word for word in words if re.search(r"[\t\r\n]", word)]:
+        where = "" if keys.labels else f" in {keys.train}"
+        raise _error(name, "LABELS", f"got {wrong[0]!r}{where}, expected words on one line")
+    return words
+
+
+def _labels_of_train(name: str, keys: TaskKeys) -> tuple[str, ...]:
+    train, column, header = keys.train, keys.label_column, tuple(keys.columns)
     try:
-        words, malformed = _distinct_words(train, column, *file_state(Path(train)))
+        words, malformed = _distinct_words(train, column, header, *file_state(Path(train)))
     except StageError as error:
         raise _error(name, "TRAIN", error.cause) from error
     if len(words) < 2:
@@ -118,9 +133,9 @@ def _is_number(word: str) -> bool:
 
 @functools.cache
 def _distinct_words(
-    path: str, column: str, size: int, mtime_ns: int
+    path: str, column: str, header: tuple[str, ...], size: int, mtime_ns: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the sorted labels and the malformed rows."""
-    table = read_table(Path(path), (column,), optional=(column,))
+    table = read_table(Path(path), (column,), optional=(column,), header=header)
     words = sorted({label.strip() for _, (label,) in table.rows} - {""})
     return tuple(words), tuple(table.malformed)

@@ -3,13 +3,28 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from finetune.data.files.label_files import label_position
+from finetune.data.files.parquet_tables import (
+    ENDING,
+    class_names,
+    is_parquet,
+    num_parquet_rows,
+    problem_with_table,
+)
 from finetune.data.superglue import NoLabel, query_answers, samples_of
-from finetune.data.tables import Table, iter_lines, read_objects, read_table, table_columns
+from finetune.data.tables import (
+    Table,
+    iter_lines,
+    place,
+    read_objects,
+    read_table,
+    table_columns,
+)
 from finetune.data.tasks import Split, Task
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
@@ -49,7 +64,8 @@ class Examples:
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     """Returns the examples in the file's order.
 
-    data_dir: folder of the task's benchmark in its official layout, empty for the Hub (GLUE only).
+    data_dir: folder of the task's benchmark in its official layout, or of GLUE as on the Hub; empty
+    for the Hub itself (GLUE only).
     Raises StageError for a missing file or column, an unknown label, a split without rows and a
     malformed test row (leaving it out would shift the predictions of the next rows).
     """
@@ -59,7 +75,8 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     if path is None:
         raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
     load = _from_objects if task.benchmark == "SuperGLUE" else _from_table
-    examples = load(task, split, path)
+    is_of_hub = task.benchmark == "GLUE" and is_parquet(path)
+    examples = load(_as_on_the_hub(task, split, path) if is_of_hub else task, split, path)
     if split in task.test and examples.malformed:
         raise StageError(f"{examples.malformed[0]}; a test row cannot be left out")
     if not examples.texts:
@@ -71,7 +88,16 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
 
 
 def find_file(split: Split, data_dir: Path) -> Path | None:
-    return next((data_dir / name for name in split.files if (data_dir / name).is_file()), None)
+    """Returns the file of a split, or its folder of Parquet files, if there is one."""
+    paths = (data_dir / name for name in (*split.files, *hub_files(split)))
+    return next((path for path in paths if not problem_with_table(str(path))), None)
+
+
+def hub_files(split: Split) -> tuple[str, ...]:
+    """Returns the file of a split of GLUE in a copy of nyu-mll/glue, as `Split.files`."""
+    if not split.hub_config:
+        return ()
+    return (f"{split.hub_config}/{split.hub_split}-00000-of-00001{ENDING}",)
 
 
 def has_split(split: Split, data_dir: str) -> bool:
@@ -90,6 +116,8 @@ def num_rows(task: Task, split: Split, path: Path) -> int:
     if mark := _ROW_MARKS.get(task.layout):
         with open(path, "rb") as file:
             return sum(block.count(mark) for block in iter(lambda: file.read(READ_BYTES), b""))
+    if is_parquet(path):
+        return num_parquet_rows(path)
     lines = (line or b"" for _, line in iter_lines(path))
     return num_tsv_rows(lines, split) if task.benchmark == "GLUE" else sum(1 for _ in lines)
 
@@ -118,9 +146,9 @@ def _from_table(task: Task, split: Split, path: Path) -> Examples:
     for number, (*text, label) in table.rows:
         if label.strip():
             examples.texts.append(tuple(text))
-            examples.labels.append(_label(task, label.strip(), f"{path}:{number}"))
+            examples.labels.append(_label(task, label.strip(), place(path, number)))
         else:
-            examples.unlabelled.append(f"{path}:{number}: no label")
+            examples.unlabelled.append(f"{place(path, number)}: no label")
     return examples
 
 
@@ -141,27 +169,29 @@ def _check_ids(table: Table[tuple[str, ...]]) -> None:
             raise StageError(f"{table.path}:{number}: id {shown(row_id)}, as in line {first}")
 
 
-def _label(task: Task, text: str, place: str) -> float:
+def _label(task: Task, text: str, where: str) -> float:
     """Returns a class or a score; raises StageError for an unknown label or an invalid score."""
     if task.is_regression:
-        return _score(task, text, place)
+        return _score(task, text, where)
     spellings = list(task.labels.values())
-    if text not in spellings:
-        expected = shown_list(spellings)
-        if not task.benchmark:  # without the key they are those of TRAIN
-            expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
-        raise StageError(f"{place}: label {shown(text)!r}, expected one of {expected}")
-    return spellings.index(text)
+    if (position := label_position(text, spellings, task.has_numbers)) is not None:
+        return position
+    expected = shown_list(spellings)
+    if task.has_numbers:
+        expected += f", or a number from 0 to {len(spellings) - 1}"
+    elif not task.benchmark:  # without the key they are those of TRAIN
+        expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
+    raise StageError(f"{where}: label {shown(text)!r}, expected one of {expected}")
 
 
-def _score(task: Task, text: str, place: str) -> float:
+def _score(task: Task, text: str, where: str) -> float:
     low, high = task.score_range
     try:
         score = math.nan if "_" in text else float(text)  # Python reads 1_0 as ten
     except ValueError:
         score = math.nan
     if not low <= score <= high:
-        raise StageError(f"{place}: score {shown(text)!r}, expected a number from {low} to {high}")
+        raise StageError(f"{where}: score {shown(text)!r}, expected a number from {low} to {high}")
     return score
 
 
@@ -233,6 +263,19 @@ def _hub_rows(split: Split) -> Iterator["datasets.Dataset"]:
         except Exception as error:  # many readers, each with errors of its own
             raise StageError(f"{HUB_DATASET} cannot be read: {first_line(error)}") from error
         yield data
+
+
+def _as_on_the_hub(task: Task, split: Split, path: Path) -> Task:
+    """Returns a task of GLUE with the columns and labels of nyu-mll/glue's files.
+
+    Raises StageError if the file does not name the classes of its labels, and no others.
+    """
+    names = class_names(path).get("label", ())
+    if not task.is_regression and split not in task.test and sorted(names) != sorted(task.labels):
+        named = f"names {shown_list(names)}" if names else "does not name its classes"
+        raise StageError(f"{path}: {named}, expected the labels {shown_list(task.labels)}")
+    words = {word: word for word in task.labels}
+    return replace(task, text_columns=task.hub_columns, label_column="label", labels=words)
 
 
 def _hub_labels(task: Task, data: "datasets.Dataset") -> list[float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from finetune.data.examples import Examples, find_file, load_examples
+from finetune.data.files.parquet_tables import class_names, is_parquet, parquet_files
 from finetune.data.tasks import Split, Task
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
@@ -95,9 +96,9 @@ def _all_facts(task: Task, folder: str) -> dict[Split, RowFacts | str]:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Returns size and mtime; a process reads a file again only if they change."""
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns
+    """Returns size and mtime; a process reads a file, or a folder, again only if they change."""
+    states = [file.stat() for file in (path, *(parquet_files(path) if path.is_dir() else ()))]
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
 @functools.cache
@@ -180,12 +181,22 @@ def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[
     yield Note(counts)
     if not task.is_regression:
         yield Note(f"classes: {shown_list(task.labels)}")
+        yield from _notes_on_class_names(task)
     yield from rows_left_out(facts)
     for split, found in facts.items():
         if found.num_blank:
             yield Note(f"{split.files[0]}: {_rows(found.num_blank)} without any text")
     for split in task.dev:
         yield from _notes_on_dev(task, split, facts)
+
+
+def _notes_on_class_names(task: Task) -> Iterator[Note]:
+    for split in (task.train, *task.dev):
+        path = Path(split.files[0])
+        if is_parquet(path) and (words := class_names(path).get(task.label_column)):
+            numbers = f"0 to {len(words) - 1}"
+            named = f"the classes {numbers} of {task.label_column} are named in the file"
+            yield Note(f"{path}: {named}: {shown_list(words)}")
 
 
 def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[Note]:

@@ -1,15 +1,18 @@
-"""Reads tables of tasks: .tsv (quotes are text, as in GLUE), .csv and .jsonl (objects in lines).
+"""Reads tables of tasks: .tsv (quotes are text, as in GLUE), .csv, .jsonl (objects in lines), and
+.parquet or a folder of such files.
 
 Lines end at LF or CRLF only; str.splitlines would cut at U+2028, too.
 """
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from finetune.data.files.cells import cell_of, column_positions, list_of, problem_of_text
+from finetune.data.files.parquet_tables import is_parquet, parquet_columns, parquet_values
 from pipeline.errors import StageError
 from pipeline.user_files.delimited_files import (
     TOO_LONG,
@@ -22,18 +25,18 @@ from pipeline.user_files.file_checks import (
     has_bare_carriage_returns,
     problem_with_encoding,
     problem_with_file,
-    shown_list,
 )
 from pipeline.user_files.json_lines import parsed_object
 
 BLOCK_BYTES = 1 << 20
 MAX_MALFORMED = 100_000  # rows; with more, it is probably the wrong file
+MAX_KEYS = 1000  # of objects, remembered to be named if a column is missing
 Cells = TypeVar("Cells")
 
 
 @dataclass(frozen=True)
 class Table(Generic[Cells]):
-    """rows: (number of the first line, cells). malformed: `file:line: problem` of each row left
+    """rows: (number as in `TableRow`, cells). malformed: `file:line: problem` of each row left
     out."""
 
     path: Path
@@ -42,7 +45,7 @@ class Table(Generic[Cells]):
 
     def leave_out(self, number: int, problem: object) -> None:
         """Adds a malformed row. Raises StageError if there are more than 100,000."""
-        self.malformed.append(f"{self.path}:{number}: {problem}")
+        self.malformed.append(f"{place(self.path, number)}: {problem}")
         if len(self.malformed) > MAX_MALFORMED:
             raise StageError(
                 f"{self.malformed[0]}, and {MAX_MALFORMED:,} more rows are malformed; "
@@ -50,79 +53,143 @@ class Table(Generic[Cells]):
             )
 
 
+def place(path: Path, number: int) -> str:
+    """Returns a row's place in words; number: as in `TableRow`."""
+    return f"{path}, row {number}" if is_parquet(path) else f"{path}:{number}"
+
+
 def table_columns(path: Path) -> list[str]:
-    """Returns the column names of a .tsv or .csv file. Raises StageError for a malformed header."""
+    """Returns the columns of any file but .jsonl. Raises StageError for a malformed header."""
+    if is_parquet(path):
+        return parquet_columns(path)
     return _open_delimited(path).header.fields
 
 
 def read_table(
     path: Path, columns: Sequence[str], optional: Sequence[str] = (), header: Sequence[str] = ()
 ) -> Table[tuple[str, ...]]:
-    """Reads some columns of a file.
+    """Reads some columns of a file into memory, without its malformed rows; see `iter_table`.
 
-    optional: columns that objects may lack; their cells are empty then. header: all columns of a
-    file without a header row.
-
-    Leaves out malformed rows: with another number of fields than the header, misplaced quotes,
-    other bytes than UTF-8, a NUL, a CR within a line or more than 16 MiB. Raises StageError for a
-    missing file or column, a quote that is never closed, and more than 100,000 malformed rows.
+    Raises StageError for more than 100,000 malformed rows, too.
     """
-    if path.suffix.lower() == ".jsonl":
-        return _read_columns(read_objects(path), columns, optional)
-    file = _open_delimited(path, header)
-    names = file.header.fields
-    picked = column_positions(path, names, columns)
     table: Table[tuple[str, ...]] = Table(path)
-    for row in _without_blank_end(file):
-        if row.problem == UNCLOSED:
-            raise StageError(f"{path}:{row.first}: {UNCLOSED}")
-        problem = row.problem or _problem_of_text("".join(row.fields))
-        if not problem and len(row.fields) != len(names):
-            problem = f"{len(row.fields)} fields, expected {len(names)}"
-        if problem:
-            lines = f" in lines {row.first} to {row.last}" if row.last > row.first else ""
-            table.leave_out(row.first, f"{problem}{lines}")
+    for row in iter_table(path, columns, optional, header):
+        if row.problem:
+            table.leave_out(row.number, row.problem)
         else:
-            table.rows.append((row.first, tuple(row.fields[i] for i in picked)))
+            table.rows.append((row.number, row.cells))
     return table
 
 
-def column_positions(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
-    """Returns the positions of the columns in the header `names`.
+class TableRow(NamedTuple):
+    """A row of a file.
 
-    Raises StageError if a column is missing or appears twice.
+    number: of its first line, from 1; in Parquet of the row, from 0. cells: one per column. lists:
+    one per column of lists, None if the row has none. problem: the reason why the row is malformed,
+    without cells and lists then.
     """
-    missing = [column for column in columns if column not in names]
-    if missing:
-        found = shown_list(names) if any(names) else "none, the file is empty"
-        raise StageError(f"{path}: no column {', '.join(missing)}; it has {found}{_hint(names)}")
-    for column in columns:
-        if names.count(column) > 1:
-            raise StageError(f"{path}: column {column} appears twice in {shown_list(names)}")
-    return [names.index(column) for column in columns]
+
+    number: int
+    cells: tuple[str, ...] = ()
+    lists: tuple[tuple[str, ...] | None, ...] = ()
+    problem: str = ""
 
 
-def _hint(names: Sequence[str]) -> str:
-    """Explains a header with another delimiter."""
-    other = [mark for mark in ",;\t" if len(names) == 1 and mark in names[0]]
-    expected = "commas or semicolons in .csv, tabs in .tsv"
-    return f" (columns are separated by {expected}, not by {other[0]!r})" if other else ""
+def iter_table(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    header: Sequence[str] = (),
+    *,
+    lists: Sequence[str] = (),
+    separator: str = ",",
+    start: int = 0,
+) -> Iterator[TableRow]:
+    """Yields all rows in the file's order, in constant memory.
+
+    optional: columns that objects may lack; their cells are empty then. header: all columns of a
+    .tsv or .csv file without a header line. lists: more columns, of lists: those of JSON and
+    Parquet, or text with the parts between `separator`. start: number of rows to skip, malformed
+    ones included.
+
+    Malformed are rows with another number of fields than the header, misplaced quotes, other bytes
+    than UTF-8, a NUL, a CR within a line or more than 16 MiB. Raises StageError for a missing file
+    or column (of objects, after the last one), a quote that is never closed, and damaged Parquet.
+    """
+    names = [*columns, *lists]
+    if is_parquet(path):
+        rows = parquet_values(path, names, lists, start)
+    elif path.suffix.lower() == ".jsonl":
+        rows = _object_values(path, names, start)
+    else:
+        rows = _delimited_values(path, names, header, start)
+    for number, values in rows:
+        if isinstance(values, str):
+            yield TableRow(number, problem=values)
+        else:
+            yield _row(number, names, values, optional, lists, separator)
+
+
+def _row(
+    number: int,
+    names: Sequence[str],
+    values: Sequence[Any],
+    optional: Sequence[str],
+    lists: Sequence[str],
+    separator: str,
+) -> TableRow:
+    num_cells = len(names) - len(lists)
+    pairs = list(zip(names, values, strict=True))
+    cells = [cell_of(value, name in optional) for name, value in pairs[:num_cells]]
+    if None in cells:
+        wrong = [name for name, cell in zip(names, cells, strict=False) if cell is None]
+        return TableRow(number, problem=f"no text or number as {', '.join(wrong)}")
+    parts = []
+    for name, value in pairs[num_cells:]:
+        try:
+            parts.append(list_of(value, separator))
+        except ValueError as error:
+            return TableRow(number, problem=f"{error} as {name}")
+    return TableRow(number, tuple(cell or "" for cell in cells), tuple(parts))
 
 
 # --- .tsv and .csv ----------------------------------------------------------------------------
+
+
+def _delimited_values(
+    path: Path, names: Sequence[str], header: Sequence[str], start: int
+) -> Iterator[tuple[int, Sequence[Any] | str]]:
+    file = _open_delimited(path, header)
+    width = len(file.header.fields)
+    picked = column_positions(path, file.header.fields, names)
+    for row in islice(_without_blank_end(file), start, None):
+        if row.problem == UNCLOSED:
+            raise StageError(f"{path}:{row.first}: {UNCLOSED}")
+        problem = row.problem or problem_of_text("".join(row.fields))
+        if not problem and len(row.fields) != width:
+            problem = f"{len(row.fields)} fields, expected {width}"
+        cells = [] if problem else [row.fields[i] for i in picked]
+        if header and not start and row.first == 1 and _are_names(cells, names):
+            raise StageError(f"{path}:1: the names of the columns, expected a file without them")
+        lines = f" in lines {row.first} to {row.last}" if row.last > row.first else ""
+        yield row.first, f"{problem}{lines}" if problem else cells
+
+
+def _are_names(cells: Sequence[str], names: Sequence[str]) -> bool:
+    return [cell.strip().casefold() for cell in cells] == [name.casefold() for name in names]
 
 
 def _open_delimited(path: Path, header: Sequence[str] = ()) -> DelimitedFile:
     """Raises StageError for a malformed header."""
     file = DelimitedFile(
         _blocks(path),
-        lambda line: line.decode("utf-8", "surrogateescape"),  # found again by _problem_of_text
+        lambda line: line.decode("utf-8", "surrogateescape"),  # found again by problem_of_text
         lambda line: not line.strip("\r\n"),
         path.suffix.lower() != ".csv",
         tuple(header),
     )
     row = file.header
-    if problem := _problem_of_text("".join(row.fields)) or row.problem:
+    if problem := problem_of_text("".join(row.fields)) or row.problem:
         raise StageError(f"{path}:{row.first}: {problem}, expected the names of the columns")
     return file
 
@@ -139,16 +206,6 @@ def _without_blank_end(file: DelimitedFile) -> Iterator[Row]:
             blank = row.fields
 
 
-def _problem_of_text(text: str) -> str:
-    if "\0" in text:  # left by a crash; no text has one
-        return "NUL byte"
-    try:
-        text.encode()  # far faster than a look at each character
-    except UnicodeEncodeError:
-        return "not UTF-8"
-    return ""
-
-
 # --- .jsonl -----------------------------------------------------------------------------------
 
 
@@ -158,12 +215,42 @@ def read_objects(path: Path) -> Table[dict[str, Any]]:
     Raises StageError for a missing file and for more than 100,000 malformed lines.
     """
     table: Table[dict[str, Any]] = Table(path)
-    for number, line in iter_lines(path):
-        try:
-            table.rows.append((number, parsed_line(line)))
-        except ValueError as error:
-            table.leave_out(number, error)
+    for number, row in _objects(path):
+        if isinstance(row, str):
+            table.leave_out(number, row)
+        else:
+            table.rows.append((number, row))
     return table
+
+
+def _objects(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yields each line's number and object, or the problem of the line."""
+    for number, line in islice(iter_lines(path), start, None):
+        row: dict[str, Any] | str
+        try:
+            row = parsed_line(line)
+        except ValueError as error:
+            row = str(error)
+        yield number, row
+
+
+def _object_values(
+    path: Path, names: Sequence[str], start: int
+) -> Iterator[tuple[int, Sequence[Any] | str]]:
+    missing, keys = set(names), dict[str, None]()
+    are_all_malformed = is_empty = True
+    for number, row in _objects(path, start):
+        is_empty = False
+        if isinstance(row, str):
+            yield number, row
+            continue
+        are_all_malformed = False
+        if missing:
+            missing -= row.keys()
+            keys |= dict.fromkeys(row) if len(keys) < MAX_KEYS else {}
+        yield number, [row.get(name) for name in names]
+    if not start and missing and (is_empty or not are_all_malformed):
+        column_positions(path, list(keys), [name for name in names if name in missing])
 
 
 def parsed_line(line: bytes | None) -> dict[str, Any]:
@@ -171,7 +258,7 @@ def parsed_line(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(TOO_LONG)
     text = line.decode("utf-8", "surrogateescape")
-    if problem := _problem_of_text(text):
+    if problem := problem_of_text(text):
         raise ValueError(problem)
     row = parsed_object(text)
     if "\\u" in text:  # JSON can spell half a character, which tokenizers refuse
@@ -180,37 +267,6 @@ def parsed_line(line: bytes | None) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise ValueError("half of a surrogate pair") from None
     return row
-
-
-def _read_columns(
-    objects: Table[dict[str, Any]], columns: Sequence[str], optional: Sequence[str]
-) -> Table[tuple[str, ...]]:
-    if not objects.malformed or objects.rows:
-        keys = dict.fromkeys(key for _, row in objects.rows for key in row)
-        column_positions(objects.path, list(keys), columns)
-    table: Table[tuple[str, ...]] = Table(objects.path, [], objects.malformed)
-    for number, row in objects.rows:
-        cells = [_cell(row.get(column), column in optional) for column in columns]
-        if None in cells:
-            wrong = [column for column, cell in zip(columns, cells, strict=True) if cell is None]
-            table.leave_out(number, f"no text or number as {', '.join(wrong)}")
-        else:
-            table.rows.append((number, tuple(cell or "" for cell in cells)))
-    return table
-
-
-def _cell(value: Any, is_optional: bool) -> str | None:
-    """Returns a string, number, true or false as a cell (1.0 as `1`), None for other values.
-
-    An optional null, or the NaN that pandas writes for a missing cell, is an empty cell.
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "" if is_optional else None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value) if isinstance(value, (str, int, float)) else None
 
 
 # --- files ------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from configs.finetune_rules import task_names
 from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.demo_glue import demo_digests, demo_files
-from finetune.data.examples import HUB_DATASET, find_file, has_split
+from finetune.data.examples import HUB_DATASET, find_file, has_split, hub_files
+from finetune.data.files.parquet_tables import ENDING, parquet_files
 from finetune.data.tasks import Split, Task, find_task
 from pipeline.errors import ConfigError
-from pipeline.store.checksums import file_digest
+from pipeline.store.checksums import file_digest, fingerprint
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -55,10 +56,14 @@ def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:
             problems.append(f"{key}: no such folder, got {folder or 'nothing'}, needed for {names}")
             continue
         needed = [split for task in of_benchmark for split in (task.train, *task.dev)]
-        missing = [split.files[0] for split in needed if not has_split(split, folder)]
-        problems += [f"{key}: no file {name} in {folder}" for name in missing]
+        missing = [split for split in needed if not has_split(split, folder)]
+        problems += [f"{key}: {_no_file(split)} in {folder}" for split in missing]
     if problems:
         raise ConfigError(problems)
+
+
+def _no_file(split: Split) -> str:
+    return f"no file {' or '.join((split.files[0], *hub_files(split)))}"
 
 
 def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
@@ -72,8 +77,7 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     if not data_dir:
         return {"task_files": HUB_DATASET}
     paths = {split.name: find_file(split, Path(data_dir)) for split in task.splits}
-    # The ending decides how a file is read.
-    files = {name: file_digest(path) + path.suffix for name, path in paths.items() if path}
+    files = {name: _digest(path) for name, path in paths.items() if path}
     if task.benchmark:
         return {"task_files": files}
     described = {
@@ -83,7 +87,18 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
         "score_range": list(task.score_range),
         "metrics": list(task.metrics),
     }
+    if task.train.header:  # a key that older results lack
+        described["columns"] = list(task.train.header)
     return {"task_files": files, "task_keys": described}
+
+
+def _digest(path: Path) -> str:
+    """Returns the digest of a file, or of the files of a folder, and the ending: it decides how a
+    file is read."""
+    if not path.is_dir():
+        return file_digest(path) + path.suffix
+    parts = [file_digest(file) for file in parquet_files(path)]
+    return fingerprint({"files": parts}) + ENDING
 
 
 def demo_file(split: Split) -> str:

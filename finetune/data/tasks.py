@@ -41,7 +41,8 @@ class Task:
     empty for a regression, whose scores lie within `score_range`. num_train_rows: size of the
     official train file (MultiRC: its answers, ReCoRD: its queries). dev: the splits whose mean is
     the score. test: the splits to predict. layout: maps rows to samples, see
-    finetune/data/superglue.py. type: see finetune/task_types.
+    finetune/data/superglue.py. type: see finetune/task_types. has_numbers: the files may hold the
+    labels' numbers, from 0, too.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     benchmark: str = "GLUE"
     layout: str = "columns"
     type: str = "classification"
+    has_numbers: bool = False
 
     def __hash__(self) -> int:
         return hash((self.benchmark, self.name))

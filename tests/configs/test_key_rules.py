@@ -9,6 +9,7 @@ import main
 
 OFF = "DATASET: {ENABLED: False}\n"
 TASK = "{TRAIN: t.tsv, DEV: d.tsv, TEXT_COLUMNS: [a]}"
+FOLDER = Path(__file__).parent
 
 
 def own_task(keys: str) -> str:
@@ -104,9 +105,26 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         ("FINETUNE: {CUSTOM_TASKS: {sts_b: {}}}", "CUSTOM_TASKS.sts_b: not a name for a task"),
         ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "in case or punctuation only"),
         (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
+        (own_task("LABELS_FILE: no/such.txt"), "x.LABELS_FILE: no such file, got"),
+        (own_task(f"LABELS_FILE: {__file__}, LABELS: [a, b]"), "x.LABELS_FILE: got one and LABELS"),
+        (own_task(f"LABELS_FILE: {__file__}, SCORE_RANGE: [0, 1]"), "got one and SCORE_RANGE [0.0"),
+        (own_task("COLUMNS: [a, a]"), "x.COLUMNS: value out of range, got ['a', 'a']"),
+        (
+            own_task("COLUMNS: [a, label], TEXT_COLUMNS: [b]"),
+            "x.TEXT_COLUMNS: got b, expected some",
+        ),
+        (own_task("COLUMNS: [a], TEXT_COLUMNS: [a]"), "x.LABEL_COLUMN: got label, expected one of"),
+        (
+            own_task("COLUMNS: [a, label], TEXT_COLUMNS: [a], TRAIN: a.jsonl"),
+            "x.COLUMNS: got ['a', 'label'], and a.jsonl as TRAIN",
+        ),
         (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
-        (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv or"),
+        (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv, "),
+        (
+            own_task(f"TRAIN: {FOLDER}, DEV: {FOLDER}/test_keys.py"),
+            "x.DEV: got a file in the folder of TRAIN",
+        ),
         ("FINETUNE: {SEEDS: []}", "at least one seed"),
         ("FINETUNE: {TASKS: [sst3]}", "got sst3, expected some of CoLA, SST-2"),
         ("PRETRAIN: {SEED: 99999999999}", "below 2^32"),

@@ -231,8 +231,7 @@ def test_rows_without_a_label_are_counted_apart_from_those_that_cannot_be_read(t
         "train 120 rows, dev 120 rows",
         "classes: no, yes",
         "3 rows without a label are left out, e.g. train.jsonl:121: no label",
-        "2 rows that cannot be read are left out, e.g. train.jsonl:125: not JSON, Expecting "
-        "property name enclosed in double quotes in column 2",
+        "2 rows that cannot be read are left out, e.g. train.jsonl:124: no text or number as text",
     ]
     (tmp_path / "train.jsonl").write_text(json.dumps(odd[0]) + "\n")
     with pytest.raises(StageError, match="no column label; it has text"):

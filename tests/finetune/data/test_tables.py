@@ -1,9 +1,11 @@
 """The TSV reader against the traps of GLUE's files."""
 
+import tracemalloc
+
 import pytest
 
 from finetune.data.examples import load_examples
-from finetune.data.tables import read_table
+from finetune.data.tables import iter_table, read_table
 from finetune.data.tasks import find_task
 from pipeline.errors import StageError
 
@@ -140,3 +142,80 @@ def test_real_files_are_read_completely(shared_data):
         assert len(examples.labels) == (0 if split.submission else len(examples.texts))
     assert counts == REAL_ROWS
     assert len(malformed) == 1 and "QQP/train.tsv:2: 5 fields, expected 6" in malformed[0]
+
+
+# --- row by row -------------------------------------------------------------------------------
+
+STREAMED = {
+    "tsv": b"text\tlabel\na\t1\nb\n\nc\t2\n\xff\t3\nd\t4\n\n",
+    "csv": b'text,label\na,1\n"b\n",2\n\nc\n"d, e",4\n"f"g,5\nh,6\n',
+    "jsonl": b'{"text": "a", "label": 1}\n{\n\n{"text": "b"}\n{"text": "c", "label": true}\n',
+}
+
+
+@pytest.mark.parametrize("ending", STREAMED)
+def test_a_stream_gives_what_the_table_has_and_names_the_other_rows(tmp_path, ending):
+    path = write(tmp_path / f"a.{ending}", STREAMED[ending])
+    table, rows = read_table(path, ("label", "text")), list(iter_table(path, ("label", "text")))
+    assert [(row.number, row.cells) for row in rows if not row.problem] == table.rows
+    told = [f"{path}:{row.number}: {row.problem}" for row in rows if row.problem]
+    assert told == table.malformed and told and table.rows
+    assert all(not row.cells and not row.lists for row in rows if row.problem)
+
+
+@pytest.mark.parametrize("ending", STREAMED)
+def test_a_stream_goes_on_after_any_row(tmp_path, ending):
+    path = write(tmp_path / f"a.{ending}", STREAMED[ending])
+    rows = list(iter_table(path, ("text",)))
+    for start in range(len(rows) + 2):
+        assert list(iter_table(path, ("text",), start=start)) == rows[start:]
+
+
+def test_the_memory_of_a_stream_does_not_grow_with_the_file(tmp_path):
+    text = b"x" * 1000
+    for name, line in (("a.tsv", text + b"\t1\n"), ("a.jsonl", b'{"text": "' + text + b'"}\n')):
+        path = write(tmp_path / name, b"text\tlabel\n" * (name == "a.tsv") + line * 9_000)
+        tracemalloc.start()
+        assert sum(row.cells == (text.decode(),) for row in iter_table(path, ("text",))) == 9_000
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20 < path.stat().st_size
+        tracemalloc.stop()
+
+
+def test_a_column_that_no_object_has_is_told_at_the_end(tmp_path):
+    path = write(tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": "b", "id": 1}\n')
+    rows = iter_table(path, ("text", "label"), optional=("label",))
+    assert [next(rows).cells, next(rows).cells] == [("a", ""), ("b", "")]
+    with pytest.raises(StageError, match="no column label; it has text, id"):
+        next(rows)
+
+
+# --- lists ------------------------------------------------------------------------------------
+
+
+def test_lists_of_json_and_of_text_are_the_same(tmp_path):
+    rows = ['["joy", "a b"]', '["joy"]', "[]", '"joy, a b"', "3", "[1, 2.0, true]", "null"]
+    objects = "".join(f'{{"text": "t", "tags": {row}}}\n' for row in rows)
+    path = write(tmp_path / "a.jsonl", (objects + '{"text": "t"}\n').encode())
+    lists = [row.lists for row in iter_table(path, ("text",), lists=("tags",))]
+    found = [("joy", "a b"), ("joy",), (), ("joy", "a b"), ("3",), ("1", "2", "true"), None, None]
+    assert lists == [(tags,) for tags in found]
+    content = b'text,tags\nt,"joy, a b"\nt,joy\nt,\nt," , ,"\n'
+    path = write(tmp_path / "a.csv", content)
+    cells = list(iter_table(path, ("text",), lists=("tags",)))
+    assert [row.lists for row in cells] == [(("joy", "a b"),), (("joy",),), ((),), ((),)]
+    assert {row.cells for row in cells} == {("t",)}
+    [row, *_] = iter_table(path, (), lists=("tags", "text"), separator=" ")
+    assert row.lists == (("joy,", "a", "b"), ("t",)) and row.cells == ()
+
+
+def test_a_list_of_other_things_is_malformed(tmp_path):
+    content = b'{"tags": {"a": 1}}\n{"tags": [["a"]]}\n{"tags": ["a", null]}\n{"tags": ["a"]}\n'
+    path = write(tmp_path / "a.jsonl", content)
+    problems = [row.problem for row in iter_table(path, (), lists=("tags",))]
+    assert problems == ["no list of texts or numbers as tags"] * 3 + [""]
+
+
+def test_names_of_columns_in_a_file_that_should_have_none(tmp_path):
+    path = write(tmp_path / "a.tsv", b"Text\tLabel\na\t1\n")
+    with pytest.raises(StageError, match=r"a\.tsv:1: the names of the columns, expected a file w"):
+        read_table(path, ("text", "label"), header=("text", "label"))
