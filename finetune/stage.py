@@ -12,6 +12,7 @@ from finetune.data.examples import HUB_DATASET, HUB_GLUE, find_file, load_exampl
 from finetune.data.row_checks import notes_on_task
 from finetune.data.tasks import Task
 from finetune.estimate import training_rows
+from finetune.kept_models import kept_models
 from finetune.plan import FinetunePlan, plan
 from finetune.search.dask_workers import dask_workers
 from finetune.search.grid import Job, best_job, by_task, run_order, total_rows
@@ -77,6 +78,8 @@ def run(config: "CfgNode", plan: FinetunePlan) -> None:
         summary = _summary(search, results)
         write_json(artifact.directory / SUMMARY, summary)
         artifact.finish({"best": summary["best"], "num_runs": len(results), "commits": commits})
+        models = kept_models(search, summary["best"])
+        console.say(f"models kept: {len(models)}, as {search.task_dir('TASK')}/SETTING/model")
 
 
 def _check_pretrained(search: Search) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.examples import HUB_DATASET
 from finetune.data.tasks import Split, Task, submission_splits
+from finetune.kept_models import kept_models, lines_of_use
 from finetune.search.job_folder import predictions_path
 from finetune.search.search import Search
 from pipeline.console import Console, stage_console
@@ -74,13 +75,21 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
         submission = {"zips": zips, "own_predictions": own}
         report = _report(config, plan, summary, submission, console)
         _check_zips(zips)
+        use = lines_of_use(kept_models(search, found["best"]), search.tasks)
+        for line in use:
+            console.say(line)
         made = [_outcome(folder, made) for made in zips]
         artifact.finish(
             {
                 **submission,
                 "averages": summary["averages"],
                 "report": report,
-                "headline": [headline(summary), *made, *([str(folder / report)] if report else [])],
+                "headline": [
+                    headline(summary),
+                    *made,
+                    *([str(folder / report)] if report else []),
+                    *use,
+                ],
             }
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.tasks import Task
+from finetune.kept_models import pipeline_name
 from finetune.search.job_folder import TrainingSettings
 from finetune.training.training import Outcome
 
@@ -15,7 +16,6 @@ SETTINGS = (
     *("lr_scheduler_type", "max_grad_norm"),
 )
 SHOWN_LABELS = 30
-PIPELINES = {"token_classification": "token-classification"}
 ANSWERS = {
     "classification": "Gives a text one of {number} labels",
     "regression": "Gives a text a score",
@@ -43,11 +43,9 @@ def _front_matter(outcome: Outcome, task: Task) -> str:
     if _needs_code(outcome):
         tags.append("custom_code")
     lines = "\n".join(f"- {tag}" for tag in tags)
-    return f"---\nlibrary_name: transformers\npipeline_tag: {_pipeline(task)}\ntags:\n{lines}\n---"
-
-
-def _pipeline(task: Task) -> str:
-    return PIPELINES.get(task.type, "text-classification")
+    return (
+        f"---\nlibrary_name: transformers\npipeline_tag: {pipeline_name(task)}\ntags:\n{lines}\n---"
+    )
 
 
 def _needs_code(outcome: Outcome) -> bool:
@@ -82,7 +80,7 @@ def _use(outcome: Outcome, task: Task) -> str:
 ```python
 from transformers import pipeline
 
-model = pipeline("{_pipeline(task)}", model="FOLDER"{cut}{trust})
+model = pipeline("{pipeline_name(task)}", model="FOLDER"{cut}{trust})
 print(model({text}))
 ```
 

@@ -16,6 +16,7 @@ from configs.defaults import get_default_config
 from configs.loading import flatten
 from dataset.card import CARD
 from finetune.data.tasks import Task
+from finetune.kept_models import kept_models
 from finetune.plan import FinetunePlan
 from finetune.search.job_folder import RESULT
 from finetune.search.search import Search
@@ -261,4 +262,7 @@ def _links(search: Search, folder: Path, summary: Mapping[str, Any]) -> list[tup
     for row in summary["tasks"]:
         log = search.log(row["task"], search.name, row["submitted"]["setting"])
         paths[f"log of {row['task']}'s submitted run"] = log
+    best = {row["task"]: row["submitted"]["setting"] for row in summary["tasks"]}
+    models = kept_models(search, best)
+    paths |= {f"finetuned model of {task}": model for task, model in models.items()}
     return [(name, os.path.relpath(path, folder)) for name, path in paths.items() if path.exists()]

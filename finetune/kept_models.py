@@ -1,0 +1,42 @@
+"""The finetuned models of a search: where they are, and how to use them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune.data.tasks import Task
+from finetune.search.job_folder import has_model, model_path
+from finetune.search.search import Search
+from pipeline.store.record_files import read_json
+
+# Types with another pipeline of transformers than `text-classification`.
+PIPELINES = {"token_classification": "token-classification"}
+
+
+def kept_models(search: Search, best: Mapping[str, str]) -> dict[str, Path]:
+    """Returns the folder of each task's best model, if it was kept. best: setting by task."""
+    folders = {task: search.task_dir(task) / setting for task, setting in best.items()}
+    return {task: model_path(folder) for task, folder in folders.items() if has_model(folder)}
+
+
+def pipeline_name(task: Task) -> str:
+    """Returns the name of transformers' pipeline for a task."""
+    return PIPELINES.get(task.type, "text-classification")
+
+
+def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[str]:
+    """Returns lines that name the models, and three that use the first one."""
+    if not models:
+        return []
+    task = next(task for task in tasks if task.name in models)
+    model = models[task.name]
+    file = "texts.conll" if pipeline_name(task) == "token-classification" else "texts.csv"
+    output = f"predicted{Path(file).suffix}"
+    needs_code = "auto_map" in (read_json(model / "config.json") or {})
+    trust = ", trust_remote_code=True" if needs_code else ""
+    return [
+        *(f"model of {name}: {folder}" for name, folder in models.items()),
+        "use one, on a file or in Python:",
+        f"  python -m finetune.predict {model} {file} --output {output}",
+        "  from transformers import pipeline",
+        f'  model = pipeline("{pipeline_name(task)}", model="{model}"{trust})',
+    ]

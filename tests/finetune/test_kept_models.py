@@ -1,0 +1,114 @@
+"""The models that a search keeps: usable as they are, and those that were asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.defaults import get_default_config
+from finetune.data.encoding import load_tokenizer
+from finetune.data.examples import load_examples
+from finetune.data.tasks import find_task
+from finetune.search.job_folder import model_path, predictions_path
+from finetune.stage import finetune
+from pipeline.store.record_files import read_json
+from result_collection.stage import collect_test_result
+from tests.plans import finetune_artifact, load_search
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture
+def config(tmp_path, tiny_model, monkeypatch):
+    """CoLA in two settings and STS-B in one, on the demo benchmark."""
+    monkeypatch.setattr("finetune.search.local_workers.num_cores", lambda: 1)
+    config = get_default_config()
+    config.SYSTEM.OUTPUT_ROOT = str(tmp_path)
+    config.SYSTEM.NUM_GPUS = 0
+    config.FINETUNE.MODEL_NAME_OR_PATH = tiny_model
+    config.FINETUNE.GLUE_DIR = "builtin:demo"
+    config.FINETUNE.TASKS, config.FINETUNE.STILT_TASKS = ["CoLA", "STS-B"], []
+    config.FINETUNE.MAX_SEQ_LENGTH = 24
+    grid = config.FINETUNE.GRID
+    grid.DEFAULT.EPOCHS, grid.DEFAULT.BATCH_SIZES, grid.DEFAULT.LEARNING_RATES = [1], [32], [1e-3]
+    grid.CoLA.EPOCHS = [1, 2]
+    return config
+
+
+def models(config) -> list[Path]:
+    return sorted(load_search(config).root.glob("output/finetune/*/*/*/*/model"))
+
+
+def best_folders(config) -> dict[str, Path]:
+    search = load_search(config)
+    best = read_json(finetune_artifact(config).directory / "summary.json")["best"]
+    return {task: search.task_dir(task) / setting for task, setting in best.items()}
+
+
+def test_a_pipeline_gives_the_predictions_of_the_search(config, capsys):
+    from transformers import pipeline
+
+    finetune(config)
+    collect_test_result(config)
+    said, search = capsys.readouterr().out, load_search(config)
+    for name, folder in best_folders(config).items():
+        task, model = find_task(name), model_path(folder)
+        assert (f"model of {name}: {model}" in said and f"finetune.predict {model}" in said) or name
+        lines = predictions_path(folder, task.test[0]).read_text().splitlines()[1:]
+        wanted = [line.split("\t")[1] for line in lines]
+        texts = load_examples(task, task.test[0], search.data_dir(task)).texts
+        answer = pipeline("text-classification", model=str(model), truncation=True)
+        assert answer.tokenizer.model_max_length == 24
+        rows = [dict(zip(("text", "text_pair"), row, strict=False)) for row in texts]
+        found = answer(rows)
+        if task.is_regression:
+            low, high = task.score_range
+            scores = [min(high, max(low, one["score"])) for one in found]
+            assert scores == pytest.approx([float(word) for word in wanted], abs=2e-5)
+        else:
+            assert [one["label"] for one in found] == wanted
+            assert answer.model.config.id2label == dict(enumerate(task.labels))
+        facts = read_json(model / "config.json")["finetuned_task"]
+        assert facts["name"] == name and facts["text_columns"] == list(task.text_columns)
+
+
+def test_a_card_tells_results_and_settings_and_no_text(config):
+    finetune(config)
+    for name, folder in best_folders(config).items():
+        task, card = find_task(name), (model_path(folder) / "README.md").read_text()
+        assert f"# A model for {name}" in card and "| learning_rate | 0.001 |" in card
+        result = read_json(folder / "result.json")
+        for metric, value in result["dev"]["dev"].items():
+            assert f"| {metric.replace('_', ' ')} | {round(value, 4)} |" in card
+        texts = load_examples(task, task.dev[0], load_search(config).data_dir(task)).texts
+        assert not any(text in card for row in texts for text in row)
+
+
+def test_a_card_may_be_changed_and_weights_may_not(config):
+    finetune(config)
+    [model, *_] = models(config)
+    (model / "README.md").write_text("Mine.")
+    assert finetune_artifact(config).status().done
+    (model / "model.safetensors").write_bytes(b"")
+    assert "model.safetensors is damaged" in finetune_artifact(config).status().reason
+
+
+def test_other_models_to_keep_run_only_the_jobs_without_one(config, capsys):
+    config.FINETUNE.KEEP_MODELS = "none"
+    finetune(config)
+    assert models(config) == [] and finetune_artifact(config).status().done
+    before = best_folders(config)
+    config.FINETUNE.KEEP_MODELS = "best"
+    status = finetune_artifact(config).status()
+    assert status.state == "extended" and "FINETUNE.KEEP_MODELS" in status.reason
+    capsys.readouterr()
+    finetune(config)
+    assert capsys.readouterr().out.count("as its model is needed and was not kept") == 2
+    assert [path.parent for path in models(config)] == sorted(before.values())
+    config.FINETUNE.KEEP_MODELS = "all"
+    finetune(config)
+    assert capsys.readouterr().out.count("as its model is needed and was not kept") == 1
+    assert len(models(config)) == 3
+    config.FINETUNE.KEEP_MODELS = "best"
+    finetune(config)
+    assert len(models(config)) == 2 and finetune_artifact(config).status().done
+    assert load_tokenizer(str(models(config)[0])).model_max_length == 24
