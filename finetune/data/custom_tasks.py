@@ -65,11 +65,13 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
         type="classification" if words else "regression",
         has_numbers=bool(keys.labels_file),
     )
-    problems: dict[str, Split] = {}
-    for split, problem in problems_of_rows(task, FOLDER):
-        problems.setdefault(problem, split)  # two parts of a file share its problems
-    if problems:
-        raise ConfigError([f"{_key(name, _key_of(s))}: {text}" for text, s in problems.items()])
+    found = list(problems_of_rows(task, FOLDER))
+    if problems := [
+        f"{_key(name, _key_of(split))}: {problem}"
+        for split, problem in found
+        if split == train or not split.part or (train, problem) not in found  # told once
+    ]:
+        raise ConfigError(problems)
     return task
 
 
