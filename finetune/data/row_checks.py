@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from finetune.data.dev_split import classes_missing
 from finetune.data.examples import Examples, find_file, load_examples
-from finetune.data.files.parquet_tables import class_names, is_parquet, parquet_files
+from finetune.data.files.parquet_tables import (
+    class_names,
+    is_parquet,
+    num_files_of_split,
+    parquet_files,
+)
 from finetune.data.tasks import Part, Split, Task
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
@@ -184,6 +189,9 @@ def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[
         yield Note(f"classes: {shown_list(task.labels)}")
         yield from _notes_on_class_names(task)
     yield from rows_left_out(facts)
+    for file in dict.fromkeys(split.files[0] for split in facts):
+        if (total := num_files_of_split(Path(file))) > 1:
+            yield Note(f"{file}: one of {total} files; name a folder with all of them", True)
     for split, found in facts.items():
         if found.num_blank:
             yield Note(f"{_named(split)}: {_rows(found.num_blank)} without any text")
