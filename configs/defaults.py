@@ -473,6 +473,10 @@ PRETRAIN.EARLY_STOP_EVAL_LOSS = Key(6.0, above(0), identity=IF_EARLY_STOPPING)
 # A task of the user's own, FINETUNE.CUSTOM_TASKS.<name>.
 CUSTOM_TASK = {
     **dict.fromkeys(("TRAIN", "DEV", "TEST"), Key("", PATH, identity=by_plan, is_path=True)),
+    "DEV_SHARE": Key(
+        0.0, Rule(lambda share: 0 <= share < 1, "at least 0 and less than 1"), identity=by_plan
+    ),
+    "GROUP_COLUMN": Key("", identity=by_plan),
     "TEXT_COLUMNS": Key(
         [],
         Rule(
@@ -564,12 +568,15 @@ FINETUNE.SUPERGLUE_DIR = Key("", PATH, identity=by_plan, is_path=True)
 FINETUNE.TASKS = Key(list(GLUE_TASKS), identity=by_plan)
 # Classification and regression tasks of your own, under names of your choice (without a dot) for
 # TASKS. Keys of each: TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of
-# .parquet files; TEST is optional), COLUMNS (the names of all columns, for .tsv and .csv files
-# without a header line), TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words
-# in that column; by default those of TRAIN), LABELS_FILE (in place of LABELS: a file with a label
-# per line; the column may hold the labels, or their numbers from 0), SCORE_RANGE (e.g. [0, 5]: the
-# task is a regression of numbers in this range), METRICS (accuracy, f1, f1_macro,
-# matthews_correlation; for a regression pearson, spearman; by default accuracy or both of these).
+# .parquet files; TEST is optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that
+# are held out as dev, e.g. 0.1), GROUP_COLUMN (with DEV_SHARE: a column of TRAIN, e.g. of patients;
+# rows with the same cell are all in train or all in dev), COLUMNS (the names of all columns, for
+# .tsv and .csv files without a header line), TEXT_COLUMNS (one or two names), LABEL_COLUMN
+# (`label`), LABELS (all words in that column; by default those of TRAIN), LABELS_FILE (in place of
+# LABELS: a file with a label per line; the column may hold the labels, or their numbers from 0),
+# SCORE_RANGE (e.g. [0, 5]: the task is a regression of numbers in this range), METRICS (accuracy,
+# f1, f1_macro, matthews_correlation; for a regression pearson, spearman; by default accuracy or
+# both of these).
 FINETUNE.CUSTOM_TASKS = NamedEntries(CUSTOM_TASK, {})
 # Search method. grid: all settings of the grid. halving: for each task, all batch sizes and
 # learning rates with the fewest epochs, then the better half of them with the next number of

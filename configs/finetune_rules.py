@@ -119,11 +119,12 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     key = f"FINETUNE.CUSTOM_TASKS.{name}"
     for part in ("TRAIN", "DEV", "TEST"):
         path = task[part]
-        if not path and part == "TEST":
+        if not path and (part == "TEST" or (part == "DEV" and task.DEV_SHARE)):
             continue
         if not os.path.isfile(path) and not os.path.isdir(path):
             shown = Path(path).absolute() if path else "nothing"
-            yield f"{key}.{part}: no such file, got {shown}, expected {TABLE}"
+            instead = ", or a DEV_SHARE of TRAIN" if part == "DEV" and not path else ""
+            yield f"{key}.{part}: no such file, got {shown}, expected {TABLE}{instead}"
         elif os.path.isfile(path) and Path(path).suffix.lower() not in TABLE_ENDINGS:
             yield f"{key}.{part}: got {path}, expected {TABLE}"
     if task.TRAIN and task.TRAIN == task.DEV:
@@ -135,6 +136,7 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:
         yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected none of TEXT_COLUMNS"
     yield from _problems_of_columns(key, task)
+    yield from _problems_of_dev_share(key, task)
     if task.LABELS_FILE:
         others = [name for name in ("LABELS", "SCORE_RANGE") if task[name]]
         for name in others:
@@ -149,6 +151,19 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     if wrong:
         kind = "a regression" if task.SCORE_RANGE else "a classification"
         yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
+
+
+def _problems_of_dev_share(key: str, task: CfgNode) -> Iterator[str]:
+    if task.DEV and task.DEV_SHARE:
+        yield f"{key}.DEV_SHARE: got {task.DEV_SHARE} and the DEV {task.DEV}, expected one of them"
+    if not task.GROUP_COLUMN:
+        return
+    if not task.DEV_SHARE:
+        yield f"{key}.GROUP_COLUMN: got {task.GROUP_COLUMN}, expected a DEV_SHARE beside it"
+    if task.GROUP_COLUMN == task.LABEL_COLUMN:
+        yield f"{key}.GROUP_COLUMN: got LABEL_COLUMN, {task.LABEL_COLUMN}, expected another one"
+    if task.COLUMNS and task.GROUP_COLUMN not in task.COLUMNS:
+        yield f"{key}.GROUP_COLUMN: got {task.GROUP_COLUMN}, expected one of {task.COLUMNS}"
 
 
 def _problems_of_columns(key: str, task: CfgNode) -> Iterator[str]:

@@ -3,14 +3,14 @@
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.data.files.label_files import label_names
 from finetune.data.files.parquet_tables import problem_with_table
 from finetune.data.row_checks import file_state, problems_of_rows
 from finetune.data.tables import read_table
-from finetune.data.tasks import Split, Task
+from finetune.data.tasks import Part, Split, Task
 from pipeline.errors import ConfigError, StageError
 from pipeline.user_files.file_checks import shown, shown_list
 
@@ -20,7 +20,7 @@ MAX_CLASSES = 1000  # in a train file; a column with more rarely holds labels
 
 @dataclass(frozen=True)
 class TaskKeys:
-    """The values of FINETUNE.CUSTOM_TASKS.<name>."""
+    """The values of FINETUNE.CUSTOM_TASKS.<name>. dev: empty with a `dev_share`."""
 
     train: str
     dev: str
@@ -32,6 +32,8 @@ class TaskKeys:
     metrics: Sequence[str] = ()
     labels_file: str = ""
     columns: Sequence[str] = ()
+    dev_share: float = 0.0
+    group_column: str = ""
 
 
 def custom_task(name: str, keys: TaskKeys) -> Task:
@@ -41,11 +43,12 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
     of `train`. Reads all rows and raises ConfigError for a file without the columns, with a row
     that `load_examples` refuses or with nothing to learn.
     """
+    optional = ("TEST", "DEV") if keys.dev_share else ("TEST",)
     for key, file in (("TRAIN", keys.train), ("DEV", keys.dev), ("TEST", keys.test)):
-        if (file or key != "TEST") and (problem := problem_with_table(file)):
+        if (file or key not in optional) and (problem := problem_with_table(file)):
             raise _error(name, key, f"{file or 'no file'}: {problem}")
     words = () if keys.score_range else _classes(name, keys)
-    header = tuple(keys.columns)
+    train, dev, test = _splits(keys)
     low, high = keys.score_range or (0.0, 0.0)
     task = Task(
         name=name,
@@ -53,21 +56,39 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
         label_column=keys.label_column,
         metrics=_metrics(name, keys.metrics, words),
         num_train_rows=0,
-        train=Split("train", (keys.train,), header=header),
-        dev=(Split("dev", (keys.dev,), header=header),),
-        test=(Split("test", (keys.test,), header=header),) if keys.test else (),
+        train=train,
+        dev=(dev,),
+        test=(test,) if keys.test else (),
         labels={word: word for word in words},
         score_range=(low, high),
         benchmark="",
         type="classification" if words else "regression",
         has_numbers=bool(keys.labels_file),
     )
+    found = list(problems_of_rows(task, FOLDER))
     if problems := [
-        f"{_key(name, split.name.upper())}: {problem}"
-        for split, problem in problems_of_rows(task, FOLDER)
+        f"{_key(name, _key_of(split))}: {problem}"
+        for split, problem in found
+        if split == train or not split.part or (train, problem) not in found  # told once
     ]:
         raise ConfigError(problems)
     return task
+
+
+def _splits(keys: TaskKeys) -> tuple[Split, Split, Split]:
+    """Returns train, dev and test, with parts of the train file as train and dev by `dev_share`."""
+    header = tuple(keys.columns)
+    train = Split("train", (keys.train,), header=header)
+    dev = Split("dev", (keys.dev,), header=header)
+    if keys.dev_share:
+        part = Part(keys.dev_share, True, keys.group_column)
+        train = replace(train, part=replace(part, is_dev=False))
+        dev = replace(train, name="dev", part=part)
+    return train, dev, Split("test", (keys.test,), header=header)
+
+
+def _key_of(split: Split) -> str:
+    return "DEV_SHARE" if split.part and split.part.is_dev else split.name.upper()
 
 
 def _key(name: str, key: str) -> str:

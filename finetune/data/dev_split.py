@@ -8,7 +8,7 @@ the random numbers are those of `RandomState`, which numpy keeps as they are.
 import heapq
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -177,14 +177,14 @@ def linked_rows(texts: Sequence[Hashable], groups: Sequence[Hashable] = ()) -> n
     return np.array([root(row) for row in range(len(texts))], np.int64)
 
 
-def classes_missing(parts: Sequence[Mapping[int, int]], names: Sequence[str]) -> str:
-    """Returns a warning of classes that some part has no row of, or "".
+def classes_missing(
+    parts: Mapping[str, Mapping[float, int]], names: Sequence[str]
+) -> Iterator[str]:
+    """Yields a warning for each part without a row of a class of other parts.
 
-    parts: the number of rows by class, of each part.
+    parts: the number of rows by class of each part, by its name.
     """
-    rare = [
-        name
-        for label, name in enumerate(names)
-        if 0 < sum(part.get(label, 0) > 0 for part in parts) < len(parts)
-    ]
-    return f"too few rows of {shown_list(rare)} for all of the {len(parts)} parts" if rare else ""
+    present = {label for part in parts.values() for label in part}
+    for name, part in parts.items():
+        if lacks := [names[int(label)] for label in sorted(present - part.keys())]:
+            yield f"{name} has no row with the label {shown_list(lacks)}, as there are too few"

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from finetune.data.dev_split import SEED, held_out, linked_rows, strata_of_scores
 from finetune.data.files.label_files import label_position
 from finetune.data.files.parquet_tables import (
     ENDING,
@@ -25,7 +26,7 @@ from finetune.data.tables import (
     read_table,
     table_columns,
 )
-from finetune.data.tasks import Split, Task
+from finetune.data.tasks import Part, Split, Task
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
 from pipeline.hub.repository import Repository, cached_commit
@@ -141,19 +142,52 @@ def _from_table(task: Task, split: Split, path: Path) -> Examples:
             _check_ids(table)
         texts = [cells[: len(columns)] for _, cells in table.rows]
         return Examples(texts, malformed=table.malformed)
-    table = _read(task, split, path, (*columns, task.label_column))
-    examples = Examples([], malformed=table.malformed)
-    for number, (*text, label) in table.rows:
-        if label.strip():
-            examples.texts.append(tuple(text))
-            examples.labels.append(_label(task, label.strip(), place(path, number)))
+    grouped = _group_columns(split)
+    table = _read(task, split, path, (*columns, task.label_column, *grouped))
+    examples, groups = Examples([], malformed=table.malformed), list[str]()
+    for number, cells in table.rows:
+        label = cells[len(columns)].strip()
+        if label:
+            examples.texts.append(cells[: len(columns)])
+            examples.labels.append(_label(task, label, place(path, number)))
+            groups += cells[len(columns) + 1 :]
+            if grouped and not groups[-1].strip():
+                where = f"{place(path, number)}: no group in column {grouped[0]}"
+                raise StageError(f"{where}, expected one in each row with a label")
         else:
             examples.unlabelled.append(f"{place(path, number)}: no label")
-    return examples
+    return _part(task, split.part, examples, groups, path) if split.part else examples
+
+
+def _part(
+    task: Task, part: Part, examples: Examples, groups: Sequence[str], path: Path
+) -> Examples:
+    """Returns the examples of dev, or the others with the rows left out.
+
+    Rows with the same texts are on the same side.
+    """
+    import numpy as np
+
+    labels = examples.labels
+    strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
+    try:
+        is_dev = held_out(strata, linked_rows(examples.texts, groups), part.share, SEED)
+    except ValueError as error:
+        raise StageError(f"{path}: {error} (DEV_SHARE is {part.share:g})") from error
+    rows = np.flatnonzero(is_dev == part.is_dev).tolist()
+    texts, labels = [examples.texts[row] for row in rows], [labels[row] for row in rows]
+    if part.is_dev:
+        return Examples(texts, labels)
+    return replace(examples, texts=texts, labels=labels)
 
 
 def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table[tuple[str, ...]]:
-    return read_table(path, columns, optional=[task.label_column], header=split.header)
+    optional = [task.label_column, *_group_columns(split)]
+    return read_table(path, columns, optional, split.header)
+
+
+def _group_columns(split: Split) -> list[str]:
+    return [split.part.group_column] if split.part and split.part.group_column else []
 
 
 def _id_columns(path: Path) -> list[str]:

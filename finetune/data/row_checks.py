@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from finetune.data.dev_split import classes_missing
 from finetune.data.examples import Examples, find_file, load_examples
-from finetune.data.files.parquet_tables import class_names, is_parquet, parquet_files
-from finetune.data.tasks import Split, Task
+from finetune.data.files.parquet_tables import (
+    class_names,
+    is_parquet,
+    num_files_of_split,
+    parquet_files,
+)
+from finetune.data.tasks import Part, Split, Task
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown, shown_list
@@ -150,7 +156,7 @@ def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterat
         if len(found.labels) == 1:
             word = words[int(next(iter(found.labels)))]
             yield (
-                f"{split.files[0]}: all rows have the label {word}, so a model that always answers "
+                f"{_named(split)}: all rows have the label {word}, so a model that always answers "
                 f"{word} scores 100"
             )
     if task.train not in facts:
@@ -183,10 +189,15 @@ def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[
         yield Note(f"classes: {shown_list(task.labels)}")
         yield from _notes_on_class_names(task)
     yield from rows_left_out(facts)
+    for file in dict.fromkeys(split.files[0] for split in facts):
+        if (total := num_files_of_split(Path(file))) > 1:
+            yield Note(f"{file}: one of {total} files; name a folder with all of them", True)
     for split, found in facts.items():
         if found.num_blank:
-            yield Note(f"{split.files[0]}: {_rows(found.num_blank)} without any text")
+            yield Note(f"{_named(split)}: {_rows(found.num_blank)} without any text")
     for split in task.dev:
+        if split.part and split in facts:
+            yield from _notes_on_part(task, split, split.part, facts)
         yield from _notes_on_dev(task, split, facts)
 
 
@@ -197,6 +208,21 @@ def _notes_on_class_names(task: Task) -> Iterator[Note]:
             numbers = f"0 to {len(words) - 1}"
             named = f"the classes {numbers} of {task.label_column} are named in the file"
             yield Note(f"{path}: {named}: {shown_list(words)}")
+
+
+def _notes_on_part(
+    task: Task, split: Split, part: Part, facts: Mapping[Split, RowFacts]
+) -> Iterator[Note]:
+    grouped = f", no {part.group_column} is in train too" if part.group_column else ""
+    yield Note(f"{split.name}: {_rows(facts[split].num_rows)} of TRAIN, stratified{grouped}")
+    if not task.is_regression:
+        parts = {found.name: facts[found].labels for found in (task.train, split)}
+        yield from (Note(warning, True) for warning in classes_missing(parts, list(task.labels)))
+
+
+def _named(split: Split) -> str:
+    """Returns the file, or the part of it."""
+    return f"{split.name} of {split.files[0]}" if split.part else split.files[0]
 
 
 def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
@@ -215,7 +241,7 @@ def rows_left_out(facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
 def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> Iterator[Note]:
     import numpy as np
 
-    found, file = facts[split], split.files[0]
+    found, file = facts[split], _named(split)
     num_shared = int(np.isin(found.texts, facts[task.train].texts).sum())
     if num_shared:
         yield Note(

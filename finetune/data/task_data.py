@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from configs.finetune_rules import task_names
 from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.demo_glue import demo_digests, demo_files
+from finetune.data.dev_split import SEED
 from finetune.data.examples import HUB_DATASET, find_file, has_split, hub_files
 from finetune.data.files.parquet_tables import ENDING, parquet_files
 from finetune.data.tasks import Split, Task, find_task
@@ -80,15 +81,18 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     files = {name: _digest(path) for name, path in paths.items() if path}
     if task.benchmark:
         return {"task_files": files}
-    described = {
+    described: dict[str, Any] = {
         "text_columns": list(task.text_columns),
         "label_column": task.label_column,
         "labels": list(task.labels),
         "score_range": list(task.score_range),
         "metrics": list(task.metrics),
     }
-    if task.train.header:  # a key that older results lack
+    # Keys that older results lack.
+    if task.train.header:
         described["columns"] = list(task.train.header)
+    if part := task.train.part:
+        described |= {"dev_share": part.share, "group_column": part.group_column, "split": SEED}
     return {"task_files": files, "task_keys": described}
 
 

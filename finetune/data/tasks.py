@@ -12,6 +12,19 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Part:
+    """The rows of a train file for dev, or the others: see finetune/data/dev_split.py.
+
+    share: of the rows, for dev. is_dev: True for these rows. group_column: rows with the same cell
+    there stay together; may be empty.
+    """
+
+    share: float
+    is_dev: bool
+    group_column: str = ""
+
+
+@dataclass(frozen=True)
 class Split:
     """A part of a task's data.
 
@@ -19,7 +32,7 @@ class Split:
     hub_split: its place in nyu-mll/glue. header: the columns of a file without a header line.
     text_columns: overrides the task's. submission and num_rows: name of the submitted file
     (without its ending) and the number of rows that the server expects; only for the benchmarks'
-    test sets.
+    test sets. part: the rows of the file that count, None for all.
     """
 
     name: str
@@ -30,6 +43,7 @@ class Split:
     text_columns: tuple[str, ...] = ()
     submission: str = ""
     num_rows: int = 0
+    part: Part | None = None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def parquet_files(path: Path) -> list[Path]:
     return files
 
 
+def num_files_of_split(path: Path) -> int:
+    """Returns 3 for `train-00000-of-00003.parquet`, 1 for other names."""
+    found = NUMBERED.fullmatch(path.stem)
+    return int(found["total"]) if found and path.suffix.lower() == ENDING else 1
+
+
 def problem_with_table(path: str) -> str:
     """Returns the reason why this is neither a file nor a folder of Parquet files, or ""."""
     if not Path(path).is_dir():

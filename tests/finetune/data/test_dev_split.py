@@ -139,7 +139,7 @@ def test_rows_of_the_same_text_or_group_are_linked():
 
 
 def test_classes_missing_in_a_part():
-    assert classes_missing([{0: 3, 1: 1}, {0: 1, 1: 0}], ["a", "b", "c"]) == (
-        "too few rows of b for all of the 2 parts"
-    )
-    assert classes_missing([{0: 3}, {0: 1}], ["a", "b"]) == ""
+    parts = {"train": {0: 3, 1: 1}, "dev": {0: 1}}
+    told = "dev has no row with the label b, as there are too few"
+    assert list(classes_missing(parts, ["a", "b", "c"])) == [told]
+    assert list(classes_missing({"train": {0: 3}, "dev": {0: 1}}, ["a", "b"])) == []

@@ -227,3 +227,11 @@ def test_places_in_parquet_are_rows(tmp_path):
     empty.mkdir()
     with pytest.raises(ConfigError, match=r"TRAIN: .*has no \.parquet file, expected some"):
         make(empty, train)
+
+
+def test_one_file_of_several_is_warned_of(tmp_path):
+    columns = {"text": TEXTS, "label": ["a", "b"] * 25}
+    train = write(tmp_path / "train-00001-of-00003.parquet", columns)
+    dev = write(tmp_path / "dev-00000-of-00001.parquet", columns)
+    found = [note for note in notes_on_task(make(train, dev), ".") if " files;" in note]
+    assert found == [f"WARNING: mine: {train}: one of 3 files; name a folder with all of them"]
