@@ -476,7 +476,9 @@ CUSTOM_TASK = {
     "DEV_SHARE": Key(
         0.0, Rule(lambda share: 0 <= share < 1, "at least 0 and less than 1"), identity=by_plan
     ),
+    "FOLDS": Key(0, Rule(lambda k: k == 0 or 2 <= k <= 100, "0, or 2 to 100"), identity=by_plan),
     "GROUP_COLUMN": Key("", identity=by_plan),
+    "CLASS_WEIGHTS": Key("", one_of("", "balanced"), identity=by_plan),
     "TEXT_COLUMNS": Key(
         [],
         Rule(
@@ -569,14 +571,17 @@ FINETUNE.TASKS = Key(list(GLUE_TASKS), identity=by_plan)
 # Classification and regression tasks of your own, under names of your choice (without a dot) for
 # TASKS. Keys of each: TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of
 # .parquet files; TEST is optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that
-# are held out as dev, e.g. 0.1), GROUP_COLUMN (with DEV_SHARE: a column of TRAIN, e.g. of patients;
-# rows with the same cell are all in train or all in dev), COLUMNS (the names of all columns, for
+# are held out as dev, e.g. 0.1), FOLDS (in place of DEV: each run is repeated on so many folds of
+# TRAIN and scored by their mean; a last run with the best setting learns from all rows),
+# GROUP_COLUMN (with DEV_SHARE or FOLDS: a column of TRAIN, e.g. of patients; rows with the same
+# cell are all in train or all in dev), COLUMNS (the names of all columns, for
 # .tsv and .csv files without a header line), TEXT_COLUMNS (one or two names), LABEL_COLUMN
 # (`label`), LABELS (all words in that column; by default those of TRAIN), LABELS_FILE (in place of
 # LABELS: a file with a label per line; the column may hold the labels, or their numbers from 0),
 # SCORE_RANGE (e.g. [0, 5]: the task is a regression of numbers in this range), METRICS (accuracy,
 # f1, f1_macro, matthews_correlation; for a regression pearson, spearman; by default accuracy or
-# both of these).
+# both of these), CLASS_WEIGHTS (balanced: the losses of a rare class weigh more, so that all
+# classes count alike in training; only for classification).
 FINETUNE.CUSTOM_TASKS = NamedEntries(CUSTOM_TASK, {})
 # Search method. grid: all settings of the grid. halving: for each task, all batch sizes and
 # learning rates with the fewest epochs, then the better half of them with the next number of

@@ -75,6 +75,13 @@ def problems_of_finetuning(config: CfgNode, room: int) -> Iterator[str]:
     for task in sorted(set(tasks) & set(finetune.CUSTOM_TASKS)):
         yield from _problems_of_custom_task(task, finetune.CUSTOM_TASKS[task])
     yield from _problems_of_stilt(finetune, tasks)
+    in_folds = [task for task in tasks if finetune.CUSTOM_TASKS.get(task, {}).get("FOLDS")]
+    if in_folds and finetune.EVALS_PER_EPOCH:
+        yield (
+            f"FINETUNE.EVALS_PER_EPOCH: got {finetune.EVALS_PER_EPOCH} with FOLDS of "
+            f"{', '.join(in_folds)}, expected 0: the last run, on all rows, has no dev rows to "
+            "choose its best weights by"
+        )
     if finetune.EARLY_STOPPING_PATIENCE and not finetune.EVALS_PER_EPOCH:
         yield (
             "FINETUNE.EARLY_STOPPING_PATIENCE: needs evaluations, got "
@@ -119,11 +126,11 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     key = f"FINETUNE.CUSTOM_TASKS.{name}"
     for part in ("TRAIN", "DEV", "TEST"):
         path = task[part]
-        if not path and (part == "TEST" or (part == "DEV" and task.DEV_SHARE)):
+        if not path and (part == "TEST" or (part == "DEV" and (task.DEV_SHARE or task.FOLDS))):
             continue
         if not os.path.isfile(path) and not os.path.isdir(path):
             shown = Path(path).absolute() if path else "nothing"
-            instead = ", or a DEV_SHARE of TRAIN" if part == "DEV" and not path else ""
+            instead = ", or a DEV_SHARE or FOLDS of TRAIN" if part == "DEV" and not path else ""
             yield f"{key}.{part}: no such file, got {shown}, expected {TABLE}{instead}"
         elif os.path.isfile(path) and Path(path).suffix.lower() not in TABLE_ENDINGS:
             yield f"{key}.{part}: got {path}, expected {TABLE}"
@@ -136,7 +143,7 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:
         yield f"{key}.LABEL_COLUMN: got {task.LABEL_COLUMN}, expected none of TEXT_COLUMNS"
     yield from _problems_of_columns(key, task)
-    yield from _problems_of_dev_share(key, task)
+    yield from _problems_of_held_out(key, task)
     if task.LABELS_FILE:
         others = [name for name in ("LABELS", "SCORE_RANGE") if task[name]]
         for name in others:
@@ -146,6 +153,8 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
             yield f"{key}.LABELS_FILE: no such file, got {path}, expected a line for each label"
     if task.SCORE_RANGE and task.LABELS:
         yield f"{key}.LABELS: got {task.LABELS}, expected none with SCORE_RANGE (a regression)"
+    if task.SCORE_RANGE and task.CLASS_WEIGHTS:
+        yield f"{key}.CLASS_WEIGHTS: got {task.CLASS_WEIGHTS}, expected none with SCORE_RANGE"
     allowed = REGRESSION_METRICS if task.SCORE_RANGE else CLASS_METRICS
     wrong = [metric for metric in task.METRICS if metric not in allowed]
     if wrong:
@@ -153,13 +162,16 @@ def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
         yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
 
 
-def _problems_of_dev_share(key: str, task: CfgNode) -> Iterator[str]:
-    if task.DEV and task.DEV_SHARE:
-        yield f"{key}.DEV_SHARE: got {task.DEV_SHARE} and the DEV {task.DEV}, expected one of them"
+def _problems_of_held_out(key: str, task: CfgNode) -> Iterator[str]:
+    given = [name for name in ("DEV", "DEV_SHARE", "FOLDS") if task[name]]
+    if len(given) > 1:
+        listed = " and ".join(f"{name} {task[name]}" for name in given)
+        yield f"{key}.{given[-1]}: got {listed}, expected one of them"
     if not task.GROUP_COLUMN:
         return
-    if not task.DEV_SHARE:
-        yield f"{key}.GROUP_COLUMN: got {task.GROUP_COLUMN}, expected a DEV_SHARE beside it"
+    if not (task.DEV_SHARE or task.FOLDS):
+        expected = "a DEV_SHARE or FOLDS beside it"
+        yield f"{key}.GROUP_COLUMN: got {task.GROUP_COLUMN}, expected {expected}"
     if task.GROUP_COLUMN == task.LABEL_COLUMN:
         yield f"{key}.GROUP_COLUMN: got LABEL_COLUMN, {task.LABEL_COLUMN}, expected another one"
     if task.COLUMNS and task.GROUP_COLUMN not in task.COLUMNS:

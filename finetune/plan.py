@@ -147,7 +147,14 @@ def _grid_inputs(search: Search) -> dict[str, Any]:
 def _jobs(finetune: "CfgNode", tasks: tuple[Task, ...]) -> tuple[Job, ...]:
     stilt = task_names(finetune.STILT_TASKS, finetune)
     try:
-        return tuple(plan_jobs(_grids(finetune, tasks), finetune.SEEDS, stilt))
+        return tuple(
+            plan_jobs(
+                _grids(finetune, tasks),
+                finetune.SEEDS,
+                stilt,
+                {task.name: task.num_folds for task in tasks},
+            )
+        )
     except ValueError as error:
         raise ConfigError(
             [

@@ -15,7 +15,16 @@ from finetune.estimate import training_rows
 from finetune.kept_models import kept_models
 from finetune.plan import FinetunePlan, plan
 from finetune.search.dask_workers import dask_workers
-from finetune.search.grid import Job, best_job, by_task, run_order, total_rows
+from finetune.search.grid import (
+    ALL_ROWS,
+    Job,
+    best_job,
+    by_task,
+    rows_of_last,
+    rows_per_epoch,
+    run_order,
+    total_rows,
+)
 from finetune.search.job_folder import (
     ASKED_LENGTH,
     SUMMARY_KEYS,
@@ -208,8 +217,16 @@ def _run_jobs(
 ) -> None:
     """Runs the jobs without a result; extrapolates the time left from the rows trained on."""
 
+    grids = by_task(search.jobs)
+
+    def rows_of(job: Job) -> int:
+        grid, number = grids[job.task], rows[job.task]
+        if job.fold == ALL_ROWS:
+            return rows_of_last(grid, number)
+        return job.epochs * rows_per_epoch(grid, number)
+
     def rows_done() -> int:
-        return sum(job.epochs * rows[job.task] for job in progress.results)
+        return sum(map(rows_of, progress.results))
 
     total = total_rows(search.jobs, search.kind, rows)
     with console.progress("finetuning", total, "rows") as shown:
@@ -259,7 +276,8 @@ def _describe(job: Job, outcome: dict | Exception) -> str:
     if isinstance(outcome, Exception):
         lines = str(outcome).strip().splitlines() or ["no message"]
         return f"{job} failed: {lines[0]}"
-    return f"{job}: {outcome['score']:.3f}"
+    score = outcome["score"]
+    return f"{job}: trained on all rows" if score is None else f"{job}: {score:.3f}"
 
 
 def _failure(search: Search, progress: SearchState, console: Console) -> str:
@@ -284,6 +302,7 @@ def _summary(search: Search, results: dict[Job, dict]) -> dict[str, Any]:
         task: best_job({job: results[job]["score"] for job in jobs}).setting
         for task, jobs in by_task(done).items()
     }
+    done += [job for job in results if job.fold == ALL_ROWS]
     return {
         "dataset_id": search.model.dataset_id,
         "pretrain_id": search.model.pretrain_id,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.data.examples import HUB_DATASET
 from finetune.data.tasks import Split, Task, submission_splits
 from finetune.kept_models import kept_models, lines_of_use
+from finetune.search.grid import with_last_runs
 from finetune.search.job_folder import predictions_path
 from finetune.search.search import Search
 from pipeline.console import Console, stage_console
@@ -110,7 +111,7 @@ def _finished_search(plan: ResultPlan) -> dict[str, Any]:
 
 def _check_settings(found: Mapping[str, Any], path: Path, search: Search) -> None:
     """Raises StageError for runs of another search: their names become paths."""
-    planned = {(job.task, job.setting) for job in search.jobs}
+    planned = {(job.task, job.setting) for job in with_last_runs(search.jobs)}
     try:
         named = {(run["task"], run["setting"]) for run in found["runs"]}
         named |= set(found["best"].items())

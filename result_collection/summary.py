@@ -1,6 +1,6 @@
 """Summary of a search: the best setting of each task, its dev scores, and averages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -33,6 +33,7 @@ TSV_HEADER = [
 SHARES = ("truncated_share", "cut_share", "unknown_character_share")
 # Facts of the submitted run on its data; old results lack some.
 RUN_FACTS = ("max_seq_length", ASKED_LENGTH, "tokenization", "only_label")
+Run = Mapping[str, Any]  # of the search's summary
 
 
 def summarize(
@@ -60,22 +61,28 @@ def summarize(
 def _row(task: Task, search: Mapping[str, Any]) -> dict[str, Any]:
     runs = [run for run in search["runs"] if run["task"] == task.name]
     submitted = next(run for run in runs if run["setting"] == search["best"][task.name])
-    settings = _settings(runs, _setting_of(submitted))
-    same = [run for run in runs if _setting_of(run) == _setting_of(submitted)]
+    scored = [run for run in runs if run["score"] is not None]  # not the one on all rows
+    settings = _settings(scored, _setting_of(submitted))
+    same = [run for run in scored if _setting_of(run) == _setting_of(submitted)]
+    own = [run for run in same if run["seed"] == submitted["seed"]]
     row = {
         "task": task.name,
         "benchmark": task.benchmark or OWN,
         **next(setting for setting in settings if setting["is_best"]),
-        "metrics": _metrics(task, [run["dev"] for run in same]),
-        "num_seeds": len(same),
+        "metrics": _metrics(task, same),
+        "num_seeds": len(_by_seed(same)),
+        "num_folds": len(own) if submitted["score"] is None else 0,
         "num_runs": len(runs),
         "num_malformed_rows": submitted.get("num_malformed_rows", 0),
         "num_unlabelled_rows": submitted.get("num_unlabelled_rows", 0),
         **{key: submitted[key] for key in RUN_FACTS if key in submitted},
         "seconds": sum(run["seconds"] for run in runs),
-        "majority": submitted["majority"],
+        "majority": _majority(own),
         "stilt": submitted["stilt"],
-        "submitted": {key: submitted[key] for key in ("setting", "seed", "score")},
+        "submitted": {
+            **{key: submitted[key] for key in ("setting", "seed")},
+            "score": mean(run["score"] for run in own),
+        },
         "settings": settings,
     }
     return {**row, "submits_majority": _submits_majority(row)}
@@ -86,15 +93,16 @@ def _setting_of(run: Mapping[str, Any]) -> tuple[float, int, float]:
 
 
 def _settings(runs: Sequence[Mapping[str, Any]], best: tuple) -> list[dict[str, Any]]:
-    """Returns each setting with the median over its seeds, and their range if several."""
-    scores: dict[tuple, list[float]] = {}
+    """Returns each setting with the median over its seeds (of the means over folds), and the range
+    of all its runs if there are several."""
+    scores: dict[tuple, list[Mapping[str, Any]]] = {}
     for run in runs:
-        scores.setdefault(_setting_of(run), []).append(run["score"])
+        scores.setdefault(_setting_of(run), []).append(run)
     return [
         {
             **dict(zip(("epochs", "batch_size", "learning_rate"), setting, strict=True)),
-            "score": median(found),
-            "spread": _spread(found),
+            "score": _median_over_seeds(found, lambda run: run["score"]),
+            "spread": _spread([run["score"] for run in found]),
             "is_best": setting == best,
         }
         for setting, found in sorted(scores.items())
@@ -108,11 +116,33 @@ def _spread(scores: Sequence[float]) -> dict[str, float]:
     return {"min": min(scores), "max": max(scores), "stdev": stdev(scores)}
 
 
-def _metrics(task: Task, devs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    """Returns the runs of each seed: one, or one per fold."""
+    seeds = dict.fromkeys(run["seed"] for run in runs)
+    return [[run for run in runs if run["seed"] == seed] for seed in seeds]
+
+
+def _median_over_seeds(runs: Sequence[Run], value: Callable[[Run], float]) -> float:
+    return median(mean(map(value, of_seed)) for of_seed in _by_seed(runs))
+
+
+def _majority(runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns the label and the score of the constant answer, the mean over folds."""
+    found = [run["majority"] for run in runs]
+    if not all(found):
+        return {}
+    return {**found[0], "score": mean(majority["score"] for majority in found)}
+
+
+def _metrics(task: Task, runs: Sequence[Run]) -> dict[str, float]:
     """Returns the median over the seeds of each metric of each dev set."""
+
+    def value(split: str, metric: str) -> float:
+        return _median_over_seeds(runs, lambda run: run["dev"][split][metric])
+
     return {
-        _metric_name(task, split, metric): median(dev[split][metric] for dev in devs)
-        for split, metrics in devs[0].items()
+        _metric_name(task, split, metric): value(split, metric)
+        for split, metrics in runs[0]["dev"].items()
         for metric in metrics
     }
 
@@ -125,7 +155,7 @@ def _metric_name(task: Task, split: str, metric: str) -> str:
     name = metric.replace("_", " ")
     if metric == "f1" and not task.benchmark:
         name = f"f1 of {list(task.labels)[1]}"
-    return name if len(task.dev) == 1 else f"{split.removeprefix('dev_')} {name}"
+    return name if len(task.dev) < 2 else f"{split.removeprefix('dev_')} {name}"
 
 
 def _submits_majority(row: Mapping[str, Any]) -> bool:
@@ -245,6 +275,11 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     for row in summary["tasks"]:
         lines += _notes_on_rows(row)
         lines += _notes_on_texts(row)
+        if k := row["num_folds"]:
+            lines.append(
+                f"{row['task']}: scores are means over {k} folds of TRAIN, the range is that of "
+                "all runs; the submitted run learned from all rows"
+            )
         if row["submits_majority"]:
             lines.append(
                 f"{row['task']}: the search did not beat the majority label "

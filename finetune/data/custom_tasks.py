@@ -20,7 +20,7 @@ MAX_CLASSES = 1000  # in a train file; a column with more rarely holds labels
 
 @dataclass(frozen=True)
 class TaskKeys:
-    """The values of FINETUNE.CUSTOM_TASKS.<name>. dev: empty with a `dev_share`."""
+    """The values of FINETUNE.CUSTOM_TASKS.<name>. dev: empty with `dev_share` or `folds`."""
 
     train: str
     dev: str
@@ -33,6 +33,8 @@ class TaskKeys:
     labels_file: str = ""
     columns: Sequence[str] = ()
     dev_share: float = 0.0
+    folds: int = 0
+    class_weights: str = ""
     group_column: str = ""
 
 
@@ -43,7 +45,7 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
     of `train`. Reads all rows and raises ConfigError for a file without the columns, with a row
     that `load_examples` refuses or with nothing to learn.
     """
-    optional = ("TEST", "DEV") if keys.dev_share else ("TEST",)
+    optional = ("TEST", "DEV") if keys.dev_share or keys.folds else ("TEST",)
     for key, file in (("TRAIN", keys.train), ("DEV", keys.dev), ("TEST", keys.test)):
         if (file or key not in optional) and (problem := problem_with_table(file)):
             raise _error(name, key, f"{file or 'no file'}: {problem}")
@@ -57,15 +59,22 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
         metrics=_metrics(name, keys.metrics, words),
         num_train_rows=0,
         train=train,
-        dev=(dev,),
+        dev=() if keys.folds else (dev,),
         test=(test,) if keys.test else (),
         labels={word: word for word in words},
         score_range=(low, high),
         benchmark="",
         type="classification" if words else "regression",
         has_numbers=bool(keys.labels_file),
+        num_folds=keys.folds,
+        group_column=keys.group_column,
+        class_weights=keys.class_weights,
     )
-    found = list(problems_of_rows(task, FOLDER))
+    found = [
+        problem
+        for some in dict.fromkeys((task, task.in_fold(1)))
+        for problem in problems_of_rows(some, FOLDER)
+    ]
     if problems := [
         f"{_key(name, _key_of(split))}: {problem}"
         for split, problem in found
@@ -88,7 +97,9 @@ def _splits(keys: TaskKeys) -> tuple[Split, Split, Split]:
 
 
 def _key_of(split: Split) -> str:
-    return "DEV_SHARE" if split.part and split.part.is_dev else split.name.upper()
+    if split.part and split.part.is_dev:
+        return "FOLDS" if split.part.num_folds else "DEV_SHARE"
+    return split.name.upper()
 
 
 def _key(name: str, key: str) -> str:

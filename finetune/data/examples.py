@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from finetune.data.dev_split import SEED, held_out, linked_rows, strata_of_scores
+from finetune.data.dev_split import SEED, folds, held_out, linked_rows, strata_of_scores
 from finetune.data.files.label_files import label_position
 from finetune.data.files.parquet_tables import (
     ENDING,
@@ -170,10 +170,15 @@ def _part(
 
     labels = examples.labels
     strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
+    together = linked_rows(examples.texts, groups)
     try:
-        is_dev = held_out(strata, linked_rows(examples.texts, groups), part.share, SEED)
+        if part.num_folds:
+            is_dev = folds(strata, together, part.num_folds, SEED) == part.fold - 1
+        else:
+            is_dev = held_out(strata, together, part.share, SEED)
     except ValueError as error:
-        raise StageError(f"{path}: {error} (DEV_SHARE is {part.share:g})") from error
+        key = f"FOLDS is {part.num_folds}" if part.num_folds else f"DEV_SHARE is {part.share:g}"
+        raise StageError(f"{path}: {error} ({key})") from error
     rows = np.flatnonzero(is_dev == part.is_dev).tolist()
     texts, labels = [examples.texts[row] for row in rows], [labels[row] for row in rows]
     if part.is_dev:

@@ -185,6 +185,9 @@ def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[
     """Yields row counts, rows left out, and limits of the scores."""
     counts = ", ".join(f"{split.name} {_rows(found.num_rows)}" for split, found in facts.items())
     yield Note(counts)
+    if k := task.num_folds:
+        grouped = f", no {task.group_column} in two of them" if task.group_column else ""
+        yield Note(f"dev: each of {k} folds of TRAIN in turn, stratified{grouped}")
     if not task.is_regression:
         yield Note(f"classes: {shown_list(task.labels)}")
         yield from _notes_on_class_names(task)

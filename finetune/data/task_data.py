@@ -93,6 +93,11 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
         described["columns"] = list(task.train.header)
     if part := task.train.part:
         described |= {"dev_share": part.share, "group_column": part.group_column, "split": SEED}
+    if task.class_weights:
+        described["class_weights"] = task.class_weights
+    if task.num_folds:
+        folds = {"folds": task.num_folds, "group_column": task.group_column, "split": SEED}
+        described |= folds
     return {"task_files": files, "task_keys": described}
 
 

@@ -7,7 +7,7 @@ arXiv 1905.00537).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -15,13 +15,16 @@ from typing import Any
 class Part:
     """The rows of a train file for dev, or the others: see finetune/data/dev_split.py.
 
-    share: of the rows, for dev. is_dev: True for these rows. group_column: rows with the same cell
-    there stay together; may be empty.
+    share: of the rows, for dev. fold: from 1 to num_folds, the one for dev instead of a share.
+    is_dev: True for the rows of dev. group_column: rows with the same cell there stay together; may
+    be empty.
     """
 
     share: float
     is_dev: bool
     group_column: str = ""
+    fold: int = 0
+    num_folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ class Task:
     official train file (MultiRC: its answers, ReCoRD: its queries). dev: the splits whose mean is
     the score. test: the splits to predict. layout: maps rows to samples, see
     finetune/data/superglue.py. type: see finetune/task_types. has_numbers: the files may hold the
-    labels' numbers, from 0, too.
+    labels' numbers, from 0, too. num_folds: of the train file, in place of dev splits; 0 for none.
+    group_column: see `Part`, for folds. class_weights:
+    `balanced` or empty.
     """
 
     name: str
@@ -75,9 +80,24 @@ class Task:
     layout: str = "columns"
     type: str = "classification"
     has_numbers: bool = False
+    num_folds: int = 0
+    group_column: str = ""
+    class_weights: str = ""
 
     def __hash__(self) -> int:
         return hash((self.benchmark, self.name))
+
+    def in_fold(self, number: int) -> "Task":
+        """Returns the task of a run: fold `number` is for dev, the other rows are for training.
+
+        A number outside of 1 to num_folds gives the task itself, with all rows for training.
+        """
+        if not 1 <= number <= self.num_folds:
+            return self
+        part = Part(0.0, True, self.group_column, number, self.num_folds)
+        train = replace(self.train, part=replace(part, is_dev=False))
+        dev = replace(self.train, name="dev", part=part)
+        return replace(self, train=train, dev=(dev,), test=())
 
     @property
     def is_regression(self) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.tasks import Task
-from finetune.search.grid import NONE, STILT_SOURCE, Job, by_task, num_runs
+from finetune.search.grid import ALL, BEST, STILT_SOURCE, Job, by_task, num_runs
 from finetune.search.job_folder import InputPaths, JobRun, TrainingSettings, model_path
 from pipeline.store.artifacts import Artifact
 from pipeline.store.paths import finetune_search_dir, finetune_task_dir, log_path, search_name
@@ -87,7 +87,7 @@ class Search:
 
     def make_run(self, job: Job, source: Job | None) -> JobRun:
         """Returns the run of a job; source: the MNLI job to start from, if any."""
-        task = next(task for task in self.tasks if task.name == job.task)
+        task = next(task for task in self.tasks if task.name == job.task).in_fold(job.fold)
         start = str(model_path(self.job_dir(source))) if source else self.model.path
         return JobRun(
             job=job,
@@ -97,8 +97,13 @@ class Search:
             settings=self._settings(job),
             folder=self.job_dir(job),
             log=self.log(job.task, self.name, job.setting),
-            keep_model=self.keep_models != NONE or job.task in self.stilt_sources,
+            keep_model=self._keeps_model(job),
         )
+
+    def _keeps_model(self, job: Job) -> bool:
+        if self.keep_models == BEST:  # that of a fold is never the best
+            return job.fold <= 0
+        return self.keep_models == ALL or job.task in self.stilt_sources
 
     def _inputs(self, job: Job, source: Job | None) -> dict[str, Any]:
         return {
@@ -113,6 +118,7 @@ class Search:
             "seed": job.seed,
             "start": self.make_run(source, None).fingerprint if source else "pretrained",
             "format": FORMAT,
+            **({"fold": job.fold} if job.fold else {}),
         }
 
     def _settings(self, job: Job) -> TrainingSettings:
@@ -136,8 +142,8 @@ class Search:
 
 
 def count_runs(search: Search) -> dict[str, int]:
-    """Returns the number of runs by task."""
+    """Returns the number of runs by task; after folds there is one more, on all rows."""
     return {
-        task: sum(num_runs(jobs, search.kind).values())
+        task: sum(num_runs(jobs, search.kind).values()) + any(job.fold for job in jobs)
         for task, jobs in by_task(search.jobs).items()
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from finetune.search.grid import (
     ALL,
+    ALL_ROWS,
     BEST,
     HALVING,
     NONE,
@@ -77,8 +78,9 @@ class SearchState:
     def waiting(self) -> list[Job]:
         """The jobs known to be wanted and not started."""
         started = {*self.results, *self.failures, *self.running}
-        wanted = {job for task in self._grids for job in self.wanted(task)}
-        return [job for job in self.jobs if job in wanted and job not in started]
+        wanted = {job for task in self._grids for job in self.wanted(task)} - started
+        after_folds = [job for job in wanted if job.fold == ALL_ROWS]
+        return [*(job for job in self.jobs if job in wanted), *sorted(after_folds, key=str)]
 
     @property
     def without_model(self) -> list[Job]:
@@ -93,13 +95,17 @@ class SearchState:
         """Returns the finished jobs whose models are kept, once a task's search is complete."""
         if not self.is_complete(task):
             return []
-        scores = self._scores(task)
-        return list(scores) if self.keep_models == ALL else [best_job(scores)]
+        if self.keep_models == ALL:
+            return [job for job in self.results if job.task == task]
+        return [best_job(self._scores(task))]
 
     def wanted(self, task: str) -> list[Job]:
         """Returns the jobs of a task to run, as far as the results tell."""
-        grid = self._grids.get(task, [])
-        return halving_jobs(grid, self._scores(task)) if self.search == HALVING else grid
+        grid, scores = self._grids.get(task, []), self._scores(task)
+        found = halving_jobs(grid, scores) if self.search == HALVING else grid
+        if any(job.fold for job in found) and all(job in scores for job in found):
+            return [*found, best_job(scores)]
+        return found
 
     def is_complete(self, task: str) -> bool:
         return all(job in self.results for job in self.wanted(task))
@@ -149,7 +155,8 @@ class SearchState:
         """
         for task in self._tasks_of_best_models():
             scores = self._scores(task)
-            kept = possible_best(self.wanted(task), scores)
+            wanted = [job for job in self.wanted(task) if job.fold != ALL_ROWS]
+            kept = possible_best(wanted, scores)
             if all(map(self._has_model, kept)):
                 for job in scores.keys() - kept - self.running:
                     drop_model(self.run_of(job).folder)

@@ -114,10 +114,11 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
         "inputs": run.inputs,
         "task": task.name,
         "setting": run.job.setting,
-        "score": task_score(outcome.dev),
+        "score": task_score(outcome.dev) if outcome.dev else None,  # on all rows after folds
         **outcome.as_json(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
     write_result(run, result)
-    log(f"score {result['score']:.4f} in {result['seconds']} s, dev {outcome.dev}")
+    score = f"score {result['score']:.4f}" if outcome.dev else "trained on all rows"
+    log(f"{score} in {result['seconds']} s, dev {outcome.dev}")
     return result

@@ -59,12 +59,21 @@ class TaskType(ABC):
     # --- loss ---
 
     @abstractmethod
-    def summed_loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Returns the sum of the losses. logits: float32, as the model gives them."""
+    def summed_loss(
+        self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None" = None
+    ) -> "Tensor":
+        """Returns the sum of the losses.
 
-    def num_targets(self, labels: np.ndarray) -> int:
-        """Returns the number of losses in a sum."""
+        logits: float32, as the model gives them. weights: of the classes, [num_labels] float32.
+        """
+
+    def num_targets(self, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+        """Returns the number of losses in a sum, or the sum of their weights."""
         return len(labels)
+
+    def class_weights(self, task: Task, labels: np.ndarray) -> np.ndarray | None:
+        """Returns the weights of the classes by the training labels, or None if all count alike."""
+        return None
 
     # --- scores ---
 

@@ -28,11 +28,24 @@ class Classification(TaskType):
     def label_array(self, examples: Examples) -> np.ndarray:
         return np.array(examples.labels, np.int64)
 
-    def summed_loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+    def summed_loss(
+        self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None" = None
+    ) -> "Tensor":
         """Returns the sum of the cross entropies."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits, labels, reduction="sum")
+        return cross_entropy(logits, labels, weights, reduction="sum")
+
+    def num_targets(self, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+        return len(labels) if weights is None else float(weights[labels].sum())
+
+    def class_weights(self, task: Task, labels: np.ndarray) -> np.ndarray | None:
+        """Returns N / (C * rows of the class), as scikit-learn's `balanced`; 0 without rows."""
+        if not task.class_weights:
+            return None
+        counts = np.bincount(labels, minlength=len(task.labels))
+        weights = len(labels) / (len(counts) * np.maximum(counts, 1)) * (counts > 0)
+        return weights.astype(np.float32)
 
     def score(
         self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
@@ -62,7 +75,9 @@ class Regression(Classification):
     def label_array(self, examples: Examples) -> np.ndarray:
         return np.array(examples.labels, np.float32)
 
-    def summed_loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+    def summed_loss(
+        self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None" = None
+    ) -> "Tensor":
         """Returns the sum of the squared errors."""
         from torch.nn.functional import mse_loss
 

@@ -68,16 +68,18 @@ def train(
     data: Encoded,
     settings: TrainingSettings,
     task_type: TaskType,
+    class_weights: np.ndarray | None,
     evaluate: Callable[[int], float],
     log: Callable[[str], None],
 ) -> TrainingRecord:
-    """Trains the model in place. evaluate: returns the dev score after a step, higher is better.
+    """Trains the model in place.
 
-    Raises ValueError if the loss of an applied step is not finite.
+    class_weights: as `TaskType.class_weights` returns them. evaluate: returns the dev score after a
+    step, higher is better. Raises ValueError if the loss of an applied step is not finite.
     """
     plan = plan_steps(settings, len(data))
     torch.manual_seed(settings.seed)  # for dropout
-    trainer = _Trainer(model, data, settings, task_type, log)
+    trainer = _Trainer(model, data, settings, task_type, class_weights, log)
     schedule = make_schedule(
         settings.lr_scheduler_type, trainer.optimizer, settings.warmup, plan.num_steps
     )
@@ -119,9 +121,12 @@ class _Trainer:
         data: Encoded,
         settings: TrainingSettings,
         task_type: TaskType,
+        class_weights: np.ndarray | None,
         log: Callable[[str], None],
     ):
         self.model, self.data, self.task_type, self.log = model, data, task_type, log
+        self.class_weights = class_weights
+        self.weights = None if class_weights is None else model.to_device(class_weights)
         self.num_parts, self.max_grad_norm = settings.accumulation_steps, settings.max_grad_norm
         self.optimizer = _adamw(model.model, settings)
         self.scaler = torch.amp.GradScaler(model.device.type) if model.needs_scaler else None
@@ -153,10 +158,12 @@ class _Trainer:
         split = micro_batches(batch, self.num_parts)
         parts = [self.model.batch(self.data, part) for part in split]
         targets = [task_type.batch_labels(self.data, part, padding) for part in split]
-        num_targets = sum(map(task_type.num_targets, targets))
+        num_targets = sum(task_type.num_targets(part, self.class_weights) for part in targets)
         total = torch.zeros((), device=self.model.device)
         for part, labels in zip(parts, map(self.model.to_device, targets), strict=True):
-            loss = task_type.summed_loss(self.model.logits(part), labels) / num_targets
+            loss = (
+                task_type.summed_loss(self.model.logits(part), labels, self.weights) / num_targets
+            )
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total += loss.detach()
         return total

@@ -93,7 +93,8 @@ def finetune_task(
     left_out = [row for found in labelled for row in (*found.malformed, *found.unlabelled)]
     log("\n".join(f"left out: {row}" for row in left_out) or "all rows read")
     if data.train:
-        record = train(on_device, data.train, settings, task_type, evaluation.score, log)
+        weights = task_type.class_weights(task, data.train.labels)
+        record = train(on_device, data.train, settings, task_type, weights, evaluation.score, log)
     return Outcome(
         model=model,
         **evaluation.of_all(),

@@ -78,8 +78,10 @@ def _scored_by(search: Search, task: Task) -> dict[str, Any]:
     """Returns the dev data (digests) and metrics of a task: equal for comparable scores."""
     files = search.task_inputs[task.name]["task_files"]
     if not isinstance(files, str):  # a string names a dataset on the Hub
-        files = {split.name: files[split.name] for split in task.dev}
-    return {"dev": files, "metrics": list(task.metrics)}
+        dev = task.dev or (task.train,)  # in folds
+        files = {split.name: files[split.name] for split in dev}
+    folds = {"folds": task.num_folds} if task.num_folds else {}
+    return {"dev": files, "metrics": list(task.metrics), **folds}
 
 
 def read_report(folder: Path) -> dict[str, Any]:

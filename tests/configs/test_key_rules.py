@@ -106,10 +106,19 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         ("FINETUNE: {CUSTOM_TASKS: {a-b: {}, a_b: {}}}", "in case or punctuation only"),
         (own_task("TRAIN: a.csv, DEV: a.csv"), "x.DEV: got the file of TRAIN"),
         (own_task("TRAIN: a.csv"), "x.DEV: no such file, got nothing, expected a .tsv, "),
-        (own_task("TRAIN: a.csv"), "or a folder of .parquet files, or a DEV_SHARE of TRAIN"),
-        (own_task("DEV: a.csv, DEV_SHARE: 0.1"), "x.DEV_SHARE: got 0.1 and the DEV a.csv, expecte"),
+        (
+            own_task("TRAIN: a.csv"),
+            ".parquet files, or a DEV_SHARE or FOLDS of TRAIN",
+        ),
+        (
+            own_task("DEV: a.csv, DEV_SHARE: 0.1"),
+            "x.DEV_SHARE: got DEV a.csv and DEV_SHARE 0.1,",
+        ),
         (own_task("DEV_SHARE: 1.0"), "x.DEV_SHARE: value out of range, got 1.0"),
-        (own_task("GROUP_COLUMN: a"), "x.GROUP_COLUMN: got a, expected a DEV_SHARE beside it"),
+        (
+            own_task("GROUP_COLUMN: a"),
+            "got a, expected a DEV_SHARE or FOLDS beside it",
+        ),
         (own_task("GROUP_COLUMN: label, DEV_SHARE: 0.1"), "x.GROUP_COLUMN: got LABEL_COLUMN"),
         (own_task("LABELS_FILE: no/such.txt"), "x.LABELS_FILE: no such file, got"),
         (own_task(f"LABELS_FILE: {__file__}, LABELS: [a, b]"), "x.LABELS_FILE: got one and LABELS"),

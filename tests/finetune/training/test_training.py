@@ -300,7 +300,7 @@ def test_accumulated_gradients_are_those_of_the_batch(tiny_model, glue, monkeypa
         data = first(load_encoded(task, "train", glue, tiny_model, 32, True), 45)
         settings = replace(SETTINGS, accumulation_steps=number)
         on_device = DeviceModel(model, load_tokenizer(tiny_model))
-        train(on_device, data, settings, type_of(task), lambda step: 0.0, lambda line: None)
+        train(on_device, data, settings, type_of(task), None, lambda step: 0.0, lambda line: None)
         return model.state_dict()
 
     whole, parts = trained(1), trained(3)
@@ -314,7 +314,7 @@ def test_matrices_decay_and_gradients_are_clipped(tiny_model, glue):
     on_device = DeviceModel(build_classifier(tiny_model, task, 0), load_tokenizer(tiny_model))
     for limit in (0.0, 1e-3):
         settings = replace(SETTINGS, max_grad_norm=limit)
-        trainer = _Trainer(on_device, data, settings, type_of(task), lambda line: None)
+        trainer = _Trainer(on_device, data, settings, type_of(task), None, lambda line: None)
         decayed, others = (group["params"] for group in trainer.optimizer.param_groups)
         assert min(weight.ndim for weight in decayed) == 2
         assert {weight.ndim for weight in others} == {1}
@@ -343,7 +343,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(tiny_model, glue, monkeypat
     def trained(settings):
         model = build_classifier(tiny_model, task, 0)
         on_device = DeviceModel(model, load_tokenizer(tiny_model))
-        train(on_device, data, settings, type_of(task), lambda step: 0.0, lines.append)
+        train(on_device, data, settings, type_of(task), None, lambda step: 0.0, lines.append)
         return model.state_dict()
 
     asked = trained(replace(SETTINGS, accumulation_steps=4))
@@ -375,7 +375,7 @@ def test_an_overflow_that_the_loss_scaler_skips_does_not_end_a_run(tiny_model, g
         model = build_classifier(tiny_model, find_task("MRPC"), 0)
         on_device = DeviceModel(model, load_tokenizer(tiny_model))
         on_device.dtype = dtype
-        training = train(on_device, data, SETTINGS, task_type, lambda step: 0.0, str)
+        training = train(on_device, data, SETTINGS, task_type, None, lambda step: 0.0, str)
         return on_device.model.state_dict(), training.history
 
     monkeypatch.setattr(DeviceModel, "logits", overflowing)
@@ -445,7 +445,7 @@ def test_the_best_weights_are_kept_and_training_ends_early(tiny_model, glue):
         seen[step] = {name: weight.clone() for name, weight in model.state_dict().items()}
         return scores[step]
 
-    training = train(on_device, data, settings, type_of(task), evaluate, lines.append)
+    training = train(on_device, data, settings, type_of(task), None, evaluate, lines.append)
     assert [(e["step"], e["score"]) for e in training.evaluations] == list(scores.items())[:4]
     assert training.num_steps == 8 and lines[-1].startswith("the weights of step 4 are kept")
     assert all(torch.equal(w, seen[4][name]) for name, w in model.state_dict().items())
