@@ -13,7 +13,7 @@ the prediction right or wrong by the toss of a coin. They have weight 0 in the m
 resampling needs them: finetune/evaluation/resampling.py.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from finetune.evaluation.dev_predictions import (
     TokenTags,
 )
 from finetune.evaluation.weighted_ranks import mean_average_precision, spearman
+from finetune.tagging.tag_schemes import spans_of
 
 SEED = 1729
 DOUBTS = 100
@@ -56,8 +57,8 @@ def row_metrics(
 ) -> dict[str, RowMetric]:
     """Returns the metrics of these names (see `Task.metrics`) of a run on a dev set.
 
-    run: its number among those compared; their coins are tossed separately. TokenTags:
-    see `entity_metrics`. Raises KeyError for metrics of another kind of task.
+    run: its number among those compared; their coins are tossed separately. Raises KeyError for
+    metrics of another kind of task.
     """
     if isinstance(predictions, Scores):
         found = _of_scores(predictions)
@@ -67,6 +68,8 @@ def row_metrics(
         found = _of_matches(predictions, run)
     elif isinstance(predictions, Classes):
         found = _of_classes(predictions, run)
+    elif isinstance(predictions, TokenTags):
+        found = _of_tags(predictions, run)
     else:
         raise TypeError(type(predictions).__name__)
     return {name: found[name] for name in names}
@@ -256,29 +259,26 @@ def _of_label_sets(found: LabelSets, run: int) -> dict[str, RowMetric]:
 # --- tags of tokens ----------------------------------------------------------------------------
 
 
-def entity_metrics(
-    predictions: TokenTags, spans_of: Callable[[Sequence[str]], Iterable[tuple]], run: int = 0
-) -> dict[str, RowMetric]:
-    """Returns `entity_f1` and the F1 of each type, `entity_f1:PER` say. The unit is the sentence.
+def _of_tags(found: TokenTags, run: int) -> dict[str, RowMetric]:
+    """Returns `entity_f1` and the F1 of each type, `entity_f1:PER` say.
 
-    spans_of: returns the entities of a sentence from its tags, as (type, start, stop). An entity is
-    right if all three are. run: as for `row_metrics`. A doubtful sentence has all its entities
+    An entity is right if its type, start and end are. A doubtful sentence has all its entities
     found, or as many wrong ones instead.
     """
-    sentences, units = np.unique(predictions.rows, return_inverse=True)
-    order = np.lexsort((predictions.tokens, units))
+    sentences, units = np.unique(found.rows, return_inverse=True)
+    order = np.lexsort((found.tokens, units))
     ends = np.cumsum(np.bincount(units))[:-1]
     actual, predicted = (
         [set(spans_of(part.tolist())) for part in np.split(tags[order], ends)]
-        for tags in (predictions.labels, predictions.predictions)
+        for tags in (found.labels, found.predictions)
     )
-    types = sorted({span[0] for spans in (*actual, *predicted) for span in spans})
+    types = sorted({span.kind for spans in (*actual, *predicted) for span in spans})
     place = {name: i for i, name in enumerate(types)}
     sums = np.zeros((len(sentences) + DOUBTS, 3, len(types)))
-    for i, (right, found) in enumerate(zip(actual, predicted, strict=True)):
-        for kind, spans in enumerate((right & found, found, right)):
+    for i, (right, guessed) in enumerate(zip(actual, predicted, strict=True)):
+        for column, spans in enumerate((right & guessed, guessed, right)):
             for span in spans:
-                sums[i, kind, place[span[0]]] += 1
+                sums[i, column, place[span.kind]] += 1
     doubted, coins = _doubts(len(sentences), run)
     sums[len(sentences) :] = sums[doubted, 2:]  # as many as there are
     sums[len(sentences) :, 0] *= coins[:, None]

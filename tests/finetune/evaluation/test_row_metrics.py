@@ -20,7 +20,7 @@ from finetune.evaluation.dev_predictions import (
     predictions_of,
 )
 from finetune.evaluation.prediction_files import read_dev_predictions, write_dev_predictions
-from finetune.evaluation.row_metrics import DOUBTS, RowMetric, entity_metrics, row_metrics
+from finetune.evaluation.row_metrics import DOUBTS, RowMetric, row_metrics
 from finetune.task_types.label_metrics import score_predictions
 
 CLASS_METRICS = {
@@ -188,21 +188,16 @@ def test_a_label_of_no_row_has_no_average_precision():
 # --- tags of tokens ----------------------------------------------------------------------------
 
 
-def spans_of(tags):
-    """The entities of tags like `PER`, one per token."""
-    return [(tag, i, i + 1) for i, tag in enumerate(tags) if tag != "O"]
-
-
 def test_entities_are_counted_by_sentence_and_type():
     found = TokenTags(
         rows=np.array(["0", "0", "0", "1", "1", "2"]),
         tokens=np.array([0, 1, 2, 1, 0, 0]),  # the second sentence's tokens are swapped
-        labels=np.array(["PER", "O", "LOC", "O", "PER", "O"]),
-        predictions=np.array(["PER", "PER", "LOC", "LOC", "PER", "O"]),
+        labels=np.array(["B-PER", "O", "B-LOC", "O", "B-PER", "O"]),
+        predictions=np.array(["B-PER", "B-PER", "B-LOC", "B-LOC", "B-PER", "O"]),
         probabilities=np.ones(6),
     )
-    metrics = entity_metrics(found, spans_of)
-    assert list(metrics) == ["entity_f1", "entity_f1:LOC", "entity_f1:PER"]
+    names = ["entity_f1", "entity_f1:LOC", "entity_f1:PER"]
+    metrics = row_metrics(names, found)
     # right 3, predicted 5, actual 3; LOC 1, 2, 1; PER 2, 3, 2
     assert metrics["entity_f1"].value == pytest.approx(6 / 8)
     assert metrics["entity_f1:LOC"].value == pytest.approx(2 / 3)
