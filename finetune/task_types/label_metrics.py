@@ -164,17 +164,22 @@ def _question_matches(labels: Sequence, values: np.ndarray, keys: Sequence[tuple
 
 
 def _entity_scores(outputs: np.ndarray, examples: Examples) -> dict[str, float]:
-    """Returns means over the queries of the best match with any of the right answers.
+    return {name: mean(values) for name, values in entity_matches(outputs, examples).items()}
 
-    A query without entities in its passage counts as 0.
+
+def entity_matches(outputs: np.ndarray, examples: Examples) -> dict[str, list[float]]:
+    """Returns the best match of each query with any of its right answers, by metric.
+
+    The queries are in the order of `examples.answers`. A query without entities in its passage
+    counts as 0.
     """
     chosen = chosen_samples(outputs, examples.keys)
     f1, exact = [], []
     for query, answers in examples.answers.items():
         entity = examples.keys[chosen[query]][1] if query in chosen else ""
         f1.append(max((token_f1(entity, answer) for answer in answers), default=0.0))
-        exact.append(max((normalised(entity) == normalised(a) for a in answers), default=False))
-    return {"token_f1": mean(f1), "exact_match": mean(map(float, exact))}
+        exact.append(float(any(normalised(entity) == normalised(a) for a in answers)))
+    return {"token_f1": f1, "exact_match": exact}
 
 
 def token_f1(prediction: str, answer: str) -> float:

@@ -1,0 +1,1 @@
+"""How sure a score is: predictions of dev rows, intervals and comparisons of models."""
