@@ -22,7 +22,6 @@ OF_NO_FURTHER_USE = {
 TO_GO_ON = {
     "data/*/records/*": "what the samples were when they were made",
     "tmp/*": "text shards and their records, digests of input files, the demo benchmark",
-    "output/*/model/*": "weights that other tasks start from, made again when they are missed",
     "*/micro_batch.json": "how the batches were cut up, which changes nothing",
     "*/checkpoints/*": "a run that is interrupted saves one more",
     "*/started.json": "a note of who began",
