@@ -40,6 +40,7 @@ SUPERGLUE_TASKS = ["BoolQ", "CB", "COPA", "MultiRC", "ReCoRD", "SuperGLUE-RTE", 
 LARGE_TASKS = ["QQP", "MNLI", "QNLI", "ReCoRD"]
 CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
+TOKEN_METRICS = ("entity_f1",)
 
 OPTIMIZERS = (
     *("adamw", "adam", "sgd", "sgd-momentum"),
@@ -472,6 +473,11 @@ PRETRAIN.EARLY_STOP_EVAL_LOSS = Key(6.0, above(0), identity=IF_EARLY_STOPPING)
 
 # A task of the user's own, FINETUNE.CUSTOM_TASKS.<name>.
 CUSTOM_TASK = {
+    "TYPE": Key(
+        "",
+        one_of("", "classification", "regression", "multi_label", "token_classification"),
+        identity=by_plan,
+    ),
     **dict.fromkeys(("TRAIN", "DEV", "TEST"), Key("", PATH, identity=by_plan, is_path=True)),
     "DEV_SHARE": Key(
         0.0, Rule(lambda share: 0 <= share < 1, "at least 0 and less than 1"), identity=by_plan
@@ -482,7 +488,7 @@ CUSTOM_TASK = {
     "TEXT_COLUMNS": Key(
         [],
         Rule(
-            lambda columns: 1 <= len(columns) <= 2 and len(set(columns)) == len(columns),
+            lambda columns: len(columns) <= 2 and len(set(columns)) == len(columns),
             "one or two names of columns",
         ),
         identity=by_plan,
@@ -492,8 +498,8 @@ CUSTOM_TASK = {
     "LABELS": Key(
         [],
         Rule(
-            lambda labels: len(labels) != 1 and len(set(labels)) == len(labels),
-            "at least two different words, or [] to take them from TRAIN",
+            lambda labels: len(set(labels)) == len(labels),
+            "different words, or [] to take them from TRAIN",
         ),
         identity=by_plan,
         element="positive",
@@ -518,7 +524,15 @@ CUSTOM_TASK = {
         element=5.0,
     ),
     "METRICS": Key(
-        [], each(one_of(*CLASS_METRICS, *REGRESSION_METRICS)), identity=by_plan, element="accuracy"
+        [],
+        each(one_of(*CLASS_METRICS, *REGRESSION_METRICS, *TOKEN_METRICS)),
+        identity=by_plan,
+        element="accuracy",
+    ),
+    "TAG_COLUMN": Key(
+        -1,
+        Rule(lambda column: column not in (0, 1), "from 2 on (1 is the token), or -1 for the last"),
+        identity=by_plan,
     ),
 }
 

@@ -27,6 +27,7 @@ from finetune.data.tables import (
     table_columns,
 )
 from finetune.data.tasks import Part, Split, Task
+from finetune.tagging.tagged_files import iter_sentences, read_tagged
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
 from pipeline.hub.repository import Repository, cached_commit
@@ -35,6 +36,7 @@ from pipeline.user_files.file_checks import shown, shown_list
 
 if TYPE_CHECKING:
     import datasets
+    import numpy as np
 
 HUB_DATASET = "nyu-mll/glue"
 HUB_GLUE = Repository(HUB_DATASET, "dataset")
@@ -51,7 +53,8 @@ class Examples:
     regression task; empty for a split without labels. malformed, unlabelled: the rows left out.
     keys: for SuperGLUE's tasks, the `idx` of each sample's row and its place in the row: COPA
     (row, choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,).
-    answers: for ReCoRD, query -> the right texts.
+    answers: for ReCoRD, query -> the right texts. words, tags: of a text to tag, the characters
+    [start, stop) of each word as [n, 2] int32, and their tags in IOB2.
     """
 
     texts: list[tuple[str, ...]]
@@ -60,6 +63,8 @@ class Examples:
     keys: list[tuple] = field(default_factory=list)
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
+    words: list["np.ndarray"] = field(default_factory=list)
+    tags: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
@@ -75,6 +80,8 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     path = find_file(split, Path(data_dir))
     if path is None:
         raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
+    if split.tag_column:
+        return _from_sentences(split, path, split not in task.test)
     load = _from_objects if task.benchmark == "SuperGLUE" else _from_table
     is_of_hub = task.benchmark == "GLUE" and is_parquet(path)
     examples = load(_as_on_the_hub(task, split, path) if is_of_hub else task, split, path)
@@ -89,8 +96,10 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
 
 
 def find_file(split: Split, data_dir: Path) -> Path | None:
-    """Returns the file of a split, or its folder of Parquet files, if there is one."""
+    """Returns the file of a split, or its folder of files, if there is one."""
     paths = (data_dir / name for name in (*split.files, *hub_files(split)))
+    if split.tag_column:
+        return next(filter(Path.exists, paths), None)
     return next((path for path in paths if not problem_with_table(str(path))), None)
 
 
@@ -232,6 +241,24 @@ def _score(task: Task, text: str, where: str) -> float:
     if not low <= score <= high:
         raise StageError(f"{where}: score {shown(text)!r}, expected a number from {low} to {high}")
     return score
+
+
+# --- tagged sentences -------------------------------------------------------------------------
+
+
+def _from_sentences(split: Split, path: Path, has_tags: bool) -> Examples:
+    """Reads all sentences of a file or a folder; types that TRAIN lacks may be among the tags."""
+    read = read_tagged(path, split.tag_column).sentences if has_tags else None
+    examples = Examples([])
+    for sentence in read or iter_sentences(path, split.tag_column):
+        text, words = sentence.running_text()
+        examples.texts.append((text,))
+        examples.words.append(words)
+        if has_tags:
+            examples.tags.append(sentence.tags or ())
+    if not examples.texts:
+        raise StageError(f"{path}: no sentence")
+    return examples
 
 
 # --- SuperGLUE --------------------------------------------------------------------------------
