@@ -14,6 +14,7 @@ from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.grid import ALL, HALVING, NONE, by_task, total_rows
 from finetune.search.search import Search, count_runs
+from finetune.tagging.tag_checks import tag_facts
 from pipeline.console import WARNING_PREFIX
 from pipeline.hub.models import MODEL_FILES
 from pipeline.hub.needs import HubNeed
@@ -110,7 +111,8 @@ def training_rows(search: Search) -> dict[str, int]:
 
 def _num_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
-        return row_facts(task, FOLDER)[task.train].num_rows
+        facts = tag_facts(task) if task.train.tag_column else row_facts(task, FOLDER)
+        return facts[task.train].num_rows
     if search.is_demo(task):  # maybe not written yet
         lines = demo_files()[demo_file(task.train)].encode().splitlines()
         return num_tsv_rows(lines, task.train)

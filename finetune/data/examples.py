@@ -80,9 +80,8 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     path = find_file(split, Path(data_dir))
     if path is None:
         raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
-    if split.tag_column:
-        return _from_sentences(split, path, split not in task.test)
     load = _from_objects if task.benchmark == "SuperGLUE" else _from_table
+    load = _from_sentences if split.tag_column else load
     is_of_hub = task.benchmark == "GLUE" and is_parquet(path)
     examples = load(_as_on_the_hub(task, split, path) if is_of_hub else task, split, path)
     if split in task.test and examples.malformed:
@@ -246,18 +245,15 @@ def _score(task: Task, text: str, where: str) -> float:
 # --- tagged sentences -------------------------------------------------------------------------
 
 
-def _from_sentences(split: Split, path: Path, has_tags: bool) -> Examples:
-    """Reads all sentences of a file or a folder; types that TRAIN lacks may be among the tags."""
-    read = read_tagged(path, split.tag_column).sentences if has_tags else None
-    examples = Examples([])
-    for sentence in read or iter_sentences(path, split.tag_column):
+def _from_sentences(task: Task, split: Split, path: Path) -> Examples:
+    """Reads a file or a folder. Among the tags may be types that no training text has."""
+    column, has_tags, examples = split.tag_column, split not in task.test, Examples([])
+    sentences = read_tagged(path, column).sentences if has_tags else iter_sentences(path, column)
+    for sentence in sentences:
         text, words = sentence.running_text()
         examples.texts.append((text,))
         examples.words.append(words)
-        if has_tags:
-            examples.tags.append(sentence.tags or ())
-    if not examples.texts:
-        raise StageError(f"{path}: no sentence")
+        examples.tags.extend([sentence.tags or ()] if has_tags else [])
     return examples
 
 

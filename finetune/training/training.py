@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 class Outcome:
     """The model and the results of a run.
 
-    dev: metrics by dev split; details: more about it. decision: see `TaskType`. predictions: (index, prediction)
-    of each row by test split. history: loss and learning rate over the steps. evaluations: `step`,
-    `epoch`, `score` during training. majority, only_label: as the task's type returns them. counts:
-    rows, steps and tokens. tokenization: truncated and unknown tokens.
+    dev: metrics by dev split; details: more about each. decision: see `TaskType`. predictions:
+    (index, prediction) of each row by test split. history: loss and learning rate over the steps.
+    evaluations: `step`, `epoch`, `score` during training. majority, only_label: as the task's type
+    returns them. counts: rows, steps and tokens. tokenization: truncated and unknown tokens.
     """
 
     model: "PreTrainedModel"
