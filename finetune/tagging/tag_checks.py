@@ -101,7 +101,7 @@ def notes_on_tags(task: Task) -> Iterator[TagNote]:
         listed = shown_list(f"{kind} {number:,}" for kind, number in found.entities.items())
         yield TagNote(f"{split.name} {words}{f', entities: {listed}' if listed else ''}")
     for split, found in facts.items():
-        yield from _notes_on_scheme(split, found)
+        yield from _notes_on_scheme(task, split, found)
     train = facts[task.train]
     for split in task.dev:
         yield from _notes_on_dev(task, split, facts[split], train)
@@ -114,17 +114,17 @@ def types_of(task: Task) -> list[str]:
     return list(dict.fromkeys(kind for _, kind in map(split_tag, task.labels) if kind))
 
 
-def _notes_on_scheme(split: Split, found: TagFacts) -> Iterator[TagNote]:
-    file = split.files[0]
-    if scheme := found.scheme:
+def _notes_on_scheme(task: Task, split: Split, found: TagFacts) -> Iterator[TagNote]:
+    file, scheme = split.files[0], found.scheme
+    if scheme and (split == task.train or scheme.scheme != task.scheme):
         column = f" in column {split.tag_column}" if split.tag_column > 0 else ""
         yield TagNote(f"{file}: tags{column} are {scheme.scheme}")
-        if scheme.num_invalid:
-            yield TagNote(
-                f"{file}: {_counted(scheme.num_invalid, 'tag')} against {scheme.scheme}, the first "
-                f"at {scheme.first_invalid}; they are read as conlleval and seqeval do",
-                True,
-            )
+    if scheme and scheme.num_invalid:
+        yield TagNote(
+            f"{file}: {_counted(scheme.num_invalid, 'tag')} against {scheme.scheme}, the first at "
+            f"{scheme.first_invalid}; they are read as conlleval and seqeval do",
+            True,
+        )
     if found.num_widened:
         yield TagNote(
             f"{file}: {_counted(found.num_widened, 'span')} ended within a word, and were widened "

@@ -10,7 +10,7 @@ from finetune.data.examples import Examples
 from finetune.data.tasks import Task
 from finetune.data.tokens import Encoded, Padding, Tokens
 from finetune.tagging.tag_schemes import OUTSIDE, in_scheme, split_tag, tags_of
-from finetune.task_types.entity_metrics import WordList, count_entities, total
+from finetune.task_types.entity_metrics import WORD_LIST, WordList, count_entities, total
 from finetune.task_types.task_type import Decision, Predictions, TaskType
 from finetune.task_types.windows import EncodedWords, encode_words
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label of tokens without a loss, as in transformers
-WORD_LIST = "entities of TRAIN"  # in place of the majority label
 
 
 class TokenClassification(TaskType):
