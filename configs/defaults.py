@@ -582,20 +582,24 @@ FINETUNE.SUPERGLUE_DIR = Key("", PATH, identity=by_plan, is_path=True)
 # COPA, MultiRC, ReCoRD, SuperGLUE-RTE, WiC, WSC (SuperGLUE) and those of CUSTOM_TASKS. `GLUE` and
 # `SuperGLUE` mean all tasks of the benchmark.
 FINETUNE.TASKS = Key(list(GLUE_TASKS), identity=by_plan)
-# Classification and regression tasks of your own, under names of your choice (without a dot) for
-# TASKS. Keys of each: TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of
-# .parquet files; TEST is optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that
-# are held out as dev, e.g. 0.1), FOLDS (in place of DEV: each run is repeated on so many folds of
-# TRAIN and scored by their mean; a last run with the best setting learns from all rows),
-# GROUP_COLUMN (with DEV_SHARE or FOLDS: a column of TRAIN, e.g. of patients; rows with the same
-# cell are all in train or all in dev), COLUMNS (the names of all columns, for
-# .tsv and .csv files without a header line), TEXT_COLUMNS (one or two names), LABEL_COLUMN
-# (`label`), LABELS (all words in that column; by default those of TRAIN), LABELS_FILE (in place of
-# LABELS: a file with a label per line; the column may hold the labels, or their numbers from 0),
-# SCORE_RANGE (e.g. [0, 5]: the task is a regression of numbers in this range), METRICS (accuracy,
-# f1, f1_macro, matthews_correlation; for a regression pearson, spearman; by default accuracy or
-# both of these), CLASS_WEIGHTS (balanced: the losses of a rare class weigh more, so that all
-# classes count alike in training; only for classification).
+# Tasks of your own, under names of your choice (without a dot) for TASKS: classification,
+# regression or named entities. Keys of each: TYPE (`classification` or, with SCORE_RANGE,
+# `regression`, which need not be said; `token_classification` for named entities, see the end),
+# TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of .parquet files; TEST is
+# optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that are held out as dev,
+# e.g. 0.1), FOLDS (in place of DEV: each run is repeated on so many folds of TRAIN and scored by
+# their mean; a last run with the best setting learns from all rows), GROUP_COLUMN (with DEV_SHARE
+# or FOLDS: a column of TRAIN, e.g. of patients; rows with the same cell are all in train or all in
+# dev), COLUMNS (the names of all columns, for .tsv and .csv files without a header line),
+# TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words in that column; by
+# default those of TRAIN), LABELS_FILE (in place of LABELS: a file with a label per line; the column
+# may hold the labels, or their numbers from 0), SCORE_RANGE (e.g. [0, 5]: the task is a regression
+# of numbers in this range), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression
+# pearson, spearman; by default accuracy or both of these), CLASS_WEIGHTS (balanced: the losses of a
+# rare class weigh more, so that all classes count alike in training; only for classification). Keys
+# of named entities: TRAIN, DEV and TEST (files of tagged sentences, or folders of them), TAG_COLUMN
+# (the number of the tags' column, from 1, in files with a word in each line; by default the last
+# one), LABELS (the types of entities; by default those of TRAIN).
 FINETUNE.CUSTOM_TASKS = NamedEntries(CUSTOM_TASK, {})
 # Search method. grid: all settings of the grid. halving: for each task, all batch sizes and
 # learning rates with the fewest epochs, then the better half of them with the next number of

@@ -123,10 +123,11 @@ def _length_notes(search: Search) -> Iterator[str]:
     """Yields warnings of samples longer than the model's positions."""
     model = read_json(Path(search.model.path) / "config.json") or {}
     positions = model.get("max_position_embeddings")
+    with_windows = {task.name for task in search.tasks if task.train.tag_column}
     too_long = {
         search.length_keys[task]: length
         for task, length in search.max_seq_lengths.items()
-        if isinstance(positions, int) and 0 < positions < length
+        if isinstance(positions, int) and 0 < positions < length and task not in with_windows
     }
     for key, length in too_long.items():
         yield (

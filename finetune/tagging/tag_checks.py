@@ -127,8 +127,8 @@ def _notes_on_scheme(task: Task, split: Split, found: TagFacts) -> Iterator[TagN
         )
     if found.num_widened:
         yield TagNote(
-            f"{file}: {_counted(found.num_widened, 'span')} ended within a word, and were widened "
-            f"to whole words, the first at {found.first_widened}"
+            f"{file}: widened to whole words, {_counted(found.num_widened, 'span')}, the first at "
+            f"{found.first_widened}"
         )
 
 
