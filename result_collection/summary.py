@@ -8,9 +8,8 @@ from dataset.tokenizers.unknown_text import WARNING_SHARE
 from finetune.data.tasks import TASKS, Task
 from finetune.data.token_counts import WARN_CUT
 from finetune.search.job_folder import ASKED_LENGTH, OPTIONAL_KEYS
-from finetune.task_types.entity_metrics import WORD_LIST
 from pipeline.console import table
-from pipeline.user_files.file_checks import shown_list
+from result_collection.entity_notes import notes_on_entities
 from result_collection.pages.numbers import points
 
 # Explains the numbers wherever they are shown.
@@ -277,7 +276,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     for row in summary["tasks"]:
         lines += _notes_on_rows(row)
         lines += _notes_on_texts(row)
-        lines += _notes_on_entities(row)
+        lines += notes_on_entities(row)
         if k := row["num_folds"]:
             lines.append(
                 f"{row['task']}: scores are means over {k} folds of TRAIN, the range is that of "
@@ -330,26 +329,6 @@ def _notes_on_texts(row: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{task}: up to {points(unknown)} % of a set's characters are unknown to the model's "
             "tokenizer"
-        )
-
-
-def _notes_on_entities(row: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the scores of the submitted run by type of entity, and the meaning of `majority`."""
-    for found in row.get("details", {}).values():
-        if "per_type" not in found:
-            continue
-        types = [
-            f"{kind} {points(scores['f1'])} ({scores['entities']:,})"
-            for kind, scores in found["per_type"].items()
-        ]
-        yield (
-            f"{row['task']}: precision {points(found['precision'])}, recall "
-            f"{points(found['recall'])}; f1 by type (and its entities): {shown_list(types)}"
-        )
-    if row["majority"] and row["majority"]["label"] == WORD_LIST:
-        yield (
-            f"{row['task']}: in place of a majority label, the entities of TRAIN are looked up in "
-            f"the dev set, which scores {points(row['majority']['score'])}"
         )
 
 

@@ -27,7 +27,7 @@ from finetune.data.tables import (
     table_columns,
 )
 from finetune.data.tasks import Part, Split, Task
-from finetune.tagging.tagged_files import iter_sentences, read_tagged
+from finetune.tagging.tagged_files import running_texts
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
 from pipeline.hub.repository import Repository, cached_commit
@@ -247,14 +247,8 @@ def _score(task: Task, text: str, where: str) -> float:
 
 def _from_sentences(task: Task, split: Split, path: Path) -> Examples:
     """Reads a file or a folder. Among the tags may be types that no training text has."""
-    column, has_tags, examples = split.tag_column, split not in task.test, Examples([])
-    sentences = read_tagged(path, column).sentences if has_tags else iter_sentences(path, column)
-    for sentence in sentences:
-        text, words = sentence.running_text()
-        examples.texts.append((text,))
-        examples.words.append(words)
-        examples.tags.extend([sentence.tags or ()] if has_tags else [])
-    return examples
+    texts, words, tags = running_texts(path, split.tag_column, split not in task.test)
+    return Examples(texts, words=words, tags=tags)
 
 
 # --- SuperGLUE --------------------------------------------------------------------------------

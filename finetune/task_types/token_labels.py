@@ -61,14 +61,16 @@ class TokenClassification(TaskType):
 
     # --- loss ---
 
-    def summed_loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+    def summed_loss(
+        self, logits: "Tensor", labels: "Tensor", weights: "Tensor | None" = None
+    ) -> "Tensor":
         """Returns the sum of the cross entropies. logits: [..., num_labels]; labels: [...]."""
         from torch.nn.functional import cross_entropy
 
         flat = logits.flatten(0, -2)
-        return cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return cross_entropy(flat, labels.flatten(), weights, ignore_index=IGNORED, reduction="sum")
 
-    def num_targets(self, labels: np.ndarray) -> int:
+    def num_targets(self, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
         return int((labels != IGNORED).sum())
 
     # --- scores ---

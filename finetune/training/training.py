@@ -245,12 +245,14 @@ class _Evaluation:
             split: self.task_type.predictions(task, on_tests[split], encoded, decision)
             for split, encoded in self.data.tests.items()
         }
+        details = {
+            split.name: self.task_type.details(task, on_dev[split], encoded, decision)
+            for split, encoded in self.data.dev.items()
+        }
+        self.log("\n".join(f"{name}: {found}" for name, found in details.items() if found))
         return {
             "dev": self._dev_metrics(on_dev, decision),
-            "details": {
-                split.name: self.task_type.details(task, on_dev[split], encoded, decision)
-                for split, encoded in self.data.dev.items()
-            },
+            "details": details,
             "decision": decision,
             "predictions": predictions,
             "only_label": self.task_type.only_label(task, list(on_dev.values()), decision),

@@ -67,7 +67,12 @@ def test_accumulated_gradients_are_those_of_the_batch(name, monkeypatch):
     def grads(parts: int):
         model = build(name, vocab_size=60, num_labels=5, pad_token_id=0)
         trainer = _Trainer(
-            DeviceModel(model, TOKENIZERS["word_piece"]), data, SETTINGS, TYPE, lambda line: None
+            DeviceModel(model, TOKENIZERS["word_piece"]),
+            data,
+            SETTINGS,
+            TYPE,
+            None,
+            lambda line: None,
         )
         trainer.num_parts = parts
         model.train()
@@ -83,7 +88,7 @@ def test_a_batch_without_labels_teaches_nothing(monkeypatch):
     data = encoded("word_piece", [["\u200b"]], [["O"]])
     model = build("bert", vocab_size=60, num_labels=5, pad_token_id=0)
     on_device = DeviceModel(model, TOKENIZERS["word_piece"])
-    trainer = _Trainer(on_device, data, SETTINGS, TYPE, lambda line: None)
+    trainer = _Trainer(on_device, data, SETTINGS, TYPE, None, lambda line: None)
     assert trainer.step(np.arange(1)).item() == 0
     outputs = on_device.predict(data, 100)
     assert TYPE.predictions(TASK, outputs, data, {}) == [("0", "O")]
