@@ -40,6 +40,7 @@ SUPERGLUE_TASKS = ["BoolQ", "CB", "COPA", "MultiRC", "ReCoRD", "SuperGLUE-RTE", 
 LARGE_TASKS = ["QQP", "MNLI", "QNLI", "ReCoRD"]
 CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
+TOKEN_METRICS = ("entity_f1",)
 
 OPTIMIZERS = (
     *("adamw", "adam", "sgd", "sgd-momentum"),
@@ -472,6 +473,11 @@ PRETRAIN.EARLY_STOP_EVAL_LOSS = Key(6.0, above(0), identity=IF_EARLY_STOPPING)
 
 # A task of the user's own, FINETUNE.CUSTOM_TASKS.<name>.
 CUSTOM_TASK = {
+    "TYPE": Key(
+        "",
+        one_of("", "classification", "regression", "multi_label", "token_classification"),
+        identity=by_plan,
+    ),
     **dict.fromkeys(("TRAIN", "DEV", "TEST"), Key("", PATH, identity=by_plan, is_path=True)),
     "DEV_SHARE": Key(
         0.0, Rule(lambda share: 0 <= share < 1, "at least 0 and less than 1"), identity=by_plan
@@ -482,7 +488,7 @@ CUSTOM_TASK = {
     "TEXT_COLUMNS": Key(
         [],
         Rule(
-            lambda columns: 1 <= len(columns) <= 2 and len(set(columns)) == len(columns),
+            lambda columns: len(columns) <= 2 and len(set(columns)) == len(columns),
             "one or two names of columns",
         ),
         identity=by_plan,
@@ -492,8 +498,8 @@ CUSTOM_TASK = {
     "LABELS": Key(
         [],
         Rule(
-            lambda labels: len(labels) != 1 and len(set(labels)) == len(labels),
-            "at least two different words, or [] to take them from TRAIN",
+            lambda labels: len(set(labels)) == len(labels),
+            "different words, or [] to take them from TRAIN",
         ),
         identity=by_plan,
         element="positive",
@@ -518,7 +524,15 @@ CUSTOM_TASK = {
         element=5.0,
     ),
     "METRICS": Key(
-        [], each(one_of(*CLASS_METRICS, *REGRESSION_METRICS)), identity=by_plan, element="accuracy"
+        [],
+        each(one_of(*CLASS_METRICS, *REGRESSION_METRICS, *TOKEN_METRICS)),
+        identity=by_plan,
+        element="accuracy",
+    ),
+    "TAG_COLUMN": Key(
+        -1,
+        Rule(lambda column: column not in (0, 1), "from 2 on (1 is the token), or -1 for the last"),
+        identity=by_plan,
     ),
 }
 
@@ -568,20 +582,24 @@ FINETUNE.SUPERGLUE_DIR = Key("", PATH, identity=by_plan, is_path=True)
 # COPA, MultiRC, ReCoRD, SuperGLUE-RTE, WiC, WSC (SuperGLUE) and those of CUSTOM_TASKS. `GLUE` and
 # `SuperGLUE` mean all tasks of the benchmark.
 FINETUNE.TASKS = Key(list(GLUE_TASKS), identity=by_plan)
-# Classification and regression tasks of your own, under names of your choice (without a dot) for
-# TASKS. Keys of each: TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of
-# .parquet files; TEST is optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that
-# are held out as dev, e.g. 0.1), FOLDS (in place of DEV: each run is repeated on so many folds of
-# TRAIN and scored by their mean; a last run with the best setting learns from all rows),
-# GROUP_COLUMN (with DEV_SHARE or FOLDS: a column of TRAIN, e.g. of patients; rows with the same
-# cell are all in train or all in dev), COLUMNS (the names of all columns, for
-# .tsv and .csv files without a header line), TEXT_COLUMNS (one or two names), LABEL_COLUMN
-# (`label`), LABELS (all words in that column; by default those of TRAIN), LABELS_FILE (in place of
-# LABELS: a file with a label per line; the column may hold the labels, or their numbers from 0),
-# SCORE_RANGE (e.g. [0, 5]: the task is a regression of numbers in this range), METRICS (accuracy,
-# f1, f1_macro, matthews_correlation; for a regression pearson, spearman; by default accuracy or
-# both of these), CLASS_WEIGHTS (balanced: the losses of a rare class weigh more, so that all
-# classes count alike in training; only for classification).
+# Tasks of your own, under names of your choice (without a dot) for TASKS: classification,
+# regression or named entities. Keys of each: TYPE (`classification` or, with SCORE_RANGE,
+# `regression`, which need not be said; `token_classification` for named entities, see the end),
+# TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of .parquet files; TEST is
+# optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that are held out as dev,
+# e.g. 0.1), FOLDS (in place of DEV: each run is repeated on so many folds of TRAIN and scored by
+# their mean; a last run with the best setting learns from all rows), GROUP_COLUMN (with DEV_SHARE
+# or FOLDS: a column of TRAIN, e.g. of patients; rows with the same cell are all in train or all in
+# dev), COLUMNS (the names of all columns, for .tsv and .csv files without a header line),
+# TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words in that column; by
+# default those of TRAIN), LABELS_FILE (in place of LABELS: a file with a label per line; the column
+# may hold the labels, or their numbers from 0), SCORE_RANGE (e.g. [0, 5]: the task is a regression
+# of numbers in this range), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression
+# pearson, spearman; by default accuracy or both of these), CLASS_WEIGHTS (balanced: the losses of a
+# rare class weigh more, so that all classes count alike in training; only for classification). Keys
+# of named entities: TRAIN, DEV and TEST (files of tagged sentences, or folders of them), TAG_COLUMN
+# (the number of the tags' column, from 1, in files with a word in each line; by default the last
+# one), LABELS (the types of entities; by default those of TRAIN).
 FINETUNE.CUSTOM_TASKS = NamedEntries(CUSTOM_TASK, {})
 # Search method. grid: all settings of the grid. halving: for each task, all batch sizes and
 # learning rates with the fewest epochs, then the better half of them with the next number of

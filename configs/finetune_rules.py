@@ -8,7 +8,14 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from configs.defaults import CLASS_METRICS, GLUE_TASKS, REGRESSION_METRICS, SUPERGLUE_TASKS
+from configs.defaults import (
+    CLASS_METRICS,
+    GLUE_TASKS,
+    REGRESSION_METRICS,
+    SUPERGLUE_TASKS,
+    TOKEN_METRICS,
+    custom_task_node,
+)
 from configs.predicates import BUILTIN, FILE_NAME, no_folder
 
 # Names for all tasks of a benchmark.
@@ -17,6 +24,10 @@ TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
 RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
 TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")
 TABLE = "a .tsv, .csv, .jsonl or .parquet file, or a folder of .parquet files"
+# The value of TYPE for named entities, its keys, and its files.
+TAGS = "token_classification"
+TAG_KEYS = ("TYPE", "TRAIN", "DEV", "TEST", "TAG_COLUMN", "LABELS", "METRICS")
+TAGGED = "a file of tagged sentences, or a folder of them"
 
 
 def task_names(names: list[str], finetune: CfgNode) -> list[str]:
@@ -124,20 +135,52 @@ def _problems_of_folders(finetune: CfgNode, tasks: list[str]) -> Iterator[str]:
 
 def _problems_of_custom_task(name: str, task: CfgNode) -> Iterator[str]:
     key = f"FINETUNE.CUSTOM_TASKS.{name}"
+    has_tags = task.TYPE == TAGS
     for part in ("TRAIN", "DEV", "TEST"):
-        path = task[part]
+        path, expected = task[part], TAGGED if has_tags else TABLE
         if not path and (part == "TEST" or (part == "DEV" and (task.DEV_SHARE or task.FOLDS))):
             continue
         if not os.path.isfile(path) and not os.path.isdir(path):
             shown = Path(path).absolute() if path else "nothing"
-            instead = ", or a DEV_SHARE or FOLDS of TRAIN" if part == "DEV" and not path else ""
-            yield f"{key}.{part}: no such file, got {shown}, expected {TABLE}{instead}"
-        elif os.path.isfile(path) and Path(path).suffix.lower() not in TABLE_ENDINGS:
+            has_way_out = part == "DEV" and not (path or has_tags)
+            instead = ", or a DEV_SHARE or FOLDS of TRAIN" if has_way_out else ""
+            yield f"{key}.{part}: no such file, got {shown}, expected {expected}{instead}"
+        elif not (os.path.isdir(path) or has_tags or _is_table(path)):
             yield f"{key}.{part}: got {path}, expected {TABLE}"
     if task.TRAIN and task.TRAIN == task.DEV:
         yield f"{key}.DEV: got the file of TRAIN, expected other rows, for the scores"
     elif os.path.isdir(task.TRAIN) and Path(task.TRAIN) in Path(task.DEV).parents:
         yield f"{key}.DEV: got a file in the folder of TRAIN, expected other rows, for the scores"
+    yield from _problems_of_tags(key, task) if has_tags else _problems_of_table(key, task)
+
+
+def _is_table(path: str) -> bool:
+    return Path(path).suffix.lower() in TABLE_ENDINGS
+
+
+def _problems_of_tags(key: str, task: CfgNode) -> Iterator[str]:
+    default = custom_task_node()
+    for name in sorted(task.keys() - set(TAG_KEYS)):
+        if task[name] != default[name]:
+            yield f"{key}.{name}: got {task[name]}, expected none with TYPE {TAGS}"
+    if wrong := [metric for metric in task.METRICS if metric not in TOKEN_METRICS]:
+        yield f"{key}.METRICS: got {wrong}, expected {', '.join(TOKEN_METRICS)} with TYPE {TAGS}"
+    if "O" in task.LABELS:
+        yield f"{key}.LABELS: got {task.LABELS}, expected types of entities, like PER, not tags"
+
+
+def _problems_of_table(key: str, task: CfgNode) -> Iterator[str]:
+    if task.TAG_COLUMN != custom_task_node().TAG_COLUMN:
+        yield f"{key}.TAG_COLUMN: got {task.TAG_COLUMN}, expected none without TYPE {TAGS}"
+    is_regression = task.TYPE == "regression"
+    if task.TYPE and is_regression != bool(task.SCORE_RANGE):
+        expected = "[lowest, highest]" if is_regression else "none"
+        got = task.SCORE_RANGE or "nothing"
+        yield f"{key}.SCORE_RANGE: got {got}, expected {expected} with TYPE {task.TYPE}"
+    if not task.TEXT_COLUMNS:
+        yield f"{key}.TEXT_COLUMNS: got nothing, expected one or two names of columns"
+    if len(task.LABELS) == 1:
+        yield f"{key}.LABELS: got {task.LABELS}, expected at least two different words"
     if not task.LABEL_COLUMN:
         yield f"{key}.LABEL_COLUMN: got nothing, expected the name of a column"
     if task.LABEL_COLUMN in task.TEXT_COLUMNS:

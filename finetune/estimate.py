@@ -14,6 +14,7 @@ from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.grid import ALL, HALVING, NONE, by_task, total_rows
 from finetune.search.search import Search, count_runs
+from finetune.tagging.tag_checks import tag_facts
 from pipeline.console import WARNING_PREFIX
 from pipeline.hub.models import MODEL_FILES
 from pipeline.hub.needs import HubNeed
@@ -110,7 +111,8 @@ def training_rows(search: Search) -> dict[str, int]:
 
 def _num_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
-        return row_facts(task, FOLDER)[task.train].num_rows
+        facts = tag_facts(task) if task.train.tag_column else row_facts(task, FOLDER)
+        return facts[task.train].num_rows
     if search.is_demo(task):  # maybe not written yet
         lines = demo_files()[demo_file(task.train)].encode().splitlines()
         return num_tsv_rows(lines, task.train)
@@ -121,10 +123,11 @@ def _length_notes(search: Search) -> Iterator[str]:
     """Yields warnings of samples longer than the model's positions."""
     model = read_json(Path(search.model.path) / "config.json") or {}
     positions = model.get("max_position_embeddings")
+    with_windows = {task.name for task in search.tasks if task.train.tag_column}
     too_long = {
         search.length_keys[task]: length
         for task, length in search.max_seq_lengths.items()
-        if isinstance(positions, int) and 0 < positions < length
+        if isinstance(positions, int) and 0 < positions < length and task not in with_windows
     }
     for key, length in too_long.items():
         yield (

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from configs.finetune_rules import TAGS
 from finetune.data.tasks import Task
 from finetune.search.job_folder import has_model, model_path
 from finetune.search.search import Search
 from pipeline.store.record_files import read_json
 
 # Types with another pipeline of transformers than `text-classification`.
-PIPELINES = {"token_classification": "token-classification"}
+PIPELINES = {TAGS: "token-classification"}
 
 
 def kept_models(search: Search, best: Mapping[str, str]) -> dict[str, Path]:
@@ -23,13 +24,23 @@ def pipeline_name(task: Task) -> str:
     return PIPELINES.get(task.type, "text-classification")
 
 
+def has_tags(task: Task) -> bool:
+    """True for named entities."""
+    return task.type == TAGS
+
+
+def whole_words(task: Task) -> str:
+    """Returns the pipeline's option that joins the tokens of words, and words of entities."""
+    return ', aggregation_strategy="first"' if has_tags(task) else ""
+
+
 def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[str]:
     """Returns lines that name the models, and three that use the first one."""
     if not models:
         return []
     task = next(task for task in tasks if task.name in models)
     model = models[task.name]
-    file = "texts.conll" if pipeline_name(task) == "token-classification" else "texts.csv"
+    file = "texts.conll" if has_tags(task) else "texts.csv"
     output = f"predicted{Path(file).suffix}"
     needs_code = "auto_map" in (read_json(model / "config.json") or {})
     trust = ", trust_remote_code=True" if needs_code else ""
@@ -38,5 +49,5 @@ def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[st
         "use one, on a file or in Python:",
         f"  python -m finetune.predict {model} {file} --output {output}",
         "  from transformers import pipeline",
-        f'  model = pipeline("{pipeline_name(task)}", model="{model}"{trust})',
+        f'  model = pipeline("{pipeline_name(task)}", model="{model}"{whole_words(task)}{trust})',
     ]

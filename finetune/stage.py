@@ -26,7 +26,7 @@ from finetune.search.grid import (
     total_rows,
 )
 from finetune.search.job_folder import (
-    ASKED_LENGTH,
+    OPTIONAL_KEYS,
     SUMMARY_KEYS,
     InputPaths,
     JobRun,
@@ -318,5 +318,5 @@ def _summary_row(job: Job, result: dict[str, Any]) -> dict[str, Any]:
     return {
         **asdict(job),
         "setting": job.setting,
-        **{key: result[key] for key in (*SUMMARY_KEYS, ASKED_LENGTH) if key in result},
+        **{key: result[key] for key in (*SUMMARY_KEYS, *OPTIONAL_KEYS) if key in result},
     }

@@ -56,8 +56,12 @@ def plan(config: "CfgNode", upstream: FinetunePlan | None = None) -> ResultPlan:
 
 
 def _files_of(directory: Path, results: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the summary, the submissions, and the report unless it could not be drawn."""
+    """Yields the summary, submissions, own predictions, and the report if it could be drawn."""
     yield from (SUMMARY, SUMMARY_TABLE)
+    for path in map(directory.joinpath, results["own_predictions"].values()):
+        if path.parent == directory:  # others belong to the search
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            yield from (str(file.relative_to(directory)) for file in files)
     for made in results["zips"]:
         benchmark = made["benchmark"]
         names = (file_name(name, benchmark) for name in submission_splits(benchmark))

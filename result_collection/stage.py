@@ -35,6 +35,7 @@ from result_collection.submissions.archive import (
 )
 from result_collection.submissions.submission_checks import find_problems
 from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
+from result_collection.tagged_predictions import write_tagged
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -250,12 +251,17 @@ def _check_zips(zips: list[dict[str, Any]]) -> None:
 def _own_predictions(
     search: Search, summary: Mapping[str, Any], folder: Path, console: Console
 ) -> dict[str, str]:
-    """Returns paths from `folder` to the predictions of custom test sets, by task."""
+    """Returns paths from `folder` to the predictions of custom test sets, by task.
+
+    Those of tags are written there, in the format of the test set.
+    """
     rows = {row["task"]: row for row in summary["tasks"]}
     found = {}
     for task in search.tasks:
         for split in task.test if not task.benchmark else ():
             path = _predictions(search, rows[task.name], split)
+            if path.exists() and split.tag_column:
+                path = write_tagged(task, split, path, folder)
             if path.exists():
                 console.say(f"{task.name}: predictions in {path}")
                 found[task.name] = os.path.relpath(path, folder)

@@ -7,8 +7,9 @@ from typing import Any
 from dataset.tokenizers.unknown_text import WARNING_SHARE
 from finetune.data.tasks import TASKS, Task
 from finetune.data.token_counts import WARN_CUT
-from finetune.search.job_folder import ASKED_LENGTH
+from finetune.search.job_folder import ASKED_LENGTH, OPTIONAL_KEYS
 from pipeline.console import table
+from result_collection.entity_notes import notes_on_entities
 from result_collection.pages.numbers import points
 
 # Explains the numbers wherever they are shown.
@@ -32,7 +33,7 @@ TSV_HEADER = [
 # Shares of a split's tokenization, in the order of the columns.
 SHARES = ("truncated_share", "cut_share", "unknown_character_share")
 # Facts of the submitted run on its data; old results lack some.
-RUN_FACTS = ("max_seq_length", ASKED_LENGTH, "tokenization", "only_label")
+RUN_FACTS = ("max_seq_length", "tokenization", "only_label", *OPTIONAL_KEYS)
 Run = Mapping[str, Any]  # of the search's summary
 
 
@@ -275,6 +276,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     for row in summary["tasks"]:
         lines += _notes_on_rows(row)
         lines += _notes_on_texts(row)
+        lines += notes_on_entities(row)
         if k := row["num_folds"]:
             lines.append(
                 f"{row['task']}: scores are means over {k} folds of TRAIN, the range is that of "

@@ -36,6 +36,8 @@ class TaskKeys:
     folds: int = 0
     class_weights: str = ""
     group_column: str = ""
+    type: str = ""
+    tag_column: int = -1
 
 
 def custom_task(name: str, keys: TaskKeys) -> Task:

@@ -27,6 +27,7 @@ from finetune.data.tables import (
     table_columns,
 )
 from finetune.data.tasks import Part, Split, Task
+from finetune.tagging.tagged_files import running_texts
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
 from pipeline.hub.repository import Repository, cached_commit
@@ -35,6 +36,7 @@ from pipeline.user_files.file_checks import shown, shown_list
 
 if TYPE_CHECKING:
     import datasets
+    import numpy as np
 
 HUB_DATASET = "nyu-mll/glue"
 HUB_GLUE = Repository(HUB_DATASET, "dataset")
@@ -51,7 +53,8 @@ class Examples:
     regression task; empty for a split without labels. malformed, unlabelled: the rows left out.
     keys: for SuperGLUE's tasks, the `idx` of each sample's row and its place in the row: COPA
     (row, choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,).
-    answers: for ReCoRD, query -> the right texts.
+    answers: for ReCoRD, query -> the right texts. words, tags: of a text to tag, the characters
+    [start, stop) of each word as [n, 2] int32, and their tags in IOB2.
     """
 
     texts: list[tuple[str, ...]]
@@ -60,6 +63,8 @@ class Examples:
     keys: list[tuple] = field(default_factory=list)
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
+    words: list["np.ndarray"] = field(default_factory=list)
+    tags: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
@@ -76,6 +81,7 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
     if path is None:
         raise StageError(f"{Path(data_dir) / split.files[0]}: no such file")
     load = _from_objects if task.benchmark == "SuperGLUE" else _from_table
+    load = _from_sentences if split.tag_column else load
     is_of_hub = task.benchmark == "GLUE" and is_parquet(path)
     examples = load(_as_on_the_hub(task, split, path) if is_of_hub else task, split, path)
     if split in task.test and examples.malformed:
@@ -89,8 +95,10 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
 
 
 def find_file(split: Split, data_dir: Path) -> Path | None:
-    """Returns the file of a split, or its folder of Parquet files, if there is one."""
+    """Returns the file of a split, or its folder of files, if there is one."""
     paths = (data_dir / name for name in (*split.files, *hub_files(split)))
+    if split.tag_column:
+        return next(filter(Path.exists, paths), None)
     return next((path for path in paths if not problem_with_table(str(path))), None)
 
 
@@ -232,6 +240,15 @@ def _score(task: Task, text: str, where: str) -> float:
     if not low <= score <= high:
         raise StageError(f"{where}: score {shown(text)!r}, expected a number from {low} to {high}")
     return score
+
+
+# --- tagged sentences -------------------------------------------------------------------------
+
+
+def _from_sentences(task: Task, split: Split, path: Path) -> Examples:
+    """Reads a file or a folder. Among the tags may be types that no training text has."""
+    texts, words, tags = running_texts(path, split.tag_column, split not in task.test)
+    return Examples(texts, words=words, tags=tags)
 
 
 # --- SuperGLUE --------------------------------------------------------------------------------

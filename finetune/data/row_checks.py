@@ -16,6 +16,7 @@ from finetune.data.files.parquet_tables import (
     parquet_files,
 )
 from finetune.data.tasks import Part, Split, Task
+from finetune.tagging.tag_checks import notes_on_tags
 from pipeline.console import WARNING_PREFIX
 from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown, shown_list
@@ -86,6 +87,11 @@ def problems_of_rows(task: Task, folder: str) -> Iterator[tuple[Split, str]]:
 def notes_on_task(task: Task, folder: str) -> Iterator[str]:
     """Yields the plan's notes: rows left out, reasons for misleading scores, and the number of rows
     in each file of a user's own task."""
+    if task.train.tag_column:
+        yield from (
+            f"{WARNING_PREFIX * warns}{task.name}: {text}" for text, warns in notes_on_tags(task)
+        )
+        return
     facts = row_facts(task, folder)
     notes = list(rows_left_out(facts) if task.benchmark else _notes_on_own_rows(task, facts))
     notes += [Note(warning, True) for warning in warnings_about_labels(task, facts)]

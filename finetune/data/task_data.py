@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.finetune_rules import task_names
+from configs.finetune_rules import TAGS, task_names
 from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.demo_glue import demo_digests, demo_files
 from finetune.data.dev_split import SEED
 from finetune.data.examples import HUB_DATASET, find_file, has_split, hub_files
 from finetune.data.files.parquet_tables import ENDING, parquet_files
 from finetune.data.tasks import Split, Task, find_task
+from finetune.tagging.tagged_files import tagged_files
+from finetune.tagging.tagged_tasks import tagged_task
 from pipeline.errors import ConfigError
 from pipeline.store.checksums import file_digest, fingerprint
 
@@ -32,13 +34,15 @@ def configured_tasks(finetune: "CfgNode") -> tuple[Task, ...]:
     own = finetune.CUSTOM_TASKS
     try:
         return tuple(
-            custom_task(name, TaskKeys(**{key.lower(): own[name][key] for key in own[name]}))
-            if name in own
-            else find_task(name)
-            for name in names
+            _own_task(name, own[name]) if name in own else find_task(name) for name in names
         )
     except KeyError as error:
         raise ConfigError([f"FINETUNE.TASKS: {error.args[0]}"]) from error
+
+
+def _own_task(name: str, node: "CfgNode") -> Task:
+    keys = TaskKeys(**{key.lower(): value for key, value in node.items()})
+    return tagged_task(name, keys) if keys.type == TAGS else custom_task(name, keys)
 
 
 def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:
@@ -78,7 +82,8 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     if not data_dir:
         return {"task_files": HUB_DATASET}
     paths = {split.name: find_file(split, Path(data_dir)) for split in task.splits}
-    files = {name: _digest(path) for name, path in paths.items() if path}
+    digest = _digest_of_tagged if task.train.tag_column else _digest
+    files = {name: digest(path) for name, path in paths.items() if path}
     if task.benchmark:
         return {"task_files": files}
     described: dict[str, Any] = {
@@ -91,6 +96,8 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     # Keys that older results lack.
     if task.train.header:
         described["columns"] = list(task.train.header)
+    if column := task.train.tag_column:
+        described |= {"type": task.type, "tag_column": column}
     if part := task.train.part:
         described |= {"dev_share": part.share, "group_column": part.group_column, "split": SEED}
     if task.class_weights:
@@ -108,6 +115,12 @@ def _digest(path: Path) -> str:
         return file_digest(path) + path.suffix
     parts = [file_digest(file) for file in parquet_files(path)]
     return fingerprint({"files": parts}) + ENDING
+
+
+def _digest_of_tagged(path: Path) -> str:
+    """Returns the digest of a file, or of a folder of files, each with its ending."""
+    digests = [file_digest(file) + file.suffix for file in tagged_files(path)]
+    return fingerprint({"files": digests}) if path.is_dir() else digests[0]
 
 
 def demo_file(split: Split) -> str:

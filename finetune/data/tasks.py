@@ -35,7 +35,8 @@ class Split:
     hub_split: its place in nyu-mll/glue. header: the columns of a file without a header line.
     text_columns: overrides the task's. submission and num_rows: name of the submitted file
     (without its ending) and the number of rows that the server expects; only for the benchmarks'
-    test sets. part: the rows of the file that count, None for all.
+    test sets. part: the rows of the file that count, None for all. tag_column: of files of tagged
+    sentences (see finetune/tagging); 0 for tables.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Split:
     submission: str = ""
     num_rows: int = 0
     part: Part | None = None
+    tag_column: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Task:
     the score. test: the splits to predict. layout: maps rows to samples, see
     finetune/data/superglue.py. type: see finetune/task_types. has_numbers: the files may hold the
     labels' numbers, from 0, too. num_folds: of the train file, in place of dev splits; 0 for none.
-    group_column: see `Part`, for folds. class_weights:
-    `balanced` or empty.
+    group_column: see `Part`, for folds. class_weights: `balanced` or empty. scheme: of the tags in
+    files of tagged sentences.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Task:
     num_folds: int = 0
     group_column: str = ""
     class_weights: str = ""
+    scheme: str = ""
 
     def __hash__(self) -> int:
         return hash((self.benchmark, self.name))

@@ -30,6 +30,8 @@ SUMMARY_KEYS = (
 )
 # The configured length, in results of models with fewer positions.
 ASKED_LENGTH = "max_seq_length_asked"
+# Keys of the summary that only some results have.
+OPTIONAL_KEYS = (ASKED_LENGTH, "details")
 
 
 @dataclass(frozen=True)

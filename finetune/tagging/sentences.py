@@ -1,7 +1,10 @@
 """A sentence of a file of tagged text."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,20 @@ class Sentence:
     def place(self, token: int = 0) -> str:
         """Returns the `file:line` of a token."""
         return place_in(self.path, self.line + token * self.lines_per_token)
+
+    def running_text(self) -> tuple[str, np.ndarray]:
+        """Returns the sentence as text, and the characters [start, stop) of each token, [n, 2].
+
+        A blank is between tokens, except where a text with offsets has none.
+        """
+        is_apart = [False, *[True] * (len(self.tokens) - 1)]
+        if self.offsets:
+            pairs = pairwise(self.offsets)
+            is_apart[1:] = [before[1] < after[0] for before, after in pairs]
+        parts = [" " * apart + token for apart, token in zip(is_apart, self.tokens, strict=True)]
+        stops = np.cumsum([len(part) for part in parts])
+        starts = stops - [len(token) for token in self.tokens]
+        return "".join(parts), np.stack([starts, stops], axis=1).astype(np.int32)
 
 
 def is_parquet(path: Path) -> bool:

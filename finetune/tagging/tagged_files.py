@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from finetune.tagging.conll_files import find_layout, iter_conll, write_conll
 from finetune.tagging.object_files import iter_objects, write_objects
 from finetune.tagging.sentences import Sentence, is_parquet
@@ -90,6 +92,25 @@ def iter_sentences(path: Path, tag_column: int = -1) -> Iterator[Sentence]:
             yield sentence
             last = sentence.document
         document = last + 1
+
+
+def running_texts(
+    path: Path, tag_column: int, has_tags: bool
+) -> tuple[list[tuple[str, ...]], list[np.ndarray], list[tuple[str, ...]]]:
+    """Returns each sentence as a text, the characters of its words (see `Sentence.running_text`),
+    and its tags in IOB2; no tags unless `has_tags`. Raises StageError as `read_tagged`."""
+    found = (
+        read_tagged(path, tag_column).sentences if has_tags else iter_sentences(path, tag_column)
+    )
+    texts: list[tuple[str, ...]] = []
+    words, tags = [], []
+    for sentence in found:
+        text, places = sentence.running_text()
+        texts.append((text,))
+        words.append(places)
+        if sentence.tags and has_tags:
+            tags.append(sentence.tags)
+    return texts, words, tags
 
 
 def write_predictions(

@@ -24,13 +24,13 @@ Predictions = list[tuple[str, str]]  # (index, prediction) of each row of a test
 class TaskType(ABC):
     """Labels, loss, metrics and predictions of a type of task; by default with one label per text.
 
-    auto_class: transformers' class that adds the head. problem_type: its name for the loss.
+    auto_class: transformers' class that adds the head. problem_type: its name for the loss, if any.
     is_per_token: True if outputs are [T, num_labels] float32 logits of all tokens, not
     [N, num_labels] of the samples.
     """
 
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    problem_type: ClassVar[str]
+    problem_type: ClassVar[str | None]
     is_per_token: ClassVar[bool] = False
 
     # --- data ---
@@ -48,9 +48,9 @@ class TaskType(ABC):
         labels = self.label_array(examples)
         return Encoded(columns, offsets, labels, replace(examples, texts=[]), counts, words)
 
-    @abstractmethod
     def label_array(self, examples: Examples) -> np.ndarray:
-        """Returns the labels as the loss takes them; empty for a split without labels."""
+        """Returns the labels for `encode`, as the loss takes them; empty if the split has none."""
+        raise NotImplementedError
 
     def batch_labels(self, data: Encoded, indices: np.ndarray, padding: Padding) -> np.ndarray:
         """Returns the labels of some samples, beside their padded tokens."""
@@ -88,6 +88,12 @@ class TaskType(ABC):
         self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
     ) -> dict[str, float]:
         """Returns the task's metrics, each within [-1, 1]."""
+
+    def details(
+        self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
+    ) -> dict[str, Any]:
+        """Returns more about a dev set than the metrics, for the result."""
+        return {}
 
     @abstractmethod
     def predictions(

@@ -158,7 +158,7 @@ class _Trainer:
         split = micro_batches(batch, self.num_parts)
         parts = [self.model.batch(self.data, part) for part in split]
         targets = [task_type.batch_labels(self.data, part, padding) for part in split]
-        num_targets = sum(task_type.num_targets(part, self.class_weights) for part in targets)
+        num_targets = sum(task_type.num_targets(part, self.class_weights) for part in targets) or 1
         total = torch.zeros((), device=self.model.device)
         for part, labels in zip(parts, map(self.model.to_device, targets), strict=True):
             loss = (

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.tasks import Task
-from finetune.kept_models import pipeline_name
+from finetune.kept_models import has_tags, pipeline_name, whole_words
 from finetune.search.job_folder import TrainingSettings
+from finetune.tagging.tag_checks import types_of
+from finetune.task_types.windows import OVERLAP
 from finetune.training.training import Outcome
 
 SETTINGS = (
@@ -53,7 +55,7 @@ def _needs_code(outcome: Outcome) -> bool:
 
 
 def _answer(task: Task) -> str:
-    labels = list(task.labels)
+    labels = types_of(task) if has_tags(task) else list(task.labels)
     answer = ANSWERS[task.type].format(number=len(labels))
     if task.is_regression:
         low, high = task.score_range
@@ -70,9 +72,12 @@ def _use(outcome: Outcome, task: Task) -> str:
             " transformers has no such architecture: its code lies in this folder, hence "
             "`trust_remote_code=True`."
         )
+    output = "out.conll" if has_tags(task) else "out.csv"
     is_pair = len(task.text_columns) == 2
     text = '{"text": "One text.", "text_pair": "Another."}' if is_pair else '"One text."'
-    cut = "" if task.type == "token_classification" else ", truncation=True"
+    cut = ", truncation=True"
+    if has_tags(task):  # long texts are cut into windows
+        cut = f"{whole_words(task)}, stride={outcome.tokenization.max_seq_length // OVERLAP}"
     return f"""## Use
 
 `FOLDER` stands for this folder.{why}
@@ -84,7 +89,7 @@ model = pipeline("{pipeline_name(task)}", model="FOLDER"{cut}{trust})
 print(model({text}))
 ```
 
-For files, ExtremeBERT has `python -m finetune.predict FOLDER FILE --output out.csv`."""
+For files, ExtremeBERT has `python -m finetune.predict FOLDER FILE --output {output}`."""
 
 
 def _data(outcome: Outcome) -> dict[str, Any]:
@@ -106,7 +111,10 @@ def _results(outcome: Outcome, task: Task) -> str:
         for name, value in metrics.items()
     }
     if outcome.majority:
-        rows[f"score of always {outcome.majority['label']}"] = round(outcome.majority["score"], 4)
+        constant = f"of always {outcome.majority['label']}"
+        name = f"score {'of looking up the entities of training' if has_tags(task) else constant}"
+        rows[name] = round(outcome.majority["score"], 4)
+    rows |= _of_types(outcome)
     if not rows:
         return ""
     rows |= {name.replace("_", " "): value for name, value in outcome.decision.items()}
@@ -114,6 +122,15 @@ def _results(outcome: Outcome, task: Task) -> str:
         "## Results\n\nOn the dev rows, by which the best of several runs may have been chosen: "
         f"expect a little less on new text.\n\n{_table(rows)}"
     )
+
+
+def _of_types(outcome: Outcome) -> dict[str, float]:
+    """Returns the F1 of each type of entity."""
+    return {
+        f"f1 of {kind}": round(scores["f1"], 4)
+        for found in outcome.details.values()
+        for kind, scores in found.get("per_type", {}).items()
+    }
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 class Outcome:
     """The model and the results of a run.
 
-    dev: metrics by dev split. decision: see `TaskType.decision`. predictions: (index, prediction)
-    of each row by test split. history: loss and learning rate over the steps. evaluations: `step`,
-    `epoch`, `score` during training. majority, only_label: as the task's type returns them. counts:
-    rows, steps and tokens. tokenization: truncated and unknown tokens.
+    dev: metrics by dev split; details: more about each. decision: see `TaskType`. predictions:
+    (index, prediction) of each row by test split. history: loss and learning rate over the steps.
+    evaluations: `step`, `epoch`, `score` during training. majority, only_label: as the task's type
+    returns them. counts: rows, steps and tokens. tokenization: truncated and unknown tokens.
     """
 
     model: "PreTrainedModel"
@@ -44,6 +44,7 @@ class Outcome:
     evaluations: list[dict[str, float]]
     majority: dict[str, Any]
     only_label: str
+    details: dict[str, dict[str, Any]]
     counts: dict[str, int]
     tokenization: Tokenization
 
@@ -56,6 +57,7 @@ class Outcome:
             "evaluations": self.evaluations,
             "majority": self.majority,
             "only_label": self.only_label,
+            **({"details": self.details} if any(self.details.values()) else {}),
             **self.counts,
             **self.tokenization.as_json(),
         }
@@ -182,10 +184,10 @@ def _tokenization(
 
 def _counts(data: _Data, record: "TrainingRecord") -> dict[str, int]:
     return {
-        "num_train_rows": len(data.train) if data.train else 0,
+        "num_train_rows": len(data.train.counts) if data.train else 0,
         "num_malformed_rows": sum(len(split.examples.malformed) for split in data.labelled),
         "num_unlabelled_rows": sum(len(split.examples.unlabelled) for split in data.labelled),
-        "num_dev_rows": sum(len(split) for split in data.dev.values()),
+        "num_dev_rows": sum(len(split.counts) for split in data.dev.values()),
         "num_steps": record.num_steps,
         "num_tokens": record.num_tokens,
     }
@@ -232,7 +234,7 @@ class _Evaluation:
         return task_score(dev)
 
     def of_all(self) -> dict[str, Any]:
-        """Returns `dev`, `decision`, `predictions` and `only_label` of an `Outcome`.
+        """Returns `dev`, `details`, `decision`, `predictions` and `only_label` of an `Outcome`.
 
         Dev and test sets share no batch: the other samples of a batch change the last digits of a
         sample's logits, and a dev score must not depend on the available test files.
@@ -243,8 +245,14 @@ class _Evaluation:
             split: self.task_type.predictions(task, on_tests[split], encoded, decision)
             for split, encoded in self.data.tests.items()
         }
+        details = {
+            split.name: self.task_type.details(task, on_dev[split], encoded, decision)
+            for split, encoded in self.data.dev.items()
+        }
+        self.log("\n".join(f"{name}: {found}" for name, found in details.items() if found))
         return {
             "dev": self._dev_metrics(on_dev, decision),
+            "details": details,
             "decision": decision,
             "predictions": predictions,
             "only_label": self.task_type.only_label(task, list(on_dev.values()), decision),
@@ -275,4 +283,4 @@ def mean_loss(task_type: TaskType, outputs: np.ndarray, labels: np.ndarray) -> f
     import torch
 
     total = task_type.summed_loss(torch.from_numpy(outputs), torch.from_numpy(labels))
-    return total.item() / task_type.num_targets(labels)
+    return total.item() / max(1, task_type.num_targets(labels))

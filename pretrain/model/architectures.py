@@ -192,6 +192,7 @@ def _own_settings(settings: ModelSettings) -> dict[str, Any]:
             "AutoModel": f"{model}Model",
             "AutoModelForMaskedLM": f"{model}ForMaskedLM",
             "AutoModelForSequenceClassification": f"{model}ForSequenceClassification",
+            "AutoModelForTokenClassification": f"{model}ForTokenClassification",
         },
         "classifier_dropout": settings.hidden_dropout_prob,
         **_picked(settings, *OWN_NAMES, *BERT_NAMES),

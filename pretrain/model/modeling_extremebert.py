@@ -12,9 +12,15 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 
 # Version 4 of transformers finds only the direct imports of this file: attention.py, dropout.py,
 # bf16_attention.py and linear.py must be among them.
@@ -143,10 +149,44 @@ class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+class ExtremeBertForTokenClassification(ExtremeBertPreTrainedModel):
+    """The pretrained head, with a new last layer, on each token's hidden state."""
+
+    def __init__(self, config: ExtremeBertConfig):
+        super().__init__(config)
+        assert config.num_labels is not None
+        self.num_labels = config.num_labels
+        self.model = ExtremeBertModel(config)
+        self.head = PredictionHead(config)
+        self.dropout = Dropout(config.classifier_dropout)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> TokenClassifierOutput:
+        """Returns logits [batch, length, num_labels], and with labels the loss.
+
+        labels: classes int64 [batch, length], -100 at tokens without one.
+        """
+        hidden = self.model(input_ids, attention_mask, token_type_ids, position_ids)[0]
+        logits = self.classifier(self.dropout(self.head(hidden)))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config)
+        return TokenClassifierOutput(loss=loss, logits=logits)
+
+
 AUTO_CLASSES = {
     AutoModel: ExtremeBertModel,
     AutoModelForMaskedLM: ExtremeBertForMaskedLM,
     AutoModelForSequenceClassification: ExtremeBertForSequenceClassification,
+    AutoModelForTokenClassification: ExtremeBertForTokenClassification,
 }
 
 

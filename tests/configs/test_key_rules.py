@@ -9,6 +9,7 @@ import main
 
 OFF = "DATASET: {ENABLED: False}\n"
 TASK = "{TRAIN: t.tsv, DEV: d.tsv, TEXT_COLUMNS: [a]}"
+TAGS = "TYPE: token_classification"
 FOLDER = Path(__file__).parent
 
 
@@ -135,6 +136,20 @@ def test_a_link_to_nowhere_is_no_root(problems, tmp_path):
         ),
         (own_task("TEXT_COLUMNS: [label]"), "x.LABEL_COLUMN: got label, expected none of TEXT_COL"),
         (own_task("TEXT_COLUMNS: [a, a]"), "x.TEXT_COLUMNS: value out of range, got ['a', 'a']"),
+        (own_task("TRAIN: a.csv"), "x.TEXT_COLUMNS: got nothing, expected one or two names"),
+        (own_task("TEXT_COLUMNS: [a, b, c]"), "x.TEXT_COLUMNS: value out of range"),
+        (own_task("LABELS: [a]"), "x.LABELS: got ['a'], expected at least two different words"),
+        (own_task("TYPE: tags"), "x.TYPE: value out of range, got 'tags', expected one of"),
+        (own_task("TYPE: regression"), "x.SCORE_RANGE: got nothing, expected [lowest, highest]"),
+        (own_task("TYPE: classification, SCORE_RANGE: [0, 5]"), "got [0.0, 5.0], expected none"),
+        (own_task("TAG_COLUMN: 2"), "x.TAG_COLUMN: got 2, expected none without TYPE token_class"),
+        (own_task(f"{TAGS}, TAG_COLUMN: 1"), "x.TAG_COLUMN: value out of range, got 1"),
+        (own_task(f"{TAGS}, TRAIN: no"), "expected a file of tagged sentences, or a folder of"),
+        (own_task(f"{TAGS}, TEXT_COLUMNS: [a]"), "x.TEXT_COLUMNS: got ['a'], expected none with"),
+        (own_task(f"{TAGS}, DEV_SHARE: 0.1"), "x.DEV_SHARE: got 0.1, expected none with TYPE"),
+        (own_task(f"{TAGS}, METRICS: [f1]"), "x.METRICS: got ['f1'], expected entity_f1 with"),
+        (own_task("METRICS: [entity_f1]"), "x.METRICS: got ['entity_f1'], expected for a class"),
+        (own_task(f"{TAGS}, LABELS: [O, B-X]"), "x.LABELS: got ['O', 'B-X'], expected types of"),
         (own_task(f"TRAIN: {__file__}"), f"x.TRAIN: got {__file__}, expected a .tsv, .csv, "),
         (
             own_task(f"TRAIN: {FOLDER}, DEV: {FOLDER}/test_keys.py"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.search.job_folder import model_path, save_model
+from finetune.search.job_folder import model_path, new_model
 from pretrain.kernels.attention import Documents
 from pretrain.model.export import export_model, needs_remote_code
 from pretrain.model.exported_code import FILES, write_code
@@ -53,7 +53,7 @@ FRESH_PROCESS = """
 import sys, torch
 from pathlib import Path
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
-from transformers import pipeline
+from transformers import AutoModelForTokenClassification, pipeline
 
 def measure(folder, batch):
     own_code = {"trust_remote_code": (folder / "modeling_extremebert.py").exists()}
@@ -71,6 +71,7 @@ def measure(folder, batch):
     pair = tokenizer(["w1 w2", "w3 w4 w5"], ["w6", "w7"], padding=True, return_tensors="pt")
     texts = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, **own_code)
     score = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **own_code)
+    tags = AutoModelForTokenClassification.from_pretrained(folder, num_labels=3, **own_code)
     fill = pipeline("fill-mask", model=str(folder), **own_code)
     return {
         "class": type(model).__name__,
@@ -83,6 +84,7 @@ def measure(folder, batch):
         "gradient": words.grad,
         "filled": fill("w1 [MASK] w3"),
         "classes": texts(**pair, labels=torch.tensor([0, 2])).logits.shape,
+        "tags": tags(**pair, labels=pair["input_ids"] % 3).logits.shape[2],
         "regression": score(**pair, labels=torch.tensor([0.5, 2.0])).loss.item(),
         "longest": len(tokenizer("w1 " * 50, truncation=True)["input_ids"]),
     }
@@ -189,7 +191,7 @@ def test_it_is_loaded_as_the_stock_class_if_there_is_one(loaded, name):
 def test_it_fills_masks_and_is_finetuned(loaded, name):
     found = loaded[name]
     assert len(found["filled"]) == 5 and 0 < found["filled"][0]["score"] < 1
-    assert found["classes"] == (2, 3) and found["regression"] > 0
+    assert found["classes"] == (2, 3) and found["regression"] > 0 and found["tags"] == 3
     assert found["longest"] == 16  # truncation=True fits the model's positions
 
 
@@ -204,7 +206,10 @@ def test_our_finetuning_loads_it_as_it_is(models, tokenizer, tmp_path, name):
     assert usable_length(classifier, 512) == 16
     rotary = changes.get("position_embedding_type") == "rotary"
     assert (getattr(classifier.config, "type_vocab_size", 0) > 1) != rotary
-    save_model(classifier, tmp_path)
+    with new_model(tmp_path) as aside:
+        classifier.save_pretrained(aside)
+        if type(classifier).__module__.startswith("pretrain."):
+            write_code(aside)
     again = build_classifier(str(model_path(tmp_path)), find_task("MRPC"), seed=1).eval()
     inputs = {"input_ids": example_batch()[0], "attention_mask": example_batch()[2]}
     with torch.no_grad():
