@@ -1,7 +1,7 @@
 """Saves a finetuned model: with its tokenizer, the task's facts and a card, ready to use."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune.data.encoding import load_tokenizer
 from finetune.data.tasks import Task
@@ -12,6 +12,9 @@ from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.paths import MODEL_CARD
 from pipeline.store.record_files import read_json
 from pretrain.model.exported_code import write_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TASK_KEY = "finetuned_task"  # of config.json: facts on the task beside the labels' names
 
@@ -26,7 +29,7 @@ def save_finished(
         model.save_pretrained(aside)
         if type(model).__module__.startswith("pretrain."):  # our architecture, not a stock one
             write_code(aside)  # transformers copies only files with relative imports
-        load_tokenizer(tokenizer).save_pretrained(aside)
+        _save_tokenizer(load_tokenizer(tokenizer), aside)
         _limit_length(aside / "tokenizer_config.json", length)
         write_text(aside / MODEL_CARD, task_card(outcome, task, settings))
 
@@ -39,6 +42,14 @@ def _facts(task: Task, outcome: Outcome) -> dict[str, Any]:
         "decision": dict(outcome.decision),
     }
     return facts | ({"score_range": list(task.score_range)} if task.is_regression else {})
+
+
+def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Saves a tokenizer without the truncation and padding of its last call, which it keeps."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 def _limit_length(path: Path, length: int) -> None:

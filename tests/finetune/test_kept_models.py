@@ -71,6 +71,14 @@ def test_a_pipeline_gives_the_predictions_of_the_search(config, capsys):
         assert facts["name"] == name and facts["text_columns"] == list(task.text_columns)
 
 
+def test_a_kept_tokenizer_has_nothing_of_the_texts_before(config):
+    """It would depend on the worker's earlier jobs, and truncate the user's texts in silence."""
+    finetune(config)
+    for model in models(config):
+        found = read_json(model / "tokenizer.json")
+        assert found["truncation"] is None and found["padding"] is None
+
+
 def test_a_card_tells_results_and_settings_and_no_text(config):
     finetune(config)
     for name, folder in best_folders(config).items():
