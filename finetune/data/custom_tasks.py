@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from configs.finetune_rules import MULTI_LABEL
 from finetune.data.files.label_cells import read_labelled, words_of_row
 from finetune.data.files.label_files import label_names
 from finetune.data.files.parquet_tables import problem_with_table
@@ -15,7 +16,6 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.user_files.file_checks import shown, shown_list
 
 FOLDER = "."  # the files' names are relative to it
-MULTI_LABEL = "multi_label"  # a type
 MAX_CLASSES = 1000  # in a train file; a column with more rarely holds labels
 USUAL_METRICS = {
     "classification": ("accuracy",),

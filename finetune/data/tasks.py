@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from configs.finetune_rules import MULTI_LABEL
+
 
 @dataclass(frozen=True)
 class Part:
@@ -110,7 +112,7 @@ class Task:
     @property
     def has_label_sets(self) -> bool:
         """True if a row may have several labels, or none."""
-        return self.type == "multi_label"
+        return self.type == MULTI_LABEL
 
     @property
     def has_several_samples(self) -> bool:
