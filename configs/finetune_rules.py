@@ -205,14 +205,19 @@ def _problems_of_table(key: str, task: CfgNode) -> Iterator[str]:
     if task.LABEL_SEPARATOR != custom_task_node().LABEL_SEPARATOR and not has_sets:
         expected = f"none without TYPE {MULTI_LABEL}"
         yield f"{key}.LABEL_SEPARATOR: got {task.LABEL_SEPARATOR!r}, expected {expected}"
-    allowed, kind = CLASS_METRICS, "a classification"
-    if has_sets:
-        allowed, kind = MULTI_LABEL_METRICS, "several labels per text"
-    elif task.SCORE_RANGE:
-        allowed, kind = REGRESSION_METRICS, "a regression"
+    allowed, kind = _allowed_metrics(task)
     wrong = [metric for metric in task.METRICS if metric not in allowed]
     if wrong:
         yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
+
+
+def _allowed_metrics(task: CfgNode) -> tuple[tuple[str, ...], str]:
+    """Returns the metrics of a task, and its kind in words."""
+    if task.TYPE == MULTI_LABEL:
+        return MULTI_LABEL_METRICS, "several labels per text"
+    if task.SCORE_RANGE:
+        return REGRESSION_METRICS, "a regression"
+    return CLASS_METRICS, "a classification"
 
 
 def _problems_of_held_out(key: str, task: CfgNode) -> Iterator[str]:

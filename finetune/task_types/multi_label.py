@@ -81,7 +81,7 @@ class MultiLabel(TaskType):
     def details(
         self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
     ) -> dict[str, Any]:
-        """Returns the mean scores, and the scores and the rows of each label.
+        """Returns the mean scores, the threshold, and the scores and the rows of each label.
 
         A label without rows has no average precision, and is not in its mean.
         """
@@ -99,6 +99,7 @@ class MultiLabel(TaskType):
             "f1_micro": micro_f1(labels, predicted),
             "f1_macro": macro_f1(labels, predicted),
             "average_precision": mean_average_precision(labels, outputs),
+            THRESHOLD: decision[THRESHOLD],
             "per_label": {
                 word: {
                     "f1": f1,
