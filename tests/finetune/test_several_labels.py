@@ -108,7 +108,7 @@ def test_a_search_and_its_model(config, capsys):
     card = (model_path(folder) / "README.md").read_text()
     assert "top_k=None" in card and f"a `score` of {threshold} or more" in card
     summary = (result_artifact(config).directory / "summary.tsv").read_text()
-    assert "f1_micro" in summary and "films: f1_micro" in said and "top_k=None" in said
+    assert "f1 micro" in summary and "films: f1_micro" in said and "top_k=None" in said
     assert "no dev row has the label never, which counts as 0 in f1_macro" in said
 
 
