@@ -40,7 +40,9 @@ SUPERGLUE_TASKS = ["BoolQ", "CB", "COPA", "MultiRC", "ReCoRD", "SuperGLUE-RTE", 
 LARGE_TASKS = ["QQP", "MNLI", "QNLI", "ReCoRD"]
 CLASS_METRICS = ("accuracy", "f1", "f1_macro", "matthews_correlation")
 REGRESSION_METRICS = ("pearson", "spearman")
+MULTI_LABEL_METRICS = ("f1_micro", "f1_macro", "average_precision")
 TOKEN_METRICS = ("entity_f1",)
+ALL_METRICS = (*CLASS_METRICS, *REGRESSION_METRICS, *MULTI_LABEL_METRICS, *TOKEN_METRICS)
 
 OPTIMIZERS = (
     *("adamw", "adam", "sgd", "sgd-momentum"),
@@ -505,6 +507,14 @@ CUSTOM_TASK = {
         element="positive",
     ),
     "LABELS_FILE": Key("", PATH, identity=by_plan, is_path=True),
+    "LABEL_SEPARATOR": Key(
+        ",",
+        Rule(
+            lambda mark: mark and not any(char.isalnum() or char in "\t\r\n" for char in mark),
+            "a text without letters, digits, tabs and line breaks, like `,`",
+        ),
+        identity=by_plan,
+    ),
     "COLUMNS": Key(
         [],
         Rule(
@@ -525,7 +535,7 @@ CUSTOM_TASK = {
     ),
     "METRICS": Key(
         [],
-        each(one_of(*CLASS_METRICS, *REGRESSION_METRICS, *TOKEN_METRICS)),
+        each(one_of(*dict.fromkeys(ALL_METRICS))),
         identity=by_plan,
         element="accuracy",
     ),
@@ -583,23 +593,26 @@ FINETUNE.SUPERGLUE_DIR = Key("", PATH, identity=by_plan, is_path=True)
 # `SuperGLUE` mean all tasks of the benchmark.
 FINETUNE.TASKS = Key(list(GLUE_TASKS), identity=by_plan)
 # Tasks of your own, under names of your choice (without a dot) for TASKS: classification,
-# regression or named entities. Keys of each: TYPE (`classification` or, with SCORE_RANGE,
-# `regression`, which need not be said; `token_classification` for named entities, see the end),
-# TRAIN, DEV and TEST (.tsv, .csv, .jsonl or .parquet files, or folders of .parquet files; TEST is
-# optional), DEV_SHARE (in place of DEV: the share of the rows of TRAIN that are held out as dev,
-# e.g. 0.1), FOLDS (in place of DEV: each run is repeated on so many folds of TRAIN and scored by
-# their mean; a last run with the best setting learns from all rows), GROUP_COLUMN (with DEV_SHARE
-# or FOLDS: a column of TRAIN, e.g. of patients; rows with the same cell are all in train or all in
-# dev), COLUMNS (the names of all columns, for .tsv and .csv files without a header line),
-# TEXT_COLUMNS (one or two names), LABEL_COLUMN (`label`), LABELS (all words in that column; by
-# default those of TRAIN), LABELS_FILE (in place of LABELS: a file with a label per line; the column
-# may hold the labels, or their numbers from 0), SCORE_RANGE (e.g. [0, 5]: the task is a regression
-# of numbers in this range), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression
-# pearson, spearman; by default accuracy or both of these), CLASS_WEIGHTS (balanced: the losses of a
-# rare class weigh more, so that all classes count alike in training; only for classification). Keys
-# of named entities: TRAIN, DEV and TEST (files of tagged sentences, or folders of them), TAG_COLUMN
-# (the number of the tags' column, from 1, in files with a word in each line; by default the last
-# one), LABELS (the types of entities; by default those of TRAIN).
+# regression, several labels per text, or named entities. Keys of each: TYPE (`classification` or,
+# with SCORE_RANGE, `regression`, which need not be said; `multi_label` for any number of labels per
+# text, `token_classification` for named entities, see the end), TRAIN, DEV and TEST (.tsv, .csv,
+# .jsonl or .parquet files, or folders of .parquet files; TEST is optional), DEV_SHARE (in place of
+# DEV: the share of the rows of TRAIN that are held out as dev, e.g. 0.1), FOLDS (in place of DEV:
+# each run is repeated on so many folds of TRAIN and scored by their mean; a last run with the best
+# setting learns from all rows), GROUP_COLUMN (with DEV_SHARE or FOLDS: a column of TRAIN, e.g. of
+# patients; rows with the same cell are all in train or all in dev), COLUMNS (the names of all
+# columns, for .tsv and .csv files without a header line), TEXT_COLUMNS (one or two names),
+# LABEL_COLUMN (`label`), LABELS (all words in that column; by default those of TRAIN), LABELS_FILE
+# (in place of LABELS: a file with a label per line; the column may hold the labels, or their
+# numbers from 0), LABEL_SEPARATOR (`,`: between the labels of a row, in texts of the files and in
+# predictions, if TYPE is multi_label), SCORE_RANGE (e.g. [0, 5]: the task is a regression of
+# numbers in this range), METRICS (accuracy, f1, f1_macro, matthews_correlation; for a regression
+# pearson, spearman; for several labels f1_micro, f1_macro, average_precision; by default accuracy,
+# both of these, or f1_micro), CLASS_WEIGHTS (balanced: the losses of a rare class weigh more, so
+# that all classes count alike in training; only for classification). Keys of named entities: TRAIN,
+# DEV and TEST (files of tagged sentences, or folders of them), TAG_COLUMN (the number of the tags'
+# column, from 1, in files with a word in each line; by default the last one), LABELS (the types of
+# entities; by default those of TRAIN).
 FINETUNE.CUSTOM_TASKS = NamedEntries(CUSTOM_TASK, {})
 # Search method. grid: all settings of the grid. halving: for each task, all batch sizes and
 # learning rates with the fewest epochs, then the better half of them with the next number of

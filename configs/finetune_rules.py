@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from configs.defaults import (
     CLASS_METRICS,
     GLUE_TASKS,
+    MULTI_LABEL_METRICS,
     REGRESSION_METRICS,
     SUPERGLUE_TASKS,
     TOKEN_METRICS,
@@ -24,6 +25,7 @@ TASK_GROUPS = {"GLUE": GLUE_TASKS, "SuperGLUE": SUPERGLUE_TASKS}
 RESERVED_NAMES = (*TASK_GROUPS, "DEFAULT", "search")
 TABLE_ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")
 TABLE = "a .tsv, .csv, .jsonl or .parquet file, or a folder of .parquet files"
+MULTI_LABEL = "multi_label"  # the value of TYPE for several labels per text
 # The value of TYPE for named entities, its keys, and its files.
 TAGS = "token_classification"
 TAG_KEYS = ("TYPE", "TRAIN", "DEV", "TEST", "TAG_COLUMN", "LABELS", "METRICS")
@@ -196,13 +198,26 @@ def _problems_of_table(key: str, task: CfgNode) -> Iterator[str]:
             yield f"{key}.LABELS_FILE: no such file, got {path}, expected a line for each label"
     if task.SCORE_RANGE and task.LABELS:
         yield f"{key}.LABELS: got {task.LABELS}, expected none with SCORE_RANGE (a regression)"
-    if task.SCORE_RANGE and task.CLASS_WEIGHTS:
-        yield f"{key}.CLASS_WEIGHTS: got {task.CLASS_WEIGHTS}, expected none with SCORE_RANGE"
-    allowed = REGRESSION_METRICS if task.SCORE_RANGE else CLASS_METRICS
+    has_sets = task.TYPE == MULTI_LABEL
+    if task.CLASS_WEIGHTS and (task.SCORE_RANGE or has_sets):
+        beside = f"TYPE {MULTI_LABEL}" if has_sets else "SCORE_RANGE"
+        yield f"{key}.CLASS_WEIGHTS: got {task.CLASS_WEIGHTS}, expected none with {beside}"
+    if task.LABEL_SEPARATOR != custom_task_node().LABEL_SEPARATOR and not has_sets:
+        expected = f"none without TYPE {MULTI_LABEL}"
+        yield f"{key}.LABEL_SEPARATOR: got {task.LABEL_SEPARATOR!r}, expected {expected}"
+    allowed, kind = _allowed_metrics(task)
     wrong = [metric for metric in task.METRICS if metric not in allowed]
     if wrong:
-        kind = "a regression" if task.SCORE_RANGE else "a classification"
         yield f"{key}.METRICS: got {wrong}, expected for {kind} some of {', '.join(allowed)}"
+
+
+def _allowed_metrics(task: CfgNode) -> tuple[tuple[str, ...], str]:
+    """Returns the metrics of a task, and its kind in words."""
+    if task.TYPE == MULTI_LABEL:
+        return MULTI_LABEL_METRICS, "several labels per text"
+    if task.SCORE_RANGE:
+        return REGRESSION_METRICS, "a regression"
+    return CLASS_METRICS, "a classification"
 
 
 def _problems_of_held_out(key: str, task: CfgNode) -> Iterator[str]:

@@ -29,9 +29,11 @@ def has_tags(task: Task) -> bool:
     return task.type == TAGS
 
 
-def whole_words(task: Task) -> str:
-    """Returns the pipeline's option that joins the tokens of words, and words of entities."""
-    return ', aggregation_strategy="first"' if has_tags(task) else ""
+def pipeline_options(task: Task) -> str:
+    """Returns the options for whole entities, and for the probabilities of all labels."""
+    if has_tags(task):
+        return ', aggregation_strategy="first"'
+    return ", top_k=None" if task.has_label_sets else ""
 
 
 def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[str]:
@@ -44,10 +46,11 @@ def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[st
     output = f"predicted{Path(file).suffix}"
     needs_code = "auto_map" in (read_json(model / "config.json") or {})
     trust = ", trust_remote_code=True" if needs_code else ""
+    options = pipeline_options(task) + trust
     return [
         *(f"model of {name}: {folder}" for name, folder in models.items()),
         "use one, on a file or in Python:",
         f"  python -m finetune.predict {model} {file} --output {output}",
         "  from transformers import pipeline",
-        f'  model = pipeline("{pipeline_name(task)}", model="{model}"{whole_words(task)}{trust})',
+        f'  model = pipeline("{pipeline_name(task)}", model="{model}"{options})',
     ]

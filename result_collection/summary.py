@@ -10,6 +10,7 @@ from finetune.data.token_counts import WARN_CUT
 from finetune.search.job_folder import ASKED_LENGTH, OPTIONAL_KEYS
 from pipeline.console import table
 from result_collection.entity_notes import notes_on_entities
+from result_collection.label_set_notes import notes_on_label_sets
 from result_collection.pages.numbers import points
 
 # Explains the numbers wherever they are shown.
@@ -277,6 +278,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         lines += _notes_on_rows(row)
         lines += _notes_on_texts(row)
         lines += notes_on_entities(row)
+        lines += notes_on_label_sets(row)
         if k := row["num_folds"]:
             lines.append(
                 f"{row['task']}: scores are means over {k} folds of TRAIN, the range is that of "

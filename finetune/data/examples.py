@@ -1,15 +1,21 @@
 """Reads the texts and labels of a task's split from a folder of files or from the Hub."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from finetune.data.dev_split import SEED, folds, held_out, linked_rows, strata_of_scores
-from finetune.data.files.label_files import label_position
+from finetune.data.dev_split import (
+    SEED,
+    folds,
+    held_out,
+    linked_rows,
+    strata_of_scores,
+    strata_of_sets,
+)
+from finetune.data.files.label_cells import label_of_row, read_labelled, score_of
 from finetune.data.files.parquet_tables import (
     ENDING,
     class_names,
@@ -49,8 +55,9 @@ _ROW_MARKS = {"answers": b'"label"', "entities": b'"query"'}
 class Examples:
     """The samples of a split: one per row of the file, or several (COPA's choices, say).
 
-    texts: one or two sentences each. labels: positions in `task.labels`, or the scores of a
-    regression task; empty for a split without labels. malformed, unlabelled: the rows left out.
+    texts: one or two sentences each. labels: positions in `task.labels`, sorted tuples of them in a
+    task with several labels per row, or the scores of a regression; empty for a split without
+    labels. malformed, unlabelled: the rows left out.
     keys: for SuperGLUE's tasks, the `idx` of each sample's row and its place in the row: COPA
     (row, choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,).
     answers: for ReCoRD, query -> the right texts. words, tags: of a text to tag, the characters
@@ -58,7 +65,7 @@ class Examples:
     """
 
     texts: list[tuple[str, ...]]
-    labels: list[float] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
     keys: list[tuple] = field(default_factory=list)
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -143,27 +150,42 @@ def num_tsv_rows(lines: Iterable[bytes], split: Split) -> int:
 
 def _from_table(task: Task, split: Split, path: Path) -> Examples:
     columns = split.text_columns or task.text_columns
-    if split in task.test:
-        numbered = _id_columns(path) if task.benchmark == "GLUE" else []
-        table = _read(task, split, path, (*columns, *numbered))
-        if numbered:
-            _check_ids(table)
-        texts = [cells[: len(columns)] for _, cells in table.rows]
-        return Examples(texts, malformed=table.malformed)
-    grouped = _group_columns(split)
-    table = _read(task, split, path, (*columns, task.label_column, *grouped))
+    return (_of_test if split in task.test else _of_labelled)(task, split, path, columns)
+
+
+def _of_test(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Examples:
+    numbered = _id_columns(path) if task.benchmark == "GLUE" else []
+    table = read_table(path, (*columns, *numbered), header=split.header)
+    if numbered:
+        _check_ids(table)
+    texts = [cells[: len(columns)] for _, cells in table.rows]
+    return Examples(texts, malformed=table.malformed)
+
+
+def _of_labelled(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Examples:
+    grouped = [split.part.group_column] if split.part and split.part.group_column else []
+    table = read_labelled(
+        path,
+        task.label_column,
+        (*columns, *grouped),
+        header=split.header,
+        optional=grouped,
+        separator=task.separator if task.has_label_sets else "",
+    )
     examples, groups = Examples([], malformed=table.malformed), list[str]()
-    for number, cells in table.rows:
-        label = cells[len(columns)].strip()
-        if label:
-            examples.texts.append(cells[: len(columns)])
-            examples.labels.append(_label(task, label, place(path, number)))
-            groups += cells[len(columns) + 1 :]
-            if grouped and not groups[-1].strip():
-                where = f"{place(path, number)}: no group in column {grouped[0]}"
-                raise StageError(f"{where}, expected one in each row with a label")
-        else:
-            examples.unlabelled.append(f"{place(path, number)}: no label")
+    for number, row in table.rows:
+        where = place(path, number)
+        label = label_of_row(task, row, where)
+        if label is None:
+            examples.unlabelled.append(f"{where}: no label")
+            continue
+        examples.texts.append(row.cells[: len(columns)])
+        examples.labels.append(label)
+        if grouped:
+            groups.append(row.cells[len(columns)])
+            if not groups[-1].strip():
+                problem = f"no group in column {grouped[0]}, expected one in each row with a label"
+                raise StageError(f"{where}: {problem}")
     return _part(task, split.part, examples, groups, path) if split.part else examples
 
 
@@ -177,7 +199,10 @@ def _part(
     import numpy as np
 
     labels = examples.labels
-    strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
+    if task.has_label_sets:
+        strata = strata_of_sets(labels)
+    else:
+        strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
     together = linked_rows(examples.texts, groups)
     try:
         if part.num_folds:
@@ -194,15 +219,6 @@ def _part(
     return replace(examples, texts=texts, labels=labels)
 
 
-def _read(task: Task, split: Split, path: Path, columns: Sequence[str]) -> Table[tuple[str, ...]]:
-    optional = [task.label_column, *_group_columns(split)]
-    return read_table(path, columns, optional, split.header)
-
-
-def _group_columns(split: Split) -> list[str]:
-    return [split.part.group_column] if split.part and split.part.group_column else []
-
-
 def _id_columns(path: Path) -> list[str]:
     """Returns the column with the row numbers of a test file, if there is one."""
     return [name for name in table_columns(path) if name in ("index", "id")][:1]
@@ -214,32 +230,6 @@ def _check_ids(table: Table[tuple[str, ...]]) -> None:
     for number, (*_, row_id) in table.rows:
         if (first := lines.setdefault(row_id, number)) != number:
             raise StageError(f"{table.path}:{number}: id {shown(row_id)}, as in line {first}")
-
-
-def _label(task: Task, text: str, where: str) -> float:
-    """Returns a class or a score; raises StageError for an unknown label or an invalid score."""
-    if task.is_regression:
-        return _score(task, text, where)
-    spellings = list(task.labels.values())
-    if (position := label_position(text, spellings, task.has_numbers)) is not None:
-        return position
-    expected = shown_list(spellings)
-    if task.has_numbers:
-        expected += f", or a number from 0 to {len(spellings) - 1}"
-    elif not task.benchmark:  # without the key they are those of TRAIN
-        expected += f" (FINETUNE.CUSTOM_TASKS.{task.name}.LABELS can name more)"
-    raise StageError(f"{where}: label {shown(text)!r}, expected one of {expected}")
-
-
-def _score(task: Task, text: str, where: str) -> float:
-    low, high = task.score_range
-    try:
-        score = math.nan if "_" in text else float(text)  # Python reads 1_0 as ten
-    except ValueError:
-        score = math.nan
-    if not low <= score <= high:
-        raise StageError(f"{where}: score {shown(text)!r}, expected a number from {low} to {high}")
-    return score
 
 
 # --- tagged sentences -------------------------------------------------------------------------
@@ -338,7 +328,7 @@ def _hub_labels(task: Task, data: "datasets.Dataset") -> list[float]:
     place = f"{HUB_DATASET}, {task.name}"
     if task.is_regression:
         scores = enumerate(data["label"])
-        return [_score(task, str(score), f"{place}, row {row}") for row, score in scores]
+        return [score_of(task, str(score), f"{place}, row {row}") for row, score in scores]
     names, words = data.features["label"].names, list(task.labels)
     if sorted(names) != sorted(words):
         raise StageError(f"{place}: labels {names}, expected {words}")

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.data.dev_split import classes_missing
 from finetune.data.examples import Examples, find_file, load_examples
+from finetune.data.files.label_sets import notes_on_sets, problem_with_sets
 from finetune.data.files.parquet_tables import (
     class_names,
     is_parquet,
@@ -34,14 +35,15 @@ MANY_SHARED = 0.5
 class RowFacts:
     """Facts about a split's file.
 
-    num_rows: rows in use. num_blank: rows in use without text. labels: number of rows by class, of
-    a regression just the lowest and the highest score. unlabelled, malformed: number of rows left
-    out, and one of them. texts: [num_rows] int64 hashes, comparable within this process.
+    num_rows: rows in use. num_blank: rows in use without text. labels: number of rows by class or
+    set of classes, of a regression just the lowest and the highest score. unlabelled, malformed:
+    number of rows left out, and one of them. texts: [num_rows] int64 hashes, comparable within this
+    process.
     """
 
     num_rows: int
     num_blank: int
-    labels: Mapping[float, int]
+    labels: Mapping[Any, int]
     unlabelled: tuple[int, str]
     malformed: tuple[int, str]
     texts: "np.ndarray"
@@ -133,6 +135,8 @@ def problem_with_labels(task: Task, split: Split, facts: RowFacts) -> str:
     """
     if task.has_several_samples or not facts.labels:
         return ""
+    if task.has_label_sets:
+        return problem_with_sets(task, facts.labels, split == task.train)
     words, is_dev = list(task.labels), split in task.dev
     if len(facts.labels) == 1:
         [label] = facts.labels
@@ -154,7 +158,7 @@ def problem_with_labels(task: Task, split: Split, facts: RowFacts) -> str:
 
 def warnings_about_labels(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[str]:
     """Yields reasons for a misleading score of a task that can be learned."""
-    if task.is_regression or task.has_several_samples:
+    if task.is_regression or task.has_label_sets or task.has_several_samples:
         return
     words = list(map(shown, task.labels))
     dev = {split: facts[split] for split in task.dev if split in facts}
@@ -197,6 +201,10 @@ def _notes_on_own_rows(task: Task, facts: Mapping[Split, RowFacts]) -> Iterator[
     if not task.is_regression:
         yield Note(f"classes: {shown_list(task.labels)}")
         yield from _notes_on_class_names(task)
+    if task.has_label_sets:
+        train = (_named(task.train), facts[task.train].labels) if task.train in facts else None
+        dev = {_named(split): facts[split].labels for split in task.dev if split in facts}
+        yield from (Note(*note) for note in notes_on_sets(task, train, dev))
     yield from rows_left_out(facts)
     for file in dict.fromkeys(split.files[0] for split in facts):
         if (total := num_files_of_split(Path(file))) > 1:
@@ -224,7 +232,7 @@ def _notes_on_part(
 ) -> Iterator[Note]:
     grouped = f", no {part.group_column} is in train too" if part.group_column else ""
     yield Note(f"{split.name}: {_rows(facts[split].num_rows)} of TRAIN, stratified{grouped}")
-    if not task.is_regression:
+    if not (task.is_regression or task.has_label_sets):
         parts = {found.name: facts[found].labels for found in (task.train, split)}
         yield from (Note(warning, True) for warning in classes_missing(parts, list(task.labels)))
 
@@ -259,10 +267,9 @@ def _notes_on_dev(task: Task, split: Split, facts: Mapping[Split, RowFacts]) -> 
             num_shared >= MANY_SHARED * found.num_rows,
         )
     if found.num_rows < FEW_ROWS and not task.is_regression:
-        yield Note(
-            f"{file}: {_rows(found.num_rows)} only, so accuracy moves in steps of "
-            f"{100 / found.num_rows:.1f} points"
-        )
+        steps = f"accuracy moves in steps of {100 / found.num_rows:.1f} points"
+        effect = "threshold and scores depend on each of them" if task.has_label_sets else steps
+        yield Note(f"{file}: {_rows(found.num_rows)} only, so {effect}")
     if "f1" in task.metrics:
         yield Note(f"f1 is that of the label {shown(list(task.labels)[1])}, the second of LABELS")
 

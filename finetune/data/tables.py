@@ -5,7 +5,7 @@ Lines end at LF or CRLF only; str.splitlines would cut at U+2028, too.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -72,13 +72,8 @@ def read_table(
 
     Raises StageError for more than 100,000 malformed rows, too.
     """
-    table: Table[tuple[str, ...]] = Table(path)
-    for row in iter_table(path, columns, optional, header):
-        if row.problem:
-            table.leave_out(row.number, row.problem)
-        else:
-            table.rows.append((row.number, row.cells))
-    return table
+    found = collected(path, iter_table(path, columns, optional, header))
+    return Table(path, [(number, row.cells) for number, row in found.rows], found.malformed)
 
 
 class TableRow(NamedTuple):
@@ -93,6 +88,20 @@ class TableRow(NamedTuple):
     cells: tuple[str, ...] = ()
     lists: tuple[tuple[str, ...] | None, ...] = ()
     problem: str = ""
+
+
+def collected(path: Path, rows: Iterable[TableRow]) -> Table[TableRow]:
+    """Returns the rows of a file without the malformed ones.
+
+    Raises StageError for more than 100,000 malformed rows.
+    """
+    table: Table[TableRow] = Table(path)
+    for row in rows:
+        if row.problem:
+            table.leave_out(row.number, row.problem)
+        else:
+            table.rows.append((row.number, row))
+    return table
 
 
 def iter_table(

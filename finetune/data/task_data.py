@@ -98,6 +98,8 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
         described["columns"] = list(task.train.header)
     if column := task.train.tag_column:
         described |= {"type": task.type, "tag_column": column}
+    if task.has_label_sets:
+        described |= {"type": task.type, "label_separator": task.separator}
     if part := task.train.part:
         described |= {"dev_share": part.share, "group_column": part.group_column, "split": SEED}
     if task.class_weights:

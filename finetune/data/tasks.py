@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from configs.finetune_rules import MULTI_LABEL
+
 
 @dataclass(frozen=True)
 class Part:
@@ -63,7 +65,7 @@ class Task:
     finetune/data/superglue.py. type: see finetune/task_types. has_numbers: the files may hold the
     labels' numbers, from 0, too. num_folds: of the train file, in place of dev splits; 0 for none.
     group_column: see `Part`, for folds. class_weights: `balanced` or empty. scheme: of the tags in
-    files of tagged sentences.
+    files of tagged sentences. separator: between several labels, in files and predictions.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Task:
     group_column: str = ""
     class_weights: str = ""
     scheme: str = ""
+    separator: str = ","
 
     def __hash__(self) -> int:
         return hash((self.benchmark, self.name))
@@ -105,6 +108,11 @@ class Task:
     @property
     def is_regression(self) -> bool:
         return self.type == "regression"
+
+    @property
+    def has_label_sets(self) -> bool:
+        """True if a row may have several labels, or none."""
+        return self.type == MULTI_LABEL
 
     @property
     def has_several_samples(self) -> bool:

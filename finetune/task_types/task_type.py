@@ -45,10 +45,10 @@ class TaskType(ABC):
     ) -> Encoded:
         """Returns the tokenized examples. token_types: True for `token_type_ids`."""
         columns, offsets, counts, words = encode(tokenizer, examples.texts, max_length, token_types)
-        labels = self.label_array(examples)
+        labels = self.label_array(task, examples)
         return Encoded(columns, offsets, labels, replace(examples, texts=[]), counts, words)
 
-    def label_array(self, examples: Examples) -> np.ndarray:
+    def label_array(self, task: Task, examples: Examples) -> np.ndarray:
         """Returns the labels for `encode`, as the loss takes them; empty if the split has none."""
         raise NotImplementedError
 

@@ -25,7 +25,7 @@ class Classification(TaskType):
 
     problem_type = "single_label_classification"
 
-    def label_array(self, examples: Examples) -> np.ndarray:
+    def label_array(self, task: Task, examples: Examples) -> np.ndarray:
         return np.array(examples.labels, np.int64)
 
     def summed_loss(
@@ -72,7 +72,7 @@ class Regression(Classification):
 
     problem_type = "regression"
 
-    def label_array(self, examples: Examples) -> np.ndarray:
+    def label_array(self, task: Task, examples: Examples) -> np.ndarray:
         return np.array(examples.labels, np.float32)
 
     def summed_loss(

@@ -35,13 +35,17 @@ def save_finished(
 
 
 def _facts(task: Task, outcome: Outcome) -> dict[str, Any]:
-    facts = {
+    facts: dict[str, Any] = {
         "name": task.name,
         "type": task.type,
         "text_columns": list(task.text_columns),
         "decision": dict(outcome.decision),
     }
-    return facts | ({"score_range": list(task.score_range)} if task.is_regression else {})
+    if task.is_regression:
+        facts["score_range"] = list(task.score_range)
+    if task.has_label_sets:
+        facts["label_separator"] = task.separator
+    return facts
 
 
 def _save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

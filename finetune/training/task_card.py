@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.tasks import Task
-from finetune.kept_models import has_tags, pipeline_name, whole_words
+from finetune.kept_models import has_tags, pipeline_name, pipeline_options
 from finetune.search.job_folder import TrainingSettings
 from finetune.tagging.tag_checks import types_of
 from finetune.task_types.windows import OVERLAP
@@ -77,7 +77,8 @@ def _use(outcome: Outcome, task: Task) -> str:
     text = '{"text": "One text.", "text_pair": "Another."}' if is_pair else '"One text."'
     cut = ", truncation=True"
     if has_tags(task):  # long texts are cut into windows
-        cut = f"{whole_words(task)}, stride={outcome.tokenization.max_seq_length // OVERLAP}"
+        cut = f", stride={outcome.tokenization.max_seq_length // OVERLAP}"
+    options = pipeline_options(task) + cut + trust
     return f"""## Use
 
 `FOLDER` stands for this folder.{why}
@@ -85,11 +86,18 @@ def _use(outcome: Outcome, task: Task) -> str:
 ```python
 from transformers import pipeline
 
-model = pipeline("{pipeline_name(task)}", model="FOLDER"{cut}{trust})
+model = pipeline("{pipeline_name(task)}", model="FOLDER"{options})
 print(model({text}))
 ```
-
+{_meaning(outcome)}
 For files, ExtremeBERT has `python -m finetune.predict FOLDER FILE --output {output}`."""
+
+
+def _meaning(outcome: Outcome) -> str:
+    threshold = outcome.decision.get("threshold")
+    if threshold is None:
+        return ""
+    return f"\nA text has all labels with a `score` of {threshold} or more, which may be none.\n"
 
 
 def _data(outcome: Outcome) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def _results(outcome: Outcome, task: Task) -> str:
         constant = f"of always {outcome.majority['label']}"
         name = f"score {'of looking up the entities of training' if has_tags(task) else constant}"
         rows[name] = round(outcome.majority["score"], 4)
-    rows |= _of_types(outcome)
+    rows |= _details(outcome)
     if not rows:
         return ""
     rows |= {name.replace("_", " "): value for name, value in outcome.decision.items()}
@@ -124,13 +132,19 @@ def _results(outcome: Outcome, task: Task) -> str:
     )
 
 
-def _of_types(outcome: Outcome) -> dict[str, float]:
-    """Returns the F1 of each type of entity."""
-    return {
-        f"f1 of {kind}": round(scores["f1"], 4)
-        for found in outcome.details.values()
-        for kind, scores in found.get("per_type", {}).items()
-    }
+def _details(outcome: Outcome) -> dict[str, float]:
+    """Returns further scores, and the F1 of each label or type of entity."""
+    rows: dict[str, float] = {}
+    for split, found in outcome.details.items():
+        means = {name: value for name, value in found.items() if isinstance(value, float)}
+        rows |= {
+            name.replace("_", " "): round(value, 4)
+            for name, value in means.items()
+            if name not in outcome.dev[split]
+        }
+        parts = found.get("per_type") or found.get("per_label") or {}
+        rows |= {f"f1 of {name}": round(scores["f1"], 4) for name, scores in parts.items()}
+    return rows
 
 
 def _table(rows: Mapping[str, Any]) -> str:
