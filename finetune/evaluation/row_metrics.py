@@ -249,8 +249,8 @@ def _of_label_sets(found: LabelSets, run: int) -> dict[str, RowMetric]:
     sums = np.concatenate([actual & predicted, predicted, actual], axis=1).astype(np.float64)
     return {
         "f1_micro": _of_sums(sums, lambda total: _micro_f1(_split(total))),
-        "f1_macro": _of_sums(sums, lambda total: _macro_f1(_split(total))),
-        "mean_average_precision": RowMetric(
+        "f1_macro": _of_sums(sums, lambda total: _f1_by_class(_split(total)).mean(axis=1)),
+        "average_precision": RowMetric(
             count, lambda w: mean_average_precision(labels, found.probabilities, w[:, :count])
         ),
     }

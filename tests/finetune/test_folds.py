@@ -11,6 +11,8 @@ from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import load_examples
 from finetune.data.row_checks import notes_on_task
 from finetune.data.task_data import task_inputs
+from finetune.evaluation.dev_predictions import joined
+from finetune.evaluation.prediction_files import read_dev_predictions
 from finetune.search.grid import (
     ALL_ROWS,
     Grid,
@@ -64,6 +66,8 @@ def test_each_row_is_in_one_fold_and_the_others_are_for_training(train_csv, grou
         if group:
             sides = [{authors[text] for (text,) in part.texts} for part in (train, dev)]
             assert not sides[0] & sides[1]
+        assert [ROWS[row][0] for (row,) in dev.keys] == [text for (text,) in dev.texts]
+        assert [row + 2 for (row,) in dev.keys] == dev.lines and train.lines == []
         seen += dev.texts
     assert sorted(seen) == sorted((row[0],) for row in ROWS)
     assert task.in_fold(ALL_ROWS) == task and task.dev == ()
@@ -151,6 +155,12 @@ def test_a_search_on_folds_keeps_the_model_of_all_rows(
     assert (row["num_folds"], row["num_seeds"], row["num_runs"]) == (3, 1, 7)
     assert row["spread"]["max"] == max(best) and row["majority"]["label"] == "good"
     assert finetune_artifact(config).status().done
+    files = sorted(
+        search.task_dir("mine").glob(f"{folder.name.removesuffix('_all')}_fold*/dev.tsv")
+    )
+    out_of_fold = joined([read_dev_predictions(path) for path in files])
+    assert sorted(out_of_fold.rows, key=int) == [str(row) for row in range(len(ROWS))]
+    assert out_of_fold.gold == [ROWS[int(row)][1] for row in out_of_fold.rows]
 
 
 # --- class weights ------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from configs.defaults import get_default_config
 from finetune.data.encoding import load_tokenizer
 from finetune.data.examples import load_examples
 from finetune.data.tasks import find_task
+from finetune.evaluation.prediction_files import dev_predictions_path, read_dev_predictions
+from finetune.evaluation.resampling import estimates
 from finetune.search.job_folder import model_path, predictions_path
 from finetune.stage import finetune
 from pipeline.store.record_files import read_json
@@ -89,6 +91,24 @@ def test_a_card_tells_results_and_settings_and_no_text(config):
             assert f"| {metric.replace('_', ' ')} | {round(value, 4)} |" in card
         texts = load_examples(task, task.dev[0], load_search(config).data_dir(task)).texts
         assert not any(text in card for row in texts for text in row)
+
+
+def test_the_dev_predictions_of_every_run_have_its_scores(config):
+    finetune(config)
+    search = load_search(config)
+    for job in search.jobs:
+        task, folder = find_task(job.task), search.job_dir(job)
+        found = read_json(folder / "result.json")
+        path = dev_predictions_path(folder, task.dev[0])
+        assert path.name in found["files"]
+        metrics = estimates(task, [{"dev": read_dev_predictions(path)}]).metrics["dev"]
+        for name, value in found["dev"]["dev"].items():
+            # The tiny model's scores of STS-B are nearly equal: 6 decimals make ties.
+            error = 2e-3 if task.is_regression else 1e-5
+            assert metrics[name].value == pytest.approx(value, abs=error)
+        path.write_text(path.read_text().replace("0.", "0,", 1))
+        assert search.make_run(job, None).result is None
+    assert "dev.tsv is damaged" in finetune_artifact(config).status().reason
 
 
 def test_a_card_may_be_changed_and_weights_may_not(config):
