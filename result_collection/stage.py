@@ -34,7 +34,8 @@ from result_collection.submissions.archive import (
     zip_path,
 )
 from result_collection.submissions.submission_checks import find_problems
-from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
+from result_collection.summary import OWN, summarize
+from result_collection.summary_text import as_text, as_tsv, headline
 from result_collection.tagged_predictions import write_tagged
 
 if TYPE_CHECKING:

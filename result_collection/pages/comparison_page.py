@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from result_collection.pages import charts
 from result_collection.pages.numbers import difference, points
 from result_collection.pages.page import Report, render, searched
-from result_collection.summary import average_of
+from result_collection.summary_text import average_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from result_collection.pages import charts
 from result_collection.pages.page import Report, render, searched
-from result_collection.summary import notes
+from result_collection.summary_text import notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from finetune.data.tasks import TASKS, find_task
-from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
+from result_collection.summary import OWN, summarize
+from result_collection.summary_text import as_text, as_tsv, headline
 from tests.result_collection.finished_search import tokenization
 
 SOURCES = {"GLUE": "builtin:demo", "SuperGLUE": "folder", OWN: "FINETUNE.CUSTOM_TASKS"}
