@@ -24,6 +24,7 @@ from result_collection.checks import check_machine
 from result_collection.estimate import tasks_not_searched
 from result_collection.pages.report_data import collect
 from result_collection.plan import ResultPlan, plan
+from result_collection.predictions.best_runs import best_runs, write_runs
 from result_collection.report import write_report
 from result_collection.submission import submission_text
 from result_collection.submissions.archive import (
@@ -69,10 +70,14 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
         check_machine(config, plan)
         artifact.begin()
         console.show_life(artifact.directory)
-        summary = summarize(search.tasks, found, _sources(config, search))
+        runs, reasons = best_runs(search, found)
+        estimates = {task: best.estimates for task, best in runs.items()}
+        summary = summarize(search.tasks, found, _sources(config, search), estimates)
+        summary["without_estimates"] = reasons
         console.say(as_text(summary))
         write_json(folder / SUMMARY, summary)
         write_text(folder / SUMMARY_TABLE, as_tsv(summary))
+        write_runs(folder, runs.values())
         zips = _make_zips(config, search, summary, folder, console)
         own = _own_predictions(search, summary, folder, console)
         submission = {"zips": zips, "own_predictions": own}

@@ -5,6 +5,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from finetune.data.tasks import TASKS, Task
+from finetune.evaluation.resampling import TaskEstimates, average
 from finetune.search.job_folder import OPTIONAL_KEYS
 
 # Explains the numbers wherever they are shown.
@@ -18,19 +19,26 @@ WNLI = "WNLI"
 # Facts of the submitted run on its data; old results lack some.
 RUN_FACTS = ("max_seq_length", "tokenization", "only_label", *OPTIONAL_KEYS)
 Run = Mapping[str, Any]  # of the search's summary
+Estimates = Mapping[str, TaskEstimates]  # by task
 
 
 def summarize(
-    tasks: Sequence[Task], search: Mapping[str, Any], sources: Mapping[str, str]
+    tasks: Sequence[Task],
+    search: Mapping[str, Any],
+    sources: Mapping[str, str],
+    estimates: Estimates | None = None,
 ) -> dict[str, Any]:
     """Returns the JSON-able summary of a finished search.
 
     tasks: the searched ones. search: the finetuning stage's summary. sources: origin of the data by
-    benchmark. Each benchmark has its own average; `lacks` names its missing tasks.
+    benchmark. estimates: of the tasks with dev predictions; their rows, and averages over them, get
+    `mean` (over the seeds) and its 95 % `interval`. Each benchmark has its own average; `lacks`
+    names its missing tasks.
     """
+    estimates = estimates or {}
     known = [task.name for task in TASKS]
     ordered = sorted(tasks, key=lambda t: known.index(t.name) if t.name in known else len(known))
-    rows = [_row(task, search) for task in ordered]
+    rows = [_row(task, search, estimates) for task in ordered]
     return {
         "split": "dev",
         "scoring": SCORING,
@@ -38,23 +46,40 @@ def summarize(
         "model": search["model"],
         "search": search["search"],
         "tasks": rows,
-        "averages": _averages(rows),
+        "averages": _averages(rows, estimates),
     }
 
 
-def _row(task: Task, search: Mapping[str, Any]) -> dict[str, Any]:
+def runs_of_best(task: Task, search: Mapping[str, Any]) -> tuple[list[list[Run]], Run]:
+    """Returns the scored runs of a task's best setting by seed, one or one per fold, and the
+    submitted run."""
     runs = [run for run in search["runs"] if run["task"] == task.name]
     submitted = next(run for run in runs if run["setting"] == search["best"][task.name])
-    scored = [run for run in runs if run["score"] is not None]  # not the one on all rows
-    settings = _settings(scored, _setting_of(submitted))
-    same = [run for run in scored if _setting_of(run) == _setting_of(submitted)]
+    return _by_seed([run for run in _scored(runs) if _is_same_setting(run, submitted)]), submitted
+
+
+def _scored(runs: Sequence[Run]) -> list[Run]:
+    """Returns all runs but the one on all rows after folds."""
+    return [run for run in runs if run["score"] is not None]
+
+
+def _is_same_setting(run: Run, other: Run) -> bool:
+    return _setting_of(run) == _setting_of(other)
+
+
+def _row(task: Task, search: Mapping[str, Any], estimates: Estimates) -> dict[str, Any]:
+    runs = [run for run in search["runs"] if run["task"] == task.name]
+    by_seed, submitted = runs_of_best(task, search)
+    settings = _settings(_scored(runs), _setting_of(submitted))
+    same = [run for of_seed in by_seed for run in of_seed]
     own = [run for run in same if run["seed"] == submitted["seed"]]
     row = {
         "task": task.name,
         "benchmark": task.benchmark or OWN,
         **next(setting for setting in settings if setting["is_best"]),
         "metrics": _metrics(task, same),
-        "num_seeds": len(_by_seed(same)),
+        **(_estimated(task, estimates[task.name]) if task.name in estimates else {}),
+        "num_seeds": len(by_seed),
         "num_folds": len(own) if submitted["score"] is None else 0,
         "num_runs": len(runs),
         "num_malformed_rows": submitted.get("num_malformed_rows", 0),
@@ -131,6 +156,22 @@ def _metrics(task: Task, runs: Sequence[Run]) -> dict[str, float]:
     }
 
 
+def _estimated(task: Task, found: TaskEstimates) -> dict[str, Any]:
+    """Returns means over the seeds and their 95 % intervals, of the score and of the metrics."""
+    return {
+        "mean": found.score.value,
+        "interval": list(found.score.interval),
+        "metric_estimates": {
+            _metric_name(task, split, metric): {
+                "mean": estimate.value,
+                "interval": list(estimate.interval),
+            }
+            for split, metrics in found.metrics.items()
+            for metric, estimate in metrics.items()
+        },
+    }
+
+
 def _metric_name(task: Task, split: str, metric: str) -> str:
     """Returns `accuracy`, or `matched accuracy` of several dev sets.
 
@@ -151,24 +192,30 @@ def _submits_majority(row: Mapping[str, Any]) -> bool:
     return row["task"] == WNLI and bool(majority) and row["score"] <= majority["score"]
 
 
-def _averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _averages(rows: Sequence[Mapping[str, Any]], estimates: Estimates) -> list[dict[str, Any]]:
     """Returns an average for each benchmark, and one without WNLI, as in many papers."""
     averages = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         own = {row["task"]: row["score"] for row in rows if row["benchmark"] == benchmark}
         all_tasks = [task.name for task in TASKS if task.benchmark == benchmark]
-        averages.append(_average(benchmark, own, all_tasks))
+        averages.append(_average(benchmark, own, all_tasks, estimates))
         if WNLI in own and len(own) > 1:
             own.pop(WNLI)
             all_tasks.remove(WNLI)
-            averages.append(_average(f"{benchmark} without {WNLI}", own, all_tasks))
+            averages.append(_average(f"{benchmark} without {WNLI}", own, all_tasks, estimates))
     return averages
 
 
-def _average(name: str, scores: Mapping[str, float], all_tasks: Sequence[str]) -> dict[str, Any]:
-    return {
+def _average(
+    name: str, scores: Mapping[str, float], all_tasks: Sequence[str], estimates: Estimates
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "name": name,
         "value": mean(scores.values()),
         "over": list(scores),
         "lacks": [task for task in all_tasks if task not in scores],
     }
+    if scores.keys() <= estimates.keys():
+        estimate = average([estimates[task].score for task in scores])
+        found |= {"mean": estimate.value, "interval": list(estimate.interval)}
+    return found

@@ -15,10 +15,22 @@ DIAGNOSTICS = {
     "MNLI": "predictions for AX are those of the submitted MNLI run",
     "SuperGLUE-RTE": "predictions for AX-b and AX-g are those of the submitted SuperGLUE-RTE run",
 }
+INTERVAL = "95 %"
 SPREAD = ("min", "max", "stdev")
 TSV_HEADER = [
-    *("task", "benchmark", "score", "min", "max", "sd", "seeds", "metrics (dev)", "majority"),
-    *("runs", "best setting", "submitted run", "tokens per sample"),
+    *("task", "benchmark", "score", "mean", "95 % from", "95 % to"),
+    *(
+        "min",
+        "max",
+        "sd",
+        "seeds",
+        "metrics (dev)",
+        "majority",
+        "runs",
+        "best setting",
+        "submitted run",
+        "tokens per sample",
+    ),
     *("% of samples truncated", "% of tokens cut", "% of characters unknown"),
 ]
 # Shares of a split's tokenization, in the order of the columns.
@@ -27,16 +39,38 @@ SHARES = ("truncated_share", "cut_share", "unknown_character_share")
 
 def as_text(summary: Mapping[str, Any]) -> str:
     """Returns the table for the console, and lines that explain it."""
-    rows = [["task", "score", "range, sd", "metrics (dev)", "majority", "runs", "best setting"]]
+    found = [*summary["tasks"], *summary["averages"]]
+    columns = ["score", *_columns_of_spread(found)]
+    rows = [["task", *columns, "metrics (dev)", "majority", "runs", "best setting"]]
     for row in summary["tasks"]:
-        cells = [row["task"], points(row["score"]), spread_text(row), metrics_text(row)]
-        rows.append([*cells, majority_text(row), str(row["num_runs"]), setting_text(row)])
+        cells = [row["task"], points(row["score"]), *_spread_cells(row, columns)]
+        cells += [metrics_text(row), majority_text(row), str(row["num_runs"]), setting_text(row)]
+        rows.append(cells)
     for average in summary["averages"]:
         name = f"{average['name']}: {average_of(average['over'])}"
-        rows.append([name, points(average["value"]), "", "", "", "", ""])
+        cells = [name, points(average["value"]), *_spread_cells(average, columns)]
+        rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
     sources = ", ".join(f"{name} from {place}" for name, place in summary["sources"].items())
     lines = [table(rows), f"data: {sources}", f"numbers: {summary['scoring']}", *notes(summary)]
     return "\n".join(lines)
+
+
+def _columns_of_spread(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the columns between score and metrics, as few as tell it all."""
+    spread = any(row.get("spread") for row in rows)
+    if any("interval" in row for row in rows):
+        return [INTERVAL, *(["sd"] if spread else [])]
+    return ["range, sd"] if spread else []
+
+
+def _spread_cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    spread = row.get("spread")
+    texts = {
+        INTERVAL: interval_text(row),
+        "sd": points(spread["stdev"]) if spread else "",
+        "range, sd": spread_text(row) if spread else "",
+    }
+    return [texts[column] for column in columns if column in texts]
 
 
 def as_tsv(summary: Mapping[str, Any]) -> str:
@@ -44,15 +78,32 @@ def as_tsv(summary: Mapping[str, Any]) -> str:
     rows = [TSV_HEADER]
     for row in summary["tasks"]:
         spread = [points(row["spread"][key]) if row["spread"] else "" for key in SPREAD]
-        cells = [row["task"], row["benchmark"], points(row["score"]), *spread]
+        cells = [row["task"], row["benchmark"], points(row["score"]), *_estimate_cells(row)]
+        cells += spread
         cells += [str(row["num_seeds"]), metrics_text(row), majority_text(row)]
         cells += [str(row["num_runs"]), setting_text(row), row["submitted"]["setting"]]
         shares = [share_text(row, share) for share in SHARES]
         rows.append([*cells, str(row.get("max_seq_length", "")), *shares])
     for average in summary["averages"]:
         cells = [average_of(average["over"]), average["name"], points(average["value"])]
+        cells += _estimate_cells(average)
         rows.append([*cells, *[""] * (len(TSV_HEADER) - len(cells))])
     return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def _estimate_cells(row: Mapping[str, Any]) -> list[str]:
+    """Returns the mean over the seeds and both ends of its interval."""
+    if "interval" not in row:
+        return ["", "", ""]
+    return [points(value) for value in (row["mean"], *row["interval"])]
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Returns `81.2..84.0`, the 95 % interval of a task's or an average's score; empty for none."""
+    if "interval" not in row:
+        return ""
+    low, high = row["interval"]
+    return f"{points(low)}..{points(high)}"
 
 
 def average_of(tasks: Sequence[str]) -> str:
@@ -98,8 +149,9 @@ def setting_text(setting: Mapping[str, Any]) -> str:
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """Returns lines on incomplete averages, left-out rows, and constant submissions."""
-    lines = [
+    """Returns lines on intervals, incomplete averages, left-out rows, and constant submissions."""
+    lines = [*_notes_on_intervals(summary), *summary.get("without_estimates", ())]
+    lines += [
         f"not {average['name']}'s average, it lacks {', '.join(average['lacks'])}"
         for average in summary["averages"]
         if average["lacks"] and average["name"] in summary["sources"]
@@ -111,8 +163,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         lines += notes_on_label_sets(row)
         if k := row["num_folds"]:
             lines.append(
-                f"{row['task']}: scores are means over {k} folds of TRAIN, the range is that of "
-                "all runs; the submitted run learned from all rows"
+                f"{row['task']}: scores are means over {k} folds of TRAIN, range and sd are those "
+                "of all runs; the submitted run learned from all rows"
             )
         if row["submits_majority"]:
             lines.append(
@@ -128,6 +180,21 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         if row["task"] in DIAGNOSTICS:
             lines.append(DIAGNOSTICS[row["task"]])
     return lines
+
+
+def _notes_on_intervals(summary: Mapping[str, Any]) -> Iterator[str]:
+    rows = [row for row in summary["tasks"] if "interval" in row]
+    if not rows:
+        return
+    several = [row for row in rows if row["num_seeds"] > 1]
+    seeds = " and other seeds, for the mean over the seeds" if several else ""
+    yield f"{INTERVAL}: where scores would be with other dev rows{seeds}, 95 times of 100"
+    if several:
+        means = ", ".join(f"{row['task']} {points(row['mean'])}" for row in several)
+        yield f"means over the seeds: {means}"
+    for row in rows:
+        if row["num_folds"]:
+            yield f"{row['task']}: the interval is that of all folds' rows together"
 
 
 def _notes_on_rows(row: Mapping[str, Any]) -> Iterator[str]:
@@ -168,7 +235,12 @@ def headline(summary: Mapping[str, Any]) -> str:
     """Returns `GLUE: average of 9 tasks 82.1 (dev, builtin:demo); own tasks: ...`."""
     return "; ".join(
         f"{average['name']}: {average_of(average['over'])} {points(average['value'])} "
-        f"(dev, {summary['sources'][average['name']]})"
+        f"({_interval_first(average)}dev, {summary['sources'][average['name']]})"
         for average in summary["averages"]
         if average["name"] in summary["sources"]
     )
+
+
+def _interval_first(average: Mapping[str, Any]) -> str:
+    text = interval_text(average)
+    return f"{INTERVAL}: {text}; " if text else ""
