@@ -22,9 +22,10 @@ from pipeline.store.record_files import delete_unfinished_file, read_json
 from pretrain.start.completion import completed
 from result_collection.checks import check_machine
 from result_collection.estimate import tasks_not_searched
+from result_collection.model_cards import add_to_cards
 from result_collection.pages.report_data import collect
 from result_collection.plan import ResultPlan, plan
-from result_collection.predictions.best_runs import best_runs, write_runs
+from result_collection.predictions.best_runs import BestRuns, best_runs, write_runs
 from result_collection.report import write_report
 from result_collection.submission import submission_text
 from result_collection.submissions.archive import (
@@ -81,8 +82,9 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
         zips = _make_zips(config, search, summary, folder, console)
         own = _own_predictions(search, summary, folder, console)
         submission = {"zips": zips, "own_predictions": own}
-        report = _report(config, plan, summary, submission, console)
+        report = _report(config, plan, summary, submission, runs, console)
         _check_zips(zips)
+        add_to_cards(search, summary)
         use = lines_of_use(kept_models(search, found["best"]), search.tasks)
         for line in use:
             console.say(line)
@@ -282,6 +284,7 @@ def _report(
     plan: ResultPlan,
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
+    runs: Mapping[str, BestRuns],
     console: Console,
 ) -> str:
     """Writes the report; returns its name, "" if drawing failed: the zips are valid without it.
@@ -290,7 +293,8 @@ def _report(
     """
     try:
         folder = plan.artifact.directory
-        page = write_report(folder, collect(config, plan.upstream, folder, summary, submission))
+        found = collect(config, plan.upstream, folder, summary, submission, runs)
+        page = write_report(folder, found)
     except Exception as error:  # a failed plot must not spoil days of work
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise

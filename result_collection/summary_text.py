@@ -187,8 +187,8 @@ def _notes_on_intervals(summary: Mapping[str, Any]) -> Iterator[str]:
     if not rows:
         return
     several = [row for row in rows if row["num_seeds"] > 1]
-    seeds = " and other seeds, for the mean over the seeds" if several else ""
-    yield f"{INTERVAL}: where scores would be with other dev rows{seeds}, 95 times of 100"
+    of, seeds = (" of the mean over the seeds", " and other seeds") if several else ("", "")
+    yield f"{INTERVAL}: the interval{of}, for other dev rows{seeds}"
     if several:
         means = ", ".join(f"{row['task']} {points(row['mean'])}" for row in several)
         yield f"means over the seeds: {means}"

@@ -22,6 +22,7 @@ FILTERS = (
         summary_text.spread_text,
         summary_text.metrics_text,
         summary_text.majority_text,
+        summary_text.interval_text,
         summary_text.splits_of,
     ),
 )
