@@ -129,7 +129,7 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         span = [100 * end for end in row.get("interval", spread)]
         axes.plot(span, level[: len(span)], color=LINES[0], linewidth=4.5, alpha=0.35, zorder=2)
         axes.plot(score, place, "o", color=LINES[0], markersize=6, zorder=4, clip_on=False)
-        axes.text(113, place, points(row["score"]), ha="right", va="center", fontweight="bold")
+        axes.text(117, place, points(row["score"]), ha="right", va="center", fontweight="bold")
     places = [place for place, row in enumerate(rows) if row["majority"]]
     if places:
         shares = [100 * rows[place]["majority"]["score"] for place in places]
@@ -140,7 +140,7 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         figure.legend(loc="outside upper left", labelcolor=MUTED)
     axes.set_yticks(range(len(rows)), [row["task"] for row in rows], color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(lowest - 1, 114)
+    axes.set_xlim(lowest - 1, 118)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("dev score x 100")
     axes.tick_params(length=0)

@@ -13,6 +13,7 @@ from finetune.data.row_checks import notes_on_task
 from finetune.data.task_data import task_inputs
 from finetune.evaluation.dev_predictions import joined
 from finetune.evaluation.prediction_files import read_dev_predictions
+from finetune.evaluation.resampling import estimates
 from finetune.search.grid import (
     ALL_ROWS,
     Grid,
@@ -161,6 +162,18 @@ def test_a_search_on_folds_keeps_the_model_of_all_rows(
     out_of_fold = joined([read_dev_predictions(path) for path in files])
     assert sorted(out_of_fold.rows, key=int) == [str(row) for row in range(len(ROWS))]
     assert out_of_fold.gold == [ROWS[int(row)][1] for row in out_of_fold.rows]
+    known = estimates(search.tasks[0].in_fold(1), [{"dev": out_of_fold}]).score
+    assert row["interval"] == list(known.interval)
+    results = next((tmp_path / "out").glob("output_test*/**/report.json"))
+    [found] = read_json(results)["predictions"]["mine"]["sets"].values()
+    assert found["num_rows"] == len(ROWS)
+    assert found["num_mistakes"] == (out_of_fold.labels != out_of_fold.predictions).sum() > 0
+    for mistake in found["mistakes"]:
+        assert mistake["place"] == f"train.csv:{int(mistake['row']) + 2}"
+    card = (model_path(folder) / "README.md").read_text()
+    low, high = row["metric_estimates"]["accuracy"]["interval"]
+    assert "| | mean over 3 folds | 95 % interval |" in card and "best of 7 runs" in card
+    assert f"| accuracy | {round(row['score'], 4)} | {low:.3f} to {high:.3f} |" in card
 
 
 # --- class weights ------------------------------------------------------------------------------
