@@ -682,6 +682,9 @@ RESULT_COLLECTION.ENABLED = Key(True, identity=False)
 # data). Its name then says that it cannot be submitted. If False, a search of some of a benchmark's
 # tasks makes no zip, and a search of all of them is an error if the server would refuse the zip.
 RESULT_COLLECTION.ALLOW_PARTIAL = Key(False, identity=False)
+# Show the text of dev rows beside the mistakes in the report: only if all who see the report may
+# see the data. If False, it has the numbers and lines of these rows, and no text of any row.
+RESULT_COLLECTION.SHOW_TEXT = Key(False, identity=False)
 
 
 SECTIONS: dict[str, dict[str, Row]] = {

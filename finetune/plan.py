@@ -208,7 +208,7 @@ def _files_of(search: Search, results: Mapping[str, Any]) -> Iterator[str]:
     yield SUMMARY
     for task, setting in results["best"].items():
         folder = search.task_dir(task) / setting
-        paths = [folder / RESULT, *sorted(folder.glob("predictions_*.tsv"))]
+        paths = [folder / RESULT, *sorted(folder.glob("*.tsv"))]
         if search.keep_models != NONE:
             paths += model_files(folder)
         for path in paths:

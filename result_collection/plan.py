@@ -11,13 +11,14 @@ from finetune.plan import plan as plan_finetuning
 from finetune.search.search import Search
 from pipeline.stage_plan import StagePlan
 from pipeline.store.artifacts import Artifact
-from pipeline.store.paths import REPORT_JSON, SUMMARY, submission_dir
+from pipeline.store.paths import DEV_PREDICTIONS, REPORT_JSON, SUMMARY, submission_dir
 from result_collection.submissions.archive import SUMMARY_TABLE, file_name
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-FORMAT = 3
+FORMAT = 4
+SHOW_TEXT = "RESULT_COLLECTION.SHOW_TEXT"
 # A warning about a search of the same name.
 REPLACES = (
     "writes over the summary, zips and report of the other search (set FINETUNE.ID to keep both)"
@@ -47,6 +48,7 @@ def plan(config: "CfgNode", upstream: FinetunePlan | None = None) -> ResultPlan:
             "finetune": upstream.artifact.fingerprint,
             "RESULT_COLLECTION.ALLOW_PARTIAL": config.RESULT_COLLECTION.ALLOW_PARTIAL,
             "format": FORMAT,
+            **({SHOW_TEXT: True} if config.RESULT_COLLECTION.SHOW_TEXT else {}),
         },
         made_from="finetune",
         files_in=lambda results: _files_of(directory, results),
@@ -56,7 +58,7 @@ def plan(config: "CfgNode", upstream: FinetunePlan | None = None) -> ResultPlan:
 
 
 def _files_of(directory: Path, results: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the summary, submissions, own predictions, and the report if it could be drawn."""
+    """Yields summary, submissions, predictions, and the report if it could be drawn."""
     yield from (SUMMARY, SUMMARY_TABLE)
     for path in map(directory.joinpath, results["own_predictions"].values()):
         if path.parent == directory:  # others belong to the search
@@ -68,5 +70,7 @@ def _files_of(directory: Path, results: Mapping[str, Any]) -> Iterator[str]:
         yield from (name for name in names if (directory / name).exists())
         if made["zip"]:
             yield f"../{made['zip']}"
+    if (directory / DEV_PREDICTIONS).exists():
+        yield DEV_PREDICTIONS
     if results["report"]:
         yield from (results["report"], REPORT_JSON)

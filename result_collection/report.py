@@ -3,6 +3,8 @@
     python -m result_collection.report A            redraws the report of A
     python -m result_collection.report A B          compares two runs in compare.html
 
+The differences of two runs have intervals, if both have predictions on the same dev rows.
+
 A and B are results folders (output_test_translated/finetune/<ID>/<PRETRAIN.ID>), the report.html or
 report.json in them, or the zips beside them.
 """
@@ -24,9 +26,10 @@ from pipeline.errors import StageError
 from pipeline.privacy import private_files
 from pipeline.store.atomic_files import write_json, write_text, written_aside
 from pipeline.store.paths import REPORT_JSON
-from result_collection.pages.comparison_page import comparison_page, score_rows
+from result_collection.pages.comparison_page import NAMES, comparison_page, score_rows
 from result_collection.pages.report_data import read_report
 from result_collection.pages.run_page import draw_charts, report_page
+from result_collection.predictions.comparison import paired
 
 PAGE = "report.html"
 PLOTS = "plots"
@@ -91,8 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(draw_report(folders[0]))
             return 0
         first, second = (read_report(folder) for folder in folders)
-        write_text(options.output, comparison_page(first, second))
-        print(text_table(score_rows(first, second)))
+        found = paired(folders, (first, second), NAMES)
+        write_text(options.output, comparison_page(first, second, found))
+        print("\n".join([text_table(score_rows(first, second, found)), *found.notes]))
         print(options.output)
     except StageError as error:
         print(error.cause, file=sys.stderr)

@@ -22,8 +22,10 @@ from pipeline.store.record_files import delete_unfinished_file, read_json
 from pretrain.start.completion import completed
 from result_collection.checks import check_machine
 from result_collection.estimate import tasks_not_searched
+from result_collection.model_cards import add_to_cards
 from result_collection.pages.report_data import collect
 from result_collection.plan import ResultPlan, plan
+from result_collection.predictions.best_runs import BestRuns, best_runs, write_runs
 from result_collection.report import write_report
 from result_collection.submission import submission_text
 from result_collection.submissions.archive import (
@@ -34,7 +36,8 @@ from result_collection.submissions.archive import (
     zip_path,
 )
 from result_collection.submissions.submission_checks import find_problems
-from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
+from result_collection.summary import OWN, summarize
+from result_collection.summary_text import as_text, as_tsv, headline
 from result_collection.tagged_predictions import write_tagged
 
 if TYPE_CHECKING:
@@ -68,15 +71,20 @@ def run(config: "CfgNode", plan: ResultPlan) -> None:
         check_machine(config, plan)
         artifact.begin()
         console.show_life(artifact.directory)
-        summary = summarize(search.tasks, found, _sources(config, search))
+        runs, reasons = best_runs(search, found)
+        estimates = {task: best.estimates for task, best in runs.items()}
+        summary = summarize(search.tasks, found, _sources(config, search), estimates)
+        summary["without_estimates"] = reasons
         console.say(as_text(summary))
         write_json(folder / SUMMARY, summary)
         write_text(folder / SUMMARY_TABLE, as_tsv(summary))
+        write_runs(folder, runs.values())
         zips = _make_zips(config, search, summary, folder, console)
         own = _own_predictions(search, summary, folder, console)
         submission = {"zips": zips, "own_predictions": own}
-        report = _report(config, plan, summary, submission, console)
+        report = _report(config, plan, summary, submission, runs, console)
         _check_zips(zips)
+        add_to_cards(search, summary)
         use = lines_of_use(kept_models(search, found["best"]), search.tasks)
         for line in use:
             console.say(line)
@@ -276,6 +284,7 @@ def _report(
     plan: ResultPlan,
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
+    runs: Mapping[str, BestRuns],
     console: Console,
 ) -> str:
     """Writes the report; returns its name, "" if drawing failed: the zips are valid without it.
@@ -284,7 +293,8 @@ def _report(
     """
     try:
         folder = plan.artifact.directory
-        page = write_report(folder, collect(config, plan.upstream, folder, summary, submission))
+        found = collect(config, plan.upstream, folder, summary, submission, runs)
+        page = write_report(folder, found)
     except Exception as error:  # a failed plot must not spoil days of work
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise

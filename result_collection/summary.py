@@ -1,17 +1,12 @@
 """Summary of a search: the best setting of each task, its dev scores, and averages."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, median, stdev
 from typing import Any
 
-from dataset.tokenizers.unknown_text import WARNING_SHARE
 from finetune.data.tasks import TASKS, Task
-from finetune.data.token_counts import WARN_CUT
-from finetune.search.job_folder import ASKED_LENGTH, OPTIONAL_KEYS
-from pipeline.console import table
-from result_collection.entity_notes import notes_on_entities
-from result_collection.label_set_notes import notes_on_label_sets
-from result_collection.pages.numbers import points
+from finetune.evaluation.resampling import TaskEstimates, average
+from finetune.search.job_folder import OPTIONAL_KEYS
 
 # Explains the numbers wherever they are shown.
 SCORING = (
@@ -21,34 +16,29 @@ SCORING = (
 )
 OWN = "own tasks"  # in place of a benchmark's name
 WNLI = "WNLI"
-DIAGNOSTICS = {
-    "MNLI": "predictions for AX are those of the submitted MNLI run",
-    "SuperGLUE-RTE": "predictions for AX-b and AX-g are those of the submitted SuperGLUE-RTE run",
-}
-SPREAD = ("min", "max", "stdev")
-TSV_HEADER = [
-    *("task", "benchmark", "score", "min", "max", "sd", "seeds", "metrics (dev)", "majority"),
-    *("runs", "best setting", "submitted run", "tokens per sample"),
-    *("% of samples truncated", "% of tokens cut", "% of characters unknown"),
-]
-# Shares of a split's tokenization, in the order of the columns.
-SHARES = ("truncated_share", "cut_share", "unknown_character_share")
 # Facts of the submitted run on its data; old results lack some.
 RUN_FACTS = ("max_seq_length", "tokenization", "only_label", *OPTIONAL_KEYS)
 Run = Mapping[str, Any]  # of the search's summary
+Estimates = Mapping[str, TaskEstimates]  # by task
 
 
 def summarize(
-    tasks: Sequence[Task], search: Mapping[str, Any], sources: Mapping[str, str]
+    tasks: Sequence[Task],
+    search: Mapping[str, Any],
+    sources: Mapping[str, str],
+    estimates: Estimates | None = None,
 ) -> dict[str, Any]:
     """Returns the JSON-able summary of a finished search.
 
     tasks: the searched ones. search: the finetuning stage's summary. sources: origin of the data by
-    benchmark. Each benchmark has its own average; `lacks` names its missing tasks.
+    benchmark. estimates: of the tasks with dev predictions; their rows, and averages over them, get
+    `mean` (over the seeds) and its 95 % `interval`. Each benchmark has its own average; `lacks`
+    names its missing tasks.
     """
+    estimates = estimates or {}
     known = [task.name for task in TASKS]
     ordered = sorted(tasks, key=lambda t: known.index(t.name) if t.name in known else len(known))
-    rows = [_row(task, search) for task in ordered]
+    rows = [_row(task, search, estimates) for task in ordered]
     return {
         "split": "dev",
         "scoring": SCORING,
@@ -56,23 +46,40 @@ def summarize(
         "model": search["model"],
         "search": search["search"],
         "tasks": rows,
-        "averages": _averages(rows),
+        "averages": _averages(rows, estimates),
     }
 
 
-def _row(task: Task, search: Mapping[str, Any]) -> dict[str, Any]:
+def runs_of_best(task: Task, search: Mapping[str, Any]) -> tuple[list[list[Run]], Run]:
+    """Returns the scored runs of a task's best setting by seed, one or one per fold, and the
+    submitted run."""
     runs = [run for run in search["runs"] if run["task"] == task.name]
     submitted = next(run for run in runs if run["setting"] == search["best"][task.name])
-    scored = [run for run in runs if run["score"] is not None]  # not the one on all rows
-    settings = _settings(scored, _setting_of(submitted))
-    same = [run for run in scored if _setting_of(run) == _setting_of(submitted)]
+    return _by_seed([run for run in _scored(runs) if _is_same_setting(run, submitted)]), submitted
+
+
+def _scored(runs: Sequence[Run]) -> list[Run]:
+    """Returns all runs but the one on all rows after folds."""
+    return [run for run in runs if run["score"] is not None]
+
+
+def _is_same_setting(run: Run, other: Run) -> bool:
+    return _setting_of(run) == _setting_of(other)
+
+
+def _row(task: Task, search: Mapping[str, Any], estimates: Estimates) -> dict[str, Any]:
+    runs = [run for run in search["runs"] if run["task"] == task.name]
+    by_seed, submitted = runs_of_best(task, search)
+    settings = _settings(_scored(runs), _setting_of(submitted))
+    same = [run for of_seed in by_seed for run in of_seed]
     own = [run for run in same if run["seed"] == submitted["seed"]]
     row = {
         "task": task.name,
         "benchmark": task.benchmark or OWN,
         **next(setting for setting in settings if setting["is_best"]),
         "metrics": _metrics(task, same),
-        "num_seeds": len(_by_seed(same)),
+        **(_estimated(task, estimates[task.name]) if task.name in estimates else {}),
+        "num_seeds": len(by_seed),
         "num_folds": len(own) if submitted["score"] is None else 0,
         "num_runs": len(runs),
         "num_malformed_rows": submitted.get("num_malformed_rows", 0),
@@ -149,6 +156,22 @@ def _metrics(task: Task, runs: Sequence[Run]) -> dict[str, float]:
     }
 
 
+def _estimated(task: Task, found: TaskEstimates) -> dict[str, Any]:
+    """Returns means over the seeds and their 95 % intervals, of the score and of the metrics."""
+    return {
+        "mean": found.score.value,
+        "interval": list(found.score.interval),
+        "metric_estimates": {
+            _metric_name(task, split, metric): {
+                "mean": estimate.value,
+                "interval": list(estimate.interval),
+            }
+            for split, metrics in found.metrics.items()
+            for metric, estimate in metrics.items()
+        },
+    }
+
+
 def _metric_name(task: Task, split: str, metric: str) -> str:
     """Returns `accuracy`, or `matched accuracy` of several dev sets.
 
@@ -169,176 +192,30 @@ def _submits_majority(row: Mapping[str, Any]) -> bool:
     return row["task"] == WNLI and bool(majority) and row["score"] <= majority["score"]
 
 
-def _averages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _averages(rows: Sequence[Mapping[str, Any]], estimates: Estimates) -> list[dict[str, Any]]:
     """Returns an average for each benchmark, and one without WNLI, as in many papers."""
     averages = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         own = {row["task"]: row["score"] for row in rows if row["benchmark"] == benchmark}
         all_tasks = [task.name for task in TASKS if task.benchmark == benchmark]
-        averages.append(_average(benchmark, own, all_tasks))
+        averages.append(_average(benchmark, own, all_tasks, estimates))
         if WNLI in own and len(own) > 1:
             own.pop(WNLI)
             all_tasks.remove(WNLI)
-            averages.append(_average(f"{benchmark} without {WNLI}", own, all_tasks))
+            averages.append(_average(f"{benchmark} without {WNLI}", own, all_tasks, estimates))
     return averages
 
 
-def _average(name: str, scores: Mapping[str, float], all_tasks: Sequence[str]) -> dict[str, Any]:
-    return {
+def _average(
+    name: str, scores: Mapping[str, float], all_tasks: Sequence[str], estimates: Estimates
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "name": name,
         "value": mean(scores.values()),
         "over": list(scores),
         "lacks": [task for task in all_tasks if task not in scores],
     }
-
-
-# --- as text ---------------------------------------------------------------------------------
-
-
-def as_text(summary: Mapping[str, Any]) -> str:
-    """Returns the table for the console, and lines that explain it."""
-    rows = [["task", "score", "range, sd", "metrics (dev)", "majority", "runs", "best setting"]]
-    for row in summary["tasks"]:
-        cells = [row["task"], points(row["score"]), spread_text(row), metrics_text(row)]
-        rows.append([*cells, majority_text(row), str(row["num_runs"]), setting_text(row)])
-    for average in summary["averages"]:
-        name = f"{average['name']}: {average_of(average['over'])}"
-        rows.append([name, points(average["value"]), "", "", "", "", ""])
-    sources = ", ".join(f"{name} from {place}" for name, place in summary["sources"].items())
-    lines = [table(rows), f"data: {sources}", f"numbers: {summary['scoring']}", *notes(summary)]
-    return "\n".join(lines)
-
-
-def as_tsv(summary: Mapping[str, Any]) -> str:
-    """Returns summary.tsv: a line for each task, then for each average."""
-    rows = [TSV_HEADER]
-    for row in summary["tasks"]:
-        spread = [points(row["spread"][key]) if row["spread"] else "" for key in SPREAD]
-        cells = [row["task"], row["benchmark"], points(row["score"]), *spread]
-        cells += [str(row["num_seeds"]), metrics_text(row), majority_text(row)]
-        cells += [str(row["num_runs"]), setting_text(row), row["submitted"]["setting"]]
-        shares = [share_text(row, share) for share in SHARES]
-        rows.append([*cells, str(row.get("max_seq_length", "")), *shares])
-    for average in summary["averages"]:
-        cells = [average_of(average["over"]), average["name"], points(average["value"])]
-        rows.append([*cells, *[""] * (len(TSV_HEADER) - len(cells))])
-    return "".join("\t".join(row) + "\n" for row in rows)
-
-
-def average_of(tasks: Sequence[str]) -> str:
-    """Returns `average of 9 tasks`."""
-    return f"average of {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
-
-
-def spread_text(row: Mapping[str, Any]) -> str:
-    """Returns `84.9..86.7, 0.9`: the range over the seeds and the standard deviation."""
-    spread = row["spread"]
-    if not spread:
-        return ""
-    return f"{points(spread['min'])}..{points(spread['max'])}, {points(spread['stdev'])}"
-
-
-def metrics_text(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {points(value)}" for name, value in row["metrics"].items())
-
-
-def share_text(row: Mapping[str, Any], share: str) -> str:
-    """Returns `train 12.0, dev 11.5`: per cent of each split."""
-    return ", ".join(f"{name} {points(counts[share])}" for name, counts in splits_of(row))
-
-
-def splits_of(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Returns names and token counts of the splits train, dev, test; empty for old results."""
-    order = ("train", "dev", "test")
-
-    def place(name: str) -> int:
-        return next((i for i, start in enumerate(order) if name.startswith(start)), len(order))
-
-    return sorted(row.get("tokenization", {}).items(), key=lambda split: place(split[0]))
-
-
-def majority_text(row: Mapping[str, Any]) -> str:
-    return points(row["majority"]["score"]) if row["majority"] else ""
-
-
-def setting_text(setting: Mapping[str, Any]) -> str:
-    """Returns the name of a run's folder, without the seed."""
-    learning_rate, size = setting["learning_rate"], setting["batch_size"]
-    return f"lr{learning_rate!r}_bs{size}_ep{setting['epochs']}"
-
-
-def notes(summary: Mapping[str, Any]) -> list[str]:
-    """Returns lines on incomplete averages, left-out rows, and constant submissions."""
-    lines = [
-        f"not {average['name']}'s average, it lacks {', '.join(average['lacks'])}"
-        for average in summary["averages"]
-        if average["lacks"] and average["name"] in summary["sources"]
-    ]
-    for row in summary["tasks"]:
-        lines += _notes_on_rows(row)
-        lines += _notes_on_texts(row)
-        lines += notes_on_entities(row)
-        lines += notes_on_label_sets(row)
-        if k := row["num_folds"]:
-            lines.append(
-                f"{row['task']}: scores are means over {k} folds of TRAIN, the range is that of "
-                "all runs; the submitted run learned from all rows"
-            )
-        if row["submits_majority"]:
-            lines.append(
-                f"{row['task']}: the search did not beat the majority label "
-                f"({points(row['score'])} against {points(row['majority']['score'])} on the dev "
-                f"set), so {row['majority']['label']} is submitted for all rows"
-            )
-        elif row.get("only_label"):
-            lines.append(
-                f"{row['task']}: the submitted run answers {row['only_label']} for every dev row, "
-                "so its score is that of a constant"
-            )
-        if row["task"] in DIAGNOSTICS:
-            lines.append(DIAGNOSTICS[row["task"]])
-    return lines
-
-
-def _notes_on_rows(row: Mapping[str, Any]) -> Iterator[str]:
-    reasons = {"num_malformed_rows": "unreadable", "num_unlabelled_rows": "having no label"}
-    for key, reason in reasons.items():
-        if number := row.get(key, 0):
-            yield (
-                f"{row['task']}: {number} row{'s' if number > 1 else ''} of the training and dev "
-                f"files left out as {reason}; the log of the submitted run names them"
-            )
-
-
-def _notes_on_texts(row: Mapping[str, Any]) -> Iterator[str]:
-    """Yields warnings of truncated and unknown text."""
-    task = row["task"]
-    truncated, cut, unknown = (
-        max((counts[share] for _, counts in splits_of(row)), default=0.0) for share in SHARES
-    )
-    if max(truncated, cut) > WARN_CUT:
-        asked = f", {row[ASKED_LENGTH]} were asked for" if ASKED_LENGTH in row else ""
-        yield (
-            f"{task}: up to {points(truncated)} % of a set's samples are truncated to "
-            f"{row['max_seq_length']} tokens ({points(cut)} % of its tokens are cut){asked}"
-        )
-    elif ASKED_LENGTH in row:
-        yield (
-            f"{task}: samples have at most {row['max_seq_length']} tokens, as the model has no "
-            f"more positions; {row[ASKED_LENGTH]} were asked for"
-        )
-    if unknown > WARNING_SHARE:
-        yield (
-            f"{task}: up to {points(unknown)} % of a set's characters are unknown to the model's "
-            "tokenizer"
-        )
-
-
-def headline(summary: Mapping[str, Any]) -> str:
-    """Returns `GLUE: average of 9 tasks 82.1 (dev, builtin:demo); own tasks: ...`."""
-    return "; ".join(
-        f"{average['name']}: {average_of(average['over'])} {points(average['value'])} "
-        f"(dev, {summary['sources'][average['name']]})"
-        for average in summary["averages"]
-        if average["name"] in summary["sources"]
-    )
+    if scores.keys() <= estimates.keys():
+        estimate = average([estimates[task].score for task in scores])
+        found |= {"mean": estimate.value, "interval": list(estimate.interval)}
+    return found

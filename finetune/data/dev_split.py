@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from finetune.data.tasks import Part, Task
 from pipeline.user_files.file_checks import shown_list
 
 BINS = 10  # of scores, with equal numbers of rows
@@ -133,6 +134,23 @@ def _by_appearance(values: np.ndarray) -> np.ndarray:
     """Returns 0 for the first value and its equals, 1 for the next other one, and so on."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
+
+
+def rows_of_part(task: Task, part: Part, labels: Sequence, groups: np.ndarray) -> list[int]:
+    """Returns the rows of a part of a task's train file in ascending order.
+
+    labels: of all rows, as `Examples.labels`. groups: [N], the numbers of their groups. Raises
+    ValueError as `held_out` and `folds`.
+    """
+    if task.has_label_sets:
+        strata = strata_of_sets(labels)
+    else:
+        strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
+    if part.num_folds:
+        is_dev = folds(strata, groups, part.num_folds, SEED) == part.fold - 1
+    else:
+        is_dev = held_out(strata, groups, part.share, SEED)
+    return np.flatnonzero(is_dev == part.is_dev).tolist()
 
 
 # --- strata and groups ------------------------------------------------------------------------

@@ -7,14 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.dev_split import (
-    SEED,
-    folds,
-    held_out,
-    linked_rows,
-    strata_of_scores,
-    strata_of_sets,
-)
+from finetune.data.dev_split import linked_rows, rows_of_part
 from finetune.data.files.label_cells import label_of_row, read_labelled, score_of
 from finetune.data.files.parquet_tables import (
     ENDING,
@@ -59,9 +52,11 @@ class Examples:
     task with several labels per row, or the scores of a regression; empty for a split without
     labels. malformed, unlabelled: the rows left out.
     keys: for SuperGLUE's tasks, the `idx` of each sample's row and its place in the row: COPA
-    (row, choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,).
+    (row, choice), MultiRC (passage, question, answer), ReCoRD (query, entity), others (row,); for
+    dev rows held out of a train file (row,), from 0 among those with a label.
     answers: for ReCoRD, query -> the right texts. words, tags: of a text to tag, the characters
-    [start, stop) of each word as [n, 2] int32, and their tags in IOB2.
+    [start, stop) of each word as [n, 2] int32, and their tags in IOB2. lines: of a dev set's
+    samples, as `TableRow.number`; empty on the Hub, and for a folder of tagged files.
     """
 
     texts: list[tuple[str, ...]]
@@ -72,6 +67,7 @@ class Examples:
     unlabelled: list[str] = field(default_factory=list)
     words: list["np.ndarray"] = field(default_factory=list)
     tags: list[tuple[str, ...]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
 
 
 def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
@@ -98,7 +94,7 @@ def load_examples(task: Task, split: Split, data_dir: str) -> Examples:
         lacks = "can be read" if examples.malformed or not left_out else "has a label"
         first = f", the first is {left_out[0]}" if left_out else ""
         raise StageError(f"{path}: no row that {lacks}{first}")
-    return examples
+    return examples if split in task.dev else replace(examples, lines=[])
 
 
 def find_file(split: Split, data_dir: Path) -> Path | None:
@@ -181,6 +177,7 @@ def _of_labelled(task: Task, split: Split, path: Path, columns: Sequence[str]) -
             continue
         examples.texts.append(row.cells[: len(columns)])
         examples.labels.append(label)
+        examples.lines.append(number)
         if grouped:
             groups.append(row.cells[len(columns)])
             if not groups[-1].strip():
@@ -196,26 +193,16 @@ def _part(
 
     Rows with the same texts are on the same side.
     """
-    import numpy as np
-
     labels = examples.labels
-    if task.has_label_sets:
-        strata = strata_of_sets(labels)
-    else:
-        strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
-    together = linked_rows(examples.texts, groups)
     try:
-        if part.num_folds:
-            is_dev = folds(strata, together, part.num_folds, SEED) == part.fold - 1
-        else:
-            is_dev = held_out(strata, together, part.share, SEED)
+        rows = rows_of_part(task, part, labels, linked_rows(examples.texts, groups))
     except ValueError as error:
         key = f"FOLDS is {part.num_folds}" if part.num_folds else f"DEV_SHARE is {part.share:g}"
         raise StageError(f"{path}: {error} ({key})") from error
-    rows = np.flatnonzero(is_dev == part.is_dev).tolist()
     texts, labels = [examples.texts[row] for row in rows], [labels[row] for row in rows]
     if part.is_dev:
-        return Examples(texts, labels)
+        lines = [examples.lines[row] for row in rows]
+        return Examples(texts, labels, keys=[(row,) for row in rows], lines=lines)
     return replace(examples, texts=texts, labels=labels)
 
 
@@ -237,8 +224,8 @@ def _check_ids(table: Table[tuple[str, ...]]) -> None:
 
 def _from_sentences(task: Task, split: Split, path: Path) -> Examples:
     """Reads a file or a folder. Among the tags may be types that no training text has."""
-    texts, words, tags = running_texts(path, split.tag_column, split not in task.test)
-    return Examples(texts, words=words, tags=tags)
+    texts, words, tags, lines = running_texts(path, split.tag_column, split not in task.test)
+    return Examples(texts, words=words, tags=tags, lines=[] if path.is_dir() else lines)
 
 
 # --- SuperGLUE --------------------------------------------------------------------------------
@@ -267,6 +254,7 @@ def _from_objects(task: Task, split: Split, path: Path) -> Examples:
                 raise StageError(f"{path}:{number}: idx {sample.key[0]}, as in line {first}")
             examples.keys.append(sample.key)
             examples.texts.append(sample.texts)
+            examples.lines.append(number)
             if labelled:
                 examples.labels.append(words.index(sample.label))
         examples.answers.update(answers)

@@ -15,7 +15,6 @@ from finetune.data.tasks import Task
 from finetune.task_types.label_metrics import (
     chosen_samples,
     entity_matches,
-    predicted_rows,
     predicted_values,
 )
 from pipeline.errors import StageError
@@ -127,6 +126,12 @@ class Matches(DevPredictions):
     values: np.ndarray
 
 
+def row_names(examples: Examples) -> np.ndarray:
+    """Returns `rows` of samples that are a row each."""
+    keys = examples.keys or [(number,) for number in range(len(examples.labels))]
+    return np.array(["-".join(map(str, key)) for key in keys])
+
+
 # --- from outputs ------------------------------------------------------------------------------
 
 
@@ -140,12 +145,12 @@ def predictions_of(task: Task, outputs: np.ndarray, examples: Examples) -> DevPr
         return _queries(outputs, examples)
     if task.layout == "choices":
         return _choices(outputs, examples)
-    rows = np.array([row for row, _ in predicted_rows(task, outputs, examples)])
+    rows = row_names(examples)
     if task.is_regression:
         labels = np.asarray(examples.labels, np.float64).round(6)
         return Scores(rows, labels, predicted_values(task, outputs).astype(np.float64).round(6))
     labels = np.asarray(examples.labels).astype(np.int64)
-    found, shares = predicted_values(task, outputs), _softmax(outputs)
+    found, shares = predicted_values(task, outputs), softmax(outputs)
     return Classes(rows, tuple(task.labels), labels, found, shares)
 
 
@@ -161,7 +166,7 @@ def _choices(outputs: np.ndarray, examples: Examples) -> Classes:
             labels[place[row]] = choice
     predictions = np.array([examples.keys[i][1] for i in chosen.values()])
     rows = np.array(list(map(str, chosen)))
-    return Classes(rows, CHOICES, labels, predictions, _softmax(margins))
+    return Classes(rows, CHOICES, labels, predictions, softmax(margins))
 
 
 def _queries(outputs: np.ndarray, examples: Examples) -> Matches:
@@ -171,7 +176,19 @@ def _queries(outputs: np.ndarray, examples: Examples) -> Matches:
     return Matches(rows, tuple(matches), values)
 
 
-def _softmax(outputs: np.ndarray) -> np.ndarray:
+def joined(parts: Sequence[Kind]) -> Kind:
+    """Returns the predictions on all folds of a train set as those on one dev set."""
+    first = parts[0]
+    arrays = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in fields(first)
+        if isinstance(getattr(first, f.name), np.ndarray)
+    }
+    return replace(first, **arrays)
+
+
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """Returns probabilities [N, C] with 6 decimals, as in the files."""
     shares = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
     return (shares / shares.sum(axis=1, keepdims=True)).round(6)
 

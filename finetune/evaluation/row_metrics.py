@@ -249,8 +249,8 @@ def _of_label_sets(found: LabelSets, run: int) -> dict[str, RowMetric]:
     sums = np.concatenate([actual & predicted, predicted, actual], axis=1).astype(np.float64)
     return {
         "f1_micro": _of_sums(sums, lambda total: _micro_f1(_split(total))),
-        "f1_macro": _of_sums(sums, lambda total: _macro_f1(_split(total))),
-        "mean_average_precision": RowMetric(
+        "f1_macro": _of_sums(sums, lambda total: _f1_by_class(_split(total)).mean(axis=1)),
+        "average_precision": RowMetric(
             count, lambda w: mean_average_precision(labels, found.probabilities, w[:, :count])
         ),
     }
@@ -265,6 +265,22 @@ def _of_tags(found: TokenTags, run: int) -> dict[str, RowMetric]:
     An entity is right if its type, start and end are. A doubtful sentence has all its entities
     found, or as many wrong ones instead.
     """
+    types, counts = entity_counts(found)
+    doubted, coins = _doubts(len(counts), run)
+    guesses = np.repeat(counts[doubted, 2:], 3, axis=1)  # as many as there are
+    guesses[:, 0] *= coins[:, None]
+    flat = np.concatenate([counts, guesses]).reshape(len(counts) + DOUBTS, -1)
+
+    def of_type(i: int) -> RowMetric:
+        return _of_sums(flat, lambda total: _f1_by_class(_split(total))[:, i])
+
+    by_type = {f"entity_f1:{name}": of_type(i) for i, name in enumerate(types)}
+    return {"entity_f1": _of_sums(flat, lambda total: _micro_f1(_split(total))), **by_type}
+
+
+def entity_counts(found: TokenTags) -> tuple[list[str], np.ndarray]:
+    """Returns the types of entities, and the right, the predicted and the actual ones of each
+    sentence and type, [sentences, 3, types]."""
     sentences, units = np.unique(found.rows, return_inverse=True)
     order = np.lexsort((found.tokens, units))
     ends = np.cumsum(np.bincount(units))[:-1]
@@ -274,18 +290,9 @@ def _of_tags(found: TokenTags, run: int) -> dict[str, RowMetric]:
     )
     types = sorted({span.kind for spans in (*actual, *predicted) for span in spans})
     place = {name: i for i, name in enumerate(types)}
-    sums = np.zeros((len(sentences) + DOUBTS, 3, len(types)))
+    counts = np.zeros((len(sentences), 3, len(types)))
     for i, (right, guessed) in enumerate(zip(actual, predicted, strict=True)):
         for column, spans in enumerate((right & guessed, guessed, right)):
             for span in spans:
-                sums[i, column, place[span.kind]] += 1
-    doubted, coins = _doubts(len(sentences), run)
-    sums[len(sentences) :] = sums[doubted, 2:]  # as many as there are
-    sums[len(sentences) :, 0] *= coins[:, None]
-    flat = sums.reshape(len(sums), -1)
-
-    def of_type(i: int) -> RowMetric:
-        return _of_sums(flat, lambda total: _f1_by_class(_split(total))[:, i])
-
-    by_type = {f"entity_f1:{name}": of_type(i) for name, i in place.items()}
-    return {"entity_f1": _of_sums(flat, lambda total: _micro_f1(_split(total))), **by_type}
+                counts[i, column, place[span.kind]] += 1
+    return types, counts

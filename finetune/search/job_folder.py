@@ -1,8 +1,9 @@
 """The folder of a finetuning run, and everything that a worker needs for it.
 
 The folder holds `predictions_<split>.tsv` for each test set (`index`, `prediction`: label words,
-scores or answers), maybe `model/`, and `result.json`, written last. A job is
-done if its result has the same inputs and no prediction is damaged.
+scores or answers), `dev.tsv` or the like for each dev set (see
+finetune/evaluation/prediction_files.py; not in old results), maybe `model/`, and `result.json`,
+written last. A job is done if its result has the same inputs and no prediction is damaged.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.tasks import Split, Task
+from finetune.evaluation.prediction_files import dev_predictions_path
 from finetune.search.grid import Job
 from pipeline.store.atomic_files import flush_to_disk, write_sealed, write_text
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
@@ -130,9 +132,15 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(path for path in model_path(folder).glob("*") if path.name != MODEL_CARD)
 
 
+def prediction_paths(folder: Path, task: Task) -> list[Path]:
+    """Returns the paths of the predictions of all test and dev sets."""
+    paths = [predictions_path(folder, split) for split in task.test]
+    return paths + [dev_predictions_path(folder, split) for split in task.dev]
+
+
 def write_result(run: JobRun, result: Mapping[str, Any]) -> None:
     """Marks the job as done, with the checksums of its predictions and weights."""
-    paths = [predictions_path(run.folder, split) for split in run.task.test]
+    paths = prediction_paths(run.folder, run.task)
     record = {
         **result,
         FILES: states_of(run.folder, _relative(filter(Path.exists, paths), run.folder)),

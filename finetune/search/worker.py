@@ -1,6 +1,6 @@
 """The work of a search's worker: runs a job, or checks a task before its first job.
 
-A job trains, scores the dev sets, predicts the test sets and writes the result.
+A job trains, scores the dev sets, predicts the test sets, and writes predictions and the result.
 """
 
 import io
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.tasks import Task
+from finetune.evaluation.prediction_files import dev_predictions_path, write_dev_predictions
 from finetune.search.job_folder import (
     RESULT,
     InputPaths,
     JobRun,
     drop_model,
+    prediction_paths,
     predictions_path,
     write_predictions,
     write_result,
@@ -101,12 +103,14 @@ def _run_job(run: JobRun, log: Callable[[str], None]) -> dict:
     task = run.task
     log(f"{run.job}, starting from {run.paths.weights}")
     delete_unfinished(run.folder)
-    for old in (run.folder / RESULT, *(predictions_path(run.folder, s) for s in task.test)):
+    for old in (run.folder / RESULT, *prediction_paths(run.folder, task)):
         old.unlink(missing_ok=True)
     drop_model(run.folder)  # an earlier run's model must not be taken for this one's
     outcome = finetune_task(task, run.paths, run.settings, log)
     for split, values in outcome.predictions.items():
         write_predictions(predictions_path(run.folder, split), values)
+    for split, found in outcome.dev_predictions.items():
+        write_dev_predictions(dev_predictions_path(run.folder, split), found)
     if run.keep_model:
         save_finished(outcome, task, run.settings, run.paths.tokenizer, run.folder)
     result = {

@@ -96,21 +96,22 @@ def iter_sentences(path: Path, tag_column: int = -1) -> Iterator[Sentence]:
 
 def running_texts(
     path: Path, tag_column: int, has_tags: bool
-) -> tuple[list[tuple[str, ...]], list[np.ndarray], list[tuple[str, ...]]]:
+) -> tuple[list[tuple[str, ...]], list[np.ndarray], list[tuple[str, ...]], list[int]]:
     """Returns each sentence as a text, the characters of its words (see `Sentence.running_text`),
-    and its tags in IOB2; no tags unless `has_tags`. Raises StageError as `read_tagged`."""
+    its tags in IOB2 if `has_tags`, and its line. Raises StageError as `read_tagged`."""
     found = (
         read_tagged(path, tag_column).sentences if has_tags else iter_sentences(path, tag_column)
     )
     texts: list[tuple[str, ...]] = []
-    words, tags = [], []
+    words, tags, lines = [], [], []
     for sentence in found:
         text, places = sentence.running_text()
         texts.append((text,))
         words.append(places)
+        lines.append(sentence.line)
         if sentence.tags and has_tags:
             tags.append(sentence.tags)
-    return texts, words, tags
+    return texts, words, tags, lines
 
 
 def write_predictions(

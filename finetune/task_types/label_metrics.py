@@ -112,21 +112,17 @@ def predicted_values(task: Task, outputs: np.ndarray) -> np.ndarray:
 def predicted_rows(task: Task, outputs: np.ndarray, examples: Examples) -> list[tuple[str, str]]:
     """Returns (index, prediction) of each row of a test set; for MultiRC, of each answer.
 
-    index: the row's position from 0 or its `idx`, MultiRC's `passage-question-answer`, ReCoRD's
-    `idx` of the query. prediction: label word, score with 6 decimals, COPA's choice (0 or 1),
-    ReCoRD's entity.
+    index: the row's position from 0 or its `idx` (see `Examples.keys`), MultiRC's
+    `passage-question-answer`, ReCoRD's `idx` of the query. prediction: label word, score with 6
+    decimals, COPA's choice (0 or 1), ReCoRD's entity.
     """
     if task.layout in ("choices", "entities"):
         winners = chosen_samples(outputs, examples.keys)
         return [(str(row), _one_line(examples.keys[i][1])) for row, i in winners.items()]
-    values = predicted_values(task, outputs)
-    if task.is_regression:
-        return [(str(i), f"{value:.6f}") for i, value in enumerate(values)]
-    words = list(task.labels)
+    values, words = predicted_values(task, outputs), list(task.labels)
+    cells = [f"{value:.6f}" if task.is_regression else words[value] for value in values]
     keys = examples.keys or [(i,) for i in range(len(values))]
-    return [
-        ("-".join(map(str, key)), words[value]) for key, value in zip(keys, values, strict=True)
-    ]
+    return [("-".join(map(str, key)), cell) for key, cell in zip(keys, cells, strict=True)]
 
 
 def _one_line(value: int | str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from finetune.data.examples import Examples
 from finetune.data.tasks import Split, Task
 from finetune.data.tokens import Encoded
+from finetune.evaluation.dev_predictions import LabelSets, row_names
 from finetune.task_types.label_set_metrics import (
     USUAL_THRESHOLD,
     average_precisions,
@@ -117,6 +118,18 @@ class MultiLabel(TaskType):
         """Returns the labels of each row with the separator between them, "" for none."""
         predicted = _predicted(outputs, decision)
         return [(str(i), _joined(task, row.nonzero()[0])) for i, row in enumerate(predicted)]
+
+    def dev_predictions(
+        self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
+    ) -> LabelSets:
+        """Returns the labels of each row, with a probability for each label."""
+        return LabelSets(
+            rows=row_names(data.examples),
+            words=tuple(task.labels),
+            labels=_are_true(data),
+            predictions=_predicted(outputs, decision),
+            probabilities=sigmoid(outputs).round(6),
+        )
 
     def majority_baseline(
         self, task: Task, train: Encoded, dev: Mapping[str, Encoded]

@@ -11,6 +11,7 @@ from finetune.data.encoding import encode
 from finetune.data.examples import Examples
 from finetune.data.tasks import Split, Task
 from finetune.data.tokens import Encoded, Padding
+from finetune.evaluation.dev_predictions import DevPredictions, predictions_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,6 +101,12 @@ class TaskType(ABC):
         self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
     ) -> Predictions:
         """Returns the prediction for each row of a test set, in the file's order."""
+
+    def dev_predictions(
+        self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
+    ) -> DevPredictions:
+        """Returns the predictions on a dev set, next to the right answers."""
+        return predictions_of(task, outputs, data.examples)
 
     def majority_baseline(
         self, task: Task, train: Encoded, dev: Mapping[str, Encoded]

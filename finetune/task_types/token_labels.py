@@ -9,6 +9,7 @@ import numpy as np
 from finetune.data.examples import Examples
 from finetune.data.tasks import Task
 from finetune.data.tokens import Encoded, Padding, Tokens
+from finetune.evaluation.dev_predictions import TokenTags, softmax
 from finetune.tagging.tag_schemes import OUTSIDE, in_scheme, split_tag, tags_of
 from finetune.task_types.entity_metrics import WORD_LIST, WordList, count_entities, total
 from finetune.task_types.task_type import Decision, Predictions, TaskType
@@ -109,6 +110,22 @@ class TokenClassification(TaskType):
             (str(number), " ".join(task.labels[tag] for tag in tags))
             for number, tags in enumerate(predicted_tags(task, outputs, data))
         ]
+
+    def dev_predictions(
+        self, task: Task, outputs: np.ndarray, data: Encoded, decision: Decision
+    ) -> TokenTags:
+        """Returns the tags of all words; the probability is 0 for a word without tokens."""
+        assert isinstance(data, EncodedWords)
+        there, lengths = data.firsts >= 0, [len(tags) for tags in data.examples.tags]
+        probabilities = np.zeros(len(there))
+        probabilities[there] = softmax(outputs[data.firsts[there]]).max(axis=1)
+        return TokenTags(
+            rows=np.repeat(np.arange(len(lengths)).astype(str), lengths),
+            tokens=np.concatenate([np.arange(length) for length in lengths]),
+            labels=np.array([tag for tags in data.examples.tags for tag in tags]),
+            predictions=np.array([t for tags in predicted_tags(task, outputs, data) for t in tags]),
+            probabilities=probabilities,
+        )
 
     def majority_baseline(
         self, task: Task, train: Encoded, dev: Mapping[str, Encoded]

@@ -31,7 +31,9 @@ def save_finished(
             write_code(aside)  # transformers copies only files with relative imports
         _save_tokenizer(load_tokenizer(tokenizer), aside)
         _limit_length(aside / "tokenizer_config.json", length)
-        write_text(aside / MODEL_CARD, task_card(outcome, task, settings))
+        config = read_json(aside / "config.json") or {}
+        card = task_card(task, settings, outcome.as_json(), config)
+        write_text(aside / MODEL_CARD, card)
 
 
 def _facts(task: Task, outcome: Outcome) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from finetune.data.examples import has_split
 from finetune.data.tasks import Split, Task
 from finetune.data.token_counts import TokenCounts, Tokenization, cause_in_words
 from finetune.data.tokens import Encoded, Tokens, joined
+from finetune.evaluation.dev_predictions import DevPredictions
 from finetune.search.job_folder import InputPaths, TrainingSettings
 from finetune.task_types.label_metrics import task_score
 from finetune.task_types.task_type import Decision, Predictions, TaskType
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
 class Outcome:
     """The model and the results of a run.
 
-    dev: metrics by dev split; details: more about each. decision: see `TaskType`. predictions:
-    (index, prediction) of each row by test split. history: loss and learning rate over the steps.
-    evaluations: `step`, `epoch`, `score` during training. majority, only_label: as the task's type
-    returns them. counts: rows, steps and tokens. tokenization: truncated and unknown tokens.
+    dev: metrics by dev split; details: more about each. dev_predictions: by dev split. decision:
+    see `TaskType`. predictions: (index, prediction) of each row by test split. history: loss and
+    learning rate over the steps. evaluations: `step`, `epoch`, `score` during training. majority,
+    only_label: as the task's type returns them. counts: rows, steps and tokens. tokenization:
+    truncated and unknown tokens.
     """
 
     model: "PreTrainedModel"
     dev: dict[str, dict[str, float]]
+    dev_predictions: dict[Split, DevPredictions]
     decision: Decision
     predictions: dict[Split, Predictions]
     history: list[dict[str, float]]
@@ -234,7 +237,7 @@ class _Evaluation:
         return task_score(dev)
 
     def of_all(self) -> dict[str, Any]:
-        """Returns `dev`, `details`, `decision`, `predictions` and `only_label` of an `Outcome`.
+        """Returns the fields of an `Outcome` on dev and test sets.
 
         Dev and test sets share no batch: the other samples of a batch change the last digits of a
         sample's logits, and a dev score must not depend on the available test files.
@@ -253,6 +256,10 @@ class _Evaluation:
         return {
             "dev": self._dev_metrics(on_dev, decision),
             "details": details,
+            "dev_predictions": {
+                split: self.task_type.dev_predictions(task, on_dev[split], encoded, decision)
+                for split, encoded in self.data.dev.items()
+            },
             "decision": decision,
             "predictions": predictions,
             "only_label": self.task_type.only_label(task, list(on_dev.values()), decision),

@@ -10,6 +10,7 @@ PHASES = "phases.json"  # facts on the phases of a pretraining run, beside its c
 MODEL_CARD = "README.md"  # for people, who may change it
 SUMMARY = "summary.json"
 REPORT_JSON = "report.json"
+DEV_PREDICTIONS = "dev_predictions"  # folder beside the report
 NAMED = "+"  # joins the two IDs in the name of a search's folder; no ID contains one
 
 

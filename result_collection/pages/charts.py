@@ -107,7 +107,7 @@ def svg_text(figure: "Figure", name: str) -> str:
     return re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL).strip()
 
 
-def _figure(height: float) -> "Figure":
+def new_figure(height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height), layout="constrained")
@@ -115,21 +115,21 @@ def _figure(height: float) -> "Figure":
 
 @styled
 def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Draws each task's score as a dot, its range as a line, and the majority label as a tick.
+    """Draws each task's score as a dot, its interval (or range) as a line, the majority as a tick.
 
     rows: `tasks` of a summary, from top to bottom.
     """
-    figure = _figure(0.85 + 0.27 * len(rows))
+    figure = new_figure(0.85 + 0.27 * len(rows))
     axes = figure.add_subplot()
     lowest = 100 * min([0.0, *(row["score"] for row in rows)])
     for place, row in enumerate(rows):
         score, level = 100 * row["score"], [place, place]
         axes.plot([lowest, score], level, color=GRID, linewidth=1)
-        if row["spread"]:
-            span = [100 * row["spread"]["min"], 100 * row["spread"]["max"]]
-            axes.plot(span, level, color=LINES[0], linewidth=4.5, alpha=0.35, zorder=2)
+        spread = [row["spread"]["min"], row["spread"]["max"]] if row["spread"] else []
+        span = [100 * end for end in row.get("interval", spread)]
+        axes.plot(span, level[: len(span)], color=LINES[0], linewidth=4.5, alpha=0.35, zorder=2)
         axes.plot(score, place, "o", color=LINES[0], markersize=6, zorder=4, clip_on=False)
-        axes.text(113, place, points(row["score"]), ha="right", va="center", fontweight="bold")
+        axes.text(117, place, points(row["score"]), ha="right", va="center", fontweight="bold")
     places = [place for place, row in enumerate(rows) if row["majority"]]
     if places:
         shares = [100 * rows[place]["majority"]["score"] for place in places]
@@ -140,7 +140,7 @@ def draw_scores(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         figure.legend(loc="outside upper left", labelcolor=MUTED)
     axes.set_yticks(range(len(rows)), [row["task"] for row in rows], color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(lowest - 1, 114)
+    axes.set_xlim(lowest - 1, 118)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("dev score x 100")
     axes.tick_params(length=0)
@@ -162,7 +162,7 @@ def draw_grid(settings: Sequence[Mapping[str, Any]]) -> "Figure":
     low = min(setting["score"] for setting in settings)
     high = max(setting["score"] for setting in settings)
     row_height = 0.47 if any(setting["spread"] for setting in settings) else 0.33
-    figure = _figure(0.45 + len(budgets) * (0.32 + row_height * len(sizes)))
+    figure = new_figure(0.45 + len(budgets) * (0.32 + row_height * len(sizes)))
     panels = figure.subplots(len(budgets), sharex=True, squeeze=False)[:, 0]
     for number, axes in zip(budgets, panels, strict=True):
         cells = {
@@ -223,7 +223,7 @@ def draw_losses(
     runs: (name, training lines, validation lines); a single run needs no name. begins: steps at
     which a phase begins, drawn as vertical lines.
     """
-    figure = _figure(3.6)
+    figure = new_figure(3.6)
     losses, rates = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     for (name, train, validation), color in zip(runs, LINES, strict=False):
         prefix = f"{name}, " if len(runs) > 1 else ""
@@ -236,7 +236,7 @@ def draw_losses(
     for step in begins:
         for axes in (losses, rates):
             axes.axvline(step, color=MUTED, linewidth=1, linestyle=":")
-    _title(losses, "loss, nats per predicted token")
+    label_above(losses, "loss, nats per predicted token")
     losses.legend(labelcolor="linecolor", loc="upper right")
     _learning_rates(rates)
     _count_steps(rates)
@@ -249,7 +249,7 @@ def draw_throughput(runs: Sequence[tuple[str, Columns]]) -> "Figure":
 
     runs: (name, training lines).
     """
-    figure = _figure(3.6)
+    figure = new_figure(3.6)
     panels = figure.subplots(3, sharex=True)
     names = ("samples_per_second", "tokens_per_second", "peak_share")
     titles = ("samples per second", "tokens per second", "share of the matrix-product peak")
@@ -259,7 +259,7 @@ def draw_throughput(runs: Sequence[tuple[str, Columns]]) -> "Figure":
         _from_zero(axes)
         axes.locator_params(axis="y", nbins=3)
         axes.yaxis.set_major_formatter(lambda value, _: amount(value))
-        _title(axes, title)
+        label_above(axes, title)
     panels[-1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     _count_steps(panels[-1])
     if len(runs) > 1:
@@ -274,7 +274,7 @@ def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
     runs: (name, history with `epoch`, `loss`, `learning_rate`, evaluations with `epoch`, `score`).
     """
     scored = any(evaluations["epoch"] for _, _, evaluations in runs)
-    figure = _figure(3.6 if scored else 2.8)
+    figure = new_figure(3.6 if scored else 2.8)
     panels = figure.subplots(2 + scored, sharex=True, height_ratios=[2, 1, 1][: 2 + scored])
     for (name, history, evaluations), color in zip(runs, LINES, strict=False):
         panels[0].plot(*_line(history, "loss", "epoch"), color=color, label=name)
@@ -282,10 +282,10 @@ def draw_finetuning(runs: Sequence[tuple[str, Columns, Columns]]) -> "Figure":
             over, scores = _line(evaluations, "score", "epoch")
             panels[1].plot(over, [100 * score for score in scores], "o-", color=color)
         panels[-1].plot(*_line(history, "learning_rate", "epoch"), color=color)
-    _title(panels[0], "training loss")
+    label_above(panels[0], "training loss")
     _from_zero(panels[0])
     if scored:
-        _title(panels[1], "dev score x 100")
+        label_above(panels[1], "dev score x 100")
         panels[1].margins(y=0.2)
     _learning_rates(panels[-1])
     panels[-1].set_xlabel("epoch")
@@ -301,14 +301,14 @@ def draw_lengths(counts: Sequence[int], max_seq_length: int) -> "Figure":
 
     counts: of samples, in equal ranges of 1 .. max_seq_length tokens.
     """
-    figure = _figure(2.2)
+    figure = new_figure(2.2)
     axes = figure.add_subplot()
     width = max_seq_length / len(counts)
     edges = [number * width for number in range(len(counts))]
     axes.bar(edges, counts, width=0.92 * width, align="edge", color=LINES[0])
     axes.set_xlim(0, max_seq_length)
     axes.set_xlabel("tokens in a sample")
-    _title(axes, "samples")
+    label_above(axes, "samples")
     axes.yaxis.set_major_formatter(lambda value, _: amount(value))
     axes.grid(axis="x", visible=False)
     return figure
@@ -323,7 +323,7 @@ def _line(columns: Columns, name: str, over: str = "step") -> tuple[list[float],
     return x, y
 
 
-def _title(axes: "Axes", text: str) -> None:
+def label_above(axes: "Axes", text: str) -> None:
     """Writes the label of the y axis above it: rotated text is hard to read."""
     axes.set_title(text, loc="left", pad=4, fontsize=9.5, color=MUTED)
     axes.tick_params(length=0)
@@ -336,7 +336,7 @@ def _from_zero(axes: "Axes") -> None:
 
 
 def _learning_rates(axes: "Axes") -> None:
-    _title(axes, "learning rate")
+    label_above(axes, "learning rate")
     _from_zero(axes)
     axes.yaxis.set_major_formatter(lambda value, _: rate(value))
     axes.locator_params(axis="y", nbins=3)

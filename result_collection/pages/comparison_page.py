@@ -3,23 +3,28 @@
 A difference is B minus A.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
+from statistics import mean
 from typing import TYPE_CHECKING
 
+from finetune.evaluation.paired import is_more_than_chance
+from finetune.evaluation.resampling import average
 from result_collection.pages import charts
 from result_collection.pages.numbers import difference, points
 from result_collection.pages.page import Report, render, searched
-from result_collection.summary import average_of
+from result_collection.predictions.comparison import Paired, differently_scored
+from result_collection.summary_text import average_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = ("A", "B")
+SURENESS = ("95 %", "more than chance")
 NOT_COMPARABLE = "different dev data or metrics"
 
 
-def comparison_page(first: Report, second: Report) -> str:
-    """Returns the HTML of two runs."""
+def comparison_page(first: Report, second: Report, paired: Paired) -> str:
+    """Returns the HTML of two runs. paired: their differences, with intervals."""
     runs = [
         {
             "name": name,
@@ -36,35 +41,38 @@ def comparison_page(first: Report, second: Report) -> str:
         "comparison.html",
         {name: figure for name, _, figure in drawn},
         runs=runs,
-        scores=score_rows(first, second),
+        scores=score_rows(first, second, paired),
+        notes=paired.notes,
         changed=[(key, old, new) for key, old, new in values if old != new],
         captions={name: caption for name, caption, _ in drawn},
     )
 
 
-def score_rows(first: Report, second: Report) -> list[list[str]]:
-    """Returns the table of scores: a header, a row per task, the averages over equal tasks."""
-    rows = [["task", *NAMES, "B - A"]]
-    others = _differently_scored(first, second)
+def score_rows(first: Report, second: Report, paired: Paired) -> list[list[str]]:
+    """Returns the table of scores: a header, a row per task, the averages over equal tasks, and one
+    over all tasks with an interval."""
+    header = ["task", *NAMES, "B - A", *(SURENESS if paired.differences else ())]
+    others = differently_scored(first, second)
     left, right = (
         {row["task"]: row["score"] for row in report["summary"]["tasks"]}
         for report in (first, second)
     )
-    for task in _union(left, right):
-        rows.append(_score_row(task, left.get(task), right.get(task), task not in others))
+    rows = [
+        _score_row(task, left.get(task), right.get(task), [task], others, paired)
+        for task in _union(left, right)
+    ]
     before, after = _averages(first), _averages(second)
     for benchmark, tasks in _union(before, after):
         old, new = before.get((benchmark, tasks)), after.get((benchmark, tasks))
         listed = f" ({', '.join(tasks)})" if None in (old, new) else ""
         name = f"{benchmark}: {average_of(tasks)}{listed}"
-        rows.append(_score_row(name, old, new, others.isdisjoint(tasks)))
-    return rows
-
-
-def _differently_scored(first: Report, second: Report) -> set[str]:
-    """Returns tasks with different dev data or metrics; old reports do not record them."""
-    left, right = (report.get("scored_by", {}) for report in (first, second))
-    return {task for task in left.keys() & right.keys() if left[task] != right[task]}
+        rows.append(_score_row(name, old, new, tasks, others, paired))
+    common = list(paired.differences)
+    if len(common) > 1 and set(common) not in [set(tasks) for _, tasks in before.keys() & after]:
+        old, new = (mean(scores[task] for task in common) for scores in (left, right))
+        name = f"common tasks: {average_of(common)}"
+        rows.append(_score_row(name, old, new, common, others, paired))
+    return [[cell for cell, _ in zip(row, header, strict=False)] for row in (header, *rows)]
 
 
 def _averages(report: Report) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -78,11 +86,30 @@ def _union(first: Iterable, second: Iterable) -> list:
     return list(dict.fromkeys((*first, *second)))
 
 
-def _score_row(name: str, first: float | None, second: float | None, comparable: bool) -> list[str]:
-    cells = ["" if score is None else points(score) for score in (first, second)]
+def _score_row(
+    name: str,
+    first: float | None,
+    second: float | None,
+    tasks: Sequence[str],
+    others: Set[str],
+    paired: Paired,
+) -> list[str]:
+    """tasks: those that the scores are of. others: those with other dev data or metrics."""
+    cells = [name, *("" if score is None else points(score) for score in (first, second))]
     if first is None or second is None:
-        return [name, *cells, ""]
-    return [name, *cells, difference(second - first) if comparable else NOT_COMPARABLE]
+        return [*cells, "", "", ""]
+    if not others.isdisjoint(tasks):
+        return [*cells, NOT_COMPARABLE, "", ""]
+    if not paired.differences.keys() >= set(tasks):
+        return [*cells, difference(second - first), "", ""]
+    found = average([paired.differences[task] for task in tasks])
+    interval = "..".join(map(difference, found.interval))
+    return [
+        *cells,
+        difference(found.value),
+        interval,
+        "yes" if is_more_than_chance(found) else "no",
+    ]
 
 
 def _charts(*reports: Report) -> Iterator[tuple[str, str, "Figure"]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.console import duration
 from pipeline.store.paths import search_name
-from result_collection import summary
+from result_collection import summary_text
 from result_collection.pages import numbers
 from result_collection.pages.charts import svg_text
 
@@ -18,7 +18,13 @@ TEMPLATES = Path(__file__).with_name("templates")
 FILTERS = (
     *(numbers.points, numbers.epochs, numbers.rate, numbers.grouped, numbers.percent),
     *(numbers.decimals, numbers.last_known, numbers.config_value, duration),
-    *(summary.spread_text, summary.metrics_text, summary.majority_text, summary.splits_of),
+    *(
+        summary_text.spread_text,
+        summary_text.metrics_text,
+        summary_text.majority_text,
+        summary_text.interval_text,
+        summary_text.splits_of,
+    ),
 )
 
 

@@ -1,7 +1,7 @@
 """The content of report.json, from the folders of all stages.
 
-The page can be drawn and compared from report.json alone. It holds no secrets and no text of the
-dataset.
+The page can be drawn from report.json alone; a comparison also reads the dev predictions beside it.
+It holds no secrets and no text of the dataset; text of dev rows only if that is asked for.
 """
 
 import importlib.metadata
@@ -26,6 +26,8 @@ from pipeline.store.paths import MODEL, REPORT_JSON, dataset_dir, log_path
 from pipeline.store.record_files import MANIFEST, read_json, read_record, read_sealed
 from pretrain.plan import PretrainPlan
 from result_collection.pages.joined_metrics import joined_metrics
+from result_collection.predictions.best_runs import BestRuns
+from result_collection.predictions.collected import collected
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -48,11 +50,12 @@ def collect(
     folder: Path,
     summary: Mapping[str, Any],
     submission: Mapping[str, Any],
+    runs: Mapping[str, BestRuns],
 ) -> dict[str, Any]:
     """Returns the content of report.json; `pretraining` and `dataset` are None if not run here.
 
     folder: of the report; links are relative to it. submission: `zips`, a list of {benchmark, zip,
-    problems}, and `own_predictions`, task -> path.
+    problems}, and `own_predictions`, task -> path. runs: with dev predictions, by task.
     """
     search, model = searched.search, searched.search.model
     return {
@@ -64,6 +67,7 @@ def collect(
         "summary": dict(summary),
         "submission": dict(submission),
         "scored_by": {task.name: _scored_by(search, task) for task in search.tasks},
+        "predictions": collected(search, runs, config.RESULT_COLLECTION.SHOW_TEXT),
         "finetuning": {row["task"]: _best_run(search, row) for row in summary["tasks"]},
         "pretraining": _pretraining(searched.upstream) if searched.upstream else None,
         "dataset": _dataset(dataset_dir(search.root, model.dataset_id)) if model.artifact else None,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from result_collection.pages import charts
+from result_collection.pages import charts, prediction_charts
 from result_collection.pages.page import Report, render, searched
-from result_collection.summary import notes
+from result_collection.summary_text import notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ def draw_charts(report: Report) -> dict[str, "Figure"]:
     """Draws the charts of a run, except for empty ones; returns them by name.
 
     The names are `scores`, `pretraining-loss`, `pretraining-throughput`, `dataset-lengths`, and
-    `grid-<task>` and `curves-<task>` of each task.
+    `grid-<task>`, `curves-<task>` and `reliability-<task>` or `scatter-<task>` of each task.
     """
     return dict(_charts(report))
 
@@ -36,6 +36,8 @@ def _charts(report: Report) -> Iterator[tuple[str, "Figure"]]:
         if len(curves["history"]["epoch"]) > 1:
             finetuned = ("", curves["history"], curves["evaluations"])
             yield f"curves-{row['task']}", charts.draw_finetuning([finetuned])
+    for task, found in report.get("predictions", {}).items():
+        yield from _prediction_charts(task, found["sets"])
     trained = report["pretraining"]
     if trained and len(trained["train"]["step"]) > 1:
         run = ("", trained["train"], trained["validation"])
@@ -45,3 +47,13 @@ def _charts(report: Report) -> Iterator[tuple[str, "Figure"]]:
     results = report["dataset"]["results"] if report["dataset"] else {}
     if results.get("lengths"):
         yield "dataset-lengths", charts.draw_lengths(results["lengths"], results["max_seq_length"])
+
+
+def _prediction_charts(task: str, sets: Report) -> Iterator[tuple[str, "Figure"]]:
+    """sets: of a task, by the name of the dev set."""
+    known = [(name, found["reliability"]) for name, found in sets.items() if "reliability" in found]
+    if known:
+        yield f"reliability-{task}", prediction_charts.draw_reliability(known)
+    for found in sets.values():
+        if "points" in found:
+            yield f"scatter-{task}", prediction_charts.draw_scatter(found["points"])

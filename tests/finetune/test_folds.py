@@ -11,6 +11,9 @@ from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.examples import load_examples
 from finetune.data.row_checks import notes_on_task
 from finetune.data.task_data import task_inputs
+from finetune.evaluation.dev_predictions import joined
+from finetune.evaluation.prediction_files import read_dev_predictions
+from finetune.evaluation.resampling import estimates
 from finetune.search.grid import (
     ALL_ROWS,
     Grid,
@@ -64,6 +67,8 @@ def test_each_row_is_in_one_fold_and_the_others_are_for_training(train_csv, grou
         if group:
             sides = [{authors[text] for (text,) in part.texts} for part in (train, dev)]
             assert not sides[0] & sides[1]
+        assert [ROWS[row][0] for (row,) in dev.keys] == [text for (text,) in dev.texts]
+        assert [row + 2 for (row,) in dev.keys] == dev.lines and train.lines == []
         seen += dev.texts
     assert sorted(seen) == sorted((row[0],) for row in ROWS)
     assert task.in_fold(ALL_ROWS) == task and task.dev == ()
@@ -151,6 +156,24 @@ def test_a_search_on_folds_keeps_the_model_of_all_rows(
     assert (row["num_folds"], row["num_seeds"], row["num_runs"]) == (3, 1, 7)
     assert row["spread"]["max"] == max(best) and row["majority"]["label"] == "good"
     assert finetune_artifact(config).status().done
+    files = sorted(
+        search.task_dir("mine").glob(f"{folder.name.removesuffix('_all')}_fold*/dev.tsv")
+    )
+    out_of_fold = joined([read_dev_predictions(path) for path in files])
+    assert sorted(out_of_fold.rows, key=int) == [str(row) for row in range(len(ROWS))]
+    assert out_of_fold.gold == [ROWS[int(row)][1] for row in out_of_fold.rows]
+    known = estimates(search.tasks[0].in_fold(1), [{"dev": out_of_fold}]).score
+    assert row["interval"] == list(known.interval)
+    results = next((tmp_path / "out").glob("output_test*/**/report.json"))
+    [found] = read_json(results)["predictions"]["mine"]["sets"].values()
+    assert found["num_rows"] == len(ROWS)
+    assert found["num_mistakes"] == (out_of_fold.labels != out_of_fold.predictions).sum() > 0
+    for mistake in found["mistakes"]:
+        assert mistake["place"] == f"train.csv:{int(mistake['row']) + 2}"
+    card = (model_path(folder) / "README.md").read_text()
+    low, high = row["metric_estimates"]["accuracy"]["interval"]
+    assert "| | mean over 3 folds | 95 % interval |" in card and "best of 7 runs" in card
+    assert f"| accuracy | {round(row['score'], 4)} | {low:.3f} to {high:.3f} |" in card
 
 
 # --- class weights ------------------------------------------------------------------------------

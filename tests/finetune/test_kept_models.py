@@ -8,8 +8,11 @@ from configs.defaults import get_default_config
 from finetune.data.encoding import load_tokenizer
 from finetune.data.examples import load_examples
 from finetune.data.tasks import find_task
+from finetune.evaluation.prediction_files import dev_predictions_path, read_dev_predictions
+from finetune.evaluation.resampling import estimates
 from finetune.search.job_folder import model_path, predictions_path
 from finetune.stage import finetune
+from finetune.training.task_card import is_unchanged
 from pipeline.store.record_files import read_json
 from result_collection.stage import collect_test_result
 from tests.plans import finetune_artifact, load_search
@@ -89,6 +92,45 @@ def test_a_card_tells_results_and_settings_and_no_text(config):
             assert f"| {metric.replace('_', ' ')} | {round(value, 4)} |" in card
         texts = load_examples(task, task.dev[0], load_search(config).data_dir(task)).texts
         assert not any(text in card for row in texts for text in row)
+
+
+def test_the_result_stage_adds_intervals_to_cards_that_nobody_has_changed(config):
+    config.FINETUNE.SEEDS = [1, 2]
+    finetune(config)
+    cards = {
+        name: model_path(folder) / "README.md" for name, folder in best_folders(config).items()
+    }
+    texts = load_examples(find_task("CoLA"), find_task("CoLA").dev[0], load_search(config).data_dir(
+        find_task("CoLA")
+    )).texts  # fmt: skip
+    assert "95 % interval" not in cards["CoLA"].read_text()
+    mine = cards["STS-B"].read_text().replace("a score", "my score")
+    cards["STS-B"].write_text(mine)
+    collect_test_result(config)
+    assert cards["STS-B"].read_text() == mine
+    card = cards["CoLA"].read_text()
+    assert "| | this model | mean over 2 seeds | 95 % interval |" in card
+    assert "the best of 4 runs was chosen" in card and is_unchanged(card)
+    assert not any(text in card for row in texts for text in row)
+    assert finetune_artifact(config).status().done
+
+
+def test_the_dev_predictions_of_every_run_have_its_scores(config):
+    finetune(config)
+    search = load_search(config)
+    for job in search.jobs:
+        task, folder = find_task(job.task), search.job_dir(job)
+        found = read_json(folder / "result.json")
+        path = dev_predictions_path(folder, task.dev[0])
+        assert path.name in found["files"]
+        metrics = estimates(task, [{"dev": read_dev_predictions(path)}]).metrics["dev"]
+        for name, value in found["dev"]["dev"].items():
+            # The tiny model's scores of STS-B are nearly equal: 6 decimals make ties.
+            error = 2e-3 if task.is_regression else 1e-5
+            assert metrics[name].value == pytest.approx(value, abs=error)
+        path.write_text(path.read_text().replace("0.", "0,", 1))
+        assert search.make_run(job, None).result is None
+    assert "dev.tsv is damaged" in finetune_artifact(config).status().reason
 
 
 def test_a_card_may_be_changed_and_weights_may_not(config):

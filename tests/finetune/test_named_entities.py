@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import custom_task_node, get_default_config
+from finetune.evaluation.prediction_files import read_dev_predictions
 from finetune.search.job_folder import model_path, predictions_path
 from finetune.stage import finetune
 from finetune.tagging.char_spans import words_of
@@ -129,6 +130,23 @@ def test_entities_are_found_and_written_in_the_format_of_the_test_set(config, ca
     assert 0 < run["majority"]["score"] < 1 and run["num_train_rows"] == 300
     assert "names: at most 16 tokens per sample; truncated: none" in said
     assert "names: precision" in said and "the entities of TRAIN are looked up" in said
+
+    folder = load_search(config).task_dir("names") / run["setting"]
+    predictions = read_dev_predictions(folder / "dev.tsv")
+    sentences = read_tagged(Path("dev.conll")).sentences
+    assert predictions.gold == [tag for one in sentences for tag in one.tags]
+    report = read_json(result_artifact(config).directory / "report.json")
+    [row], tables = report["summary"]["tasks"], report["predictions"]["names"]["sets"]["dev"]
+    assert row["interval"][0] < run["score"] < row["interval"][1]
+    per_type = run["details"]["dev"]["per_type"]
+    assert {one["label"]: one["f1"] for one in tables["classes"]} == pytest.approx(
+        {kind: scores["f1"] for kind, scores in per_type.items()}, abs=1e-6
+    )
+    for mistake in tables["mistakes"]:
+        sentence = sentences[int(mistake["row"])]
+        assert mistake["place"] == f"dev.conll:{sentence.line}"
+        assert mistake["label"] == sentence.tags[mistake["token"]] != mistake["prediction"]
+    assert (tables["reliability"]["error"] < 0.2) and "Ma" not in str(tables)
 
     folder = result_artifact(config).directory
     written = folder / "names.predicted.jsonl"

@@ -101,6 +101,14 @@ def test_a_search_and_its_model(config, capsys):
     assert details["per_label"]["never"]["average_precision"] is None
     assert details["f1_macro"] < 0.67 and details["average_precision"] > 0.9
 
+    report = read_json(result_artifact(config).directory / "report.json")
+    [row], tables = report["summary"]["tasks"], report["predictions"]["films"]["sets"]["dev"]
+    assert row["mean"] == pytest.approx(result["score"], abs=1e-6)
+    assert row["interval"][0] < result["score"] <= row["interval"][1]
+    for one in tables["classes"]:
+        assert one["f1"] == pytest.approx(details["per_label"][one["label"]]["f1"], abs=1e-6)
+        assert one["rows"] == details["per_label"][one["label"]]["rows"]
+
     facts = read_json(model_path(folder) / "config.json")
     assert facts["problem_type"] == "multi_label_classification"
     assert facts["finetuned_task"]["decision"] == {"threshold": threshold}
@@ -119,6 +127,9 @@ def test_folds_predict_from_a_half_on(config):
     task.DEV, task.FOLDS = "", 2
     config.FINETUNE.GRID.DEFAULT.EPOCHS = [1]
     finetune(config)
+    collect_test_result(config)
+    [row] = read_json(result_artifact(config).directory / "summary.json")["tasks"]
+    assert row["interval"][0] < row["interval"][1] and row["num_folds"] == 2
     results = load_search(config).task_dir("films").glob("*/result.json")
     found = {read_json(path)["setting"].split("_")[-1]: read_json(path) for path in results}
     assert found.keys() == {"fold1", "fold2", "all"}

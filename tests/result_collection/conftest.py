@@ -24,6 +24,7 @@ def reported(tmp_path_factory):
         epochs=(3, 5, 10),
         rates=(1e-5, 3e-5, 5e-5, 8e-5),
         skip={(5, 1e-5), (10, 1e-5), (10, 3e-5), (10, 8e-5)},
+        signal=3.0,
     )
     config.RESULT_COLLECTION.ALLOW_PARTIAL = True
     collect_test_result(config)

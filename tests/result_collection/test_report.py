@@ -16,6 +16,7 @@ from result_collection.pages.numbers import amount, difference, epochs, points, 
 from result_collection.pages.page import TEMPLATES
 from result_collection.pages.report_data import MAX_POINTS, columns
 from result_collection.pages.run_page import report_page
+from result_collection.predictions.comparison import Paired
 from result_collection.report import main, results_folder
 from result_collection.stage import collect_test_result
 from tests.plans import result_artifact
@@ -39,6 +40,7 @@ def test_each_chart_is_in_the_page_and_in_a_png_file(reported):
     tasks = ("CoLA", "STS-B", "MNLI", "CB", OWN_TASK)
     names = {"scores", "pretraining-loss", "pretraining-throughput", "dataset-lengths"}
     names |= {f"grid-{task}" for task in tasks} | {f"curves-{task}" for task in tasks}
+    names |= {f"reliability-{task}" for task in tasks if task != "STS-B"} | {"scatter-STS-B"}
     plots = {path.stem: path.read_bytes() for path in (folder / "plots").iterdir()}
     assert set(plots) == names
     assert all(content.startswith(b"\x89PNG") for content in plots.values())
@@ -84,11 +86,11 @@ def test_all_text_of_a_report_is_escaped(reported):
 
     report = attacked(read_json(reported[1] / "report.json"))
     report["config"] = {key: attacked(keys, True) for key, keys in report["config"].items()}
-    for by_task in ("finetuning", "scored_by"):
+    for by_task in ("finetuning", "scored_by", "predictions"):
         report[by_task] = {f"{task}{attack}": data for task, data in report[by_task].items()}
     one = report_page(report, {"scores": draw_scores(report["summary"]["tasks"])})
     other = {**report, "pretraining": None, "finetuning": {}, "config": {"values": {}}}
-    for text in (one, comparison_page(other, {**other, "config": report["config"]})):
+    for text in (one, comparison_page(other, {**other, "config": report["config"]}, Paired())):
         assert "&#39;&#34;&gt;&lt;b x&gt;&amp;</code>" in text  # a key
         assert "<b x" not in text
 
@@ -215,9 +217,9 @@ def test_averages_over_different_tasks_have_no_difference():
         return {"summary": {"tasks": rows, "averages": [average]}}
 
     both = report("CoLA", "RTE")
-    *_, same = score_rows(both, both)
+    *_, same = score_rows(both, both, Paired())
     assert same == ["GLUE: average of 2 tasks", "50.0", "50.0", "0.0"]
-    *_, first, second = score_rows(both, report("CoLA", "MRPC"))
+    *_, first, second = score_rows(both, report("CoLA", "MRPC"), Paired())
     assert first == ["GLUE: average of 2 tasks (CoLA, RTE)", "50.0", "", ""]
     assert second == ["GLUE: average of 2 tasks (CoLA, MRPC)", "", "50.0", ""]
 
@@ -236,7 +238,7 @@ def test_scores_on_different_dev_data_have_no_difference(other):
 
     same = {"dev": {"dev": "aa.tsv"}, "metrics": ["f1"]}
     first, second = report(0.5, CoLA=same, RTE=same), report(0.75, CoLA=other, RTE=same)
-    _, cola, rte, average, without = score_rows(first, second)
+    _, cola, rte, average, without = score_rows(first, second, Paired())
     assert cola == ["CoLA", "50.0", "75.0", "different dev data or metrics"]
     assert rte == ["RTE", "50.0", "75.0", "+25.0"]
     assert average[1:] == ["50.0", "75.0", "different dev data or metrics"]

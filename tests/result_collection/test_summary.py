@@ -1,11 +1,16 @@
 """The summary: which tasks, split, metrics and seeds a score stands for."""
 
 import dataclasses
+import re
 
+import numpy as np
 import pytest
 
+from benchmarks.score_intervals import classes
 from finetune.data.tasks import TASKS, find_task
-from result_collection.summary import OWN, as_text, as_tsv, headline, summarize
+from finetune.evaluation.resampling import average, estimates
+from result_collection.summary import OWN, summarize
+from result_collection.summary_text import as_text, as_tsv, headline, interval_text
 from tests.result_collection.finished_search import tokenization
 
 SOURCES = {"GLUE": "builtin:demo", "SuperGLUE": "folder", OWN: "FINETUNE.CUSTOM_TASKS"}
@@ -159,10 +164,60 @@ def test_glue_without_wnli_is_named_so():
 
 def test_tsv_has_a_line_per_task():
     assert as_tsv(summarize_single(RTE=0.625)) == (
-        "task\tbenchmark\tscore\tmin\tmax\tsd\tseeds\tmetrics (dev)\tmajority\truns\tbest setting"
-        "\tsubmitted run\ttokens per sample\t% of samples truncated\t% of tokens cut"
-        "\t% of characters unknown\n"
-        "RTE\tGLUE\t62.5\t\t\t\t1\taccuracy 62.5\t50.0\t1\tlr5e-05_bs32_ep3"
+        "task\tbenchmark\tscore\tmean\t95 % from\t95 % to\tmin\tmax\tsd\tseeds\tmetrics (dev)"
+        "\tmajority\truns\tbest setting\tsubmitted run\ttokens per sample"
+        "\t% of samples truncated\t% of tokens cut\t% of characters unknown\n"
+        "RTE\tGLUE\t62.5\t\t\t\t\t\t\t1\taccuracy 62.5\t50.0\t1\tlr5e-05_bs32_ep3"
         "\tlr5e-05_bs32_ep3_seed42\t\t\t\t\n"
-        "average of 1 task\tGLUE\t62.5\t\t\t\t\t\t\t\t\t\t\t\t\t\n"
+        "average of 1 task\tGLUE\t62.5\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\n"
     )
+
+
+# --- intervals ----------------------------------------------------------------------------------
+
+
+def predicted(task, accuracy: float, seed: int) -> dict:
+    """Returns a run's predictions on 200 dev rows."""
+    labels = np.arange(200) % 2
+    is_right = np.random.default_rng(seed).permutation(200) < 200 * accuracy
+    return {"dev": classes(labels, np.where(is_right, labels, 1 - labels), tuple(task.labels))}
+
+
+def test_intervals_are_those_of_the_estimates_and_the_range_gives_way_to_them():
+    tasks = [find_task("RTE"), find_task("QNLI")]
+    scores = {"RTE": {1: 0.6, 2: 0.8, 3: 0.65}, "QNLI": {1: 0.9}}
+    known = {
+        task.name: estimates(
+            task, [predicted(task, value, seed) for seed, value in scores[task.name].items()]
+        )
+        for task in tasks
+    }
+    runs = [
+        run(name, {"dev": {"accuracy": value}}, seed=seed)
+        for name, by_seed in scores.items()
+        for seed, value in by_seed.items()
+    ]
+    best = {"RTE": "lr5e-05_bs32_ep3_seed2", "QNLI": "lr5e-05_bs32_ep3_seed1"}
+    summary = summarize(tasks, search(*runs, best=best), SOURCES, known)
+    qnli, rte = summary["tasks"]
+    for row in (qnli, rte):
+        found = known[row["task"]].score
+        assert row["interval"] == list(found.interval) and row["mean"] == found.value
+        assert row["metric_estimates"]["accuracy"]["interval"] == row["interval"]
+    assert rte["score"] == 0.65 and rte["mean"] == pytest.approx(0.6833, abs=1e-4)
+    [average_row] = summary["averages"]
+    of_both = average([known["QNLI"].score, known["RTE"].score])
+    assert average_row["interval"] == list(of_both.interval)
+    text = as_text(summary)
+    assert re.match(r"task +score +95 % +sd +metrics", text) and "range" not in text
+    assert interval_text(rte) in text and "means over the seeds: RTE 68.3" in text
+    assert f"95 %: {interval_text(average_row)}; dev" in headline(summary)
+    header, *rows = (line.split("\t") for line in as_tsv(summary).splitlines())
+    assert {len(row) for row in rows} == {len(header)}
+    low, high = (f"{100 * end:.1f}" for end in rte["interval"])
+    assert dict(zip(header, rows[1], strict=True)).items() >= {
+        "score": "65.0", "mean": "68.3", "95 % from": low, "95 % to": high
+    }.items()  # fmt: skip
+    del known["RTE"]  # of an old version
+    [average_row] = summarize(tasks, search(*runs, best=best), SOURCES, known)["averages"]
+    assert "interval" not in average_row

@@ -1,0 +1,1 @@
+"""What the report tells about the predictions on the dev sets."""
