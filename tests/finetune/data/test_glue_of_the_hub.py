@@ -1,5 +1,7 @@
 """GLUE_DIR as a copy of nyu-mll/glue: the same examples as in GLUE's own layout."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune.data.demo_glue import write_demo_glue
@@ -46,7 +48,8 @@ def test_the_examples_are_the_same(both, task):
     tsv, parquet = map(str, both)
     for split in task.splits:
         assert has_split(split, parquet)
-        assert load_examples(task, split, parquet) == load_examples(task, split, tsv)
+        found, expected = (load_examples(task, split, place) for place in (parquet, tsv))
+        assert replace(found, lines=[]) == replace(expected, lines=[])  # places in the files differ
         assert num_rows(task, split, both[1] / hub_files(split)[0]) > 50
     assert num_train_rows(task, parquet) == num_train_rows(task, tsv)
     assert list(problems_of_rows(task, parquet)) == []
