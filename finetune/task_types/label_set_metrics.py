@@ -78,7 +78,8 @@ def best_threshold(labels: np.ndarray, probabilities: np.ndarray, metrics: Seque
     curves = [CURVES[name](labels, order)[last] for name in metrics if name in CURVES]
     scores = np.mean(curves or [_micro_curve(labels, order)[last]], axis=0).round(DIGITS)
     highest, lowest = values[last], np.append(values[last[1:]], 0.0)
-    away = np.maximum(0, np.maximum(lowest - USUAL_THRESHOLD, USUAL_THRESHOLD - highest))
+    beyond = np.nextafter(lowest, 1.0)  # a threshold is above the lower end
+    away = np.maximum(0, np.maximum(beyond - USUAL_THRESHOLD, USUAL_THRESHOLD - highest))
     best = np.flatnonzero(scores == scores.max())
     winner = best[away[best].argmin()]
     return _between(float(lowest[winner]), float(highest[winner]))

@@ -80,6 +80,8 @@ def test_a_threshold_is_a_short_number_between_two_probabilities():
     assert best_threshold(labels, np.array([[0.9, 0.8], [0.7, 0.1]]), ["f1_micro"]) == 0.8
     assert best_threshold(labels, np.array([[0.9, 0.8], [0.1, 0.2]]), ["f1_micro"]) == 0.5
     assert best_threshold(np.zeros((2, 2), bool), np.ones((2, 2)), ["f1_micro"]) == 0.5
+    above = np.array([[0.50001, 0.4], [0.5, 0.3]])  # as good with 0.50001, but 0.5 is closer
+    assert best_threshold(np.array([[1, 0], [1, 0]], bool), above, ["f1_macro"]) == 0.5
     high = np.nextafter(0.75, 1)
     assert best_threshold(labels, np.array([[high, high], [0.75, 0.1]]), ["f1_macro"]) == high
 
