@@ -56,8 +56,14 @@ def predict(request: Request, console: Console) -> None:
     before, total = unfinished.position.rows, unfinished.facts["rows"]
     if before:
         console.say(f"goes on after {before:,} of {total:,} rows")
-    with console.progress("predicting", total, "rows") as progress:
-        answer_rows(classifier, table, text_columns, request.windows, unfinished, progress.update)
+    try:
+        with console.progress("predicting", total, "rows") as progress:
+            told = progress.update
+            answer_rows(classifier, table, text_columns, request.windows, unfinished, told)
+        unfinished.position.lost.check(str(table.path), classifier.tokenizer)
+    except Exception:
+        unfinished.drop_if_empty()
+        raise
     summary = _write(request.output, table, layout, unfinished, console)
     for warning in _warnings(table, classifier, text_columns, unfinished.position.lost):
         console.say(WARNING_PREFIX + warning)

@@ -66,6 +66,11 @@ class Unfinished:
         self.position = Position(before.rows + len(lines), size, batch_tokens, before.lost + lost)
         self._write_record()
 
+    def drop_if_empty(self) -> None:
+        """Deletes the folder if there is nothing to go on with."""
+        if not self.position.rows:
+            delete_tree(self.folder)
+
     def answers(self) -> Iterator[Any]:
         """Yields the answers to all rows."""
         with open(self.folder / ANSWERS, encoding="utf-8", newline="\n") as lines:
