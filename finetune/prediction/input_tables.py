@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dataset.sources.parquet_files import explained, open_parquet_file
 from finetune.data.files.cells import column_positions
 from finetune.data.files.parquet_tables import (
+    batch_rows,
     is_parquet,
     parquet_columns,
     parquet_files,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
-BATCH_ROWS = 4096  # of Parquet
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class InputTable:
         """Yields the rows of Parquet."""
         for shard in parquet_files(self.path):
             with open_parquet_file(str(shard)) as file, explained(str(shard), "damaged"):
-                yield from file.iter_batches(BATCH_ROWS, use_threads=False)
+                for group in range(file.metadata.num_row_groups):
+                    size = batch_rows(file.metadata.row_group(group))
+                    yield from file.iter_batches(size, [group], use_threads=False)
 
     def check(self, text_columns: Sequence[str]) -> tuple[int, list[str]]:
         """Reads all rows; returns their number, and the columns.

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from finetune.data.files.cells import cell_of
 from finetune.data.files.parquet_tables import METADATA
 from finetune.prediction.answers import DIGITS, Answer
-from finetune.prediction.input_tables import BATCH_ROWS, InputTable
+from finetune.prediction.input_tables import InputTable
 from pipeline.errors import StageError
 from pipeline.user_files.file_checks import shown
 
 if TYPE_CHECKING:
     import pyarrow
 
+PIECE_ROWS, PIECE_CHARACTERS = 4096, 1 << 20  # written at once; a row group of Parquet
 TSV, OBJECTS, PARQUET = ".tsv", ".jsonl", ".parquet"
 Row = dict[str, Any]
 Answers = Sequence[Sequence[Answer]]
@@ -101,7 +102,15 @@ def write_table(
 
 
 def _pieces(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while piece := list(islice(rows, BATCH_ROWS)):
+    piece: list[Row] = []
+    size = 0
+    for row in rows:
+        piece.append(row)
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(piece) == PIECE_ROWS or size >= PIECE_CHARACTERS:
+            yield piece
+            piece, size = [], 0
+    if piece:
         yield piece
 
 

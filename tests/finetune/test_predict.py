@@ -18,6 +18,7 @@ from finetune.data.demo_glue import write_demo_glue
 from finetune.prediction import answering, samples
 from finetune.prediction.unfinished import ANSWERS, RECORD, Unfinished
 from pipeline.console import Console
+from pipeline.runtime.memory import PeakMemory
 from tests.finetune.classifiers import WORDS, build_classifier_of_transformers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -357,6 +358,22 @@ def rows_done(folder: Path) -> int:
         return json.loads((folder / "out.csv.part" / RECORD).read_text())["rows"]
     except FileNotFoundError:
         return 0
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(model, tmp_path, monkeypatch):
+    """Pieces are small against the file, of which any copy would show."""
+    monkeypatch.setattr(answering, "PIECE_CHARACTERS", 1 << 17)
+    row = {"text": " ".join(random.Random(1).choices(WORDS, k=60)), "note": "abc " * 4000}
+    peaks = []
+    for number in (500, 3000):
+        with open(tmp_path / f"{number}.jsonl", "w") as file:
+            file.writelines(json.dumps(row | {"id": i}) + "\n" for i in range(number))
+        with PeakMemory(0.02) as memory:
+            assert run(model, tmp_path / f"{number}.jsonl", tmp_path / f"{number}.csv") == 0
+        peaks.append(memory.peak_bytes)
+    assert (tmp_path / "3000.jsonl").stat().st_size > 48e6
+    assert peaks[1] - peaks[0] < 24e6  # the memory of libraries still grows a little
 
 
 # --- errors -----------------------------------------------------------------------------------
