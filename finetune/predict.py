@@ -21,7 +21,8 @@ if __name__ == "__main__":  # imports are those of the repository, not of this f
     enter_environment()
 
 from finetune.prediction.input_tables import ENDINGS
-from finetune.prediction.predicting import Request, predict
+from finetune.prediction.predicting import predict
+from finetune.prediction.request import Request
 from finetune.prediction.unfinished import delete_begun
 from pipeline.console import Console, escape_unprintable, print_line
 from pipeline.errors import ConfigError, StageError
@@ -41,26 +42,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder or Hub name of a finetuned classifier")
-    add("file", metavar="FILE", type=Path, help=f"{', '.join(ENDINGS)} or a folder of .parquet")
-    add("--output", required=True, type=_output, metavar="FILE", help=", ".join(ENDINGS))
+    files = f"{', '.join(ENDINGS)} or a folder of .parquet; for entities also a token in each line"
+    add("file", metavar="FILE", type=Path, help=files)
+    endings = f"{', '.join(ENDINGS)}; entities: .jsonl, or FILE's"
+    add("--output", required=True, type=Path, metavar="FILE", help=endings)
     columns = "with the text, or the two texts of a pair; default: the model's"
     add("--text_columns", nargs="+", default=[], metavar="COLUMN", help=columns)
     header = "all columns of a .csv or .tsv file without a header line"
     add("--columns", nargs="+", default=[], metavar="COLUMN", help=header)
     add("--prefix", default="", help="put before the names of the new columns")
+    tags = "of a file with a token in each line, from 2 on; default: as in training, else the last"
+    add("--tag_column", type=int, default=0, metavar="NUMBER", help=tags)
     windows = "read long texts to their end, in overlapping windows; default: they are truncated"
     add("--windows", action="store_true", help=windows)
     add("--resume", action="store_true", help="go on with an interrupted prediction")
     add("--overwrite", action="store_true", help="replace the output")
     add("--use_cpu", action="store_true", help="even if there are GPUs")
     return parser
-
-
-def _output(name: str) -> Path:
-    path = Path(name)
-    if path.suffix.lower() not in ENDINGS or path.is_dir():
-        raise argparse.ArgumentTypeError(f"got {name}, expected a file with {', '.join(ENDINGS)}")
-    return path
 
 
 @private_files()
@@ -115,6 +113,8 @@ def run(flags: argparse.Namespace) -> None:
 
 def _check_output(flags: argparse.Namespace, folder: Path) -> None:
     """Raises ConfigError if the output or a part of it is there already, and not to be replaced."""
+    if flags.output.is_dir():
+        raise ConfigError([f"--output: {flags.output} is a folder, expected a file"])
     goes_on = flags.resume and folder.exists()
     if folder.exists() and not (flags.resume or flags.overwrite):
         raise ConfigError(

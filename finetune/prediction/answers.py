@@ -33,7 +33,8 @@ class _Scale(NamedTuple):
     to_logits: Callable[[np.ndarray], np.ndarray]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of classes, in the last dimension of two."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
@@ -50,8 +51,8 @@ def _log(values: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(values, np.finfo(values.dtype).tiny))
 
 
-_SCALES = {
-    "single_label_classification": _Scale(_softmax, _log),
+_SCALES: dict[str | None, _Scale] = {
+    "single_label_classification": _Scale(softmax, _log),
     "multi_label_classification": _Scale(_sigmoid, _logit),
     "regression": _Scale(np.copy, np.copy),
 }

@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 KEY = "MODEL"  # the argument, in messages
 UNLIMITED_LENGTH = 512  # tokens for a model and a tokenizer without a limit
 BATCH_TOKENS = 1 << 14  # for models from elsewhere
-NO_SPLIT = Split("", ())
+LAST_COLUMN = -1  # of files with a token in each line
 
 
 @dataclass(frozen=True)
 class FinishedClassifier:
-    """A model with a trained head, and what its task was.
+    """A model with a trained head, and its task.
 
-    task: without columns if the model does not say them. is_ours: it was finetuned here.
-    max_length: tokens per sample. batch_tokens: as in the predictions of its training.
+    task: without columns if the model does not say them. max_length: tokens per sample.
+    batch_tokens: as in the predictions of its training.
     """
 
     folder: str
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     task: Task
-    is_ours: bool
     decision: Decision
     max_length: int
     batch_tokens: int
@@ -67,7 +66,6 @@ def load_classifier(name: str) -> FinishedClassifier:
         model=model,
         tokenizer=tokenizer,
         task=task,
-        is_ours=bool(facts),
         decision=facts.get("decision", {}),
         max_length=length if length < 1 << 24 else UNLIMITED_LENGTH,
         batch_tokens=facts.get("batch_tokens", BATCH_TOKENS),
@@ -141,11 +139,12 @@ def _task(folder: str, config: "PretrainedConfig", facts: Mapping[str, Any]) -> 
         label_column="",
         metrics=(),
         num_train_rows=0,
-        train=NO_SPLIT,
+        train=Split("", (), tag_column=facts.get("tag_column", LAST_COLUMN)),
         dev=(),
         test=(),
         labels={word: word for word in words},
         score_range=(low, high),
         benchmark="",
         type=name,
+        scheme=facts.get("scheme", "IOB2"),
     )

@@ -16,7 +16,7 @@ from finetune.data.files.parquet_tables import (
 )
 from finetune.data.row_checks import file_state
 from finetune.data.tables import MAX_KEYS, iter_objects, iter_table, place, table_columns
-from finetune.prediction.samples import Texts
+from finetune.prediction.jobs import Texts
 from pipeline.errors import ConfigError, StageError
 from pipeline.user_files.file_checks import shown_list
 

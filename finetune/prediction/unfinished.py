@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.token_counts import TokenCounts
-from finetune.prediction.samples import LostText
+from finetune.prediction.lost_text import LostText
 from pipeline.errors import ConfigError
 from pipeline.store.atomic_files import write_sealed
 from pipeline.store.record_files import delete_tree, delete_unfinished, read_sealed
 
 ANSWERS, RECORD = "answers.jsonl", "record.json"
+WRITTEN = "written"  # the output, if it is complete before it is moved into place
 FORMAT = 1  # of these files
 BEGIN_ANEW = "--overwrite without --resume begins anew"
 
@@ -111,6 +112,6 @@ def delete_begun(folder: Path) -> None:
     if not folder.exists():
         return
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    if not names <= {ANSWERS, RECORD}:
+    if not names <= {ANSWERS, RECORD, WRITTEN}:
         raise ConfigError([f"{folder} is no unfinished prediction, and not deleted"])
     delete_tree(folder)

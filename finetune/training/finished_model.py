@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.encoding import load_tokenizer
 from finetune.data.tasks import Task
+from finetune.kept_models import has_tags
 from finetune.search.job_folder import TrainingSettings, new_model
 from finetune.training.task_card import task_card
 from finetune.training.training import Outcome
@@ -46,6 +47,8 @@ def _facts(task: Task, outcome: Outcome, settings: TrainingSettings) -> dict[str
         facts["score_range"] = list(task.score_range)
     if task.has_label_sets:
         facts["label_separator"] = task.separator
+    if has_tags(task):
+        facts |= {"scheme": task.scheme, "tag_column": task.train.tag_column}
     return facts
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from finetune import predict, run_glue
 from finetune.data.demo_glue import write_demo_glue
-from finetune.prediction import answering, samples
+from finetune.prediction import answering, text_jobs
+from finetune.prediction.text_jobs import TextJob
 from finetune.prediction.unfinished import ANSWERS, RECORD, Unfinished
 from pipeline.console import Console
 from pipeline.runtime.memory import PeakMemory
@@ -210,7 +211,7 @@ def test_pieces_do_not_change_the_answers(model, tmp_path, monkeypatch):
     """The tokenizer gets long texts in small numbers, which is no business of the answers."""
     write_rows(tmp_path / "in.csv", 50)
     assert run(model, tmp_path / "in.csv", tmp_path / "a.csv") == 0
-    monkeypatch.setattr(samples, "PIECE_CHARACTERS", 100)
+    monkeypatch.setattr(text_jobs, "PIECE_CHARACTERS", 100)
     assert run(model, tmp_path / "in.csv", tmp_path / "b.csv") == 0
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
@@ -312,13 +313,13 @@ def test_what_an_interrupted_prediction_does_not_go_on_with(model, tmp_path, mon
 
 def test_a_file_that_changes_meanwhile(model, tmp_path, monkeypatch, capsys):
     write_rows(tmp_path / "in.csv", 5)
-    answer = answering.answer_rows
+    answers = Unfinished.answers
 
-    def answer_and_change(*args):
-        answer(*args)
+    def answers_and_a_change(unfinished):
+        yield from answers(unfinished)
         os.utime(tmp_path / "in.csv", (0, 0))
 
-    monkeypatch.setattr("finetune.prediction.predicting.answer_rows", answer_and_change)
+    monkeypatch.setattr(Unfinished, "answers", answers_and_a_change)
     assert run(model, tmp_path / "in.csv", tmp_path / "out.csv") == 3
     assert "in.csv: has changed while it was read" in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
@@ -363,7 +364,7 @@ def rows_done(folder: Path) -> int:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(model, tmp_path, monkeypatch):
     """Pieces are small against the file, of which any copy would show."""
-    monkeypatch.setattr(answering, "PIECE_CHARACTERS", 1 << 17)
+    monkeypatch.setattr(TextJob, "piece_characters", 1 << 17)
     row = {"text": " ".join(random.Random(1).choices(WORDS, k=60)), "note": "abc " * 4000}
     peaks = []
     for number in (500, 3000):
@@ -420,9 +421,8 @@ def test_what_cannot_be_predicted(model, tiny_model, tmp_path, capsys):
     (tmp_path / "out.csv").touch()
     assert run(model, tmp_path / "in.csv", tmp_path / "out.csv") == 2
     assert "out.csv is there already; --overwrite replaces it" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        run(model, tmp_path / "in.csv", tmp_path / "out.txt")
-    assert stop.value.code == 2
+    assert run(model, tmp_path / "in.csv", tmp_path / "out.txt") == 2
+    assert "out.txt, expected one of .csv, .tsv, .jsonl, .parquet" in capsys.readouterr().err
 
 
 def test_a_file_without_a_header_line(model, tmp_path):
