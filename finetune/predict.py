@@ -67,8 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
     escape_unprintable()
     flags = build_parser().parse_args(arguments)
     take_device("cpu" if flags.use_cpu else "auto")
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:  # a scheduler's
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(flags)
     except ConfigError as error:
@@ -127,4 +125,7 @@ def _check_output(flags: argparse.Namespace, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's, and that of a lost terminal
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Loads a classifier to predict with: one finetuned here, or any of transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 KEY = "MODEL"  # the argument, in messages
 UNLIMITED_LENGTH = 512  # tokens for a model and a tokenizer without a limit
 BATCH_TOKENS = 1 << 14  # for models from elsewhere
+SEPARATORS, TAB = (",", ";", "|"), "\t"
 LAST_COLUMN = -1  # of files with a token in each line
 
 
@@ -124,6 +125,11 @@ def _type_name(folder: str, config: "PretrainedConfig", facts: Mapping[str, Any]
     return name
 
 
+def _separator(words: Sequence[str]) -> str:
+    """Returns a separator of labels that no label contains."""
+    return next((mark for mark in SEPARATORS if not any(mark in word for word in words)), TAB)
+
+
 def _task(folder: str, config: "PretrainedConfig", facts: Mapping[str, Any]) -> Task:
     found: dict[Any, Any] = dict(config.id2label or {})
     words = [str(found[number]) for number in sorted(found)]
@@ -147,4 +153,5 @@ def _task(folder: str, config: "PretrainedConfig", facts: Mapping[str, Any]) -> 
         benchmark="",
         type=name,
         scheme=facts.get("scheme", "IOB2"),
+        separator=facts.get("label_separator") or _separator(words),
     )

@@ -91,11 +91,12 @@ class _TagJob(Job):
         data = samples.tokens
         assert isinstance(data, EncodedWords)
         probabilities = iter(_probabilities(data, outputs))
-        tags = iter(predicted_tags(self.classifier.task, outputs, data) if len(data) else [])
-        return [
-            self.answer(row, next(tags), next(probabilities)) if len(row.words) else []
+        tags = iter(predicted_tags(self.classifier.task, outputs, data))
+        found = [
+            (next(tags), next(probabilities)) if len(row.words) else ([], np.empty(0))
             for row in samples.about
         ]
+        return [self.answer(row, *one) for row, one in zip(samples.about, found, strict=True)]
 
     def answer(self, row: Words, tags: list[str], probabilities: np.ndarray) -> list:
         """Returns the answer to a row. tags, probabilities: of its words."""
