@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -16,6 +17,10 @@ sys.path.insert(0, str(PROJECT))
 # Tests must not depend on a network, whatever the machine has.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+# The same examples everywhere; how long one takes says something about the machine alone.
+hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("deterministic")
 
 from tests.small_pipeline import WatchedRun, write_pipeline  # noqa: E402 (needs path and variables)
 

@@ -199,6 +199,12 @@ def check_run_glue(words: list[str]) -> None:
     build_parser().parse_args(words)
 
 
+def check_predict(words: list[str]) -> None:
+    from finetune.predict import build_parser
+
+    build_parser().parse_args(words)
+
+
 def check_tests(words: list[str]) -> None:
     """What follows --chaos is for that program; the docs use --fast alone."""
     from tests.chaos.__main__ import build_parser
@@ -239,10 +245,11 @@ def check_number_of(count: int) -> Callable[[list[str]], None]:
     return check
 
 
-BENCHMARKS = ("preprocess", "pretrain", "finetune", "tasks", "time_to_loss")
+BENCHMARKS = ("preprocess", "pretrain", "finetune", "predict", "tasks", "time_to_loss")
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "python3 main.py": check_main,
     "python3 finetune/run_glue.py": check_run_glue,
+    "python3 -m finetune.predict": check_predict,
     **{f"python3 -m benchmarks.{name}": check_module(f"benchmarks.{name}") for name in BENCHMARKS},
     "python3 -m benchmarks.gpu_check": check_module("benchmarks.gpu_check.__main__"),
     "python3 -m benchmarks.frequency_baseline": check_number_of(1),

@@ -5,6 +5,9 @@ import numpy as np
 # Batches sorted together: enough for similar lengths within a batch, few enough to keep the epochs
 # of large data sets well mixed.
 MEGABATCH = 50
+# Samples in a row that share batches of predictions. A long file can be predicted in pieces of so
+# many: the last digits of a sample's logits depend on its batch.
+TOGETHER = 4096
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -31,12 +34,15 @@ def micro_batches(batch: np.ndarray, number: int) -> list[np.ndarray]:
 def sorted_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
     """Returns batches of at most `max_tokens` tokens with padding, or of one sample.
 
-    The longest samples come first: a lack of memory shows at once.
+    Only samples of the same TOGETHER share a batch. The longest of them come first: a lack of
+    memory shows early.
     """
-    order = np.argsort(-lengths, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        stop = start + max(1, max_tokens // max(1, int(lengths[order[start]])))
-        batches.append(order[start:stop])
-        start = stop
+    batches = []
+    for first in range(0, len(lengths), TOGETHER):
+        order = first + np.argsort(-lengths[first : first + TOGETHER], kind="stable")
+        start = 0
+        while start < len(order):
+            stop = start + max(1, max_tokens // max(1, int(lengths[order[start]])))
+            batches.append(order[start:stop])
+            start = stop
     return batches

@@ -224,7 +224,7 @@ def read_objects(path: Path) -> Table[dict[str, Any]]:
     Raises StageError for a missing file and for more than 100,000 malformed lines.
     """
     table: Table[dict[str, Any]] = Table(path)
-    for number, row in _objects(path):
+    for number, row in iter_objects(path):
         if isinstance(row, str):
             table.leave_out(number, row)
         else:
@@ -232,7 +232,7 @@ def read_objects(path: Path) -> Table[dict[str, Any]]:
     return table
 
 
-def _objects(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def iter_objects(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yields each line's number and object, or the problem of the line."""
     for number, line in islice(iter_lines(path), start, None):
         row: dict[str, Any] | str
@@ -248,7 +248,7 @@ def _object_values(
 ) -> Iterator[tuple[int, Sequence[Any] | str]]:
     missing, keys = set(names), dict[str, None]()
     are_all_malformed = is_empty = True
-    for number, row in _objects(path, start):
+    for number, row in iter_objects(path, start):
         is_empty = False
         if isinstance(row, str):
             yield number, row

@@ -74,6 +74,11 @@ def usable_length(model: "PreTrainedModel", wanted: int) -> int:
     return min(wanted, positions - _reserved_positions(model)) if positions > 0 else wanted
 
 
+def takes_token_types(model: "PreTrainedModel") -> bool:
+    """True if a model tells the two texts of a pair apart by `token_type_ids`."""
+    return (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+
+
 def _reserved_positions(model: "PreTrainedModel") -> int:
     """Returns the number of positions before the first token's.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.data.encoding import load_tokenizer
 from finetune.data.tasks import Task
+from finetune.kept_models import has_tags
 from finetune.search.job_folder import TrainingSettings, new_model
 from finetune.training.task_card import task_card
 from finetune.training.training import Outcome
@@ -24,7 +25,7 @@ def save_finished(
 ) -> None:
     """Writes `model/` into a run's folder. tokenizer: its folder or its name on the Hub."""
     model, length = outcome.model, outcome.tokenization.max_seq_length
-    setattr(model.config, TASK_KEY, _facts(task, outcome))
+    setattr(model.config, TASK_KEY, _facts(task, outcome, settings))
     with new_model(folder) as aside:
         model.save_pretrained(aside)
         if type(model).__module__.startswith("pretrain."):  # our architecture, not a stock one
@@ -36,17 +37,20 @@ def save_finished(
         write_text(aside / MODEL_CARD, card)
 
 
-def _facts(task: Task, outcome: Outcome) -> dict[str, Any]:
+def _facts(task: Task, outcome: Outcome, settings: TrainingSettings) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": task.name,
         "type": task.type,
         "text_columns": list(task.text_columns),
         "decision": dict(outcome.decision),
+        "batch_tokens": settings.eval_batch_size * settings.max_seq_length,
     }
     if task.is_regression:
         facts["score_range"] = list(task.score_range)
     if task.has_label_sets:
         facts["label_separator"] = task.separator
+    if has_tags(task):
+        facts |= {"scheme": task.scheme, "tag_column": task.train.tag_column}
     return facts
 
 

@@ -17,7 +17,7 @@ from finetune.search.job_folder import InputPaths, TrainingSettings
 from finetune.task_types.label_metrics import task_score
 from finetune.task_types.task_type import Decision, Predictions, TaskType
 from finetune.task_types.task_types import type_of
-from finetune.training.classifiers import build_classifier, usable_length
+from finetune.training.classifiers import build_classifier, takes_token_types, usable_length
 from finetune.training.encoded_splits import load_encoded
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _load_data(
     do_eval: bool = True,
     do_predict: bool = True,
 ) -> _Data:
-    token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    token_types = takes_token_types(model)
 
     def load(split: Split) -> Encoded:
         return load_encoded(task, split.name, paths.data_dir, paths.tokenizer, length, token_types)
@@ -239,10 +239,15 @@ class _Evaluation:
     def of_all(self) -> dict[str, Any]:
         """Returns the fields of an `Outcome` on dev and test sets.
 
-        Dev and test sets share no batch: the other samples of a batch change the last digits of a
-        sample's logits, and a dev score must not depend on the available test files.
+        Neither a dev set and a test set nor two test sets share a batch: the other samples of a
+        batch change the last digits of a sample's logits. A dev score must not depend on the
+        available test files, and `finetune.predict` makes the same predictions for each of them.
         """
-        on_dev, on_tests = self._outputs(self.data.dev), self._outputs(self.data.tests)
+        on_dev = self._outputs(self.data.dev)
+        on_tests = {
+            split: self.model.predict(encoded, self.max_tokens)
+            for split, encoded in self.data.tests.items()
+        }
         task, decision = self.task, self._decision(on_dev)
         predictions = {
             split: self.task_type.predictions(task, on_tests[split], encoded, decision)

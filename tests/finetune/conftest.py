@@ -29,7 +29,7 @@ def build_tiny_model(folder: Path) -> str:
     folder.mkdir(exist_ok=True)
     from transformers import RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM, set_seed
 
-    tokenizer = _tokenizer(folder)
+    tokenizer = build_tokenizer(folder)
     set_seed(0)
     config = RobertaPreLayerNormConfig(
         vocab_size=len(tokenizer),
@@ -45,7 +45,7 @@ def build_tiny_model(folder: Path) -> str:
     return str(folder)
 
 
-def _tokenizer(folder):
+def build_tokenizer(folder: Path):
     from transformers import BertTokenizerFast
 
     words = sorted({w for t in demo_files().values() for w in re.findall(r"\w+|[.,:?]", t.lower())})

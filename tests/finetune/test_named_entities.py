@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.defaults import custom_task_node, get_default_config
+from finetune import predict
 from finetune.evaluation.prediction_files import read_dev_predictions
 from finetune.search.job_folder import model_path, predictions_path
 from finetune.stage import finetune
@@ -121,7 +122,9 @@ def config(tmp_path, monkeypatch):
     return config
 
 
-def test_entities_are_found_and_written_in_the_format_of_the_test_set(config, capsys, tmp_path):
+def test_entities_are_found_and_written_in_the_format_of_the_test_set(
+    config, capsys, tmp_path, monkeypatch
+):
     finetune(config)
     collect_test_result(config)
     said = capsys.readouterr().out
@@ -163,6 +166,8 @@ def test_entities_are_found_and_written_in_the_format_of_the_test_set(config, ca
     tags = [line.split("\t")[1].split(" ") for line in lines]
     assert tags == [list(one.tags) for one in iter_sentences(written)]
     check_pipeline(model_path(best), rows, tmp_path)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    check_predict(model_path(best), rows, tmp_path)
 
     written.write_text(written.read_text().replace("LOC", "PER", 1))
     assert result_artifact(config).status().reason.startswith("names.predicted.jsonl")
@@ -186,6 +191,22 @@ def check_scores(run: dict, written: Path) -> None:
     assert sum(len(spans_of(tags)) for tags in true) == sum(
         value["entities"] for value in run["details"]["dev"]["per_type"].values()
     )
+
+
+def check_predict(model: Path, rows: list[dict], folder: Path) -> None:
+    """The command finds the entities of the search in texts, and in files of any scheme's lines."""
+    output = folder / "texts.jsonl"
+    assert predict.main([str(model), "test.jsonl", "--output", str(output)]) == 0
+    found = lines_of(output)
+    for row in found:
+        assert all(0 < span.pop("probability") <= 1 for span in row["spans"])
+    assert found == rows
+    assert predict.main([str(model), "dev.conll", "--output", str(folder / "tags.conll")]) == 0
+    lines = (folder / "tags.conll").read_text()
+    assert "S-PER" in lines and "E-LOC" in lines  # as in training
+    tags = [spans_of(one.tags) for one in iter_sentences(folder / "tags.conll")]
+    of_search = Path(output.parent / "out").rglob("names.predicted.jsonl")
+    assert tags == [spans_of(one.tags) for one in iter_sentences(next(of_search))]
 
 
 def check_pipeline(model: Path, rows: list[dict], folder: Path) -> None:

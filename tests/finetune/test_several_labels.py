@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 
 from configs.defaults import custom_task_node, get_default_config
 from configs.key_rules import problems_of_values
+from finetune import predict
 from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.encoding import encode, load_tokenizer
 from finetune.data.examples import load_examples
@@ -65,7 +66,7 @@ def config(tmp_path, tiny_model, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_a_search_and_its_model(config, capsys):
+def test_a_search_and_its_model(config, capsys, tmp_path, monkeypatch):
     from transformers import pipeline
 
     from finetune.training.device_model import DeviceModel
@@ -93,6 +94,16 @@ def test_a_search_and_its_model(config, capsys):
     sets = [[label for label in LABELS if row[label] >= threshold] for row in found]
     lines = predictions_path(folder, task.test[0]).read_text().splitlines()
     assert lines == ["index\tprediction"] + [f"{i}\t{' + '.join(s)}" for i, s in enumerate(sets)]
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    output = tmp_path / "answers.jsonl"
+    command = [str(folder), str(tmp_path / "test.jsonl"), "--output", str(output)]
+    assert predict.main([*command, "--prefix", "predicted_"]) == 0
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["predicted_label"] for row in answers] == [" + ".join(s) for s in sets]
+    for label, column in zip(LABELS, shares.T, strict=True):
+        ours = [row[f"predicted_probability_{label}"] for row in answers]
+        np.testing.assert_allclose(ours, column, atol=2e-6)
 
     # the scores are those of the predictions
     details = result["details"]["dev"]

@@ -126,13 +126,17 @@ def parquet_values(
                 number += size
 
 
+def batch_rows(group: "pyarrow.parquet.RowGroupMetaData") -> int:
+    """Returns the number of a row group's rows to decode at once."""
+    fitting = group.num_rows * BATCH_BYTES // max(group.total_byte_size, 1)
+    return max(1, min(MAX_BATCH_ROWS, fitting))
+
+
 def _rows_of_group(
     path: Path, file: "pyarrow.parquet.ParquetFile", group: int, names: Sequence[str]
 ) -> Iterator[tuple]:
     described = file.metadata.row_group(group)
-    fitting = described.num_rows * BATCH_BYTES // max(described.total_byte_size, 1)
-    size = max(1, min(MAX_BATCH_ROWS, fitting))
-    num_read = 0
+    size, num_read = batch_rows(described), 0
     for batch in _batches(path, file, size, group, names):
         places = [batch.schema.get_field_index(name) for name in names]
         yield from zip(*(_python_values(batch.column(place)) for place in places), strict=True)

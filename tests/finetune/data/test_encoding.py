@@ -91,6 +91,19 @@ def test_micro_batches_share_a_batch_out():
     assert [len(part) for part in micro_batches(np.arange(2), 4)] == [1, 1]
 
 
+def test_predictions_in_pieces_have_the_batches_of_the_whole(monkeypatch):
+    monkeypatch.setattr("finetune.data.batches.TOGETHER", 16)
+    lengths = np.random.default_rng(1).integers(1, 60, 50)
+    whole = sorted_batches(lengths, 100)
+    pieces = [
+        first + batch
+        for first in range(0, 50, 16)
+        for batch in sorted_batches(lengths[first : first + 16], 100)
+    ]
+    assert list(map(list, pieces)) == list(map(list, whole))
+    assert sorted(np.concatenate(whole)) == list(range(50))
+
+
 def test_sorted_batches_are_bounded_by_their_tokens():
     lengths = np.array([3, 90, 10, 10, 200, 1, 0])
     batches = sorted_batches(lengths, 100)

@@ -1,0 +1,1 @@
+"""Predicts files of any size with a finetuned model, in constant memory."""
