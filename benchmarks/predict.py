@@ -12,6 +12,8 @@ same bytes.
 import argparse
 import csv
 import filecmp
+import math
+import random
 import sys
 import tempfile
 import time
@@ -37,7 +39,10 @@ from benchmarks.harness import (
 from benchmarks.sizes import Size, parse_size
 from benchmarks.texts import find_vocabulary, read_articles, repeated_text, text_folders
 
-ROW_CHARACTERS = 600  # of a text, about; the pipeline pads its rows to the longest of 32
+# Characters of a text, log-normal: about 50 to 1,200, as in notes and reviews.
+MEDIAN_CHARACTERS, DEVIATION = 240, 0.8
+MEAN_CHARACTERS = MEDIAN_CHARACTERS * math.exp(DEVIATION**2 / 2)
+LEAST_MEGABYTES = 3  # several pieces of rows, to be killed between them
 LABELS = {0: "no", 1: "yes"}
 LENGTH, BATCH_SIZE = 128, 32
 PATIENCE_SECONDS = 0.2
@@ -52,7 +57,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--model", type=Path, help="folder of a classifier of single texts; default: a random one")
     add("--size", type=parse_size, default=parse_size("4x256"), help="of the random one")
     add("--text", default="", help="folder of .txt files; default: real text, if available")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.megabytes < LEAST_MEGABYTES:
+        parser.error(f"--megabytes: got {args.megabytes}, expected at least {LEAST_MEGABYTES}")
+    return args
 
 
 # --- contestants ------------------------------------------------------------------------------
@@ -81,7 +89,7 @@ def predict_usually(report: Report, model: Path, file: Path, output: Path) -> No
         with open(file, newline="") as lines, open(output, "w", newline="") as out:
             rows, write = list(csv.DictReader(lines)), csv.writer(out)
             texts = (row["text"] for row in rows)
-            answers = classify(texts, batch_size=BATCH_SIZE, truncation=True, max_length=LENGTH)
+            answers = classify(texts, batch_size=BATCH_SIZE, truncation=True)
             for row, scores in zip(rows, answers, strict=True):
                 write.writerow([*row.values(), scores[0]["label"], *(s["score"] for s in scores)])
         report(time.perf_counter() - begin)
@@ -108,12 +116,16 @@ def make_classifier(size: Size, vocabulary: Path, folder: Path) -> Path:
 
 
 def texts_of_rows(text: Path) -> Iterator[str]:
-    """Yields parts of the articles, of about ROW_CHARACTERS, again and again."""
+    """Yields parts of the articles, again and again."""
     size = sum(path.stat().st_size for path in text.glob("*.txt"))
     articles = [" ".join(article.split()) for article in read_articles(text, min(size, 20e6))]
+    lengths = random.Random(0)
     for article in cycle(articles):
-        for start in range(0, len(article), ROW_CHARACTERS):
-            yield article[start : start + ROW_CHARACTERS]
+        start = 0
+        while start < len(article):
+            stop = start + 1 + int(lengths.lognormvariate(math.log(MEDIAN_CHARACTERS), DEVIATION))
+            yield article[start:stop]
+            start = stop
 
 
 def write_rows(path: Path, texts: Iterator[str], num_bytes: float) -> Path:
@@ -174,7 +186,7 @@ def main() -> None:
             args.size, find_vocabulary(text, folder), folder / "model"
         )
         rows = texts_of_rows(text)
-        few = write_rows(folder / "few.csv", rows, args.rows * ROW_CHARACTERS)
+        few = write_rows(folder / "few.csv", rows, args.rows * MEAN_CHARACTERS)
         found = measure_speed(model, few, args.rounds)
         with open(few, newline="") as file:
             number = sum(1 for _ in csv.reader(file)) - 1

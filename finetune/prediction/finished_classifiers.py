@@ -13,6 +13,7 @@ from finetune.training.classifiers import takes_token_types, usable_length
 from finetune.training.finished_model import TASK_KEY
 from pipeline.errors import StageError
 from pipeline.hub.models import find_model, local_model, refusing_code
+from pipeline.hub.requests import first_line
 from pipeline.user_files.file_checks import shown, shown_list
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _load_model(folder: str) -> tuple["PreTrainedModel", Mapping[str, Any]]:
     """Returns the model, and the facts on its task if it was finetuned here."""
     import torch
     import transformers
+    from safetensors import SafetensorError
     from transformers import AutoConfig, logging
 
     from pretrain.model.modeling_extremebert import register
@@ -88,13 +90,19 @@ def _load_model(folder: str) -> tuple["PreTrainedModel", Mapping[str, Any]]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         facts = getattr(config, TASK_KEY, None) or {}
         task_type = TASK_TYPES[_type_name(folder, config, facts)]
-        model, report = getattr(transformers, task_type.auto_class).from_pretrained(
-            folder,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-        )
+        try:
+            model, report = getattr(transformers, task_type.auto_class).from_pretrained(
+                folder,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                weights_only=True,
+                output_loading_info=True,
+            )
+        except (RuntimeError, SafetensorError) as error:
+            raise StageError(
+                f"{folder}: its weights are damaged or do not fit its config.json "
+                f"({first_line(error)})"
+            ) from error
     if missing := sorted(report["missing_keys"]):
         raise StageError(
             f"{folder}: has no trained weights for {shown_list(missing)}, expected a finetuned "

@@ -15,6 +15,7 @@ from tests.finetune.predictions import ENDINGS, as_text, read_rows, run, texts, 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_every_format_has_the_same_rows_and_answers(model, tmp_path, capsys):
     """Each of the four formats as input and as output; the answers are those of transformers."""
     expected = None

@@ -1,7 +1,11 @@
 """Errors name the file, the line or the flag, and nothing is left behind."""
 
+import shutil
+
 import pytest
 
+from pipeline.store.atomic_files import write_json
+from pipeline.store.record_files import read_json
 from tests.finetune.predictions import read_rows, run, write_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,3 +62,20 @@ def test_a_file_without_a_header_line(model, tmp_path):
     assert run(model, tmp_path / "in.tsv", tmp_path / "out.tsv", *flags) == 0
     assert (tmp_path / "out.tsv").read_text().startswith("text\tid\tlabel\t")
     assert read_rows(tmp_path / "out.tsv")[0]["text"] == 'the "string"'
+
+
+def test_a_model_whose_weights_do_not_fit(model, tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("text\nthe string\n")
+    shutil.copytree(model, tmp_path / "model")
+    config = read_json(tmp_path / "model" / "config.json")
+    more = {str(number): f"label {number}" for number in range(5)}
+    write_json(tmp_path / "model" / "config.json", config | {"id2label": more})
+    assert run(str(tmp_path / "model"), tmp_path / "in.csv", tmp_path / "out.csv") == 3
+    assert "its weights are damaged or do not fit its config.json" in capsys.readouterr().err
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"junk")
+    assert run(str(tmp_path / "model"), tmp_path / "in.csv", tmp_path / "out.csv") == 3
+    assert "header too small" in capsys.readouterr().err
+    facts = {"type": "of a later version", "name": "own", "text_columns": []}
+    write_json(tmp_path / "model" / "config.json", config | {"finetuned_task": facts})
+    assert run(str(tmp_path / "model"), tmp_path / "in.csv", tmp_path / "out.csv") == 3
+    assert "its task is of the type of a later version" in capsys.readouterr().err

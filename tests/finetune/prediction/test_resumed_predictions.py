@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PROJECT = Path(predict.__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_kill_at_any_point_changes_no_byte(model, tmp_path, monkeypatch, ending):
