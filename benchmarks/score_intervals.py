@@ -9,7 +9,7 @@ of 95 %, 95 should cover it. The last column is the mean width.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 if __name__ == "__main__":
@@ -180,10 +180,12 @@ def lines(repeats: int) -> Iterator[str]:
             yield from shown(f"difference: {what}", coverage_of_differences(case, repeats))
 
 
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=1000, help="simulated dev sets per line")
+    return parser.parse_args(words)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=1000)
-    for line in lines(parser.parse_args().repeats):
+    for line in lines(parse_arguments().repeats):
         print(line, flush=True)

@@ -80,7 +80,7 @@ def plan(config: "CfgNode", upstream: PretrainPlan | None = None) -> FinetunePla
 def _extension(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> Extension | None:
     """Returns an extension if nothing but the models to keep has changed."""
     others = [{k: v for k, v in some.items() if k != KEEP_MODELS} for some in (inputs, before)]
-    return Extension("keeps other models") if others[0] == others[1] else None
+    return Extension("extended, keeps other models") if others[0] == others[1] else None
 
 
 def load_search(config: "CfgNode", pretrained: PretrainPlan | None) -> Search:

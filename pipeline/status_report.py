@@ -20,10 +20,10 @@ from pretrain.start.completion import completed
 # A run writes its heartbeat every ten seconds, except in long steps.
 SILENT_SECONDS = 300.0
 WORDS = {
-    "new": "not begun",
-    "unfinished": "interrupted",
-    "changed": "changed",
-    "extended": "to be extended",
+    "new": "not begun, ",
+    "unfinished": "interrupted, ",
+    "changed": "changed, ",
+    "extended": "to be ",  # the reason begins with what it is to be
 }
 
 
@@ -81,7 +81,7 @@ def _lines(stage: Stage, artifact: Artifact) -> Iterator[str]:
         return
     else:
         reason = status.reason.removeprefix("was interrupted, ")
-        yield f"{WORDS[status.state]}, {reason}"
+        yield f"{WORDS[status.state]}{reason}"
         if status.state != "unfinished":
             return
         yield from _end(beat)

@@ -245,7 +245,10 @@ def check_number_of(count: int) -> Callable[[list[str]], None]:
     return check
 
 
-BENCHMARKS = ("preprocess", "pretrain", "finetune", "predict", "tasks", "time_to_loss")
+BENCHMARKS = (
+    *("preprocess", "pretrain", "finetune", "predict", "score_intervals", "tasks"),
+    "time_to_loss",
+)
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "python3 main.py": check_main,
     "python3 finetune/run_glue.py": check_run_glue,

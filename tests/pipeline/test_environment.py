@@ -42,11 +42,13 @@ PROGRAMS = {
     **{f"dataset/{name}.py": f"dataset.{name}" for name in ("merge_shards", "generate_samples")},
     "pretrain/run_pretraining.py": "pretrain.run_pretraining",
     "finetune/run_glue.py": "finetune.run_glue",
+    "finetune/predict.py": "finetune.predict",
 }
 MODULES = (
     *PROGRAMS.values(),
     *("result_collection.report", "result_collection.submission", "configs.manual"),
     *(f"benchmarks.{name}" for name in ("preprocess", "pretrain", "finetune", "time_to_loss")),
+    *(f"benchmarks.{name}" for name in ("predict", "score_intervals", "tasks")),
     *("benchmarks.frequency_baseline", "benchmarks.gpu_check"),
 )
 

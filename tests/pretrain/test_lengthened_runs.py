@@ -166,7 +166,7 @@ def test_a_lengthened_run_of_the_pipeline(tmp_path, monkeypatch):
         pretrain(config)
     assert (directory / WEIGHTS).read_bytes() == shorter
     config.PRETRAIN.WARMUP_PROPORTION = 0.03
-    assert pretrain_artifact(config).status().state == "lengthened"
+    assert pretrain_artifact(config).status().state == "extended"
     pretrain(config)
     assert pretrain_artifact(config).status().done
     kept = directory / "models_at" / "20steps" / "model.safetensors"

@@ -55,7 +55,7 @@ def test_a_finished_run_is_lengthened_and_its_model_kept(config):
     directory = make_run(config, 15, 20)
     change(config, NUM_STEPS=40)
     status = pretrain_artifact(config).status()
-    assert status.state == "lengthened"
+    assert status.state == "extended"
     assert status.reason == (
         "lengthened, goes on from step 20, keeps the finished model in models_at/20steps "
         "(PRETRAIN.NUM_STEPS 20 -> 40)"
@@ -82,7 +82,7 @@ def test_a_kill_before_the_old_manifest_is_gone_changes_nothing(config):
     change(config, NUM_STEPS=40)
     artifact = pretrain_artifact(config)
     begin_lengthening(artifact, schedule_of(config), print)
-    assert artifact.status().state == "lengthened"
+    assert artifact.status().state == "extended"
     begin(config)
     assert artifact.status().state == "unfinished"
 
@@ -150,7 +150,7 @@ def test_the_share_that_keeps_the_warmup_is_told(config):
     )
     assert told in refusal(config)
     change(config, WARMUP_PROPORTION=0.25)
-    assert pretrain_artifact(config).status().state == "lengthened"
+    assert pretrain_artifact(config).status().state == "extended"
 
 
 def test_hours_and_tokens(config):
@@ -158,13 +158,13 @@ def test_hours_and_tokens(config):
         change(config, LR_SCHEDULE=unit, ID=unit, **{key: type(config.PRETRAIN[key])(20)})
         make_run(config, 20)
         change(config, **{key: type(config.PRETRAIN[key])(now)})
-        assert pretrain_artifact(config).status().state == "lengthened"
+        assert pretrain_artifact(config).status().state == "extended"
 
 
 def test_a_later_time_limit_lengthens_any_curve(config):
     change(config, LR_CURVE="linear", EARLY_EXIT_TIME_MARKER=2.0)
     make_run(config, 12)
-    for hours, state in ((1.0, "changed"), (3.0, "lengthened"), (0.0, "lengthened")):
+    for hours, state in ((1.0, "changed"), (3.0, "extended"), (0.0, "extended")):
         change(config, EARLY_EXIT_TIME_MARKER=hours)
         assert pretrain_artifact(config).status().state == state
 
@@ -219,7 +219,7 @@ def test_a_run_without_a_name_is_told_which_one_it_could_lengthen(config):
     assert artifact.status().state == "new" and artifact.directory.name != shorter
     assert hint in pretrain_estimate(config).notes
     change(config, ID=shorter)
-    assert pretrain_artifact(config).status().state == "lengthened"
+    assert pretrain_artifact(config).status().state == "extended"
     assert hint not in pretrain_estimate(config).notes
     change(config, ID="", SEED=7)
     assert not any("PRETRAIN.ID" in note for note in pretrain_estimate(config).notes)

@@ -144,5 +144,5 @@ def test_a_stall_is_heard_of_while_the_ranks_say_nothing(tmp_path, monkeypatch):
     command = python_command("-c", STALLED_RANK, str(end))
     code = run_logged(command, log, on_line=lambda line: report.sign_of_life(), on_idle=look)
     assert code == 0
-    silence, over = said
+    silence, *_, over = said  # on a busy machine it is silent more than once
     assert "the stacks of the ranks are in" in silence and over.startswith("training has resumed")
