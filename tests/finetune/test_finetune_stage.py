@@ -110,6 +110,8 @@ def test_runs_resumes_and_reruns_what_changed(config, capsys, tmp_path):
 
     [predicted] = rte.parent.glob("predictions_*.tsv")
     flip_byte(predicted)
+    reason = finetune_artifact(config).status().reason
+    assert reason.endswith(f"{rte.parent.name}/{predicted.name} is damaged and is made again")
     flip_byte(models[0] / "model.safetensors")  # RTE starts from it
     reason = finetune_artifact(config).status().reason
     assert reason.endswith("model/model.safetensors is damaged and is made again")

@@ -137,12 +137,13 @@ def test_a_stall_is_heard_of_while_the_ranks_say_nothing(tmp_path, monkeypatch):
         end.touch()
 
     def look():
-        if "in stand_still" in errors.read_text():
+        # Its end, once it may go on, can be silent for longer than the patience, too.
+        if "in stand_still" in errors.read_text() and not end.exists():
             report.look()
 
     report = SilenceReport(errors, tell, Patience(0.1, 0.1))
     command = python_command("-c", STALLED_RANK, str(end))
     code = run_logged(command, log, on_line=lambda line: report.sign_of_life(), on_idle=look)
     assert code == 0
-    silence, *_, over = said  # on a busy machine it is silent more than once
+    silence, over = said
     assert "the stacks of the ranks are in" in silence and over.startswith("training has resumed")
