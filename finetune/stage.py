@@ -87,8 +87,8 @@ def run(config: "CfgNode", plan: FinetunePlan) -> None:
         summary = _summary(search, results)
         write_json(artifact.directory / SUMMARY, summary)
         artifact.finish({"best": summary["best"], "num_runs": len(results), "commits": commits})
-        models = kept_models(search, summary["best"])
-        console.say(f"models kept: {len(models)}, as {search.task_dir('TASK')}/SETTING/model")
+        if models := kept_models(search, summary["best"]):
+            console.say(f"models kept: {len(models)}, as {search.task_dir('TASK')}/SETTING/model")
 
 
 def _check_pretrained(search: Search) -> None:
