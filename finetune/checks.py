@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.data.row_checks import problems_of_rows
 from finetune.data.task_data import FOLDER_KEYS
 from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 def check_machine(config: "CfgNode", plan: FinetunePlan) -> None:
     """Raises ConfigError if the GPUs, the model or the data do not allow the search."""
+    from finetune.data.row_checks import problems_of_rows  # needs numpy; only a search that runs
+
     search = plan.search
     if not search.model.artifact and Path(search.model.path).is_dir():
         check_model(Path(search.model.path))

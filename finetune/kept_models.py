@@ -37,7 +37,7 @@ def pipeline_options(task: Task) -> str:
 
 
 def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[str]:
-    """Returns lines that name the models, and three that use the first one."""
+    """Returns a line with the models' places, and three that use the first one."""
     if not models:
         return []
     task = next(task for task in tasks if task.name in models)
@@ -48,9 +48,19 @@ def lines_of_use(models: Mapping[str, Path], tasks: tuple[Task, ...]) -> list[st
     trust = ", trust_remote_code=True" if needs_code else ""
     options = pipeline_options(task) + trust
     return [
-        *(f"model of {name}: {folder}" for name, folder in models.items()),
+        _places(models),
         "use one, on a file or in Python:",
         f"  python -m finetune.predict {model} {file} --output {output}",
         "  from transformers import pipeline",
         f'  model = pipeline("{pipeline_name(task)}", model="{model}"{options})',
     ]
+
+
+def _places(models: Mapping[str, Path]) -> str:
+    """Returns one line: a path, or a pattern with `*` where the paths of several models differ."""
+    if len(models) == 1:
+        [(name, folder)] = models.items()
+        return f"model of {name}: {folder}"
+    parts = zip(*(folder.parts for folder in models.values()), strict=True)
+    pattern = Path(*(same.pop() if len(same := set(part)) == 1 else "*" for part in parts))
+    return f"models of {len(models)} tasks: {pattern}"

@@ -10,7 +10,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,11 +56,11 @@ class InstallPlan:
     headline: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.others = ", ".join(other_versions().values())
+        self._others = other_versions()
 
     @property
     def place(self) -> str:
-        return ", ".join(filter(None, (sys.prefix, self.others)))
+        return ", ".join((sys.prefix, *self._others.values()))
 
     @property
     def links(self) -> tuple["InstallPlan", ...]:
@@ -70,8 +70,9 @@ class InstallPlan:
         return [] if self.status().done else [self]
 
     def status(self) -> Status:
-        if inside_environment() and has_changed():
-            return Status("changed", self.others or "another torch is asked for")
+        if inside_environment() and has_changed(self._others):
+            named = ", ".join(self._others.values())
+            return Status("changed", named or "another torch is asked for")
         return Status("done", "up to date")
 
     def check_owner(self, forced: bool) -> None:
@@ -116,13 +117,15 @@ def other_versions() -> dict[str, str]:
     }
 
 
-def has_changed() -> bool:
+def has_changed(others: Iterable[str]) -> bool:
     """True if install.sh would change .venv.
+
+    others: names of the packages with another version.
 
     Either a version differs, except for the torch that install.sh itself chose, or TORCH_INDEX_URL
     and TORCH_VERSION ask for another torch.
     """
-    others = set(other_versions())
+    others = set(others)
     if str(installation().get("torch", "")).partition("+")[0] == _release("torch"):
         others.discard("torch")
     return bool(others) or not has_asked_torch()

@@ -22,7 +22,11 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 hypothesis.settings.register_profile("deterministic", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("deterministic")
 
-from tests.small_pipeline import WatchedRun, write_pipeline  # noqa: E402 (needs path and variables)
+from tests.small_pipeline import (  # noqa: E402 (needs path and variables)
+    WatchedRun,
+    state_of_files,
+    write_pipeline,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -49,11 +53,25 @@ def pipeline_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_pipeline(pipeline_folder, tmp_path_factory) -> WatchedRun:
-    """An undisturbed run of the whole pipeline into `root` of its folder.
+def finished_pipeline(pipeline_folder, tmp_path_factory):
+    """An undisturbed run (a WatchedRun) of the whole pipeline into `root` of its folder.
 
-    Parallel workers copy one run.
+    Parallel workers copy one run. `root` is for all tests; one that changes files takes `own_root`.
     """
+    done = _run_or_copy(pipeline_folder, tmp_path_factory)
+    before = state_of_files(pipeline_folder / "root")
+    yield done
+    changed = state_of_files(pipeline_folder / "root").items() ^ before.items()
+    assert not changed, f"a test changed the pipeline of all tests: {sorted(changed)[:5]}"
+
+
+@pytest.fixture
+def own_root(pipeline_folder, finished_pipeline, tmp_path) -> Path:
+    """A copy of the finished pipeline that a test may change."""
+    return shutil.copytree(pipeline_folder / "root", tmp_path / "root")
+
+
+def _run_or_copy(pipeline_folder: Path, tmp_path_factory) -> WatchedRun:
     temp = tmp_path_factory.getbasetemp()
     shared = temp.parent if "PYTEST_XDIST_WORKER" in os.environ else temp
     with open(shared / "finished.lock", "w") as lock:

@@ -78,6 +78,12 @@ def run(folder: Path, root: str | Path, *arguments: str) -> subprocess.Completed
     )
 
 
+def state_of_files(root: Path) -> dict[str, tuple[int, int]]:
+    """Sizes in bytes and times in ns of all files under a folder."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 class WatchedRun:
     """A run under the usual umask, and the command lines of all processes that it started.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_pipeline import ENVIRONMENT, PROJECT, WatchedRun, command, run
+from tests.small_pipeline import ENVIRONMENT, PROJECT, WatchedRun, command, run, state_of_files
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +25,6 @@ def folder(pipeline_folder) -> Path:
 def finished(finished_pipeline) -> WatchedRun:
     """An undisturbed run into `root`."""
     return finished_pipeline
-
-
-def state_of_files(root: Path) -> dict[str, tuple[int, int]]:
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 def final_artifacts(root: Path) -> dict[str, str]:
@@ -109,10 +104,10 @@ def test_killed_in_each_stage_it_ends_with_the_same_result(folder, finished):
     assert final_artifacts(folder / "killed") == final_artifacts(folder / "root")
 
 
-def test_a_changed_grid_keeps_the_other_results(folder, finished):
-    kept = folder / "root" / "output" / "finetune"
+def test_a_changed_grid_keeps_the_other_results(folder, own_root):
+    kept = own_root / "output" / "finetune"
     before = {path: path.stat().st_mtime_ns for path in kept.glob("*/*/*/*/result.json")}
-    done = run(folder, "root", "FINETUNE.GRID.CoLA.LEARNING_RATES", "[1e-3, 5e-4]")
+    done = run(folder, own_root, "FINETUNE.GRID.CoLA.LEARNING_RATES", "[1e-3, 5e-4]")
     assert done.returncode == 0, done.stderr
     assert "3 of them done" in done.stdout
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())

@@ -12,11 +12,10 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from finetune.data.tasks import Part, Task
+from finetune.data.tasks import SPLIT_SEED, Part, Task
 from pipeline.user_files.file_checks import shown_list
 
 BINS = 10  # of scores, with equal numbers of rows
-SEED = 0  # of the split of a task: a new split would give other scores
 MAX_FOLDS = 100
 DIGITS = 9  # of sums; smaller differences decide nothing: they are not the same on each machine
 
@@ -147,9 +146,9 @@ def rows_of_part(task: Task, part: Part, labels: Sequence, groups: np.ndarray) -
     else:
         strata = strata_of_scores(labels) if task.is_regression else np.array(labels, np.int64)
     if part.num_folds:
-        is_dev = folds(strata, groups, part.num_folds, SEED) == part.fold - 1
+        is_dev = folds(strata, groups, part.num_folds, SPLIT_SEED) == part.fold - 1
     else:
-        is_dev = held_out(strata, groups, part.share, SEED)
+        is_dev = held_out(strata, groups, part.share, SPLIT_SEED)
     return np.flatnonzero(is_dev == part.is_dev).tolist()
 
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from configs.finetune_rules import TAGS, task_names
 from finetune.data.custom_tasks import TaskKeys, custom_task
 from finetune.data.demo_glue import demo_digests, demo_files
-from finetune.data.dev_split import SEED
 from finetune.data.examples import HUB_DATASET, find_file, has_split, hub_files
 from finetune.data.files.parquet_tables import ENDING, parquet_files
-from finetune.data.tasks import Split, Task, find_task
+from finetune.data.tasks import SPLIT_SEED, Split, Task, find_task
 from finetune.tagging.tagged_files import tagged_files
 from finetune.tagging.tagged_tasks import tagged_task
 from pipeline.errors import ConfigError
@@ -101,11 +100,15 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     if task.has_label_sets:
         described |= {"type": task.type, "label_separator": task.separator}
     if part := task.train.part:
-        described |= {"dev_share": part.share, "group_column": part.group_column, "split": SEED}
+        described |= {
+            "dev_share": part.share,
+            "group_column": part.group_column,
+            "split": SPLIT_SEED,
+        }
     if task.class_weights:
         described["class_weights"] = task.class_weights
     if task.num_folds:
-        folds = {"folds": task.num_folds, "group_column": task.group_column, "split": SEED}
+        folds = {"folds": task.num_folds, "group_column": task.group_column, "split": SPLIT_SEED}
         described |= folds
     return {"task_files": files, "task_keys": described}
 

@@ -377,13 +377,17 @@ def test_gpus_that_can_be_used_are_named(machine):
     assert "not usable" not in found
 
 
+def has_changed() -> bool:
+    return install.has_changed(install.other_versions())
+
+
 def test_an_environment_is_ready_for_the_torch_that_it_was_asked_for(machine, monkeypatch):
     recorded()
-    assert environment.environment_is_ready() and not install.has_changed()
+    assert environment.environment_is_ready() and not has_changed()
     monkeypatch.setenv("TORCH_INDEX_URL", f"https://me:{PASSWORD}@wheels.example/cu126")
-    assert not environment.environment_is_ready() and install.has_changed()
+    assert not environment.environment_is_ready() and has_changed()
     assert recorded()["asked"] == {"TORCH_INDEX_URL": "https://wheels.example/cu126"}
-    assert environment.environment_is_ready() and not install.has_changed()
+    assert environment.environment_is_ready() and not has_changed()
     monkeypatch.setenv("TORCH_VERSION", "2.11.0")
     assert not environment.environment_is_ready()
 
@@ -394,10 +398,12 @@ def test_another_release_that_was_installed_is_left_alone(tmp_path, monkeypatch)
     monkeypatch.setattr(install.importlib.metadata, "version", installed.get)
     monkeypatch.setattr(environment, "RECORD", tmp_path / "installed.json")
     expected = {"torch": "torch 2.11.0 (tested with 2.13.0)"}
-    assert install.other_versions() == expected and install.has_changed()
+    assert install.other_versions() == expected and has_changed()
     write_json(environment.RECORD, {"torch": "2.11.0+cu128"})
-    assert install.other_versions() == expected and not install.has_changed()
+    assert install.other_versions() == expected and not install.has_changed(
+        install.other_versions()
+    )
     installed["torch"] = "2.13.0+cu126"
-    assert install.other_versions() == {} and not install.has_changed()
+    assert install.other_versions() == {} and not has_changed()
     installed["numpy"] = "1.0"
-    assert install.has_changed()
+    assert has_changed()

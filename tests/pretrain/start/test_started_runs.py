@@ -101,11 +101,11 @@ def test_longer_rows_than_the_checkpoint_has_positions(device, tmp_path):
     assert tokenizer["model_max_length"] == 48
 
 
-def test_main_starts_from_a_run(pipeline_folder, finished_pipeline):
-    [model] = (pipeline_folder / "root" / "saved_models" / "pretrain").glob("*/*/model")
+def test_main_starts_from_a_run(pipeline_folder, own_root):
+    [model] = (own_root / "saved_models" / "pretrain").glob("*/*/model")
     base = read_metrics(model.parent / "metrics.jsonl")
     done = run_main(
-        *(pipeline_folder, "root", "--stages", "dataset,pretrain"),
+        *(pipeline_folder, own_root, "--stages", "dataset,pretrain"),
         *("PRETRAIN.START_FROM", model.parent.name, "TOKENIZER.TRAIN", "False"),
         *("PRETRAIN.NUM_STEPS", "3", "PRETRAIN.ID", "further", "DATASET.ID", "same"),
     )
@@ -115,13 +115,13 @@ def test_main_starts_from_a_run(pipeline_folder, finished_pipeline):
     assert float(said[1]) == pytest.approx(validations(base)[-1][1], abs=0.01)
     assert re.search(r"pretrain: from .*: \d+ tensors loaded\n", done.stdout)
     again = run_main(
-        *(pipeline_folder, "root", "--stages", "dataset,pretrain"),
+        *(pipeline_folder, own_root, "--stages", "dataset,pretrain"),
         *("PRETRAIN.START_FROM", str(model.parent), "TOKENIZER.TRAIN", "False"),
         *("PRETRAIN.NUM_STEPS", "3", "PRETRAIN.ID", "further", "DATASET.ID", "same"),
     )
     assert again.stdout.count("up to date") == 2
-    card = (pipeline_folder / "root/saved_models/pretrain/same/further/model/README.md").read_text()
-    assert "## Origin" in card and str(pipeline_folder) not in card
+    card = (own_root / "saved_models/pretrain/same/further/model/README.md").read_text()
+    assert "## Origin" in card and str(own_root) not in card
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(1, "bf16"), (2, "fp16")])
