@@ -8,13 +8,11 @@ from finetune.checks import tasks_in_folders
 from finetune.data.custom_tasks import FOLDER
 from finetune.data.demo_glue import demo_files
 from finetune.data.examples import HUB_DATASET, has_split, num_train_rows, num_tsv_rows
-from finetune.data.row_checks import notes_on_task, row_facts
 from finetune.data.task_data import demo_file
 from finetune.data.tasks import Task
 from finetune.plan import FinetunePlan
 from finetune.search.grid import ALL, HALVING, NONE, by_task, total_rows
 from finetune.search.search import Search, count_runs
-from finetune.tagging.tag_checks import tag_facts
 from pipeline.console import WARNING_PREFIX
 from pipeline.hub.models import MODEL_FILES
 from pipeline.hub.needs import HubNeed
@@ -42,6 +40,8 @@ def run_notes(config: "CfgNode", plan: FinetunePlan) -> Iterator[str]:
 
     The estimate covers custom tasks.
     """
+    from finetune.data.row_checks import notes_on_task  # needs numpy
+
     for task in tasks_in_folders(plan.search):
         yield from notes_on_task(task, plan.search.data_dir(task))
 
@@ -88,6 +88,8 @@ def _hub_needs(search: Search) -> Iterator[HubNeed]:
 
 
 def _notes(search: Search, custom_tasks: Iterable[str]) -> Iterator[str]:
+    from finetune.data.row_checks import notes_on_task  # needs numpy
+
     counts = count_runs(search)
     listed = ", ".join(f"{task} {count}" for task, count in counts.items())
     yield f"{sum(counts.values())} runs: {listed}"
@@ -111,6 +113,9 @@ def training_rows(search: Search) -> dict[str, int]:
 
 def _num_rows(search: Search, task: Task) -> int:
     if not task.benchmark:
+        from finetune.data.row_checks import row_facts  # need numpy
+        from finetune.tagging.tag_checks import tag_facts
+
         facts = tag_facts(task) if task.train.tag_column else row_facts(task, FOLDER)
         return facts[task.train].num_rows
     if search.is_demo(task):  # maybe not written yet

@@ -9,8 +9,7 @@ from pathlib import Path
 from configs.finetune_rules import MULTI_LABEL
 from finetune.data.files.label_cells import read_labelled, words_of_row
 from finetune.data.files.label_files import label_names
-from finetune.data.files.parquet_tables import problem_with_table
-from finetune.data.row_checks import file_state, problems_of_rows
+from finetune.data.files.parquet_tables import file_state, problem_with_table
 from finetune.data.tasks import Part, Split, Task
 from pipeline.errors import ConfigError, StageError
 from pipeline.user_files.file_checks import shown, shown_list
@@ -85,6 +84,8 @@ def custom_task(name: str, keys: TaskKeys) -> Task:
         class_weights=keys.class_weights,
         separator=keys.label_separator,
     )
+    from finetune.data.row_checks import problems_of_rows  # needs numpy
+
     found = [
         problem
         for some in dict.fromkeys((task, task.in_fold(1)))

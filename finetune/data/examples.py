@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.dev_split import linked_rows, rows_of_part
 from finetune.data.files.label_cells import label_of_row, read_labelled, score_of
 from finetune.data.files.parquet_tables import (
     ENDING,
@@ -26,7 +25,6 @@ from finetune.data.tables import (
     table_columns,
 )
 from finetune.data.tasks import Part, Split, Task
-from finetune.tagging.tagged_files import running_texts
 from pipeline.errors import StageError
 from pipeline.hub.dataset_files import check_split, look_up
 from pipeline.hub.repository import Repository, cached_commit
@@ -193,6 +191,8 @@ def _part(
 
     Rows with the same texts are on the same side.
     """
+    from finetune.data.dev_split import linked_rows, rows_of_part
+
     labels = examples.labels
     try:
         rows = rows_of_part(task, part, labels, linked_rows(examples.texts, groups))
@@ -224,6 +224,8 @@ def _check_ids(table: Table[tuple[str, ...]]) -> None:
 
 def _from_sentences(task: Task, split: Split, path: Path) -> Examples:
     """Reads a file or a folder. Among the tags may be types that no training text has."""
+    from finetune.tagging.tagged_files import running_texts
+
     texts, words, tags, lines = running_texts(path, split.tag_column, split not in task.test)
     return Examples(texts, words=words, tags=tags, lines=[] if path.is_dir() else lines)
 

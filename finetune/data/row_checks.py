@@ -12,9 +12,9 @@ from finetune.data.examples import Examples, find_file, load_examples
 from finetune.data.files.label_sets import notes_on_sets, problem_with_sets
 from finetune.data.files.parquet_tables import (
     class_names,
+    file_state,
     is_parquet,
     num_files_of_split,
-    parquet_files,
 )
 from finetune.data.tasks import Part, Split, Task
 from finetune.tagging.tag_checks import notes_on_tags
@@ -107,12 +107,6 @@ def _all_facts(task: Task, folder: str) -> dict[Split, RowFacts | str]:
         for split, path in found.items()
         if path
     }
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """Returns size and mtime; a process reads a file, or a folder, again only if they change."""
-    states = [file.stat() for file in (path, *(parquet_files(path) if path.is_dir() else ()))]
-    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
 
 
 @functools.cache

@@ -10,8 +10,6 @@ from finetune.data.demo_glue import demo_digests, demo_files
 from finetune.data.examples import HUB_DATASET, find_file, has_split, hub_files
 from finetune.data.files.parquet_tables import ENDING, parquet_files
 from finetune.data.tasks import SPLIT_SEED, Split, Task, find_task
-from finetune.tagging.tagged_files import tagged_files
-from finetune.tagging.tagged_tasks import tagged_task
 from pipeline.errors import ConfigError
 from pipeline.store.checksums import file_digest, fingerprint
 
@@ -41,7 +39,11 @@ def configured_tasks(finetune: "CfgNode") -> tuple[Task, ...]:
 
 def _own_task(name: str, node: "CfgNode") -> Task:
     keys = TaskKeys(**{key.lower(): value for key, value in node.items()})
-    return tagged_task(name, keys) if keys.type == TAGS else custom_task(name, keys)
+    if keys.type != TAGS:
+        return custom_task(name, keys)
+    from finetune.tagging.tagged_tasks import tagged_task  # needs numpy
+
+    return tagged_task(name, keys)
 
 
 def check_files(tasks: Iterable[Task], data_dirs: Mapping[str, str]) -> None:
@@ -124,6 +126,8 @@ def _digest(path: Path) -> str:
 
 def _digest_of_tagged(path: Path) -> str:
     """Returns the digest of a file, or of a folder of files, each with its ending."""
+    from finetune.tagging.tagged_files import tagged_files  # needs numpy
+
     digests = [file_digest(file) + file.suffix for file in tagged_files(path)]
     return fingerprint({"files": digests}) if path.is_dir() else digests[0]
 

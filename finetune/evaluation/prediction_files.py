@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.tasks import Split
 from finetune.evaluation.dev_predictions import (
     Classes,
     DevPredictions,
@@ -40,11 +39,6 @@ TAGS = ("row", "token", "label", "prediction", "probability")
 _BETWEEN = "|"
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", _BETWEEN: "\\p"}
 _MEANINGS = {escape: char for char, escape in _ESCAPES.items()}
-
-
-def dev_predictions_path(folder: Path, split: Split) -> Path:
-    """Returns the path of the file of a dev split, `dev` or `dev_matched`, say."""
-    return folder / f"{split.name}.tsv"
 
 
 # --- writing -----------------------------------------------------------------------------------

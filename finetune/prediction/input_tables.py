@@ -9,12 +9,12 @@ from dataset.sources.parquet_files import explained, open_parquet_file
 from finetune.data.files.cells import column_positions
 from finetune.data.files.parquet_tables import (
     batch_rows,
+    file_state,
     is_parquet,
     parquet_columns,
     parquet_files,
     problem_with_table,
 )
-from finetune.data.row_checks import file_state
 from finetune.data.tables import MAX_KEYS, iter_objects, iter_table, place, table_columns
 from finetune.prediction.jobs import Texts
 from pipeline.errors import ConfigError, StageError

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.tasks import Split, Task
-from finetune.evaluation.prediction_files import dev_predictions_path
 from finetune.search.grid import Job
 from pipeline.store.atomic_files import flush_to_disk, write_sealed, write_text
 from pipeline.store.checksums import FILES, damage_to, fingerprint, states_of
@@ -121,6 +120,11 @@ class JobRun:
 
 def predictions_path(folder: Path, split: Split) -> Path:
     return folder / f"predictions_{split.name}.tsv"
+
+
+def dev_predictions_path(folder: Path, split: Split) -> Path:
+    """Returns the path of the file of a dev split, `dev` or `dev_matched`, say."""
+    return folder / f"{split.name}.tsv"
 
 
 def model_path(folder: Path) -> Path:

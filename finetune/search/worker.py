@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.data.tasks import Task
-from finetune.evaluation.prediction_files import dev_predictions_path, write_dev_predictions
+from finetune.evaluation.prediction_files import write_dev_predictions
 from finetune.search.job_folder import (
     RESULT,
     InputPaths,
     JobRun,
+    dev_predictions_path,
     drop_model,
     prediction_paths,
     predictions_path,

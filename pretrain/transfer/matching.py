@@ -10,11 +10,13 @@ capitals never matches a new one in lower case.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from dataset.tokenizers.entries import Entry, entry_marks, inner_spelling, read_entries
 from dataset.tokenizers.load import CorpusTokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NO_ROW = -1
 
@@ -24,17 +26,17 @@ class Matches:
     """rows: the old id of each new id, int64 [new size], NO_ROW without a match. num_normalised:
     how many match only in the form that the old tokenizer reads."""
 
-    rows: np.ndarray
+    rows: "np.ndarray"
     num_normalised: int
 
     @property
-    def is_shared(self) -> np.ndarray:
+    def is_shared(self) -> "np.ndarray":
         """Bool [new size]."""
         return self.rows != NO_ROW
 
     @property
     def num_shared(self) -> int:
-        return int(np.count_nonzero(self.is_shared))
+        return int(self.is_shared.sum())
 
     def __str__(self) -> str:
         text = f"{self.num_shared:,} of {len(self.rows):,} entries are shared"
@@ -45,6 +47,8 @@ class Matches:
 
 def match_entries(new: CorpusTokenizer, old: CorpusTokenizer) -> Matches:
     """Returns the old row of each new entry."""
+    import numpy as np
+
     old_words = OldWords(old)
     rows = np.full(new.vocab_size, NO_ROW, np.int64)
     num_normalised = 0

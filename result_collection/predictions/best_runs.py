@@ -9,12 +9,11 @@ from typing import Any
 from finetune.data.tasks import Split, Task
 from finetune.evaluation.dev_predictions import DevPredictions, joined
 from finetune.evaluation.prediction_files import (
-    dev_predictions_path,
     read_dev_predictions,
     write_dev_predictions,
 )
 from finetune.evaluation.resampling import DevSets, TaskEstimates, estimates
-from finetune.search.job_folder import RESULT, damage_to_run
+from finetune.search.job_folder import RESULT, damage_to_run, dev_predictions_path
 from finetune.search.search import Search
 from pipeline.errors import StageError
 from pipeline.store.checksums import FILES

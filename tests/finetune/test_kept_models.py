@@ -9,9 +9,9 @@ from configs.defaults import get_default_config
 from finetune.data.encoding import load_tokenizer
 from finetune.data.examples import load_examples
 from finetune.data.tasks import find_task
-from finetune.evaluation.prediction_files import dev_predictions_path, read_dev_predictions
+from finetune.evaluation.prediction_files import read_dev_predictions
 from finetune.evaluation.resampling import estimates
-from finetune.search.job_folder import model_path, predictions_path
+from finetune.search.job_folder import dev_predictions_path, model_path, predictions_path
 from finetune.stage import finetune
 from finetune.training.task_card import is_unchanged
 from pipeline.store.record_files import read_json

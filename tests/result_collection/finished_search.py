@@ -11,9 +11,9 @@ from dataset.card import write_card
 from finetune.data.demo_glue import write_demo_glue
 from finetune.data.examples import load_examples
 from finetune.evaluation.dev_predictions import predictions_of
-from finetune.evaluation.prediction_files import dev_predictions_path, write_dev_predictions
+from finetune.evaluation.prediction_files import write_dev_predictions
 from finetune.search.grid import best_job
-from finetune.search.job_folder import predictions_path, write_result
+from finetune.search.job_folder import dev_predictions_path, predictions_path, write_result
 from finetune.task_types.label_metrics import score_predictions, task_score
 from pipeline.store.atomic_files import write_json, write_text
 from pipeline.store.paths import demo_glue_dir, log_path

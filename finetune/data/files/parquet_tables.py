@@ -249,3 +249,9 @@ def _named(value: Any, names: tuple[str, ...]) -> Any:
     if not 0 <= value < len(names):
         raise ValueError(f"class {value}, expected one of {len(names)} names")
     return names[value]
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Returns size and mtime; a process reads a file, or a folder, again only if they change."""
+    states = [file.stat() for file in (path, *(parquet_files(path) if path.is_dir() else ()))]
+    return sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)

@@ -16,10 +16,10 @@ from finetune.evaluation.dev_predictions import (
     TokenTags,
 )
 from finetune.evaluation.prediction_files import (
-    dev_predictions_path,
     read_dev_predictions,
     write_dev_predictions,
 )
+from finetune.search.job_folder import dev_predictions_path
 from pipeline.errors import StageError
 
 ROWS = np.array(["0", "1", "7"])
