@@ -5,13 +5,13 @@ minutes of pretraining. Row counts differ from GLUE's on purpose: its results ca
 """
 
 import functools
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data import demo_sentences as sentences
+from pipeline.errors import StageError
 from pipeline.store.atomic_files import written_aside
 from pipeline.store.checksums import file_digest
 from pipeline.store.record_files import delete_unfinished_file
@@ -111,6 +111,41 @@ _LAYOUTS = {
 }
 
 
+# As `pipeline.store.checksums.file_digest` computes them: other texts would be another benchmark.
+DEMO_DIGESTS = {
+    "CoLA/train.tsv": "27e604576f7bd4081c22a3299795c7fd",
+    "CoLA/dev.tsv": "7813edbe5f30ae4d3372192105332b89",
+    "CoLA/test.tsv": "28a7b38f84e9d66b8e4ae97d0e9d5475",
+    "SST-2/train.tsv": "0feb0b15399a63cf434594c96ba277b6",
+    "SST-2/dev.tsv": "fcc17329a7866ece0cda6a6cff09953e",
+    "SST-2/test.tsv": "16fc3f773f1a3a8cdeeaa821d9153d7e",
+    "MRPC/train.tsv": "0df9e56cd1e19dcaeedf9d2316df98d4",
+    "MRPC/dev.tsv": "6bb91d2c0dfe1469c5bd83a9a653e398",
+    "MRPC/test.tsv": "75626bf1683048b6d088826ae52aff46",
+    "STS-B/train.tsv": "063df7a784c8ff33cb314c9ca708d899",
+    "STS-B/dev.tsv": "5c45936f6d546b87371920a32941a8f5",
+    "STS-B/test.tsv": "fdaa4dc509c55f6df708eeb177b47551",
+    "QQP/train.tsv": "3f23bdec745a8cbd675c1621c64710f8",
+    "QQP/dev.tsv": "c3759a9ccf9d81dc444ed60d9c469482",
+    "QQP/test.tsv": "c2b340112fda9f8f8e0a89506d9e45c6",
+    "MNLI/train.tsv": "06ddb7810480c2325631e6fc612de8c1",
+    "MNLI/dev_matched.tsv": "5133903ee38c6ac3bc7ef5f66280dd70",
+    "MNLI/dev_mismatched.tsv": "6c579fedc0cc567aba45ecf162e9c846",
+    "MNLI/test_matched.tsv": "54354a5540b9e598f256a6b8c4f442d4",
+    "MNLI/test_mismatched.tsv": "5128949e89c63bdb05b7077c5593fe91",
+    "QNLI/train.tsv": "9ba623335b79c8a082cece6449a8122c",
+    "QNLI/dev.tsv": "1f8a33b899fac72fdbb0df92bde84a0f",
+    "QNLI/test.tsv": "e86945d6b785fa21f8ff8c442bbff907",
+    "RTE/train.tsv": "9a89cedb3b82883045e657674aedcd67",
+    "RTE/dev.tsv": "ac7c263aef20230d480508976768fda2",
+    "RTE/test.tsv": "aba54b4cb7bdf89001102fae47a4836c",
+    "WNLI/train.tsv": "5c2cb22f4091ccf795627b236d069137",
+    "WNLI/dev.tsv": "c86ef67ac644cce1b43521b4671e32f9",
+    "WNLI/test.tsv": "f17ae20a381c3674ad4971118e52fc96",
+    "AX/diagnostic.tsv": "3e01bc87a676192ffd3c279ffce27400",
+}
+
+
 @functools.cache
 def demo_files(seed: int = SEED) -> dict[str, str]:
     """Returns the content of each file by its path below the benchmark's folder."""
@@ -137,19 +172,17 @@ def _file(layout: _Layout, rng: random.Random, num_rows: int, header: str, row: 
     return "\n".join(lines).replace("|", "\t") + "\n"
 
 
-def demo_digests() -> dict[str, str]:
-    """Returns the digest of each file as `pipeline.store.checksums.file_digest` computes it."""
-    return {
-        path: hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        for path, text in demo_files().items()
-    }
-
-
 def write_demo_glue(directory: Path) -> None:
-    """Writes missing and changed files. No other process may write them at the same time."""
-    for path, digest in demo_digests().items():
+    """Writes missing and changed files. No other process may write them at the same time.
+
+    Raises StageError if this Python draws other texts.
+    """
+    for path, digest in DEMO_DIGESTS.items():
         file = directory / path
         if not file.is_file() or file_digest(file) != digest:
             delete_unfinished_file(file)
             with written_aside(file) as aside:
                 aside.write_bytes(demo_files()[path].encode())
+                if file_digest(aside) != digest:
+                    problem = "this Python draws other texts than Python 3.10 to 3.13"
+                    raise StageError(f"{DEMO_NAME}: {path}: {problem}")

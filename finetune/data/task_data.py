@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.finetune_rules import TAGS, task_names
 from finetune.data.custom_tasks import TaskKeys, custom_task
-from finetune.data.demo_glue import demo_digests, demo_files
+from finetune.data.demo_glue import DEMO_DIGESTS
 from finetune.data.examples import HUB_DATASET, find_file, has_split, hub_files
 from finetune.data.files.parquet_tables import ENDING, parquet_files
 from finetune.data.tasks import SPLIT_SEED, Split, Task, find_task
@@ -76,9 +76,10 @@ def task_inputs(task: Task, data_dir: str, is_demo: bool) -> dict[str, Any]:
     """Returns the identity of a task and its data, wherever the data lies: digests by split, and
     the keys of a user's own task."""
     if is_demo:
-        digests = demo_digests()
         found = {split.name: demo_file(split) for split in task.splits}
-        demo = {name: digests[file] + Path(file).suffix for name, file in found.items() if file}
+        demo = {
+            name: DEMO_DIGESTS[file] + Path(file).suffix for name, file in found.items() if file
+        }
         return {"task_files": demo}
     if not data_dir:
         return {"task_files": HUB_DATASET}
@@ -134,4 +135,4 @@ def _digest_of_tagged(path: Path) -> str:
 
 def demo_file(split: Split) -> str:
     """Returns the built-in benchmark's file of a split, or an empty string."""
-    return next((file for file in split.files if file in demo_files()), "")
+    return next((file for file in split.files if file in DEMO_DIGESTS), "")

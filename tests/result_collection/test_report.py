@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from finetune.data.demo_glue import demo_digests
+from finetune.data.demo_glue import DEMO_DIGESTS
 from pipeline.store.atomic_files import write_json
 from pipeline.store.record_files import read_json
 from result_collection.pages.charts import PALETTE, draw_scores
@@ -250,7 +250,7 @@ def test_a_report_records_dev_data_and_metrics(reported):
     found = read_json(folder / "report.json")["scored_by"]
     assert set(found) == {"CoLA", "STS-B", "MNLI", "CB", OWN_TASK}
     assert set(found["MNLI"]["dev"]) == {"dev_matched", "dev_mismatched"}
-    assert found["CoLA"]["dev"] == {"dev": demo_digests()["CoLA/dev.tsv"] + ".tsv"}
+    assert found["CoLA"]["dev"] == {"dev": DEMO_DIGESTS["CoLA/dev.tsv"] + ".tsv"}
     assert found["STS-B"]["metrics"] == ["pearson", "spearman"]
 
 

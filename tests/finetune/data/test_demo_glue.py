@@ -2,10 +2,14 @@
 
 from collections import Counter
 
+import pytest
+
+from finetune.data import demo_glue
 from finetune.data.demo_glue import demo_files, write_demo_glue
 from finetune.data.examples import load_examples
 from finetune.data.task_data import task_inputs
 from finetune.data.tasks import GLUE
+from pipeline.errors import StageError
 
 
 def test_every_split_is_read_and_none_has_glues_row_count(tmp_path):
@@ -30,6 +34,14 @@ def test_labels_are_balanced(tmp_path):
 def test_a_seed_decides_all_bytes():
     assert demo_files.__wrapped__(1) == demo_files.__wrapped__(1)
     assert demo_files.__wrapped__(1) != demo_files.__wrapped__(2)
+
+
+def test_other_texts_are_never_written(tmp_path, monkeypatch):
+    other = demo_files.__wrapped__(2)
+    monkeypatch.setattr(demo_glue, "demo_files", lambda: other)
+    with pytest.raises(StageError, match=r"builtin:demo: CoLA/train\.tsv: this Python draws other"):
+        write_demo_glue(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_planned_digests_are_those_of_the_written_files(tmp_path):
