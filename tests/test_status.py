@@ -227,7 +227,7 @@ def test_it_is_quick(config):
     code = (
         "import sys, main; "
         f"assert main.main(['--config', {str(config)!r}, '--status']) == 0; "
-        "print(*{'torch', 'transformers', 'datasets', 'deepspeed'} & {*sys.modules})"
+        "print(*{'torch', 'transformers', 'datasets', 'deepspeed', 'numpy'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "", done.stdout + done.stderr
