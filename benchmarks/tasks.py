@@ -79,6 +79,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     records = earlier_records(args)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
     values = vars(args)
     settings = Settings(**{field.name: values[field.name] for field in fields(Settings)})
     folders = (args.model, args.data, args.work_dir)
