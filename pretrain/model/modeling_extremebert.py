@@ -114,8 +114,8 @@ class ExtremeBertForMaskedLM(ExtremeBertPreTrainedModel):
         return MaskedLMOutput(loss=loss, logits=logits)
 
 
-class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
-    """The pretrained head, with a new last layer, on the first token's hidden state."""
+class ExtremeBertClassifier(ExtremeBertPreTrainedModel):
+    """The pretrained head, with a new last layer."""
 
     def __init__(self, config: ExtremeBertConfig):
         super().__init__(config)
@@ -126,6 +126,10 @@ class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
         self.dropout = Dropout(config.classifier_dropout)
         self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
+
+
+class ExtremeBertForSequenceClassification(ExtremeBertClassifier):
+    """Classifies the first token's hidden state."""
 
     def forward(
         self,
@@ -149,18 +153,8 @@ class ExtremeBertForSequenceClassification(ExtremeBertPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-class ExtremeBertForTokenClassification(ExtremeBertPreTrainedModel):
-    """The pretrained head, with a new last layer, on each token's hidden state."""
-
-    def __init__(self, config: ExtremeBertConfig):
-        super().__init__(config)
-        assert config.num_labels is not None
-        self.num_labels = config.num_labels
-        self.model = ExtremeBertModel(config)
-        self.head = PredictionHead(config)
-        self.dropout = Dropout(config.classifier_dropout)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+class ExtremeBertForTokenClassification(ExtremeBertClassifier):
+    """Classifies each token's hidden state."""
 
     def forward(
         self,
